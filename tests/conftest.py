@@ -1,0 +1,81 @@
+"""Small data that every test can afford."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The team's real data, beside the repository; tests that need it skip where it is absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no real data beside the repository ({SHARED.name}/data)")
+    return SHARED
+
+
+def blob(label: int, index: int, side: int = 40) -> np.ndarray:
+    """Return an image whose class decides colour and stripes, and whose index decides noise; uint8 (side, side, 3)."""
+    random = np.random.default_rng([label, index])
+    colour = np.random.default_rng([label, 999]).uniform(40, 215, size=3)
+    rows = np.sin(np.arange(side) * (label % 5 + 1) / 4)[:, None, None]
+    return np.clip(colour + 35 * rows + random.normal(0, 6, size=(side, side, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 12 classes with 8 images each, easy to tell apart."""
+    root = tmp_path_factory.mktemp("photos")
+    for label in range(12):
+        folder = root / f"class{label:02}"
+        folder.mkdir()
+        for index in range(8):
+            Image.fromarray(blob(label, index)).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher trained for some seconds on ``photos``."""
+    from zoo import train
+
+    return train(
+        f"folder:{photos}",
+        tmp_path_factory.mktemp("teacher") / "teacher",
+        "test_resnet",
+        32,
+        image_size=32,
+        crop_pct=1.0,
+        epochs=3,
+        batch_size=16,
+        images_per_class=4,
+        augment="photo",
+        min_crop=0.5,
+        lr=2e-3,
+        proxy_lr_factor=20,
+        workers=0,
+        validation=0.34,
+    )
+
+
+@pytest.fixture(scope="session")
+def distil_options() -> dict[str, object]:
+    """Options for a distillation of some seconds."""
+    return {
+        "image_size": 32,
+        "crop_pct": 1.0,
+        "epochs": 2,
+        "batch_size": 16,
+        "augment": "photo",
+        "min_crop": 0.5,
+        "lr": 2e-3,
+        "workers": 0,
+        "validation": 0.34,
+    }
+
+

@@ -1,0 +1,106 @@
+"""Folders and zip archives of images."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.data import load_data
+from zoo.data.folder import read_folder
+from zoo.errors import DataError
+
+
+def write(file: Path, value: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((2, 3, 3), value, dtype=np.uint8)).save(file)
+
+
+def pack(folder: Path, archive: Path) -> None:
+    with zipfile.ZipFile(archive, "w") as opened:
+        for file in sorted(folder.rglob("*")):
+            opened.write(file, file.relative_to(folder).as_posix())
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """Images of the shades 0..4; "birds" has images of its own beside a class folder."""
+    names = ["ant/1.png", "ant/2.PNG", "birds/owl/1.bmp", "birds/owl/deep/er/1.png", "birds/wren.tif"]
+    for value, name in enumerate(names):
+        write(tmp_path / "animals" / name, value)
+    (tmp_path / "animals/ant/notes.txt").write_text("not an image")
+    write(tmp_path / "animals/.thumbnails/1.png", 9)
+    write(tmp_path / "animals/ant/._1.png", 9)
+    write(tmp_path / "animals/__MACOSX/1.png", 9)
+    return tmp_path / "animals"
+
+
+def check_animals(path: str, above: str = "") -> None:
+    images = read_folder(path).images
+    names = ["ant/1.png", "ant/2.PNG", "birds/owl/1.bmp", "birds/owl/deep/er/1.png", "birds/wren.tif"]
+    assert list(images.ids) == [above + name for name in names]
+    assert list(images.class_names) == [above + name for name in ("ant", "birds", "birds/owl", "birds/owl/deep/er")]
+    assert images.labels is not None and images.labels.tolist() == [0, 0, 2, 3, 1]
+    assert images.labels.dtype == np.int64
+    assert [int(images.pixels(i)[0, 0, 0]) for i in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_classes_are_folders_however_nested(animals: Path) -> None:
+    check_animals(str(animals))
+
+
+def test_a_zip_archive_reads_like_the_folder(animals: Path, tmp_path: Path) -> None:
+    pack(animals, tmp_path / "animals.zip")
+    check_animals(str(tmp_path / "animals.zip"))
+
+
+def test_a_folder_of_zip_archives_reads_like_one_folder(animals: Path, tmp_path: Path) -> None:
+    pack(animals.parent, tmp_path / "all.zip")
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (tmp_path / "all.zip").rename(shelf / "all.zip")
+    check_animals(str(shelf), above="animals/")
+    write(shelf / "zebra/1.png", 5)
+    images = read_folder(str(shelf)).images
+    assert images.ids[-1] == "zebra/1.png" and images.class_names[-1] == "zebra"
+    assert images.pixels(5)[0, 0, 0] == 5
+
+
+def test_archive_members_with_a_leading_dot_can_be_read(tmp_path: Path) -> None:
+    write(tmp_path / "1.png", 3)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("./ant/1.png", (tmp_path / "1.png").read_bytes())
+    images = read_folder(str(tmp_path / "a.zip")).images
+    assert list(images.ids) == ["ant/1.png"] and images.pixels(0)[0, 0, 0] == 3
+
+
+def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
+    for value in range(12):
+        write(tmp_path / f"{value:02d}.png", value)
+    images = read_folder(str(tmp_path)).images
+    assert images.labels is None and list(images.ids) == [f"{value:02d}.png" for value in range(12)]
+    assert len(load_data(str(tmp_path)).train) == 12  # a bare path is a folder
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "text.txt"])
+def test_what_is_no_folder_of_images_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("not an archive")
+    expected = {"missing": "does not exist", "empty": "holds no images", "text.txt": "neither a folder nor a readable"}
+    with pytest.raises(DataError, match=f"{name} (is )?{expected[name]}"):
+        read_folder(str(tmp_path / name))
+
+
+def test_an_image_outside_the_class_folders_is_an_error(animals: Path) -> None:
+    write(animals / "stray.png", 0)
+    with pytest.raises(DataError, match=r"stray\.png lies outside the class folders"):
+        read_folder(str(animals))
+
+
+def test_a_broken_archive_in_the_folder_is_an_error(animals: Path) -> None:
+    (animals / "more.zip").write_bytes(b"PK broken")
+    with pytest.raises(DataError, match=r"more\.zip"):
+        read_folder(str(animals))

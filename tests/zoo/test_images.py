@@ -1,0 +1,111 @@
+"""What read_pixels makes of each kind of image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.images import read_pixels
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def test_transparent_images_are_laid_on_white(tmp_path: Path) -> None:
+    # opaque red, invisible green, half visible black: 0 * 128/255 + 255 * 127/255 = 127
+    pixels = np.array([[[255, 0, 0, 255], [0, 255, 0, 0], [0, 0, 0, 128]]], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected = [[RED, WHITE, (127, 127, 127)]]
+    assert read_pixels(tmp_path / "a.png").tolist() == np.array(expected).tolist()
+    assert read_pixels(pixels).tolist() == np.array(expected).tolist()
+
+
+def test_a_transparent_palette_colour_becomes_white(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.gif", transparency=1)
+    assert read_pixels(tmp_path / "a.gif").tolist() == [[list(RED), list(WHITE)]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA"])
+def test_grey_is_repeated_over_the_channels(tmp_path: Path, mode: str) -> None:
+    grey = np.array([[0, 255], [255, 0]], dtype=np.uint8)
+    Image.fromarray(grey).convert(mode).save(tmp_path / "a.png")
+    assert (read_pixels(tmp_path / "a.png") == grey[:, :, None]).all()
+    assert read_pixels(tmp_path / "a.png").shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 1)])
+def test_grey_arrays_are_repeated_over_the_channels(shape: tuple[int, ...]) -> None:
+    grey = np.arange(6, dtype=np.uint8).reshape(shape)
+    pixels = read_pixels(grey)
+    assert pixels.shape == (2, 3, 3)
+    assert all((pixels[:, :, channel].ravel() == np.arange(6)).all() for channel in range(3))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_16_bit_grey_keeps_its_high_byte(tmp_path: Path, suffix: str) -> None:
+    deep = np.array([[0, 255, 256, 0x8000, 0xFFFF]], dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / f"a.{suffix}")
+    assert read_pixels(tmp_path / f"a.{suffix}")[:, :, 1].tolist() == [[0, 0, 1, 128, 255]]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda stored: stored),
+        (2, np.fliplr),
+        (3, lambda stored: np.rot90(stored, 2)),
+        (4, np.flipud),
+        (6, lambda stored: np.rot90(stored, -1)),  # "row 0 is the right side": turn clockwise
+        (8, lambda stored: np.rot90(stored, 1)),
+    ],
+)
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turn) -> None:
+    stored = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    assert read_pixels(tmp_path / "a.png").tolist() == turn(stored).tolist()
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.tif")
+    assert (read_pixels(tmp_path / "a.tif") == (0, 255, 255)).all()
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "png", "ppm", "tif"])
+def test_paths_images_and_arrays_give_the_same_pixels(tmp_path: Path, suffix: str) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = Image.fromarray(array)
+    image.save(tmp_path / f"a.{suffix}")
+    for source in (tmp_path / f"a.{suffix}", str(tmp_path / f"a.{suffix}"), image, array, array[::-1][::-1]):
+        pixels = read_pixels(source)
+        assert (pixels == array).all()
+        assert pixels.dtype == np.uint8 and pixels.flags["C_CONTIGUOUS"]
+
+
+def test_truncated_images_are_errors_not_grey_areas(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(OSError, match="truncated"):
+        read_pixels(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 4, 3), dtype=np.float32), "uint8, found float32"),
+        (np.zeros((4, 4, 2), dtype=np.uint8), r"found \(4, 4, 2\)"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), r"found \(0, 4, 3\)"),
+        (np.zeros(4, dtype=np.uint8), r"found \(4, 1\)|found \(4,\)"),
+    ],
+)
+def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_pixels(array)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import zoo.learner
+from zoo import DataError, OptionError, load_data, load_model, measure, train
+from zoo.embedding import embed
+from zoo.models import facts_of
+
+QUICK: dict[str, Any] = {
+    "dim": 16,
+    "image_size": 32,
+    "crop_pct": 1.0,
+    "batch_size": 16,
+    "images_per_class": 4,
+    "lr": 2e-3,
+    "workers": 0,
+    "validation": 0.34,
+}
+
+
+def test_a_trained_teacher_retrieves_unseen_classes(photos: Path, tiny_teacher: Path) -> None:
+    test = load_data(f"folder:{photos}", validation=0.34).test
+    model = load_model(tiny_teacher)
+    result = measure(embed(model, test), test)
+    assert result.recall_at(1) > 0.8 > 3 * result.chance
+    facts = facts_of(model)
+    assert facts.metric == "cosine"
+    assert facts.loss == "proxy_anchor"
+    assert 0 < facts.measured["validation"]["recall_at_1"] <= 1
+    assert facts.data["test"] == {"images": 48, "classes": 6}
+    assert not (tiny_teacher / "checkpoints").exists()
+
+
+def test_same_options_reuse_and_other_options_refuse(photos: Path, tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, **QUICK)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, **QUICK)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    assert "reused" in caplog.text
+    with pytest.raises(OptionError, match="epochs 1 .now 2"):
+        train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=2, **QUICK)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = QUICK | {"epochs": 3, "validation": 0.0}
+    whole = train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
+
+    def stop_after_two(self: Any) -> None:
+        original(self)
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    original = zoo.learner.Learner.on_train_epoch_start
+    monkeypatch.setattr(zoo.learner.Learner, "on_train_epoch_start", stop_after_two)
+    with pytest.raises(zoo.learner.Interrupted, match="again"):
+        train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    assert not (tmp_path / "parts" / "config.json").exists()
+    monkeypatch.setattr(zoo.learner.Learner, "on_train_epoch_start", original)
+    torch.manual_seed(12345)  # whatever the process did before must not matter
+    parts = train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    for (name, a), b in zip(
+        load_model(whole).state_dict().items(), load_model(parts).state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
+
+
+def test_warmup_trains_head_only_and_frozen_batchnorm_keeps_statistics(photos: Path, tmp_path: Path) -> None:
+    from zoo.models import create_model
+
+    folder = train(
+        f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, warmup_epochs=1, freeze_batchnorm=True, **QUICK
+    )
+    import lightning
+
+    lightning.seed_everything(0, verbose=False)
+    untouched = create_model("test_resnet", 16, pool="avgmax", image_size=32, crop_pct=1.0).state_dict()
+    for name, tensor in load_model(folder).state_dict().items():
+        same = torch.equal(tensor, untouched[name])
+        assert same != name.startswith("fc."), name
+
+
+def test_best_epoch_is_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recalls = iter([0.5, 0.9, 0.7])
+    states = []
+
+    def fake(embeddings: np.ndarray, images: Any, metric: str) -> Any:
+        class Result:
+            average_precision = np.zeros(1)
+
+            def recall_at(self, k: int) -> float:
+                return next(recalls)
+
+        return Result()
+
+    def remember(self: Any) -> None:
+        original(self)
+        states.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
+
+    original = zoo.learner.Learner.on_train_epoch_end
+    monkeypatch.setattr(zoo.learner, "measure", fake)
+    monkeypatch.setattr(zoo.learner.Learner, "on_train_epoch_end", remember)
+    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=3, **QUICK)
+    model = load_model(folder)
+    assert facts_of(model).measured["validation"] == {"epoch": 2, "recall_at_1": 0.9}
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, states[1][name], msg=name)
+
+
+def test_rates_follow_the_schedule(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[list[float]] = []
+
+    def remember(self: Any) -> None:
+        rates.append([group["lr"] for group in self.trainer.optimizers[0].param_groups])
+        original(self)
+
+    original = zoo.learner.Learner.on_train_epoch_start
+    monkeypatch.setattr(zoo.learner.Learner, "on_train_epoch_start", remember)
+    options = QUICK | {"epochs": 3, "schedule": "step", "step_epochs": 1, "step_factor": 0.5, "proxy_lr_factor": 100.0}
+    train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    expected = [[2e-3 * f, 2e-3 * f, 0.2 * f] for f in (1, 0.5, 0.25)]
+    np.testing.assert_allclose(rates, expected)
+
+
+def test_loss_of_ones_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "my_losses.py"
+    module.write_text(
+        "import torch\n"
+        "class MyLoss(torch.nn.Module):\n"
+        "    def __init__(self, num_classes, dim, weight=1.0):\n"
+        "        super().__init__()\n"
+        "        self.weight = weight\n"
+        "    def forward(self, embeddings, labels):\n"
+        "        return self.weight * embeddings.square().mean() + 7\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = train(
+        f"folder:{photos}",
+        tmp_path / "t",
+        "test_resnet",
+        epochs=1,
+        loss="my_losses:MyLoss",
+        loss_options={"weight": 0.0},
+        **QUICK,
+    )
+    rows = list(csv.DictReader((folder / "log" / "metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert losses and all(loss == 7 for loss in losses)
+
+
+def test_mistakes_are_named(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="proxy_anchr.*Did you mean proxy_anchor"):
+        train(f"folder:{photos}", tmp_path / "a", "test_resnet", loss="proxy_anchr", **QUICK)
+    with pytest.raises(OptionError, match="marjin"):
+        train(f"folder:{photos}", tmp_path / "b", "test_resnet", loss_options={"marjin": 1}, **QUICK)
+    with pytest.raises(OptionError, match="augment.*phto.*Did you mean photo"):
+        train(f"folder:{photos}", tmp_path / "c", "test_resnet", augment="phto", **QUICK)
+    with pytest.raises(DataError, match="no labels"):
+        train(f"folder:{photos / 'class00'}", tmp_path / "d", "test_resnet", **QUICK)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match="is a file"):
+        train(f"folder:{photos}", tmp_path / "file", "test_resnet", **QUICK)

@@ -1,0 +1,58 @@
+"""What a teacher is: backbones, data, metric-learning losses, training, retrieval measures.
+
+Names are imported when first used, so that importing one module does not load torch for nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.data import DataSplits, ImageSet, load_data
+    from zoo.embedding import embed
+    from zoo.errors import DataError, ModelError, OptionError, UserError
+    from zoo.models import create_model, load_model, save_model
+    from zoo.preprocessing import Preprocessing
+    from zoo.retrieval import measure
+    from zoo.training import train
+
+__all__ = [
+    "DataError",
+    "DataSplits",
+    "ImageSet",
+    "ModelError",
+    "OptionError",
+    "Preprocessing",
+    "UserError",
+    "create_model",
+    "embed",
+    "load_data",
+    "load_model",
+    "measure",
+    "save_model",
+    "train",
+]
+
+_HOME = {
+    "DataError": "zoo.errors",
+    "DataSplits": "zoo.data",
+    "ImageSet": "zoo.data",
+    "ModelError": "zoo.errors",
+    "OptionError": "zoo.errors",
+    "Preprocessing": "zoo.preprocessing",
+    "UserError": "zoo.errors",
+    "create_model": "zoo.models",
+    "embed": "zoo.embedding",
+    "load_data": "zoo.data",
+    "load_model": "zoo.models",
+    "measure": "zoo.retrieval",
+    "save_model": "zoo.models",
+    "train": "zoo.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,58 @@
+"""Data of every kind, as one protocol: see :class:`zoo.data.image_set.ImageSet`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from zoo.data.image_set import DataSplits, ImageSet
+from zoo.data.splits import Reader, Source, divide
+from zoo.errors import DataError, did_you_mean
+
+__all__ = ["READERS", "DataSplits", "ImageSet", "Source", "load_data"]
+
+# kind -> module and function that reads it; imported when asked for
+READERS: dict[str, str] = {
+    "glyphs": "zoo.data.glyphs:read_glyphs",
+    "folder": "zoo.data.folder:read_folder",
+    "csv": "zoo.data.table:read_csv",
+    "omniglot": "zoo.data.torchvision_sets:read_omniglot",
+    "cifar100": "zoo.data.torchvision_sets:read_cifar100",
+    "cub200": "zoo.data.published:read_cub200",
+    "cars196": "zoo.data.published:read_cars196",
+    "sop": "zoo.data.published:read_sop",
+    "inshop": "zoo.data.published:read_inshop",
+    "grocery": "zoo.data.published:read_grocery",
+}
+
+
+def load_data(data: str | DataSplits, split: str = "auto", validation: float = 0.2) -> DataSplits:
+    """Read a data set and divide it into train, validation and test, disjoint in their classes.
+
+    Args:
+        data: ``KIND`` or ``KIND:PATH``: ``glyphs``, ``folder:PATH``, ``csv:FILE``, ``omniglot:PATH``,
+            ``cifar100:PATH``, ``cub200:PATH``, ``cars196:PATH``, ``sop:PATH``, ``inshop:PATH``, ``grocery:PATH``; a
+            bare path means ``folder:PATH``, or ``csv:FILE`` if it ends in .csv. Splits that are ready pass through.
+        split: rule that divides the classes; see :func:`zoo.data.splits.divide`.
+        validation: fraction of the training classes held out to choose checkpoints on, in [0, 1).
+
+    Raises:
+        DataError: the data is missing, broken or of an unknown kind.
+        OptionError: the rule is unknown or the fraction out of range.
+    """
+    if isinstance(data, DataSplits):
+        return data
+    kind, colon, path = data.partition(":")
+    if kind not in READERS:
+        if colon and "/" not in kind and "." not in kind and len(kind) > 1:
+            known = ", ".join(READERS)
+            raise DataError(f"Unknown kind of data {kind!r}; known are {known}.{did_you_mean(kind, READERS)}")
+        kind, path = ("csv" if data.endswith(".csv") else "folder"), data
+    if kind != "glyphs" and not path:
+        raise DataError(f"Data {data!r} names no path; write {kind}:PATH.")
+    return divide(data, _reader(kind)(path), split, validation)
+
+
+def _reader(kind: str) -> Reader:
+    module, function = READERS[kind].split(":")
+    reader: Reader = getattr(import_module(module), function)
+    return reader

@@ -1,0 +1,212 @@
+"""The data protocol: images with an id each and, where known, a class label and a query/gallery role."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from zoo.errors import DataError
+from zoo.images import read_pixels
+
+log = logging.getLogger(__name__)
+
+QUERY, GALLERY, BOTH = "query", "gallery", "both"
+
+
+@dataclass(frozen=True)
+class ZipMember:
+    """An image inside a zip archive. Opened anew in each process, since a shared file offset would be a race."""
+
+    archive: Path
+    member: str
+
+    def read(self) -> np.ndarray:
+        """Return the pixels, uint8 ``(H, W, 3)``."""
+        key = (os.getpid(), self.archive)
+        archive = _open_archives.get(key)
+        if archive is None:
+            archive = _open_archives[key] = zipfile.ZipFile(self.archive)
+        with archive.open(self.member) as file, Image.open(file) as image:
+            return read_pixels(image)
+
+    def __str__(self) -> str:
+        return f"{self.archive}:{self.member}"
+
+
+_open_archives: dict[tuple[int, Path], zipfile.ZipFile] = {}
+
+# What Pillow and zipfile raise for broken files; RuntimeError is zipfile's for encrypted and unsupported members.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    SyntaxError,
+    KeyError,
+    RuntimeError,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)
+
+ImageSource = Path | ZipMember | np.ndarray | Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and what is known about them, column by column.
+
+    Attributes:
+        ids: N unique names, stable from run to run (a path relative to the data's root, say).
+        sources: N places the pixels come from: a path, a member of a zip archive, an array, or a function.
+        labels: int64 ``(N,)``, the class of each image as an index into ``class_names``, or None if unknown.
+        class_names: the name of each class.
+        roles: ``(N,)`` of "query", "gallery" or "both", or None: then every image is a query against all others.
+    """
+
+    ids: Sequence[str]
+    sources: Sequence[ImageSource]
+    labels: np.ndarray | None = None
+    class_names: Sequence[str] = ()
+    roles: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.sources):
+            raise DataError(f"{len(self.ids)} ids for {len(self.sources)} images; there must be one each.")
+        if len(set(self.ids)) != len(self.ids):
+            twice = Counter(self.ids).most_common(1)[0][0]
+            raise DataError(f"Image id {twice!r} occurs more than once; ids must be unique.")
+        if self.labels is not None:
+            if self.labels.shape != (len(self.ids),):
+                raise DataError(f"{len(self.labels)} labels for {len(self.ids)} images; there must be one each.")
+            if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
+                raise DataError(f"A label lies outside 0..{len(self.class_names) - 1}, the indices of the classes.")
+        if self.roles is not None:
+            if self.roles.shape != (len(self.ids),):
+                raise DataError(f"{len(self.roles)} roles for {len(self.ids)} images; there must be one each.")
+            unknown = set(self.roles) - {QUERY, GALLERY, BOTH}
+            if unknown:
+                raise DataError(f"Role {str(sorted(unknown)[0])!r} is not one of query, gallery, both.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Return image ``index`` as RGB pixels, uint8 ``(H, W, 3)``.
+
+        Raises:
+            DataError: the image cannot be read; names it.
+        """
+        source = self.sources[index]
+        try:
+            if isinstance(source, ZipMember):
+                return source.read()
+            if isinstance(source, Path | np.ndarray):
+                return read_pixels(source)
+            return read_pixels(source())
+        except _UNREADABLE as error:
+            where = source if isinstance(source, Path | ZipMember) else self.ids[index]
+            raise DataError(f"Image {where} cannot be read ({error}). Mend or remove it.") from error
+
+    def subset(self, indices: np.ndarray | Sequence[int]) -> ImageSet:
+        """Return the images of these indices, in this order; classes keep their indices."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return ImageSet(
+            ids=[self.ids[i] for i in rows],
+            sources=[self.sources[i] for i in rows],
+            labels=None if self.labels is None else self.labels[rows],
+            class_names=self.class_names,
+            roles=None if self.roles is None else self.roles[rows],
+        )
+
+    def without_labels(self) -> ImageSet:
+        """Return the same images with their labels forgotten."""
+        return replace(self, labels=None, class_names=())
+
+    def checked(self, max_unreadable: int = 10, cache_bytes: int = 2 << 30) -> ImageSet:
+        """Decode every image once; leave out the unreadable ones and keep pixels in memory as far as they fit.
+
+        Args:
+            max_unreadable: how many unreadable images are reported by path and left out.
+            cache_bytes: bytes of decoded pixels to keep; images beyond that are decoded again when used.
+
+        Raises:
+            DataError: more images than ``max_unreadable`` cannot be read, or none is left.
+        """
+        kept_bytes = 0
+        sources: list[ImageSource] = []
+        readable: list[int] = []
+        broken: list[str] = []
+        with ThreadPoolExecutor() as pool:
+            results = tqdm(self._each(pool), total=len(self), desc="reading images", leave=False)
+            for index, result in enumerate(results):
+                if isinstance(result, DataError):
+                    broken.append(str(result))
+                    log.warning("left out: %s", result)
+                    if len(broken) > max_unreadable:
+                        raise DataError(
+                            f"{len(broken)} images cannot be read, the limit is {max_unreadable} (max_unreadable). "
+                            f"The first: {broken[0]}"
+                        )
+                    continue
+                readable.append(index)
+                keep = kept_bytes + result.nbytes <= cache_bytes
+                kept_bytes += result.nbytes if keep else 0
+                sources.append(result if keep else self.sources[index])
+        if not readable:
+            raise DataError("No image is left to work on. Check the data's path and split.")
+        return replace(self.subset(readable), sources=sources)
+
+    def _try_pixels(self, index: int) -> np.ndarray | DataError:
+        try:
+            return self.pixels(index)
+        except DataError as error:
+            return error
+
+    def _each(self, pool: ThreadPoolExecutor) -> Iterator[np.ndarray | DataError]:
+        # Executor.map runs ahead without limit; blocks bound the decoded images that wait.
+        for start in range(0, len(self), 256):
+            yield from pool.map(self._try_pixels, range(start, min(start + 256, len(self))))
+
+
+@dataclass(frozen=True, eq=False)
+class DataSplits:
+    """One data set, divided: classes of ``test`` are never in ``train`` or ``validation``.
+
+    Attributes:
+        name: what the data was asked for by, such as ``folder:photos``.
+        train: images to learn from.
+        validation: images to choose checkpoints and settings on, of classes held out of ``train`` unless the data
+            names them itself; may be empty.
+        test: images of classes never seen in training, to measure on.
+        protocol: how the division was made, in words and numbers, for reports.
+    """
+
+    name: str
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that change when an image, label or role comes, goes or moves."""
+        hashed = hashlib.sha256()
+        for part in (self.train, self.validation, self.test):
+            labels = [] if part.labels is None else part.labels.tolist()
+            roles = [] if part.roles is None else part.roles.tolist()
+            hashed.update(json.dumps([list(part.ids), labels, roles]).encode())
+        return hashed.hexdigest()[:16]

@@ -1,0 +1,157 @@
+"""Division of a data set into train, validation and test, disjoint in their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from zoo.data.image_set import DataSplits, ImageSet
+from zoo.errors import DataError, OptionError, did_you_mean
+
+TRAIN, VALIDATION, TEST, UNUSED = "train", "validation", "test", ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader found: the images and, where the data says it itself, the split of each.
+
+    Attributes:
+        images: all images.
+        split: ``(N,)`` of "train", "validation", "test" or "" (unused), or None where the data does not say.
+        note: how the data set defines its split, for reports.
+    """
+
+    images: ImageSet
+    split: np.ndarray | None = None
+    note: str = ""
+
+
+def divide(name: str, source: Source, rule: str = "auto", validation: float = 0.2) -> DataSplits:
+    """Divide a data set by a rule on its classes, then hold part of the training classes out for validation.
+
+    Args:
+        name: the name of the data, for the result.
+        source: the images.
+        rule: ``given`` (the data's own split), ``first-half`` (the first half of the classes trains), ``even-odd``
+            (classes of even index train), ``list:FILE`` (YAML file with ``train`` and ``test``, each a list of class
+            names or patterns with ``*``), or ``auto``: given where the data has it, else first-half. Unlabelled
+            images without a split of their own are all for training.
+        validation: fraction of the training classes held out to choose checkpoints on, in [0, 1). Not used where the
+            data names its own validation images.
+
+    Raises:
+        OptionError: unknown rule, or a fraction out of range.
+        DataError: the rule cannot be applied to this data, leaves no image, or puts a class into both train and test.
+    """
+    images = source.images
+    if not 0 <= validation < 1:
+        raise OptionError(f"validation is {validation}; it must be a fraction of the training classes in [0, 1).")
+    if rule == "auto":
+        rule = "given" if source.split is not None else "first-half"
+        if images.labels is None and source.split is None:
+            rule = "all-train"
+    if rule == "all-train":
+        split = np.full(len(images), TRAIN, dtype=object)
+    elif rule == "given":
+        if source.split is None:
+            raise OptionError(f"split is 'given', but {name} has no split of its own. Use first-half or even-odd.")
+        split = np.asarray(source.split, dtype=object)
+    else:
+        split = _by_class_rule(name, images, rule)
+    if validation > 0 and not (split == VALIDATION).any() and images.labels is not None:
+        split = _hold_out(images.labels, split, validation)
+    parts = {part: images.subset(np.flatnonzero(split == part)) for part in (TRAIN, VALIDATION, TEST)}
+    if not len(parts[TRAIN]) and not len(parts[TEST]):
+        raise DataError(f"{name} has no images left after split {rule!r}.")
+    _require_disjoint(name, parts)
+    protocol: dict[str, Any] = {"split": rule, "validation_fraction": validation}
+    if rule == "given" and source.note:
+        protocol["note"] = source.note
+    for part, subset in parts.items():
+        protocol[part] = {"images": len(subset)}
+        if subset.labels is not None:
+            protocol[part]["classes"] = len(np.unique(subset.labels))
+    return DataSplits(name, parts[TRAIN], parts[VALIDATION], parts[TEST], protocol)
+
+
+def _by_class_rule(name: str, images: ImageSet, rule: str) -> np.ndarray:
+    if images.labels is None:
+        raise OptionError(f"split {rule!r} divides classes, but {name} has no labels.")
+    count = len(images.class_names)
+    if rule == "first-half":
+        side_of_class = np.where(np.arange(count) < (count + 1) // 2, TRAIN, TEST).astype(object)
+    elif rule == "even-odd":
+        side_of_class = np.where(np.arange(count) % 2 == 0, TRAIN, TEST).astype(object)
+    elif rule.startswith("list:"):
+        side_of_class = _listed(images, Path(rule.removeprefix("list:")))
+    else:
+        known = ["auto", "given", "first-half", "even-odd", "list:FILE"]
+        raise OptionError(f"Unknown split {rule!r}; known are {', '.join(known)}.{did_you_mean(rule, known)}")
+    if count < 2:
+        raise DataError(f"{name} has {count} class; a class-disjoint split needs at least 2.")
+    return np.asarray(side_of_class[images.labels])
+
+
+def _listed(images: ImageSet, path: Path) -> np.ndarray:
+    try:
+        lists = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"Split list {path} cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"Split list {path} is not valid YAML ({str(error).splitlines()[0]}).") from error
+    wanted = {TRAIN, VALIDATION, TEST}
+    if not isinstance(lists, dict) or not {TRAIN, TEST} <= set(lists) <= wanted:
+        raise DataError(f"Split list {path} must have the keys train and test (and may have validation), each a list.")
+    index = {class_name: i for i, class_name in enumerate(images.class_names)}
+    side = np.full(len(images.class_names), UNUSED, dtype=object)
+    for part, patterns in lists.items():
+        if not isinstance(patterns, list) or not all(isinstance(pattern, str | int) for pattern in patterns):
+            raise DataError(f"Split list {path}: {part} must be a list of class names or patterns.")
+        for pattern in map(str, patterns):
+            if pattern in index:  # a name is itself, whatever brackets and stars are in it
+                matched = [index[pattern]]
+            else:
+                matched = [i for i, class_name in enumerate(images.class_names) if fnmatchcase(class_name, pattern)]
+            if not matched:
+                hint = did_you_mean(pattern, images.class_names)
+                raise DataError(f"Split list {path}: {part} entry {pattern!r} matches no class.{hint}")
+            for i in matched:
+                if side[i] not in (UNUSED, part):
+                    raise DataError(f"Split list {path}: class {images.class_names[i]!r} is in {side[i]} and {part}.")
+                side[i] = part
+    return side
+
+
+def _hold_out(labels: np.ndarray, split: np.ndarray, fraction: float) -> np.ndarray:
+    """Move whole training classes, evenly spaced in class order, to the validation split."""
+    classes = np.unique(labels[split == TRAIN])
+    count = min(round(fraction * len(classes)), len(classes) - 2)  # two at least stay to be told apart in training
+    if count < 2:  # recall among a single class says nothing
+        count = 2 if len(classes) >= 6 else 0
+    held = classes[((np.arange(count) + 0.5) * len(classes) / max(count, 1)).astype(int)]
+    split = split.copy()
+    split[(split == TRAIN) & np.isin(labels, held)] = VALIDATION
+    return split
+
+
+def _require_disjoint(name: str, parts: dict[str, ImageSet]) -> None:
+    tested = parts[TEST].labels
+    if tested is None:
+        return
+    seen = np.union1d(*(parts[part].labels for part in (TRAIN, VALIDATION)))  # type: ignore[arg-type]
+    common = np.intersect1d(seen, tested)
+    if len(common):
+        example = parts[TEST].class_names[common[0]]
+        raise DataError(
+            f"{name}: {len(common)} classes, {example!r} among them, are in both train and test; retrieval must be "
+            "measured on classes never seen in training. Mend the split column, or use split even-odd."
+        )
+
+
+Reader = Callable[[str], Source]

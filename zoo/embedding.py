@@ -1,0 +1,76 @@
+"""Embedding a set of images with a torch model."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from zoo.data.image_set import ImageSet
+from zoo.models import preprocessing_of
+from zoo.preprocessing import Preprocess, Preprocessing
+
+
+class _Prepared(Dataset[Tensor]):
+    """Images resized, cropped and normalised as a model wants them."""
+
+    def __init__(self, images: ImageSet, preprocessing: Preprocessing) -> None:
+        self.images = images
+        self.preprocess = Preprocess(preprocessing)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        result: Tensor = self.preprocess(torch.from_numpy(self.images.pixels(index))[None])
+        return result[0]
+
+
+@torch.inference_mode()
+def embed(
+    model: nn.Module,
+    images: ImageSet,
+    batch_size: int = 64,
+    workers: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    progress: bool = True,
+) -> np.ndarray:
+    """Embed images with a torch model, in eval mode, on the device where it is.
+
+    Args:
+        model: takes float32 ``(N, 3, H, W)``, gives ``(N, D)``. Its training mode is restored afterwards.
+        images: the images.
+        batch_size: images embedded at a time.
+        workers: processes that decode and resize; None to choose by the machine and the number of images.
+        preprocessing: how pixels become the model's input; None for the model's own.
+        progress: show a bar.
+
+    Returns:
+        float32 ``(len(images), D)``, as the model gives them: not normalised.
+    """
+    loader = DataLoader(
+        _Prepared(images, preprocessing or preprocessing_of(model)),
+        batch_size=batch_size,
+        num_workers=worker_count(len(images) // batch_size) if workers is None else workers,
+    )
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    was_training = model.training
+    model.eval()
+    try:
+        rows = [
+            model(batch.to(device, memory_format=torch.channels_last)).float().cpu()
+            for batch in tqdm(loader, desc="embedding", leave=False, disable=not progress)
+        ]
+    finally:
+        model.train(was_training)
+    return torch.cat(rows).numpy()
+
+
+def worker_count(batches: int) -> int:
+    """Choose how many processes prepare data: none for a handful of batches, else one per core but one, at most 8."""
+    return min(max((os.cpu_count() or 1) - 1, 1), 8) if batches >= 20 else 0

@@ -1,0 +1,35 @@
+"""Errors that a user can cause, and mend.
+
+Every message names the thing that is wrong (file, row, option), the value found, and the remedy, in one or two lines.
+The command line prints them without a traceback and exits with 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Base of all errors that the user can mend."""
+
+
+class DataError(UserError):
+    """A folder, file, row or image of the data is missing or broken."""
+
+
+class ModelError(UserError):
+    """An architecture, a weight file or a model folder is missing or broken."""
+
+
+class OptionError(UserError):
+    """An option has a value that cannot work."""
+
+
+def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
+    """Return `` did you mean a, b or c?`` with the nearest of the known names, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    if not near:
+        return ""
+    listed = near[0] if len(near) == 1 else f"{', '.join(near[:-1])} or {near[-1]}"
+    return f" Did you mean {listed}?"

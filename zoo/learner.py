@@ -1,0 +1,247 @@
+"""What training a teacher and distilling a student share: rates, schedule, validation, the fit itself, its resume."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from zoo.augmentation import Views
+from zoo.data.image_set import ImageSet
+from zoo.embedding import embed, worker_count
+from zoo.errors import OptionError, UserError
+from zoo.files import replacing
+from zoo.models import facts_of, head_of, preprocessing_of
+from zoo.preprocessing import Normalize
+from zoo.retrieval import measure
+from zoo.sampling import BatchSampler
+
+log = logging.getLogger(__name__)
+
+RECALL = "validation/recall_at_1"
+_BEST = "best.safetensors"
+
+
+class Learner(lightning.LightningModule):
+    """A model, its loss and the way both are optimised. Subclasses say what a training step is.
+
+    Args:
+        model: the timm model to train.
+        loss: its own parameters (proxies) train at ``lr * proxy_lr_factor``.
+        validation: images to measure Recall@1 on at epoch ends; None or unlabelled for none.
+        lr: learning rate of the model.
+        proxy_lr_factor: how many times that rate the loss's own parameters learn with.
+        weight_decay: of AdamW; not applied to biases and normalisation layers.
+        schedule: "cosine" (to zero over the run, after a linear rise over the first 5 %) or "step" (times
+            ``step_factor`` every ``step_epochs``).
+        step_epochs: see ``schedule``.
+        step_factor: see ``schedule``.
+        warmup_epochs: epochs at the start that train only the head and the loss's own parameters.
+        freeze_batchnorm: keep the statistics of BatchNorm layers as they are.
+        validate_every: epochs between two measurements; the last epoch is always measured.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        validation: ImageSet | None,
+        lr: float,
+        proxy_lr_factor: float,
+        weight_decay: float,
+        schedule: str,
+        step_epochs: int,
+        step_factor: float,
+        warmup_epochs: int,
+        freeze_batchnorm: bool,
+        validate_every: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if schedule not in ("cosine", "step"):
+            raise OptionError(f"Unknown schedule {schedule!r}; known are cosine and step.")
+        for name, value in (("lr", lr), ("step_epochs", step_epochs), ("validate_every", validate_every)):
+            if value <= 0:
+                raise OptionError(f"{name} is {value}; it must be above 0.")
+        # Convolutions on CPUs and tensor cores alike are fastest in this layout.
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss = loss
+        self.normalize = Normalize(preprocessing_of(model))
+        self.validation = validation if validation is not None and validation.labels is not None else None
+        self.lr, self.proxy_lr_factor, self.weight_decay = lr, proxy_lr_factor, weight_decay
+        self.schedule, self.step_epochs, self.step_factor = schedule, step_epochs, step_factor
+        self.warmup_epochs, self.freeze_batchnorm = warmup_epochs, freeze_batchnorm
+        self.validate_every, self.seed = validate_every, seed
+        self.best: dict[str, Any] = {"epoch": None, "recall_at_1": None}
+        self.checkpoints: Path | None = None
+
+    def embed_views(self, views: Tensor) -> Tensor:
+        """Embed bytes ``(N, 3, H, W)`` into ``(N, D)``."""
+        embeddings: Tensor = self.model(self.normalize(views).contiguous(memory_format=torch.channels_last))
+        return embeddings
+
+    def of_all_ranks(self, tensor: Tensor) -> Tensor:
+        """Join the rows of all processes, in an order that is the same in all tensors; gradients flow to each."""
+        if self.trainer.world_size == 1:
+            return tensor
+        gathered = self.all_gather(tensor, sync_grads=tensor.requires_grad)
+        return gathered.flatten(0, 1)  # type: ignore[union-attr]
+
+    def configure_optimizers(self) -> Any:
+        decayed: list[nn.Parameter] = []
+        undecayed: list[nn.Parameter] = []
+        for parameter in self.model.parameters():
+            (decayed if parameter.ndim > 1 else undecayed).append(parameter)
+        groups = [
+            {"params": decayed, "lr": self.lr, "weight_decay": self.weight_decay},
+            {"params": undecayed, "lr": self.lr, "weight_decay": 0.0},
+        ]
+        own = list(self.loss.parameters())
+        if own:
+            groups.append({"params": own, "lr": self.lr * self.proxy_lr_factor, "weight_decay": self.weight_decay})
+        optimizer = torch.optim.AdamW(groups)
+        steps = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(steps // max(self.trainer.max_epochs or 1, 1), 1)
+
+        def factor(step: int) -> float:
+            if self.schedule == "step":
+                return float(self.step_factor ** (step // (per_epoch * self.step_epochs)))
+            rise = max(steps // 20, 1)
+            if step < rise:
+                return (step + 1) / rise
+            return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        # A seed per epoch (for dropout and the like) makes a resumed run equal to an uninterrupted one.
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+        only_head = self.current_epoch < self.warmup_epochs
+        head = {id(parameter) for parameter in head_of(self.model).parameters()}
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(not only_head or id(parameter) in head)
+        if self.freeze_batchnorm:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
+    def on_train_epoch_end(self) -> None:
+        epoch = self.current_epoch + 1
+        if self.validation is None or (epoch % self.validate_every and epoch != self.trainer.max_epochs):
+            return
+        embeddings = embed(self.model, self.validation, progress=False)
+        result = measure(embeddings, self.validation, facts_of(self.model).metric)
+        recall = result.recall_at(1)
+        self.log(RECALL, recall, prog_bar=True, rank_zero_only=True)
+        self.log("validation/map_at_r", float(result.average_precision.mean()), rank_zero_only=True)
+        if self.best["recall_at_1"] is None or recall >= self.best["recall_at_1"]:
+            self.best = {"epoch": epoch, "recall_at_1": round(recall, 6)}
+            if self.checkpoints is not None and self.trainer.is_global_zero:
+                with replacing(self.checkpoints / _BEST) as temporary:
+                    save_file(_contiguous(self.model), temporary)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["best"] = self.best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.best = checkpoint["best"]
+
+
+def _contiguous(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def training_loader(
+    images: ImageSet,
+    views: Views,
+    batch_size: int,
+    images_per_class: int,
+    use_labels: bool,
+    workers: int | None,
+    seed: int,
+) -> DataLoader[Any]:
+    """Return batches of ``((B, V, 3, H, W) uint8, (B,) indices)``: class-balanced where labels are used."""
+    labels = images.labels if use_labels else None
+    sampler = BatchSampler(len(images), labels, batch_size, images_per_class, seed)
+    count = worker_count(len(sampler) * 4) if workers is None else workers
+    return DataLoader(views, batch_sampler=sampler, num_workers=count, persistent_workers=count > 0)
+
+
+def fit(
+    learner: Learner,
+    loader: DataLoader[Any],
+    folder: Path,
+    epochs: int,
+    precision: str,
+    gradient_clip: float | None,
+    devices: str | int,
+    num_nodes: int,
+) -> dict[str, Any]:
+    """Train, resuming from ``folder/checkpoints`` where a run was interrupted; leave the best weights in the model.
+
+    Best is the epoch of highest validation Recall@1, the later of equals; without validation, the last epoch.
+
+    Returns:
+        ``{"epoch": of the best weights, "recall_at_1": there, or None}``.
+
+    Raises:
+        Interrupted: the user stopped the run; it can be resumed.
+    """
+    if epochs < 1:
+        raise OptionError(f"epochs is {epochs}; it must be at least 1.")
+    learner.checkpoints = folder / "checkpoints"
+    last = learner.checkpoints / "last.ckpt"
+    resumed = last if last.is_file() else None
+    if resumed:
+        log.info("resuming from %s", resumed)
+    keep_last = ModelCheckpoint(
+        learner.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+    )
+    with warnings.catch_warnings():
+        # Lightning advises on workers and logging intervals; both are chosen here.
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            precision=precision,  # type: ignore[arg-type]
+            gradient_clip_val=gradient_clip,
+            devices=devices,
+            num_nodes=num_nodes,
+            sync_batchnorm=True,
+            use_distributed_sampler=False,
+            callbacks=[keep_last, TQDMProgressBar(refresh_rate=5)],
+            logger=CSVLogger(folder, name=None, version="log"),
+            log_every_n_steps=1,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        try:
+            trainer.fit(learner, loader, ckpt_path=resumed, weights_only=True)
+        except SystemExit as error:  # what Lightning makes of Ctrl-C
+            raise Interrupted("Interrupted. Run the same command again to go on from the last whole epoch.") from error
+    best = learner.checkpoints / _BEST
+    if learner.best["epoch"] is None:
+        return {"epoch": epochs, "recall_at_1": None}
+    learner.model.load_state_dict(load_file(best))
+    return learner.best
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what was only needed to resume."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+class Interrupted(UserError):  # noqa: N818 - it is no error
+    """The user stopped a run that can be resumed."""

@@ -1,0 +1,43 @@
+"""Log-ratio loss: Kim et al., "Deep Metric Learning Beyond Binary Supervision", CVPR 2019, arXiv:1904.09626."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LogRatioLoss(nn.Module):
+    """Makes the ratios of distances between embeddings those of the distances between continuous labels.
+
+    With D(a, i) the distance of embeddings, not normalised, and D_y(a, i) that of labels, for an anchor a:
+
+        L = mean_{i < j} (log(D(a, i) / D(a, j)) - log(D_y(a, i) / D_y(a, j)))^2
+
+    Args:
+        squared: D is the squared Euclidean distance, as in the paper, or else the Euclidean distance.
+        eps: added to every distance before its logarithm, above 0.
+    """
+
+    def __init__(self, squared: bool = True, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.squared = squared
+        self.eps = eps
+
+    def forward(self, anchor: Tensor, neighbours: Tensor, label_distances: Tensor) -> Tensor:
+        """Return the loss.
+
+        Args:
+            anchor: ``(D,)``.
+            neighbours: ``(M, D)``.
+            label_distances: ``(M,)``, distance between the labels of the anchor and each neighbour, 0 or more.
+
+        Returns:
+            float scalar; 0 where there are fewer than two neighbours.
+        """
+        with torch.autocast(anchor.device.type, enabled=False):
+            dtype = torch.float64 if anchor.dtype == torch.float64 else torch.float32
+            difference = neighbours.to(dtype) - anchor.to(dtype)
+            distances = difference.square().sum(dim=1) if self.squared else torch.linalg.vector_norm(difference, dim=1)
+            log_ratios = torch.log(distances + self.eps) - torch.log(label_distances.to(dtype) + self.eps)
+            # The mean squared difference of all pairs is twice the variance.
+            return 2 * (log_ratios - log_ratios.mean()).square().sum() / max(len(log_ratios) - 1, 1)

@@ -1,0 +1,254 @@
+"""Exact nearest neighbours and the measures of image retrieval, in bounded memory.
+
+Measures as in Musgrave et al., "A Metric Learning Reality Check" (arXiv:2003.08505):
+
+* Recall@K: 1 for a query one of whose K nearest other images shares its class, else 0.
+* R-Precision: with R images of the query's class in the gallery, the share of them among its R nearest.
+* MAP@R: (1/R) sum over i = 1..R of precision@i where the i-th nearest shares the class, and 0 where not.
+
+Neighbours at equal distance are ordered by their index in the gallery. Distances that decide an order are recomputed
+in float64, so duplicates are exact ties. Queries without an image of their class in the gallery are left out and
+counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+
+from zoo.data.image_set import GALLERY, QUERY, ImageSet
+from zoo.errors import DataError, OptionError
+
+DEFAULT_KS = (1, 2, 4, 8, 10)
+_CHUNK_BYTES = 128 << 20
+_BRUTE_FORCE_FROM = 4096  # candidates; beyond, one row of all distances costs less than sorting gathered ones
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalResult:
+    """Measures per query, so that means, bootstrap intervals and pictures come from one result.
+
+    Attributes:
+        queries: int64 ``(Q,)``, the index of each query in the image set.
+        neighbours: int64 ``(Q, max K)``, indices in the image set of the nearest gallery images, nearest first; -1
+            where the gallery has fewer.
+        recall: for each K, bool ``(Q,)``.
+        r_precision: float64 ``(Q,)`` in [0, 1].
+        average_precision: float64 ``(Q,)`` in [0, 1]; its mean is MAP@R.
+        chance: Recall@1 of a random order, in [0, 1].
+        gallery_size: images that a query is compared with.
+        left_out: queries without an image of their class in the gallery.
+    """
+
+    queries: np.ndarray
+    neighbours: np.ndarray
+    recall: dict[int, np.ndarray]
+    r_precision: np.ndarray
+    average_precision: np.ndarray
+    chance: float
+    gallery_size: int
+    left_out: int
+
+    def recall_at(self, k: int) -> float:
+        """Return mean Recall@K in [0, 1]."""
+        return float(self.recall[k].mean())
+
+    def summary(self) -> dict[str, Any]:
+        """Return the means: ``{"recall": {"1": ...}, "r_precision": ..., "map_at_r": ...}``."""
+        return {
+            "recall": {str(k): self.recall_at(k) for k in self.recall},
+            "r_precision": float(self.r_precision.mean()),
+            "map_at_r": float(self.average_precision.mean()),
+        }
+
+
+def measure(
+    embeddings: np.ndarray, images: ImageSet, metric: str = "cosine", ks: Sequence[int] = DEFAULT_KS
+) -> RetrievalResult:
+    """Measure retrieval among the images of a set.
+
+    Where the set has roles, queries are compared with the gallery; else every image with all others. An image is never
+    its own neighbour.
+
+    Args:
+        embeddings: float ``(N, D)``, one row per image.
+        images: their labels and roles.
+        metric: "cosine" or "euclidean".
+        ks: the K of Recall@K, each at least 1.
+
+    Raises:
+        DataError: no labels, no query with an image of its class in the gallery, or embeddings that are not finite.
+        OptionError: unknown metric or K below 1.
+    """
+    if images.labels is None:
+        raise DataError("Retrieval cannot be measured on images without labels. Give a labelled set.")
+    if len(embeddings) != len(images):
+        raise DataError(f"{len(embeddings)} embeddings for {len(images)} images; there must be one each.")
+    if not ks or min(ks) < 1:
+        raise OptionError(f"Recall@K needs K of at least 1, found {list(ks)}.")
+    vectors = _comparable(embeddings, metric)
+    rows = np.arange(len(images))
+    query_rows = rows if images.roles is None else np.flatnonzero(images.roles != GALLERY)
+    gallery_rows = rows if images.roles is None else np.flatnonzero(images.roles != QUERY)
+    gallery_labels = images.labels[gallery_rows]
+    position = np.full(len(images), -1)
+    position[gallery_rows] = np.arange(len(gallery_rows))
+    own = position[query_rows]  # where a query lies in the gallery, or -1
+
+    class_sizes = np.bincount(gallery_labels, minlength=len(images.class_names))
+    positives = class_sizes[images.labels[query_rows]] - (own >= 0)
+    answerable = positives > 0
+    left_out = int((~answerable).sum())
+    query_rows, own, positives = query_rows[answerable], own[answerable], positives[answerable]
+    if not len(query_rows):
+        raise DataError("No query has another image of its class in the gallery, so retrieval cannot be measured.")
+
+    largest_k = max(ks)
+    depth = int(min(max(largest_k, positives.max()), len(gallery_rows)))
+    recall = {k: np.zeros(len(query_rows), dtype=bool) for k in ks}
+    r_precision = np.zeros(len(query_rows))
+    average_precision = np.zeros(len(query_rows))
+    neighbours = np.full((len(query_rows), largest_k), -1, dtype=np.int64)
+    ranks = np.arange(1, depth + 1)
+    gallery = vectors[gallery_rows]
+    step = max(1, _CHUNK_BYTES // (16 * depth))
+    for start in range(0, len(query_rows), step):
+        part = slice(start, start + step)
+        found = nearest(vectors[query_rows[part]], gallery, depth, exclude=own[part])
+        matches = (gallery_labels[found] == images.labels[query_rows[part]][:, None]) & (found >= 0)
+        for k in ks:
+            recall[k][part] = matches[:, :k].any(axis=1)
+        within_r = matches & (ranks <= positives[part][:, None])
+        precision = np.cumsum(matches, axis=1) / ranks
+        r_precision[part] = within_r.sum(axis=1) / positives[part]
+        average_precision[part] = (precision * within_r).sum(axis=1) / positives[part]
+        kept = found[:, :largest_k]
+        neighbours[part, : kept.shape[1]] = np.where(kept >= 0, gallery_rows[kept], -1)
+    others = len(gallery_rows) - (own >= 0)
+    return RetrievalResult(
+        queries=query_rows,
+        neighbours=neighbours,
+        recall=recall,
+        r_precision=r_precision,
+        average_precision=average_precision,
+        chance=float((positives / others).mean()),
+        gallery_size=len(gallery_rows),
+        left_out=left_out,
+    )
+
+
+def retention_interval(
+    model: np.ndarray, teacher: np.ndarray, resamples: int, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the percentile interval of mean(model) / mean(teacher), queries resampled in pairs.
+
+    Args:
+        model: ``(Q,)``, hit or miss of each query.
+        teacher: ``(Q,)``, of the same queries.
+        resamples: number of bootstrap samples.
+        seed: of the resampling.
+        confidence: coverage of the interval, in (0, 1).
+    """
+    # A query has one of four outcomes, so drawing queries with replacement is a multinomial over four counts.
+    both, only_model = (model & teacher).sum(), (model & ~teacher).sum()
+    only_teacher = (~model & teacher).sum()
+    counts = np.array([both, only_model, only_teacher, len(model) - both - only_model - only_teacher])
+    drawn = np.random.default_rng(seed).multinomial(len(model), counts / len(model), size=resamples)
+    hits, reference = drawn[:, 0] + drawn[:, 1], drawn[:, 0] + drawn[:, 2]
+    ratios = hits / np.maximum(reference, 1)
+    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def neighbour_overlap(model: np.ndarray, teacher: np.ndarray) -> float:
+    """Return the mean share of the teacher's nearest neighbours that the model finds too, order aside; in [0, 1].
+
+    Args:
+        model: int ``(Q, K)``, neighbours of each query, -1 for none.
+        teacher: int ``(Q, K)``, of the same queries.
+    """
+    shared = (model[:, :, None] == teacher[:, None, :]) & (model[:, :, None] >= 0)
+    present = np.maximum((teacher >= 0).sum(axis=1), 1)
+    return float((shared.any(axis=2).sum(axis=1) / present).mean())
+
+
+def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarray | None = None) -> np.ndarray:
+    """Find the exact k nearest gallery rows by Euclidean distance; ties by lower row.
+
+    faiss proposes candidates in float32; their distances are then recomputed in float64, and where the last candidate
+    is too near to rule out a tie across the border, more candidates are asked for.
+
+    Args:
+        queries: float32 ``(Q, D)``.
+        gallery: float32 ``(G, D)``.
+        k: neighbours of each query, 1..G.
+        exclude: int ``(Q,)``, a gallery row that is not to be found for each query, or -1.
+
+    Returns:
+        int64 ``(Q, k)``, -1 where a query has fewer than k neighbours.
+    """
+    if exclude is None:
+        exclude = np.full(len(queries), -1)
+    queries64, gallery64 = queries.astype(np.float64), gallery.astype(np.float64)
+    # faiss gets centred and scaled vectors: less cancellation, and squares that neither overflow nor vanish. The exact
+    # distances are of the vectors as given, since centring would round ties apart.
+    centre = gallery64.mean(axis=0)
+    scale = max(np.abs(queries64 - centre).max(), np.abs(gallery64 - centre).max()) or 1.0
+    queries32 = ((queries64 - centre) / scale).astype(np.float32)
+    gallery32 = ((gallery64 - centre) / scale).astype(np.float32)
+    squares = (gallery32**2).sum(axis=1).max()
+    result = np.full((len(queries), k), -1, dtype=np.int64)
+    pending = np.arange(len(queries))
+    candidates = min(k + 9, len(gallery))
+    while len(pending):
+        if candidates > _BRUTE_FORCE_FROM and candidates < len(gallery):
+            candidates = len(gallery)
+        unsettled = []
+        step = max(1, _CHUNK_BYTES // (8 * candidates * max(queries.shape[1], 1)))
+        for start in range(0, len(pending), step):
+            rows = pending[start : start + step]
+            if candidates == len(gallery):
+                found = np.broadcast_to(np.arange(len(gallery)), (len(rows), len(gallery)))
+            else:
+                _, found = faiss.knn(queries32[rows], gallery32, candidates, metric=faiss.METRIC_L2)
+            distances = _squared_distances(queries64[rows], gallery64, found)
+            distances[found == exclude[rows][:, None]] = np.inf
+            order = np.lexsort((found, distances), axis=1)
+            found = np.take_along_axis(found, order, axis=1)
+            distances = np.take_along_axis(distances, order, axis=1)
+            best = np.where(np.isinf(distances[:, :k]), -1, found[:, :k])
+            result[rows, : best.shape[1]] = best
+            if candidates < len(gallery):
+                finite_last = np.where(np.isinf(distances[:, -1]), distances[:, -2], distances[:, -1])
+                noise = 1e-5 * scale**2 * ((queries32[rows] ** 2).sum(axis=1) + squares)
+                unsettled.append(rows[finite_last - distances[:, k - 1] <= noise])
+        pending = np.concatenate(unsettled) if unsettled else pending[:0]
+        candidates = min(4 * candidates, len(gallery))
+    return result
+
+
+def _squared_distances(queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return float64 ``(Q, C)`` distances between each query and its candidates."""
+    difference = gallery[found]
+    difference -= queries[:, None, :]
+    return np.einsum("qcd,qcd->qc", difference, difference)
+
+
+def _comparable(embeddings: np.ndarray, metric: str) -> np.ndarray:
+    """Return float32 vectors whose Euclidean distance orders as the metric does."""
+    with np.errstate(over="ignore"):
+        vectors = np.ascontiguousarray(embeddings, dtype=np.float32)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise DataError(f"Embedding {row} is not finite; the model is broken or training diverged (lower the rate).")
+    if metric == "euclidean":
+        return vectors
+    if metric != "cosine":
+        raise OptionError(f"Unknown metric {metric!r}; known are cosine and euclidean.")
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)

@@ -1,0 +1,84 @@
+"""A stage of work in a folder of its own: knows whether it is finished, and with which options it was begun."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import OptionError
+from zoo.files import write_json
+
+log = logging.getLogger(__name__)
+
+# Options that say where and how fast, not what.
+_NOT_COMPARED = frozenset({"out", "workers", "devices", "num_nodes"})
+_OPTIONS_FILE = "options.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One verb's work in a folder.
+
+    Attributes:
+        folder: where the result goes.
+        options: what was asked for, ready for JSON.
+        finished: the folder holds a finished result of the same options.
+    """
+
+    folder: Path
+    options: dict[str, Any]
+    finished: bool
+
+    @classmethod
+    def open(cls, folder: str | Path, verb: Callable[..., Any], arguments: dict[str, Any], **digests: str) -> Stage:
+        """Begin a stage, or find it begun or finished.
+
+        Args:
+            folder: made if it is not there.
+            verb: the function whose options these are.
+            arguments: its arguments by name; others are passed over.
+            digests: of what the arguments point to (data, teacher), by name, so that a change there is noticed.
+
+        Raises:
+            OptionError: the folder holds work that was begun with other options, or is not a folder.
+        """
+        folder = Path(folder)
+        names = [name for name in inspect.signature(verb).parameters if name not in _NOT_COMPARED]
+        options = {name: _plain(arguments[name]) for name in names} | digests
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"{folder} is a file; out must be a folder. Choose another.")
+        begun = folder / _OPTIONS_FILE
+        if begun.is_file():
+            _require_same(folder, json.loads(begun.read_text(encoding="utf-8")), options)
+        elif (folder / "config.json").exists():
+            raise OptionError(f"{folder} already holds a model that was not made here. Choose another out.")
+        else:
+            write_json(begun, options)
+        finished = (folder / "config.json").is_file()
+        if finished:
+            log.info("%s is finished already: reused", folder)
+        return cls(folder, options, finished)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return getattr(value, "name", None) or type(value).__name__
+
+
+def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if changed:
+        listed = ", ".join(f"{name} {old.get(name)!r} (now {new.get(name)!r})" for name in changed[:3])
+        raise OptionError(f"{folder} was begun with {listed}. Choose another out, or remove the folder to start anew.")

@@ -1,0 +1,330 @@
+"""Teachers of any kind, as one: a model folder, a torch module, an ONNX file, or ready embeddings keyed by image id.
+
+A teacher is always in eval mode and never gets gradients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from zoo.arguments import TeacherLike
+from zoo.data.image_set import ImageSet
+from zoo.embedding import embed
+from zoo.errors import DataError, ModelError, OptionError
+from zoo.files import digest
+from zoo.models import COSINE, facts_of, load_model, preprocessing_of
+from zoo.preprocessing import Normalize, Preprocess, Preprocessing
+from zoo.retrieval import RetrievalResult, measure
+
+log = logging.getLogger(__name__)
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Teacher(ABC):
+    """What a student learns from.
+
+    Attributes:
+        name: for reports.
+        metric: how its embeddings are compared, "cosine" or "euclidean".
+        digest: changes when the teacher does.
+        input_size: height and width it wants views in, or None for any.
+    """
+
+    name: str
+    metric: str
+    digest: str
+    input_size: tuple[int, int] | None = None
+
+    @abstractmethod
+    def embed_images(self, images: ImageSet) -> np.ndarray:
+        """Embed whole images as at test time; float32 ``(N, D)``."""
+
+    @abstractmethod
+    def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
+        """Embed training views, without gradient.
+
+        Args:
+            views: uint8 ``(N, 3, H, W)``.
+            indices: int64 ``(N,)``, the image in ``images`` that each view shows.
+            images: the training images.
+
+        Returns:
+            float32 ``(N, D)``.
+        """
+
+    def to(self, device: torch.device) -> Teacher:
+        """Move to a device, where that applies."""
+        return self
+
+    def parameters(self) -> int | None:
+        """Return the number of parameters, or None if unknown."""
+        return None
+
+
+class TorchTeacher(Teacher):
+    """A torch module that takes float32 ``(N, 3, H, W)`` and gives ``(N, D)``.
+
+    Args:
+        module: put in eval mode.
+        preprocessing: how pixels become its input; None for what a timm model says of itself, else ImageNet's.
+        metric: None for what a zoo model says of itself, else cosine.
+        name: for reports.
+        precision: "fp32", "bf16" or "fp16": autocast of the views' forward pass.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        preprocessing: Preprocessing | None = None,
+        metric: str | None = None,
+        name: str | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        if precision not in AUTOCAST:
+            raise OptionError(f"Unknown teacher precision {precision!r}; known are {', '.join(AUTOCAST)}.")
+        self.module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.preprocessing = preprocessing or preprocessing_of(module)
+        self.metric = metric or facts_of(module).metric
+        self.name = name or type(module).__name__
+        self.precision = precision
+        self.input_size = self.preprocessing.input_size
+        self._normalize = Normalize(self.preprocessing)
+        hashed = hashlib.sha256()
+        for key, tensor in module.state_dict().items():
+            hashed.update(key.encode())
+            hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        self.digest = hashed.hexdigest()[:16]
+
+    def embed_images(self, images: ImageSet) -> np.ndarray:
+        return embed(self.module, images, preprocessing=self.preprocessing)
+
+    @torch.no_grad()
+    def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
+        self.module.eval()
+        pixels = self._normalize(resize_views(views, self.preprocessing.input_size))
+        dtype = AUTOCAST[self.precision]
+        with torch.autocast(views.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            embeddings: Tensor = self.module(pixels.contiguous(memory_format=torch.channels_last))
+        return embeddings.float()
+
+    def to(self, device: torch.device) -> Teacher:
+        self.module.to(device)
+        self._normalize.to(device)
+        return self
+
+    def parameters(self) -> int | None:
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+
+class OnnxTeacher(Teacher):
+    """An ONNX file: one of ours (pixels in), or any with one float input ``(N, 3, H, W)`` and one output ``(N, D)``.
+
+    Args:
+        path: the file.
+        preprocessing: for a file of another make, how pixels become its input; None for ImageNet's at its own size.
+        metric: None for what the file says of itself, else cosine.
+    """
+
+    def __init__(self, path: str | Path, preprocessing: Preprocessing | None = None, metric: str | None = None) -> None:
+        import onnxruntime
+
+        path = Path(path)
+        if not path.is_file():
+            raise ModelError(f"Teacher {path} does not exist. Check the path.")
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"Teacher {path} is not an ONNX file that onnxruntime loads ({reason}).") from error
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if len(inputs) != 1 or len(inputs[0].shape) != 4:
+            raise ModelError(f"Teacher {path} must have one image input, found {[i.name for i in inputs]}.")
+        self._input, self._output = inputs[0].name, outputs[0].name
+        self._takes_pixels = inputs[0].type == "tensor(uint8)"
+        self.preprocessing = preprocessing or _onnx_preprocessing(metadata, inputs[0].shape, self._takes_pixels)
+        self._prepare = Preprocess(self.preprocessing)
+        self.metric = metric or metadata.get("metric", COSINE)
+        self.name = path.name
+        self.digest = digest(path)[:16]
+        self.input_size = self.preprocessing.input_size
+
+    def embed_images(self, images: ImageSet) -> np.ndarray:
+        rows = []
+        for index in tqdm(range(len(images)), desc="embedding", leave=False):
+            pixels = images.pixels(index)[None]
+            rows.append(self._run(pixels if self._takes_pixels else self._prepare(torch.from_numpy(pixels)).numpy()))
+        return np.concatenate(rows)
+
+    def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
+        pixels = resize_views(views.cpu(), self.preprocessing.input_size)
+        if self._takes_pixels:
+            # The file resizes and crops by itself. A border of what it will crop away makes both leave the view alone.
+            height, width = self.preprocessing.input_size
+            tall = round(height / self.preprocessing.crop_pct) - height
+            wide = round(width / self.preprocessing.crop_pct) - width
+            padded = functional.pad(
+                pixels.round().to(torch.uint8), (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2)
+            )
+            batch = padded.permute(0, 2, 3, 1).contiguous().numpy()
+        else:
+            batch = self._prepare.normalize(pixels).numpy()
+        return torch.from_numpy(self._run(batch)).to(views.device)
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        try:
+            (embeddings,) = self._session.run([self._output], {self._input: batch})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"Teacher {self.name} failed on a batch of shape {batch.shape} ({reason}).") from error
+        if embeddings.ndim != 2:
+            raise ModelError(f"Teacher {self.name} must give (N, D) embeddings, found shape {embeddings.shape}.")
+        return np.asarray(embeddings, dtype=np.float32)
+
+
+class ArrayTeacher(Teacher):
+    """Ready embeddings, one for each image id; every view of an image gets the embedding of the image.
+
+    Args:
+        embeddings: image id to ``(D,)``, or the path of an ``.npz`` file with ``ids`` (strings ``(N,)``) and
+            ``embeddings`` (float ``(N, D)``).
+        metric: "cosine" or "euclidean".
+    """
+
+    def __init__(self, embeddings: Mapping[str, np.ndarray] | str | Path, metric: str = COSINE) -> None:
+        self.metric = metric
+        self.name = str(Path(embeddings).name) if isinstance(embeddings, str | Path) else "embeddings"
+        if isinstance(embeddings, str | Path):
+            ids, array = _read_npz(Path(embeddings))
+        else:
+            if not embeddings:
+                raise DataError("The teacher's embeddings are empty. Give one for each image id.")
+            ids, array = list(embeddings), np.stack([np.asarray(row, dtype=np.float32) for row in embeddings.values()])
+        if array.ndim != 2 or not np.isfinite(array).all():
+            raise DataError(f"Teacher {self.name}: embeddings must be finite and (N, D), found shape {array.shape}.")
+        self._row = {name: row for row, name in enumerate(ids)}
+        self._array = np.ascontiguousarray(array, dtype=np.float32)
+        hashed = hashlib.sha256(json.dumps(ids).encode())
+        hashed.update(self._array.tobytes())
+        self.digest = hashed.hexdigest()[:16]
+
+    def embed_images(self, images: ImageSet) -> np.ndarray:
+        return self._array[self._rows([images.ids[i] for i in range(len(images))])]
+
+    def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
+        rows = self._rows([images.ids[i] for i in indices.tolist()])
+        return torch.from_numpy(self._array[rows]).to(views.device)
+
+    def _rows(self, names: list[str]) -> list[int]:
+        missing = [name for name in names if name not in self._row]
+        if missing:
+            raise DataError(
+                f"Teacher {self.name} has no embedding for image {missing[0]!r} "
+                f"({len(missing)} of {len(names)} missing). Ids are paths relative to the data's root."
+            )
+        return [self._row[name] for name in names]
+
+
+def open_teacher(teacher: TeacherLike, precision: str = "fp32") -> Teacher:
+    """Make a teacher of whatever is given: a model folder, an ``.onnx`` or ``.npz`` file, a module or a mapping.
+
+    Raises:
+        ModelError: nothing is there, or it is not a teacher.
+    """
+    if isinstance(teacher, Teacher):
+        return teacher
+    if isinstance(teacher, nn.Module):
+        return TorchTeacher(teacher, precision=precision)
+    if isinstance(teacher, Mapping):
+        return ArrayTeacher(teacher)
+    path = Path(teacher)
+    if path.suffix == ".onnx":
+        return OnnxTeacher(path)
+    if path.suffix == ".npz":
+        return ArrayTeacher(path)
+    if not path.exists():
+        raise ModelError(f"Teacher {path} does not exist. Give a model folder, an .onnx file or an .npz file.")
+    if not path.is_dir():
+        raise ModelError(f"Teacher {path} is neither a model folder nor an .onnx or .npz file.")
+    return TorchTeacher(load_model(path), name=path.name, precision=precision)
+
+
+def prove_teacher(teacher: Teacher, images: ImageSet) -> RetrievalResult:
+    """Measure a teacher before a student learns from it.
+
+    Raises:
+        ModelError: its Recall@1 is within three standard errors of chance.
+    """
+    result = measure(teacher.embed_images(images), images, teacher.metric)
+    recall, chance = result.recall_at(1), result.chance
+    log.info(
+        "teacher %s: Recall@1 %.4f on %d held-out queries (chance %.4f)",
+        teacher.name,
+        recall,
+        len(result.queries),
+        chance,
+    )
+    error = (max(chance * (1 - chance), 1e-12) / len(result.queries)) ** 0.5
+    if recall <= chance + 3 * error:
+        raise ModelError(
+            f"Teacher {teacher.name} is no better than chance: Recall@1 {recall:.4f}, chance {chance:.4f}, "
+            f"{len(result.queries)} queries. Check that its weights are loaded and its preprocessing is right."
+        )
+    thumbnails = measure(_thumbnails(images), images)
+    if recall <= thumbnails.recall_at(1):
+        log.warning(
+            "teacher %s is no better than comparing 8 x 8 thumbnails (Recall@1 %.4f); are its weights loaded?",
+            teacher.name,
+            thumbnails.recall_at(1),
+        )
+    return result
+
+
+def resize_views(views: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring uint8 views ``(N, 3, H, W)`` to a size, as float32 0..255, antialiased."""
+    pixels = views.float()
+    if tuple(pixels.shape[2:]) == tuple(size):
+        return pixels
+    return functional.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _thumbnails(images: ImageSet) -> np.ndarray:
+    small = Preprocess(Preprocessing(input_size=(8, 8), crop_pct=1.0, crop_mode="squash"))
+    return np.concatenate(
+        [small(torch.from_numpy(images.pixels(i))[None]).flatten(1).numpy() for i in range(len(images))]
+    )
+
+
+def _onnx_preprocessing(metadata: dict[str, str], shape: list[Any], takes_pixels: bool) -> Preprocessing:
+    if "preprocessing" in metadata:
+        return Preprocessing.of(json.loads(metadata["preprocessing"]))
+    if takes_pixels:
+        raise ModelError(
+            "The teacher's ONNX file takes bytes but has no preprocessing in its metadata; export it anew."
+        )
+    height, width = (side if isinstance(side, int) else 224 for side in shape[2:])
+    return Preprocessing(input_size=(height, width))
+
+
+def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as opened:
+            return [str(name) for name in opened["ids"]], opened["embeddings"]
+    except FileNotFoundError as error:
+        raise DataError(f"Teacher {path} does not exist. Check the path.") from error
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"Teacher {path} must be an .npz file with ids and embeddings ({error}).") from error

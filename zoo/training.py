@@ -1,0 +1,174 @@
+"""Training a teacher: :func:`train`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from zoo.arguments import DataLike
+from zoo.errors import DataError
+from zoo.stage import Stage
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    data: DataLike,
+    out: str | Path,
+    arch: str = "resnet18",
+    dim: int = 512,
+    *,
+    pretrained: bool | str | Path = False,
+    pool: str | None = "avgmax",
+    image_size: int | None = None,
+    crop_pct: float | None = None,
+    split: str = "auto",
+    validation: float = 0.2,
+    rotate_classes: bool = False,
+    max_unreadable: int = 10,
+    loss: str = "proxy_anchor",
+    loss_options: dict[str, Any] | None = None,
+    epochs: int = 40,
+    batch_size: int = 120,
+    images_per_class: int = 4,
+    augment: str = "photo",
+    min_crop: float = 0.2,
+    lr: float = 1e-4,
+    proxy_lr_factor: float = 100.0,
+    weight_decay: float = 1e-4,
+    schedule: str = "cosine",
+    step_epochs: int = 10,
+    step_factor: float = 0.5,
+    warmup_epochs: int | None = None,
+    freeze_batchnorm: bool = False,
+    gradient_clip: float | None = 10.0,
+    validate_every: int = 1,
+    precision: str = "32-true",
+    devices: str | int = "auto",
+    num_nodes: int = 1,
+    workers: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Train a teacher with a proxy-based metric-learning loss and save it as a model folder.
+
+    A run that was interrupted goes on from its last whole epoch when called again with the same options; a finished
+    one is left as it is.
+
+    Args:
+        data: what to train on, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
+        out: folder to save the model in.
+        arch: any timm architecture.
+        dim: dimensions of the embedding.
+        pretrained: true for timm's published weights, or the path of a .safetensors file with the backbone's weights.
+        pool: avg, max, avgmax (as in the papers), or null for the architecture's own.
+        image_size: side of the network's input in pixels; null for the architecture's own.
+        crop_pct: part of the resized image that the centre crop keeps at test time; null for the architecture's own.
+        split: how classes are divided: auto, given, first-half, even-odd or list:FILE.
+        validation: fraction of the training classes held out to choose the best epoch on; 0 to train on all of them
+            and keep the last epoch.
+        rotate_classes: count each training class turned by 90, 180 and 270 degrees as classes of their own; for
+            characters and symbols.
+        max_unreadable: how many unreadable images are reported and left out before the run stops.
+        loss: name of the loss, or module:Class for one of your own.
+        loss_options: options of the loss, such as {margin: 0.1, alpha: 32}.
+        epochs: passes over the training images.
+        batch_size: images in a batch, over all devices.
+        images_per_class: images of each class in a batch.
+        augment: random views: photo, photo-strong, drawing or none.
+        min_crop: smallest part of an image's area that a view may show.
+        lr: learning rate of the network.
+        proxy_lr_factor: how many times that rate the loss's proxies learn with.
+        weight_decay: of AdamW.
+        schedule: cosine or step.
+        step_epochs: with schedule step, epochs between two steps.
+        step_factor: with schedule step, what the rate is multiplied by.
+        warmup_epochs: epochs at the start that train only head and proxies; null for 1 with pretrained weights, else 0.
+        freeze_batchnorm: keep the statistics of BatchNorm layers; for small sets and pretrained weights.
+        gradient_clip: largest norm of the gradient; null for no limit.
+        validate_every: epochs between two measurements on the validation classes.
+        precision: Lightning's: 32-true, bf16-mixed or 16-mixed.
+        devices: how many devices, or auto.
+        num_nodes: how many machines.
+        workers: processes that decode and augment; null to choose by the machine.
+        seed: of weights, batches and augmentation.
+
+    Returns:
+        The model folder.
+
+    Raises:
+        UserError: data, model or options that cannot work.
+    """
+    from zoo.data import load_data
+
+    splits = load_data(data, split, validation)
+    stage = Stage.open(out, train, locals(), data_digest=splits.digest)
+    if stage.finished:
+        return stage.folder
+    if splits.train.labels is None:
+        raise DataError(f"{splits.name} has no labels, and {loss} needs them. Put each class's images in a folder.")
+
+    import lightning
+    import numpy as np
+    import torch
+
+    from zoo.augmentation import Views
+    from zoo.data.rotations import with_rotations
+    from zoo.learner import Learner, fit, remove_checkpoints, training_loader
+    from zoo.losses import create_loss
+    from zoo.models import COSINE, ModelFacts, create_model, preprocessing_of, save_model, set_facts
+    from zoo.versions import versions
+
+    class ProxyLearner(Learner):
+        """Embeds one view of each image and applies the loss with the labels."""
+
+        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            views, indices = batch
+            embeddings = self.of_all_ranks(self.embed_views(views.flatten(0, 1)).float())
+            labels = self.of_all_ranks(targets.to(indices.device)[indices])
+            value: torch.Tensor = self.loss(embeddings, labels)
+            self.log("train/loss", value, prog_bar=True)
+            return value
+
+    lightning.seed_everything(seed, verbose=False)
+    model = create_model(arch, dim, pretrained, pool, image_size, crop_pct)  # before the images: errors come early
+    images = splits.train.checked(max_unreadable)
+    if rotate_classes:
+        images = with_rotations(images)
+    assert images.labels is not None
+    classes, dense = np.unique(images.labels, return_inverse=True)
+    targets = torch.from_numpy(dense.astype(np.int64))
+    objective = create_loss(loss, num_classes=len(classes), dim=dim, **(loss_options or {}))
+    learner = ProxyLearner(
+        model,
+        objective,
+        splits.validation.checked(max_unreadable) if len(splits.validation) else None,
+        lr=lr,
+        proxy_lr_factor=proxy_lr_factor,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        step_epochs=step_epochs,
+        step_factor=step_factor,
+        warmup_epochs=int(bool(pretrained)) if warmup_epochs is None else warmup_epochs,
+        freeze_batchnorm=freeze_batchnorm,
+        validate_every=validate_every,
+        seed=seed,
+    )
+    views = Views(images, preprocessing_of(model), augment, min_crop)
+    loader = training_loader(images, views, batch_size, images_per_class, True, workers, seed)
+    best = fit(learner, loader, stage.folder, epochs, precision, gradient_clip, devices, num_nodes)
+    set_facts(
+        model,
+        ModelFacts(
+            metric=COSINE,
+            loss=loss,
+            options=stage.options,
+            data={"name": splits.name, **splits.protocol},
+            measured={"validation": best},
+            versions=versions(),
+        ),
+    )
+    if learner.trainer.is_global_zero:
+        save_model(model, stage.folder)
+        remove_checkpoints(stage.folder)
+    return stage.folder

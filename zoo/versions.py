@@ -1,0 +1,54 @@
+"""What a result was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "embedding-compressor",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "faiss-cpu",
+    "numpy",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on; those not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what timings depend on: processor, cores, system and the instruction sets that int8 and bfloat16 use."""
+    processor = platform.processor() or platform.machine()
+    flags: set[str] = set()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                processor = value.strip()
+            elif key.strip() == "flags":
+                flags = set(value.split())
+    instruction_sets = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16") if flag in flags]
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "instruction_sets": instruction_sets,
+    }
