@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -23,7 +24,7 @@ from zoo.data.image_set import ImageSet
 from zoo.embedding import embed, worker_count
 from zoo.errors import OptionError, UserError
 from zoo.files import replacing
-from zoo.models import facts_of, head_of, preprocessing_of
+from zoo.models import facts_of, head_of, preprocessing_of, save_model
 from zoo.preprocessing import Normalize
 from zoo.retrieval import measure
 from zoo.sampling import BatchSampler
@@ -99,6 +100,11 @@ class Learner(lightning.LightningModule):
         gathered = self.all_gather(tensor, sync_grads=tensor.requires_grad)
         return gathered.flatten(0, 1)  # type: ignore[union-attr]
 
+    def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            # Lightning's own conversion would lose the activations inside timm's normalisation layers.
+            self.model = convert_sync_batchnorm(self.model)
+
     def configure_optimizers(self) -> Any:
         decayed: list[nn.Parameter] = []
         undecayed: list[nn.Parameter] = []
@@ -129,14 +135,19 @@ class Learner(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         # A seed per epoch (for dropout and the like) makes a resumed run equal to an uninterrupted one.
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
-        only_head = self.current_epoch < self.warmup_epochs
-        head = {id(parameter) for parameter in head_of(self.model).parameters()}
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(not only_head or id(parameter) in head)
         if self.freeze_batchnorm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
+
+    def on_after_backward(self) -> None:
+        if self.current_epoch >= self.warmup_epochs:
+            return
+        # Dropped here rather than never computed: several processes wait for the gradient of every parameter.
+        head = {id(parameter) for parameter in head_of(self.model).parameters()}
+        for parameter in self.model.parameters():
+            if id(parameter) not in head:
+                parameter.grad = None
 
     def on_train_epoch_end(self) -> None:
         epoch = self.current_epoch + 1
@@ -219,7 +230,6 @@ def fit(
             gradient_clip_val=gradient_clip,
             devices=devices,
             num_nodes=num_nodes,
-            sync_batchnorm=True,
             use_distributed_sampler=False,
             callbacks=[keep_last, TQDMProgressBar(refresh_rate=5)],
             logger=CSVLogger(folder, name=None, version="log"),
@@ -235,12 +245,16 @@ def fit(
     if learner.best["epoch"] is None:
         return {"epoch": epochs, "recall_at_1": None}
     learner.model.load_state_dict(load_file(best))
+    learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
     return learner.best
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove what was only needed to resume."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+def finish(learner: Learner, folder: Path) -> None:
+    """Save the model and remove what was only needed to resume; no process returns before the folder is finished."""
+    if learner.trainer.is_global_zero:
+        save_model(learner.model, folder)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    learner.trainer.strategy.barrier()
 
 
 class Interrupted(UserError):  # noqa: N818 - it is no error

@@ -208,9 +208,10 @@ def summary_of(model: nn.Module) -> dict[str, Any]:
 
 
 def normalize_embeddings(embeddings: Tensor) -> Tensor:
-    """L2-normalise ``(N, D)``, in float32; written so that it exports to ONNX as plain operators."""
+    """L2-normalise ``(N, D)``, in float32; zero stays zero. Written so that it exports to ONNX as plain operators."""
     embeddings = embeddings.float()
-    return embeddings * torch.rsqrt((embeddings * embeddings).sum(dim=1, keepdim=True) + 1e-12)
+    # A clamp, not a sum: the exporter drops the addition of a number this small.
+    return embeddings * torch.rsqrt((embeddings * embeddings).sum(dim=1, keepdim=True).clamp(min=1e-12))
 
 
 def _require_architecture(arch: str) -> None:

@@ -137,4 +137,4 @@ class Preprocess(nn.Module):
         top, left = (resized_height - height) // 2, (resized_width - width) // 2
         cropped = pixels[:, :, top : top + height, left : left + width]
         # Sizes as plain numbers: export would carry the arithmetic above through every layer of the network.
-        return cropped.reshape(-1, 3, height, width)
+        return cropped.reshape(pixels.shape[0], 3, height, width)

@@ -114,9 +114,9 @@ def train(
 
     from zoo.augmentation import Views
     from zoo.data.rotations import with_rotations
-    from zoo.learner import Learner, fit, remove_checkpoints, training_loader
+    from zoo.learner import Learner, finish, fit, training_loader
     from zoo.losses import create_loss
-    from zoo.models import COSINE, ModelFacts, create_model, preprocessing_of, save_model, set_facts
+    from zoo.models import COSINE, ModelFacts, create_model, preprocessing_of, set_facts
     from zoo.versions import versions
 
     class ProxyLearner(Learner):
@@ -168,7 +168,5 @@ def train(
             versions=versions(),
         ),
     )
-    if learner.trainer.is_global_zero:
-        save_model(model, stage.folder)
-        remove_checkpoints(stage.folder)
+    finish(learner, stage.folder)
     return stage.folder

@@ -31,7 +31,7 @@ def random(*shape: int, seed: int) -> Tensor:
 
 
 def proxy_anchor(proxies: Tensor, margin: float = 0.1, alpha: float = 32.0) -> ProxyAnchorLoss:
-    loss = ProxyAnchorLoss(*proxies.shape, margin=margin, alpha=alpha).to(proxies.dtype)
+    loss = ProxyAnchorLoss(len(proxies), proxies.shape[1], margin, alpha).to(proxies.dtype)
     loss.load_state_dict({"proxies": proxies})
     return loss
 

@@ -40,7 +40,8 @@ def test_saved_model_embeds_alike_in_plain_timm(arch: str, tmp_path: Path, image
 
 def test_facts_and_preprocessing_come_back(tmp_path: Path) -> None:
     model = create_model("test_resnet", 8, image_size=48, crop_pct=0.8, pool="avgmax")
-    facts = ModelFacts("euclidean", "relaxed_contrastive", {"lr": 0.1}, {"name": "glyphs"}, {"name": "t"}, {"v": {"x": 1}})
+    data, teacher, measured = {"name": "glyphs"}, {"name": "t"}, {"v": {"x": 1}}
+    facts = ModelFacts("euclidean", "relaxed_contrastive", {"lr": 0.1}, data, teacher, measured)
     set_facts(model, facts)
     save_model(model, tmp_path)
     loaded = load_model(tmp_path)

@@ -77,6 +77,8 @@ def points(kind: str, count: int, dim: int, generator: np.random.Generator) -> n
         rows = np.tile(generator.normal(size=(1, dim)), (count, 1))
     elif kind == "near":  # steps of 1e-6, far from the origin, so that float32 products cannot tell them apart
         rows = 8 + 2.0**-20 * generator.integers(0, 4, (count, dim))
+    elif kind == "two clusters":  # far from each other, so that centring does not help
+        rows = 8 * generator.choice([-1, 1], (count, 1)) + 2.0**-20 * generator.integers(0, 40, (count, dim))
     elif kind == "outlier":
         rows = generator.normal(size=(count, dim))
         rows[generator.integers(count)] *= 1e6
@@ -89,7 +91,7 @@ def points(kind: str, count: int, dim: int, generator: np.random.Generator) -> n
     return rows.astype(np.float32)
 
 
-KINDS = ["grid", "duplicates", "identical", "near", "outlier", "tiny", "huge", "random"]
+KINDS = ["grid", "duplicates", "identical", "near", "two clusters", "outlier", "tiny", "huge", "random"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,14 +198,12 @@ def test_ties_go_to_the_lower_index_even_among_thousands(monkeypatch: pytest.Mon
         assert found[2].tolist() == expected.tolist()
 
 
-def test_a_tie_at_the_border_of_the_candidates() -> None:
-    # 40 points on a circle around the query tie for every place; faiss may propose any of them.
-    angles = np.random.default_rng(0).permutation(40) * (2 * np.pi / 40)
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    gallery = np.concatenate([circle, circle, circle]).astype(np.float32)
-    exact = ((gallery.astype(np.float64)) ** 2).sum(axis=1)
-    expected = np.lexsort((np.arange(120), exact))[:3]
-    assert nearest(np.zeros((1, 2), dtype=np.float32), gallery, 3)[0].tolist() == expected.tolist()
+def test_distances_that_float32_cannot_tell_apart() -> None:
+    # Points on a sphere around the query: all orders are the same to float32, one is right.
+    gallery = np.random.default_rng(0).normal(size=(400, 3))
+    gallery = (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).astype(np.float32)
+    order = np.argsort((gallery.astype(np.float64) ** 2).sum(axis=1), kind="stable")
+    assert nearest(np.zeros((1, 3), dtype=np.float32), gallery, 3)[0].tolist() == order[:3].tolist()
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zoo import sampling
@@ -30,6 +30,8 @@ def indices(batches: list[list[Draw]]) -> list[list[int]]:
     images_per_class=st.integers(1, 5),
     seed=st.integers(0, 99),
 )
+@example(labels=np.repeat(np.arange(7), 30), batch_size=20, images_per_class=4, seed=0)  # rounds end within batches
+@example(labels=np.repeat(np.arange(3), 5), batch_size=12, images_per_class=4, seed=0)
 def test_balanced_batches(labels: np.ndarray, batch_size: int, images_per_class: int, seed: int) -> None:
     images_per_class = min(images_per_class, batch_size)
     batches = indices(epoch(BatchSampler(len(labels), labels, batch_size, images_per_class, seed)))

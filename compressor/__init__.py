@@ -1,0 +1,32 @@
+"""What makes a student: relaxed contrastive loss and its rivals, distillation; and the command line.
+
+Names are imported when first used, so that ``compressor --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compressor.distillation import distill
+    from compressor.pipeline import run
+    from zoo.teachers import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher
+
+__all__ = ["ArrayTeacher", "OnnxTeacher", "Teacher", "TorchTeacher", "distill", "open_teacher", "run"]
+
+_HOME = {
+    "ArrayTeacher": "zoo.teachers",
+    "OnnxTeacher": "zoo.teachers",
+    "Teacher": "zoo.teachers",
+    "TorchTeacher": "zoo.teachers",
+    "distill": "compressor.distillation",
+    "open_teacher": "zoo.teachers",
+    "run": "compressor.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,176 @@
+"""The command line: a thin layer over the verbs, whose signatures and docstrings are its options and help."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from compressor.distillation import distill
+from compressor.pipeline import SHARED, run
+from export.graph import to_onnx
+from export.validation import Report, validate
+from zoo.errors import UserError
+from zoo.training import train
+
+DONE, USER_ERROR, BAD_USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "train": train,
+    "distill": distill,
+    "export": to_onnx,
+    "validate": validate,
+    "run": run,
+}
+# Options that may be given as plain words right after the verb, in this order; a list takes all of them.
+_LEADING = {
+    "train": ["data"],
+    "distill": ["teacher"],
+    "export": ["model", "path"],
+    "validate": ["models"],
+    "run": ["config"],
+}
+_NOT_IN_SHELL = {"export": {"images"}, "run": {"teacher", "student", "report"}}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        0 done, 1 an error the user can mend, 2 bad usage, 3 the gate failed, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return DONE if words else BAD_USAGE
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("embedding-compressor"))
+        return DONE
+    verb, *rest = words
+    if verb not in VERBS:
+        from zoo.errors import did_you_mean
+
+        print(
+            f"error: unknown command {verb!r}.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}.", file=sys.stderr
+        )
+        return BAD_USAGE
+    _quieten()
+    try:
+        options = parser_of(verb).parse_args(_with_leading(verb, rest))
+        return _carry_out(verb, options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:  # how argparse ends: 0 after --help and --print_config, 2 after bad usage
+        return int(stop.code or 0)
+
+
+def parser_of(verb: str) -> ArgumentParser:
+    """Build the parser of one verb from its signature and docstring."""
+    leading = " ".join(name.upper() for name in _LEADING[verb])
+    parser = ArgumentParser(
+        prog=f"compressor {verb}",
+        description=f"{_summary(VERBS[verb])} Short form: compressor {verb} {leading} [options].",
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    parser.add_function_arguments(VERBS[verb], as_group=False, skip=_skip(_NOT_IN_SHELL.get(verb, set())))
+    if verb == "run":
+        parser.add_function_arguments(train, "teacher", skip=_skip(SHARED))
+        parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))
+        parser.add_function_arguments(validate, "report", skip=_skip(SHARED | {"models", "teacher"}))
+    return parser
+
+
+def _skip(names: Iterable[str]) -> set[str | int]:
+    return set(names)
+
+
+def _carry_out(verb: str, options: Namespace) -> int:
+    options.pop("config", None)
+    result = VERBS[verb](**{name: _plain(value) for name, value in options.items(branches=True) if "." not in name})
+    if isinstance(result, Report):
+        from export.report import print_table
+
+        print_table(result.content)
+        print(f"Report: {result.folder / 'report.html'}")
+        if not result.passed:
+            gate = result.content["gate"]["min_retention"]
+            print(f"Gate failed: a model keeps less than {gate:.1%} of the teacher's Recall@1.", file=sys.stderr)
+            return GATE_FAILED
+    else:
+        print(f"Done: {result}")
+    return DONE
+
+
+def _with_leading(verb: str, words: list[str]) -> list[str]:
+    """Turn plain words after the verb into options, and dashes in options' names into underscores.
+
+    ``export student model.onnx`` becomes ``--model=student --path=model.onnx``.
+    """
+    words = [_underscored(word) for word in words]
+    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    plain, rest = words[:count], words[count:]
+    names = _LEADING[verb]
+    if names == ["models"] and plain:
+        import json
+
+        return [f"--models={json.dumps(plain)}", *rest]
+    options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
+    if names == ["config"] and plain and not Path(plain[0]).is_file():
+        raise UserError(f"Configuration {plain[0]} does not exist. Check the path; configs/ has examples.")
+    return [*options, *plain[len(names) :], *rest]
+
+
+def _underscored(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _plain(value: Any) -> Any:
+    return value.as_dict() if isinstance(value, Namespace) else value
+
+
+def _summary(verb: Callable[..., Any]) -> str:
+    return (verb.__doc__ or "").strip().splitlines()[0]
+
+
+def _overview() -> str:
+    lines = [f"  {name:9} {_summary(verb)}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: compressor {train,distill,export,validate,run} [options]",
+            "",
+            "Make an image-retrieval model small enough to ship, and prove that it still retrieves.",
+            "",
+            *lines,
+            "",
+            "compressor COMMAND --help lists the options; all are YAML keys too (--config FILE, --print_config).",
+            "Exit codes: 0 done, 1 an error you can mend, 2 bad usage, 3 the retention gate failed.",
+        ]
+    )
+
+
+def _quieten() -> None:
+    """Show our own messages plainly, and of the libraries warnings only."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for name in ("zoo", "compressor", "export"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

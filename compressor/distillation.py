@@ -1,0 +1,203 @@
+"""Distilling a teacher into a smaller student: :func:`distill`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zoo.arguments import DataLike, TeacherLike
+from zoo.errors import DataError
+from zoo.stage import Stage
+
+log = logging.getLogger(__name__)
+
+
+def distill(
+    teacher: TeacherLike,
+    arch: str,
+    dim: int,
+    data: DataLike,
+    out: str | Path,
+    *,
+    pretrained: bool | str | Path = False,
+    pool: str | None = "avgmax",
+    image_size: int | None = None,
+    crop_pct: float | None = None,
+    split: str = "auto",
+    validation: float = 0.2,
+    rotate_classes: bool = False,
+    max_unreadable: int = 10,
+    use_labels: bool = True,
+    loss: str = "relaxed_contrastive",
+    loss_options: dict[str, Any] | None = None,
+    views: int = 2,
+    epochs: int = 90,
+    batch_size: int = 90,
+    images_per_class: int = 2,
+    augment: str = "photo",
+    min_crop: float = 0.2,
+    lr: float = 1e-4,
+    weight_decay: float = 1e-4,
+    schedule: str = "cosine",
+    step_epochs: int = 10,
+    step_factor: float = 0.5,
+    freeze_batchnorm: bool = False,
+    gradient_clip: float | None = 10.0,
+    validate_every: int = 1,
+    precision: str = "32-true",
+    teacher_precision: str = "fp32",
+    devices: str | int = "auto",
+    num_nodes: int = 1,
+    workers: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Distil a teacher into a student of another architecture and dimension, and save it as a model folder.
+
+    Teacher and student see the same random views; the student learns the teacher's relations between them ("Embedding
+    Transfer with Label Relaxation", CVPR 2021). Labels serve only to balance batches and to measure; images without
+    labels work. The teacher is measured first, and refused if it is no better than chance. A run that was interrupted
+    goes on from its last whole epoch when called again with the same options; a finished one is left as it is.
+
+    Args:
+        teacher: a model folder, an .onnx file, an .npz file of embeddings by image id; in Python also a torch module,
+            a mapping from image id to embedding, or a Teacher.
+        arch: the student's architecture, any of timm's.
+        dim: dimensions of the student's embedding.
+        data: what to train on, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
+        out: folder to save the student in.
+        pretrained: true for timm's published weights, or the path of a .safetensors file with the backbone's weights.
+        pool: avg, max, avgmax (as in the paper), or null for the architecture's own.
+        image_size: side of the student's input in pixels; null for the architecture's own.
+        crop_pct: part of the resized image that the centre crop keeps at test time; null for the architecture's own.
+        split: how classes are divided: auto, given, first-half, even-odd or list:FILE.
+        validation: fraction of the training classes held out to choose the best epoch on; 0 to train on all of them
+            and keep the last epoch.
+        rotate_classes: train on images turned by 90, 180 and 270 degrees too; for characters and symbols.
+        max_unreadable: how many unreadable images are reported and left out before the run stops.
+        use_labels: balance batches over classes; false for random batches.
+        loss: name of the loss, or module:Class for one of your own.
+        loss_options: options of the loss, such as {sigma: 1.0, delta: 1.0}.
+        views: random views of each image in a batch.
+        epochs: passes over the training images.
+        batch_size: images in a batch, over all devices; each counts views times.
+        images_per_class: images of each class in a batch.
+        augment: random views: photo, photo-strong, drawing or none.
+        min_crop: smallest part of an image's area that a view may show.
+        lr: learning rate; 1e-4 suits pretrained weights, random ones want about 2e-3.
+        weight_decay: of AdamW.
+        schedule: cosine or step.
+        step_epochs: with schedule step, epochs between two steps.
+        step_factor: with schedule step, what the rate is multiplied by.
+        freeze_batchnorm: keep the statistics of BatchNorm layers.
+        gradient_clip: largest norm of the gradient; null for no limit.
+        validate_every: epochs between two measurements on the validation classes.
+        precision: Lightning's, of the student: 32-true, bf16-mixed or 16-mixed.
+        teacher_precision: of the teacher's forward pass: fp32, bf16 or fp16.
+        devices: how many devices, or auto.
+        num_nodes: how many machines.
+        workers: processes that decode and augment; null to choose by the machine.
+        seed: of weights, batches and augmentation.
+
+    Returns:
+        The student's folder.
+
+    Raises:
+        UserError: teacher, data, model or options that cannot work.
+    """
+    from zoo.data import load_data
+
+    splits = load_data(data, split, validation)
+
+    from zoo.teachers import open_teacher, prove_teacher, resize_views
+
+    source = open_teacher(teacher, teacher_precision)
+    stage = Stage.open(
+        out, distill, {**locals(), "teacher": source.name}, data_digest=splits.digest, teacher_digest=source.digest
+    )
+    if stage.finished:
+        return stage.folder
+    if not len(splits.train):
+        raise DataError(f"{splits.name} has no training images after split {split!r}. Choose another split.")
+
+    import lightning
+    import torch
+
+    from compressor.losses import LOSSES
+    from zoo.augmentation import Views
+    from zoo.data.rotations import with_rotations
+    from zoo.learner import Learner, finish, fit, training_loader
+    from zoo.losses import create_loss
+    from zoo.models import EUCLIDEAN, ModelFacts, create_model, preprocessing_of, set_facts
+    from zoo.versions import versions
+
+    class TransferLearner(Learner):
+        """Embeds every view with teacher and student and compares the two."""
+
+        def on_fit_start(self) -> None:
+            source.to(self.device)
+
+        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            shown, indices = batch
+            indices = indices.repeat(shown.shape[1])
+            flat = shown.transpose(0, 1).flatten(0, 1)
+            targets = self.of_all_ranks(source.embed_views(flat, indices, images))
+            embeddings = self.of_all_ranks(self.embed_views(resize_views(flat, preprocessing.input_size)).float())
+            value: torch.Tensor = self.loss(embeddings, targets, self.of_all_ranks(indices))
+            self.log("train/loss", value, prog_bar=True)
+            return value
+
+    lightning.seed_everything(seed, verbose=False)
+    objective = create_loss(loss, LOSSES, **(loss_options or {}))
+    metric = getattr(objective, "metric", EUCLIDEAN)
+    model = create_model(arch, dim, pretrained, pool, image_size, crop_pct, metric)
+    preprocessing = preprocessing_of(model)
+    images = splits.train.checked(max_unreadable)
+    held_out = splits.validation.checked(max_unreadable) if len(splits.validation) else None
+    measured: dict[str, Any] = {}
+    judged = held_out if held_out is not None else images
+    if judged.labels is None:
+        log.warning("the images have no labels, so teacher %s goes unmeasured", source.name)
+    else:
+        proof = prove_teacher(source, judged)
+        measured["teacher on validation" if held_out is not None else "teacher on train"] = {
+            "recall_at_1": round(proof.recall_at(1), 6)
+        }
+    if rotate_classes:
+        images = with_rotations(images)
+    learner = TransferLearner(
+        model,
+        objective,
+        held_out,
+        lr=lr,
+        proxy_lr_factor=1.0,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        step_epochs=step_epochs,
+        step_factor=step_factor,
+        warmup_epochs=0,
+        freeze_batchnorm=freeze_batchnorm,
+        validate_every=validate_every,
+        seed=seed,
+    )
+    # Views are made at the larger of the two input sizes; each network scales them down to its own.
+    sizes = [preprocessing.input_size, source.input_size or preprocessing.input_size]
+    size = (max(height for height, _ in sizes), max(width for _, width in sizes))
+    shown = Views(images, replace(preprocessing, input_size=size), augment, min_crop, views)
+    loader = training_loader(images, shown, batch_size, images_per_class, use_labels, workers, seed)
+    best = fit(learner, loader, stage.folder, epochs, precision, gradient_clip, devices, num_nodes)
+    set_facts(
+        model,
+        ModelFacts(
+            metric=metric,
+            loss=loss,
+            options=stage.options,
+            data={"name": splits.name, **splits.protocol},
+            teacher={"name": source.name, "digest": source.digest},
+            measured=measured | {"validation": best},
+            versions=versions(),
+        ),
+    )
+    finish(learner, stage.folder)
+    return stage.folder

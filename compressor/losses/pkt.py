@@ -1,0 +1,47 @@
+"""Probabilistic knowledge transfer: Passalis and Tefas, ECCV 2018, arXiv:1803.10837."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compressor.losses.distances import full_precision, unit
+
+_EPSILON = 1e-7
+
+
+class PKTLoss(nn.Module):
+    """Keeps how probable the teacher finds each image as a neighbour of each other.
+
+    With the cosine kernel k(i, j) = (cos(i, j) + 1) / 2 and the conditional probability p(j | i) = k(i, j) /
+    sum_j k(i, j), the image itself included, in the space of the teacher (p) and the student (q):
+
+        L = 1/n^2 sum_{i, j} p(j | i) log(p(j | i) / q(j | i))
+
+    Inside the logarithm 1e-7 is added to p and q, which are 0 for opposite embeddings.
+    """
+
+    metric = "cosine"
+
+    def forward(self, student: Tensor, teacher: Tensor, image_ids: Tensor | None = None) -> Tensor:
+        """Return the loss.
+
+        Args:
+            student: ``(N, D)``.
+            teacher: ``(N, D')``.
+            image_ids: ignored.
+
+        Returns:
+            float scalar.
+        """
+        with torch.autocast(student.device.type, enabled=False):
+            student, teacher = full_precision(student, teacher)
+            p, q = _probabilities(teacher), _probabilities(student)
+            return (p * torch.log((p + _EPSILON) / (q + _EPSILON))).mean()
+
+
+def _probabilities(embeddings: Tensor) -> Tensor:
+    """Return ``(N, N)`` conditional probabilities p(j | i), rows summing to 1."""
+    directions = unit(embeddings)
+    kernel = ((directions @ directions.T + 1) / 2).clamp(min=0)
+    return kernel / kernel.sum(dim=1, keepdim=True)

@@ -1,0 +1,143 @@
+"""The main job in one verb: teacher, student, ONNX, report: :func:`run`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compressor.distillation import distill
+from export.graph import to_onnx
+from export.validation import Report, validate
+from zoo.arguments import DataLike
+from zoo.errors import OptionError, did_you_mean
+from zoo.files import digest, write_json, write_text
+from zoo.training import train
+
+log = logging.getLogger(__name__)
+
+SHARED = frozenset({"data", "split", "validation", "max_unreadable", "seed", "out"})
+"""Options that all stages have in common; given once."""
+
+
+def run(
+    data: DataLike,
+    out: str | Path,
+    *,
+    teacher: Mapping[str, Any] | None = None,
+    student: Mapping[str, Any] | None = None,
+    report: Mapping[str, Any] | None = None,
+    given_teacher: str | Path | None = None,
+    split: str = "auto",
+    validation: float = 0.2,
+    max_unreadable: int = 10,
+    seed: int = 0,
+) -> Report:
+    """Train a teacher, distil it, export the student to ONNX, validate it on unseen classes, and write the report.
+
+    The folder ``out`` receives config.yaml (all options, resolved), teacher/, student/, export/model.onnx and report/.
+    Stages that are finished are reused; a stage that was interrupted goes on where it stopped.
+
+    Args:
+        data: images, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
+        out: the run's folder.
+        teacher: options of train.
+        student: options of distill; arch and dim at least.
+        report: options of validate, such as min_retention.
+        given_teacher: a teacher that is there already (a model folder, an .onnx or .npz file); none is trained then.
+        split: how classes are divided: auto, given, first-half, even-odd or list:FILE.
+        validation: fraction of the training classes held out to choose epochs on.
+        max_unreadable: how many unreadable images are reported and left out before the run stops.
+        seed: of everything random.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: data, models or options that cannot work.
+    """
+    out = Path(out)
+    shared: dict[str, Any] = {"split": split, "validation": validation, "max_unreadable": max_unreadable, "seed": seed}
+    teacher_options = _resolved(train, "teacher", teacher)
+    student_options = _resolved(distill, "student", student, also_skip={"teacher"})
+    report_options = _resolved(validate, "report", report, also_skip={"models", "teacher"})
+    config = {
+        "data": data if isinstance(data, str) else data.name,
+        "out": str(out),
+        **shared,
+        "given_teacher": None if given_teacher is None else str(given_teacher),
+        "teacher": teacher_options,
+        "student": student_options,
+        "report": report_options,
+    }
+    write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    if given_teacher is None:
+        _announce(1, f"teacher: {teacher_options['arch']}, {teacher_options['dim']} dimensions", out / "teacher")
+        source: str | Path = train(data, out / "teacher", **shared, **teacher_options)
+    else:
+        source = given_teacher
+        log.info("[1/4] teacher: %s, given", source)
+    _announce(2, f"student: {student_options['arch']}, {student_options['dim']} dimensions", out / "student")
+    small = distill(source, data=data, out=out / "student", **shared, **student_options)
+    log.info("[3/4] ONNX")
+    artefact = _export(small, out / "export" / "model.onnx")
+    log.info("[4/4] report")
+    return _report([small, artefact], source, data, out / "report", shared | report_options)
+
+
+def _announce(number: int, what: str, folder: Path) -> None:
+    log.info("[%d/4] %s -> %s", number, what, folder)
+
+
+def _export(student: Path, path: Path) -> Path:
+    """Export, unless the file was made from these very weights."""
+    if path.is_file():
+        from export.runtime import Embedder
+
+        if Embedder(path).metadata.get("source_digest") == digest(student / "model.safetensors"):
+            log.info("%s is finished already: reused", path)
+            return path
+    return to_onnx(student, path)
+
+
+def _report(models: list[Path], teacher: str | Path, data: DataLike, folder: Path, options: dict[str, Any]) -> Report:
+    """Validate, unless the report was made of these very models with these options."""
+    from zoo.data import load_data
+
+    splits = load_data(data, options["split"], options["validation"])
+    files = [path / "model.safetensors" if path.is_dir() else path for path in (Path(teacher), *models)]
+    inputs = {"options": options, "data": splits.digest, "models": {str(file): digest(file) for file in files}}
+    inputs = json.loads(json.dumps(inputs))
+    made_of, finished = folder / "inputs.json", folder / "report.json"
+    if finished.is_file() and made_of.is_file() and json.loads(made_of.read_text(encoding="utf-8")) == inputs:
+        log.info("%s is finished already: reused", folder)
+        content = json.loads(finished.read_text(encoding="utf-8"))
+        return Report(folder, content, content["gate"]["passed"])
+    report = validate(models, teacher, splits, folder, **options)
+    write_json(made_of, inputs)
+    return report
+
+
+def _resolved(
+    verb: Callable[..., Any], section: str, given: Mapping[str, Any] | None, also_skip: set[str] | None = None
+) -> dict[str, Any]:
+    """Fill a verb's options up with its defaults; refuse options it does not have."""
+    skipped = SHARED | (also_skip or set())
+    parameters = {name: p for name, p in inspect.signature(verb).parameters.items() if name not in skipped}
+    options = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    for name, value in (given or {}).items():
+        if name not in parameters:
+            hint = did_you_mean(name, parameters)
+            where = f"; {name} is given once, for all stages" if name in SHARED else ""
+            raise OptionError(f"{section} has no option {name!r}{where}.{hint}")
+        options[name] = value
+    missing = [name for name in parameters if name not in options]
+    if missing:
+        raise OptionError(f"{section} needs {' and '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}.")
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

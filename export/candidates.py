@@ -1,0 +1,149 @@
+"""The models under validation, all as one: how each embeds a set, and how each is timed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from export.runtime import Embedder
+from zoo.arguments import TeacherLike
+from zoo.data.image_set import ImageSet
+from zoo.errors import ModelError
+from zoo.models import load_model
+from zoo.preprocessing import Preprocess
+from zoo.teachers import Teacher, TorchTeacher
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One model under validation.
+
+    Attributes:
+        stage: "teacher", "student", "onnx-fp32" and the like; unique in a report.
+        source: the path or name it was given by.
+        embed: embeds a whole set; float32 ``(N, D)``.
+        embed_one: embeds one image, uint8 ``(H, W, 3)``, with a number of threads; None where nothing can be timed.
+        metric: "cosine" or "euclidean".
+        parameters: of the network, or None if unknown.
+        bytes: of the weight file, or None if there is none.
+    """
+
+    stage: str
+    source: str
+    embed: Callable[[ImageSet], np.ndarray]
+    embed_one: Callable[[int], Callable[[np.ndarray], object]] | None
+    metric: str
+    parameters: int | None
+    bytes: int | None
+
+
+def open_candidates(reference: Teacher, given: TeacherLike, models: Sequence[str | Path]) -> list[Candidate]:
+    """Return the teacher and then the models, each with a stage name of its own.
+
+    Args:
+        reference: the teacher, opened.
+        given: what the teacher was given as.
+        models: model folders and .onnx files.
+
+    Raises:
+        ModelError: a model is missing or broken.
+    """
+    return [_teacher(reference, given), *_named([_model(Path(model)) for model in models])]
+
+
+def _model(path: Path) -> Candidate:
+    if path.suffix == ".onnx":
+        return _onnx(path)
+    if not path.exists():
+        raise ModelError(f"Model {path} does not exist. Give a model folder or an .onnx file.")
+    model = TorchTeacher(load_model(path), name=str(path))
+    return _torch("student", model, str(path), path / "model.safetensors")
+
+
+def _teacher(reference: Teacher, given: object) -> Candidate:
+    path = Path(given) if isinstance(given, str | Path) else None
+    weights = None if path is None else path / "model.safetensors" if path.is_dir() else path
+    source = str(given) if path is not None else reference.name
+    if isinstance(reference, TorchTeacher):
+        return _torch("teacher", reference, source, weights)
+    size = weights.stat().st_size if weights is not None and weights.suffix == ".onnx" else None
+    return Candidate("teacher", source, reference.embed_images, None, reference.metric, reference.parameters(), size)
+
+
+def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -> Candidate:
+    prepare = Preprocess(model.preprocessing)
+
+    def timed(threads: int) -> Callable[[np.ndarray], object]:
+        def embed_one(pixels: np.ndarray) -> object:
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                batch = prepare(torch.from_numpy(pixels)[None]).contiguous(memory_format=torch.channels_last)
+                return model.module(batch)
+
+        return embed_one
+
+    parameters = model.parameters()
+    size = weights.stat().st_size if weights is not None and weights.is_file() else None
+    return Candidate(stage, source, model.embed_images, timed, model.metric, parameters, size)
+
+
+def _onnx(path: Path) -> Candidate:
+    embedder = Embedder(path)
+
+    def embed(images: ImageSet) -> np.ndarray:
+        pixels = (images.pixels(i) for i in tqdm(range(len(images)), desc="embedding", leave=False))
+        return np.asarray(embedder(pixels))
+
+    def timed(threads: int) -> Callable[[np.ndarray], object]:
+        return Embedder(path, threads=threads)
+
+    parameters = int(embedder.metadata["parameters"])
+    size = path.stat().st_size
+    return Candidate(f"onnx-{embedder.precision}", str(path), embed, timed, embedder.metric, parameters, size)
+
+
+def _named(candidates: list[Candidate]) -> list[Candidate]:
+    """Make the stages unique: a second ``onnx-fp32`` becomes ``onnx-fp32-2``."""
+    seen: dict[str, int] = {}
+    named = []
+    for candidate in candidates:
+        seen[candidate.stage] = count = seen.get(candidate.stage, 0) + 1
+        named.append(candidate if count == 1 else replace(candidate, stage=f"{candidate.stage}-{count}"))
+    return named
+
+
+def latencies(candidates: list[Candidate], images: ImageSet, runs: int) -> dict[str, list[dict[str, Any]]]:
+    """Time all candidates in turn, so that what disturbs the machine disturbs all of them.
+
+    Returns:
+        For each stage, one entry for 1 thread, 2 and all: ``{"median", "p95"}`` in milliseconds, ``"threads"``.
+    """
+    times: dict[str, list[dict[str, Any]]] = {candidate.stage: [] for candidate in candidates}
+    if runs < 1:
+        return times
+    shown = [images.pixels(i) for i in range(min(len(images), 16))]
+    before = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for threads in sorted({1, min(2, cores), cores}):
+        calls = {c.stage: c.embed_one(threads) for c in candidates if c.embed_one is not None}
+        taken: dict[str, list[float]] = {stage: [] for stage in calls}
+        for run in range(-5, runs):  # the first five warm up
+            pixels = shown[run % len(shown)]
+            for stage, call in calls.items():
+                start = time.perf_counter()
+                call(pixels)
+                if run >= 0:
+                    taken[stage].append(1000 * (time.perf_counter() - start))
+        for stage, values in taken.items():
+            median, p95 = np.quantile(values, [0.5, 0.95])
+            times[stage].append({"median": round(float(median), 3), "p95": round(float(p95), 3), "threads": threads})
+    torch.set_num_threads(before)
+    return times

@@ -1,0 +1,412 @@
+"""The report of a validation: a page to hand on, a table for the terminal, a plot."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.console import Console
+
+    from zoo.data import ImageSet
+    from zoo.retrieval import RetrievalResult
+
+DASH = "–"
+_SHOWN_NEIGHBOURS = 5
+_SHOWN_CHANGED, _SHOWN_RIGHT, _SHOWN_CLASSES = 6, 3, 10
+_THUMBNAIL = 96  # pixels; shown at 85 or less
+_TABLE_WIDTH = 120
+_COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+# Paths instead of fonts and a fixed salt: the same content gives the same bytes wherever it is opened.
+_STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.family": "DejaVu Sans",
+    "grid.color": "#dddddd",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "report",
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One thumbnail.
+
+    Attributes:
+        uri: the image, as a ``data:`` URI.
+        id: its id in the image set.
+        class_name: its class.
+        right: whether it shares the query's class; None for the query itself.
+    """
+
+    uri: str
+    id: str
+    class_name: str
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query with what the teacher and the model find for it, nearest first."""
+
+    query: Picture
+    teacher: list[Picture]
+    model: list[Picture]
+
+
+def render_html(content: dict[str, Any], results: dict[str, RetrievalResult], images: ImageSet) -> str:
+    """Return the report as one HTML page that needs no other file, no network and no script.
+
+    Args:
+        content: what ``report.json`` holds; see :func:`export.validation.validate`.
+        results: the measures of each query, by stage; "teacher" and the last stage of ``content`` are compared.
+        images: the labelled images that were measured on.
+
+    Raises:
+        DataError: an image that is to be shown cannot be read.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    stages = content["stages"]
+    last = stages[-1]
+    teacher, model = results["teacher"], results[last["stage"]]
+    teacher_right, model_right = teacher.recall[1], model.recall[1]
+    thumbnails = _Thumbnails(images)
+
+    def examples(chosen: np.ndarray, count: int) -> dict[str, Any]:
+        rows = _spread(np.flatnonzero(chosen), _labels(images)[teacher.queries], count)
+        shown = [_example(row, teacher, model, images, thumbnails) for row in rows]
+        return {"total": int(chosen.sum()), "shown": shown}
+
+    environment = Environment(
+        loader=PackageLoader("export"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "points": _points,
+        "decimals": _decimals,
+        "count": _count,
+        "megabytes": _megabytes,
+        "readable": _readable,
+    }
+    html = environment.get_template("report.html.jinja").render(
+        content=content,
+        data=content["data"],
+        stages=stages,
+        last=last,
+        ks=_ks(content),
+        headline=_headline(stages[0], last),
+        gate=_gate(content),
+        threads=sorted({entry["threads"] for stage in stages for entry in stage["latency_ms_by_threads"]}),
+        plots=_plots(content),
+        changed={
+            "lost": examples(teacher_right & ~model_right, _SHOWN_CHANGED),
+            "won": examples(~teacher_right & model_right, _SHOWN_CHANGED),
+            "right": examples(teacher_right & model_right, _SHOWN_RIGHT),
+        },
+        both_wrong=int((~teacher_right & ~model_right).sum()),
+        classes=_class_changes(teacher, model, images)[:_SHOWN_CLASSES],
+        depth=teacher.neighbours.shape[1],
+        images=len(images),
+        class_count=len(np.unique(_labels(images))),
+        dash=DASH,
+    )
+    # A file name that is not UTF-8 reaches Python as lone surrogates, which no UTF-8 file can hold.
+    return html.encode("utf-8", "replace").decode("utf-8")
+
+
+def print_table(content: dict[str, Any], console: Console | None = None) -> None:
+    """Print the stages as a table: recall and retention in percent, size in MB, median latency on one thread in ms.
+
+    Args:
+        content: what ``report.json`` holds.
+        console: where to print; standard output if None, widened where that is a file or pipe, so that nothing is cut.
+    """
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=max(console.width, _TABLE_WIDTH))
+    ks = _ks(content)[:4]
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("stage", overflow="fold")
+    for heading in (
+        f"Recall@{ks[0]}",
+        *(f"@{k}" for k in ks[1:]),
+        "MAP@R",
+        "retention",
+        "parameters",
+        "dim",
+        "MB",
+        "ms",
+    ):
+        table.add_column(heading, justify="right", overflow="fold")
+    for stage in content["stages"]:
+        low, high = stage["retention_interval"]
+        cells = [
+            stage["stage"],
+            *(_percent(stage["recall"][k]) for k in ks),
+            _percent(stage["map_at_r"]),
+            f"{_percent(stage['retention'])} [{_percent(low)}, {_percent(high)}]",
+            _count(stage["parameters"]),
+            _count(stage["dim"]),
+            _megabytes(stage["bytes"]),
+            _decimals((stage["latency_ms"] or {}).get("median")),
+        ]
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+
+
+def save_plot(content: dict[str, Any], path: str | Path) -> None:
+    """Save Recall@K over K and, where sizes are known, Recall@1 over size; the suffix of ``path`` gives the format."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from zoo.files import replacing
+
+    drawn = [_draw_recall, _draw_size] if _sized(content) else [_draw_recall]
+    with matplotlib.rc_context(_STYLE), replacing(path) as temporary:
+        figure = Figure(figsize=(5.2 * len(drawn), 3.8), layout="constrained")
+        for draw, axes in zip(drawn, figure.subplots(1, len(drawn), squeeze=False)[0], strict=True):
+            draw(axes, content)
+        figure.savefig(temporary, dpi=150)
+
+
+def _plots(content: dict[str, Any]) -> dict[str, str]:
+    """Return each plot as a ``data:`` URI: "recall" and, where sizes are known, "size"."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    plots = {}
+    with matplotlib.rc_context(_STYLE):
+        for name, draw in {"recall": _draw_recall, **({"size": _draw_size} if _sized(content) else {})}.items():
+            figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+            draw(figure.subplots(), content)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+            plots[name] = _data_uri("image/svg+xml", buffer.getvalue())
+    return plots
+
+
+def _draw_recall(axes: Axes, content: dict[str, Any]) -> None:
+    ks = _ks(content)
+    for i, stage in enumerate(content["stages"]):
+        recall = [100 * stage["recall"][k] for k in ks]
+        axes.plot([int(k) for k in ks], recall, label=stage["stage"], **_look(i), linestyle="-" if i == 0 else "--")
+    axes.set(xlabel="K, neighbours looked at", ylabel="Recall@K, %", title="Recall@K", xticks=[int(k) for k in ks])
+    axes.legend(frameon=False)
+
+
+def _draw_size(axes: Axes, content: dict[str, Any]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    sizes = []
+    for i, stage in enumerate(content["stages"]):
+        if stage["bytes"]:
+            sizes.append(stage["bytes"] / 1e6)
+            axes.plot(sizes[-1:], [100 * stage["recall"]["1"]], label=stage["stage"], **_look(i), linestyle="none")
+    axes.set(xlabel="size of the weights, MB (log scale)", ylabel="Recall@1, %", title="Recall@1 and size")
+    axes.set_xscale("log")
+    axes.set_xlim(min(sizes) / 1.7, max(sizes) * 1.7)  # wide enough for one tick at least
+    low, high = axes.get_ylim()
+    room = max(0.0, 5 - (high - low)) / 2  # points; else the smallest difference would look like a cliff
+    axes.set_ylim(low - room, high + room)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False)
+
+
+def _look(index: int) -> dict[str, Any]:
+    """Return colour and marker of a stage; hollow and of falling size, so that equal points are all seen."""
+    return {
+        "color": _COLOURS[index % len(_COLOURS)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "markerfacecolor": "none",
+        "markeredgewidth": 1.6,
+        "markersize": max(10 - 1.5 * index, 5),
+    }
+
+
+def _sized(content: dict[str, Any]) -> bool:
+    return any(stage["bytes"] for stage in content["stages"])
+
+
+def _headline(teacher: dict[str, Any], model: dict[str, Any]) -> str:
+    """Return one sentence: what the model keeps, and what it saves as far as that is known."""
+    low, high = model["retention_interval"]
+    sentence = (
+        f"{model['stage']} keeps {_percent(model['retention'], 1)}\u00a0% of the teacher's Recall@1 "
+        f"[{_percent(low, 1)},\u00a0{_percent(high, 1)}]"
+    )
+    compared = [
+        _times(teacher["parameters"], model["parameters"], "{}× fewer parameters", "{}× as many parameters"),
+        _times(teacher["dim"], model["dim"], "{}× fewer dimensions", "{}× as many dimensions"),
+        _times(teacher["bytes"], model["bytes"], "a {}× smaller file", "a {}× larger file"),
+    ]
+    if teacher["latency_ms"] and model["latency_ms"]:
+        before, after = teacher["latency_ms"]["median"], model["latency_ms"]["median"]
+        compared.append(_times(before, after, "{}× faster on one thread", "{}× slower on one thread"))
+    known = [words for words in compared if words]
+    if not known:
+        return f"{sentence}."
+    return f"{sentence} with {', '.join(known)}."
+
+
+def _times(before: float | None, after: float | None, less: str, more: str) -> str | None:
+    """Return ``less`` or ``more`` with the ratio put in; None where a value is unknown or both are about the same."""
+    if not before or not after:
+        return None
+    ratio = max(before / after, after / before)
+    number = f"{ratio:.1f}".removesuffix(".0") if ratio < 10 else f"{ratio:.0f}"
+    return None if number == "1" else (less if before > after else more).format(number)
+
+
+def _gate(content: dict[str, Any]) -> tuple[str, str]:
+    """Return the verdict, "passed", "failed" or "none", and a sentence on it."""
+    asked = content["gate"]["min_retention"]
+    if asked is None:
+        return "none", "No gate: no smallest retention was asked for."
+    wanted = f"{100 * asked:g}\u00a0% of the teacher's Recall@1"
+    if content["gate"]["passed"]:
+        return "passed", f"Gate passed: every model keeps at least {wanted}."
+    below = [stage for stage in content["stages"][1:] if stage["retention"] < asked]
+    kept = ", ".join(f"{stage['stage']} keeps {_percent(stage['retention'])}\u00a0%" for stage in below)
+    return "failed", f"Gate failed: {wanted} was asked for; {kept}."
+
+
+def _class_changes(teacher: RetrievalResult, model: RetrievalResult, images: ImageSet) -> list[dict[str, Any]]:
+    """Return the classes whose Recall@1 changed, the largest change first; of equal changes, more queries first."""
+    labels = _labels(images)[teacher.queries]
+    queries = np.bincount(labels, minlength=len(images.class_names))
+    before = np.bincount(labels, weights=teacher.recall[1], minlength=len(queries)) / np.maximum(queries, 1)
+    after = np.bincount(labels, weights=model.recall[1], minlength=len(queries)) / np.maximum(queries, 1)
+    order = np.lexsort((-queries, -np.abs(after - before)))
+    return [
+        {
+            "name": images.class_names[label],
+            "queries": int(queries[label]),
+            "teacher": float(before[label]),
+            "model": float(after[label]),
+        }
+        for label in order
+        if before[label] != after[label]
+    ]
+
+
+def _spread(rows: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
+    """Choose up to ``count`` of the rows from as many classes as there are, evenly over the classes' order.
+
+    Args:
+        rows: int ``(n,)``, rising, to choose from.
+        labels: int, the class of each row; indexed by the values of ``rows``.
+        count: how many.
+    """
+    met: dict[int, int] = {}
+    rounds: dict[int, list[int]] = {}  # the first row of each class, then the second ...
+    for row in sorted(rows.tolist(), key=lambda row: (labels[row], row)):
+        label = int(labels[row])
+        met[label] = turn = met.get(label, 0) + 1
+        rounds.setdefault(turn, []).append(row)
+    chosen: list[int] = []
+    for turn in sorted(rounds):
+        wanted = min(count - len(chosen), len(rounds[turn]))
+        places = np.linspace(0, len(rounds[turn]) - 1, wanted).round().astype(int)
+        chosen += [rounds[turn][place] for place in places]
+    return chosen
+
+
+def _example(
+    row: int, teacher: RetrievalResult, model: RetrievalResult, images: ImageSet, thumbnails: _Thumbnails
+) -> Example:
+    query = int(teacher.queries[row])
+    label = _labels(images)[query]
+
+    def found(result: RetrievalResult) -> list[Picture]:
+        nearest = [int(index) for index in result.neighbours[row, :_SHOWN_NEIGHBOURS] if index >= 0]
+        return [thumbnails.picture(index, bool(_labels(images)[index] == label)) for index in nearest]
+
+    return Example(thumbnails.picture(query), found(teacher), found(model))
+
+
+class _Thumbnails:
+    """Makes the thumbnail of each image once."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+        self._uris: dict[int, str] = {}
+
+    def picture(self, index: int, right: bool | None = None) -> Picture:
+        from PIL import Image
+
+        if index not in self._uris:
+            image = Image.fromarray(self.images.pixels(index))
+            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            buffer = io.BytesIO()
+            image.save(buffer, format="JPEG", quality=85)
+            self._uris[index] = _data_uri("image/jpeg", buffer.getvalue())
+        class_name = self.images.class_names[_labels(self.images)[index]]
+        return Picture(self._uris[index], self.images.ids[index], class_name, right)
+
+
+def _labels(images: ImageSet) -> np.ndarray:
+    if images.labels is None:
+        from zoo.errors import DataError
+
+        raise DataError("A report cannot be made on images without labels. Give a labelled set.")
+    return images.labels
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _ks(content: dict[str, Any]) -> list[str]:
+    return sorted(content["stages"][0]["recall"], key=int)
+
+
+def _percent(value: float | None, digits: int = 2) -> str:
+    return DASH if value is None else f"{100 * value:.{digits}f}"
+
+
+def _points(difference: float) -> str:
+    """Return a difference of two shares in percentage points, with its sign."""
+    text = f"{100 * difference:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
+
+
+def _decimals(value: float | None, digits: int = 2) -> str:
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def _count(value: int | None) -> str:
+    return DASH if value is None else f"{value:,}"
+
+
+def _megabytes(value: int | None) -> str:
+    return DASH if value is None else f"{value / 1e6:.{2 if value >= 100_000 else 4}f}"
+
+
+def _readable(value: Any) -> str:
+    """Return a value of the protocol in words: "images 40, classes 8" for a dictionary."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_readable(entry)}" for key, entry in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_readable, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return DASH if value is None or value == "" else str(value)

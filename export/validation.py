@@ -1,0 +1,148 @@
+"""Proof that a small model still retrieves: :func:`validate`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.arguments import DataLike, TeacherLike
+from zoo.errors import DataError, OptionError
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The result of a validation.
+
+    Attributes:
+        folder: where ``report.json`` and ``report.html`` lie.
+        content: what ``report.json`` holds.
+        passed: whether every stage keeps the retention asked for; True where none was asked for.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+    passed: bool
+
+
+def validate(
+    models: Sequence[str | Path],
+    teacher: TeacherLike,
+    data: DataLike,
+    out: str | Path,
+    *,
+    split: str = "auto",
+    validation: float = 0.2,
+    max_unreadable: int = 10,
+    min_retention: float | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8, 10),
+    bootstrap: int = 2000,
+    latency_runs: int = 50,
+    seed: int = 0,
+) -> Report:
+    """Compare models with their teacher on classes never seen in training, and write a report.
+
+    Retrieval is exact; retention is a model's Recall@1 over the teacher's on the same queries, with a paired bootstrap
+    interval of 95 %. Latency is of one image, raw pixels in and vector out, all models in turn.
+
+    Args:
+        models: model folders and .onnx files to validate.
+        teacher: what they are compared with: a model folder, an .onnx or .npz file; in Python also a torch module.
+        data: images to measure on, such as glyphs, folder:PATH or csv:FILE; its test part is used.
+        out: folder for report.json and report.html.
+        split: how classes are divided: auto, given, first-half, even-odd or list:FILE; as in training.
+        validation: as in training; it does not change the test part.
+        max_unreadable: how many unreadable images are reported and left out before the run stops.
+        min_retention: the gate: smallest share of the teacher's Recall@1 that every model must keep; null for none.
+        ks: the K of Recall@K; must include 1.
+        bootstrap: resamples of the queries for the interval.
+        latency_runs: timed runs of each model; 0 to leave latency out.
+        seed: of the bootstrap.
+
+    Returns:
+        The report. The gate is in ``passed``; nothing is raised when it fails.
+
+    Raises:
+        UserError: models, teacher, data or options that cannot work.
+    """
+    if not models:
+        raise OptionError("No model to validate. Name at least one model folder or .onnx file.")
+    if 1 not in ks:
+        raise OptionError(f"ks is {list(ks)}; retention needs Recall@1 among them.")
+    if min_retention is not None and not min_retention > 0:
+        raise OptionError(f"min_retention is {min_retention}; it must be above 0, such as 0.95.")
+
+    from export.candidates import latencies, open_candidates
+    from export.report import render_html
+    from zoo.data import load_data
+    from zoo.files import write_json, write_text
+    from zoo.retrieval import RetrievalResult, measure, neighbour_overlap, retention_interval
+    from zoo.teachers import open_teacher
+    from zoo.versions import machine, versions
+
+    splits = load_data(data, split, validation)
+    if not len(splits.test):
+        raise DataError(f"{splits.name} has no test images after split {split!r}. Choose another split, or label them.")
+    reference = open_teacher(teacher)
+    candidates = open_candidates(reference, teacher, models)
+    images = splits.test.checked(max_unreadable)
+    results: dict[str, RetrievalResult] = {}
+    dims: dict[str, int] = {}
+    for candidate in candidates:
+        log.info("measuring %s (%s)", candidate.stage, candidate.source)
+        embeddings = candidate.embed(images)
+        results[candidate.stage] = measure(embeddings, images, candidate.metric, ks)
+        dims[candidate.stage] = int(embeddings.shape[1])
+    times = latencies(candidates, images, latency_runs)
+    baseline = results["teacher"]
+    stages = []
+    for candidate in candidates:
+        result = results[candidate.stage]
+        low, high = retention_interval(result.recall[1], baseline.recall[1], bootstrap, seed)
+        stages.append(
+            {
+                "stage": candidate.stage,
+                "source": candidate.source,
+                **result.summary(),
+                "retention": _ratio(result.recall_at(1), baseline.recall_at(1)),
+                "retention_interval": [low, high],
+                "neighbour_overlap": neighbour_overlap(result.neighbours, baseline.neighbours),
+                "metric": candidate.metric,
+                "dim": dims[candidate.stage],
+                "parameters": candidate.parameters,
+                "bytes": candidate.bytes,
+                "latency_ms": times[candidate.stage][0] if times[candidate.stage] else None,
+                "latency_ms_by_threads": times[candidate.stage],
+            }
+        )
+    passed = min_retention is None or all(stage["retention"] >= min_retention for stage in stages[1:])
+    content = {
+        "schema": SCHEMA,
+        "data": {
+            "name": splits.name,
+            **splits.protocol,
+            "queries": len(baseline.queries),
+            "gallery": baseline.gallery_size,
+            "left_out": baseline.left_out,
+            "chance": baseline.chance,
+        },
+        "gate": {"min_retention": min_retention, "passed": passed},
+        "stages": stages,
+        "bootstrap": {"resamples": bootstrap, "confidence": 0.95, "seed": seed},
+        "machine": machine(),
+        "versions": versions(),
+    }
+    out = Path(out)
+    write_text(out / "report.html", render_html(content, results, images))
+    write_json(out / "report.json", content)
+    return Report(out, content, passed)
+
+
+def _ratio(recall: float, reference: float) -> float:
+    return recall / reference if reference > 0 else 0.0

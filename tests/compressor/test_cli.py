@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from compressor.cli import main
+from compressor.pipeline import run
+from zoo import OptionError
+
+ROOT = Path(__file__).parents[2]
+TEACHER = {
+    "arch": "test_resnet",
+    "dim": 16,
+    "image_size": 32,
+    "crop_pct": 1.0,
+    "epochs": 2,
+    "batch_size": 16,
+    "lr": 0.002,
+    "workers": 0,
+}
+STUDENT = TEACHER | {"arch": "test_efficientnet", "dim": 8}
+REPORT = {"latency_runs": 2, "bootstrap": 50}
+
+
+def configured(path: Path, **sections: Any) -> str:
+    path.write_text(yaml.safe_dump(sections))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run made through the command line."""
+    folder = tmp_path_factory.mktemp("run")
+    config = configured(
+        folder / "in.yaml", data=f"folder:{photos}", validation=0.34, teacher=TEACHER, student=STUDENT, report=REPORT
+    )
+    assert main(["run", config, "--out", str(folder / "out")]) == 0
+    return folder
+
+
+def test_run_leaves_what_the_contract_says(finished: Path, photos: Path) -> None:
+    out = finished / "out"
+    for name in ("config.yaml", "teacher/model.safetensors", "student/config.json", "export/model.onnx"):
+        assert (out / name).is_file(), name
+    content = json.loads((out / "report" / "report.json").read_text())
+    assert [stage["stage"] for stage in content["stages"]] == ["teacher", "student", "onnx-fp32"]
+    student, onnx = content["stages"][1:]
+    assert student["recall"] == onnx["recall"]
+    assert onnx["dim"] == 8
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["data"] == f"folder:{photos}"
+    assert config["teacher"]["arch"] == "test_resnet"
+    assert config["student"]["loss"] == "relaxed_contrastive"  # a default, resolved
+    assert config["seed"] == 0
+
+
+def test_second_run_reuses_every_stage(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = finished / "out"
+    files = [file for file in out.rglob("*") if file.is_file() and file.name != "config.yaml"]
+    before = {file: file.stat().st_mtime_ns for file in files}
+    caplog.set_level("INFO")
+    assert main(["run", str(out / "config.yaml")]) == 0  # the resolved configuration is one that runs
+    assert caplog.text.count("reused") == 4
+    assert {file: file.stat().st_mtime_ns for file in files} == before
+
+
+def test_gate_decides_the_exit_code(finished: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
+    out = finished / "out"
+    words = ["validate", str(out / "export" / "model.onnx"), "--teacher", str(out / "teacher")]
+    words += ["--data", f"folder:{photos}", "--latency-runs", "0", "--bootstrap", "10"]
+    assert main([*words, "--out", str(tmp_path / "a"), "--min-retention", "0.01"]) == 0
+    assert main([*words, "--out", str(tmp_path / "b"), "--min-retention", "1.9"]) == 3
+    assert "Gate failed" in capsys.readouterr().err
+    assert json.loads((tmp_path / "b" / "report.json").read_text())["gate"]["passed"] is False
+
+
+def test_export_takes_plain_words(finished: Path, tmp_path: Path) -> None:
+    assert main(["export", str(finished / "out" / "student"), str(tmp_path / "small.onnx")]) == 0
+    assert (tmp_path / "small.onnx").is_file()
+
+
+def test_own_teacher_is_not_trained(finished: Path, photos: Path, tmp_path: Path) -> None:
+    report = run(
+        f"folder:{photos}",
+        tmp_path / "out",
+        given_teacher=finished / "out" / "teacher",
+        student=STUDENT,
+        report=REPORT,
+        validation=0.34,
+    )
+    assert not (tmp_path / "out" / "teacher").exists()
+    first = json.loads((finished / "out" / "report" / "report.json").read_text())
+    assert report.content["stages"][0]["recall"] == first["stages"][0]["recall"]
+
+
+@pytest.mark.parametrize("verb", ["", "train", "distill", "export", "validate", "run"])
+def test_help_answers_in_under_a_second(verb: str) -> None:
+    command = [sys.executable, "-m", "compressor", *([verb] if verb else []), "--help"]
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        taken.append(time.perf_counter() - start)
+    assert "usage: compressor" in done.stdout
+    assert min(taken) < 1, taken
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from compressor.cli import parser_of, VERBS\n"
+        "for verb in VERBS: parser_of(verb).format_help()\n"
+        "heavy = {'torch', 'timm', 'lightning', 'onnx', 'onnxruntime', 'faiss', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_print_config_is_a_config(tmp_path: Path, capsys: Any) -> None:
+    assert main(["train", "--data", "glyphs", "--out", "x", "--epochs", "7", "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["epochs"] == 7
+    assert printed["loss"] == "proxy_anchor"
+    config = configured(tmp_path / "c.yaml", **printed)
+    assert main(["train", "--config", config, "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == printed
+
+
+MISTAKES: list[tuple[list[str], int, list[str]]] = [
+    (["trian"], 2, ["trian", "Did you mean train"]),
+    (["train", "--data", "glyphs", "--out", "OUT", "--epoch", "3x"], 2, ["epoch"]),
+    (["train", "--data", "glyphs", "--out", "OUT", "--no-such-option", "3"], 2, ["no_such_option"]),
+    (["train", "--data", "folder:/nowhere", "--out", "OUT"], 1, ["/nowhere", "does not exist"]),
+    (["train", "--data", "flder:x", "--out", "OUT"], 1, ["flder", "Did you mean folder"]),
+    (["train", "--data", "PHOTOS", "--out", "OUT", "--arch", "resnet81"], 1, ["resnet81", "Did you mean"]),
+    (["train", "--data", "PHOTOS", "--out", "OUT", "--split", "evenodd"], 1, ["evenodd", "even-odd"]),
+    (["train", "--data", "PHOTOS", "--out", "OUT", "--pretrained", "w.safetensors"], 1, ["w.safetensors"]),
+    (["run", "nowhere.yaml"], 1, ["nowhere.yaml", "does not exist"]),
+    (["export", "nowhere", "OUT/model.onnx"], 1, ["nowhere"]),
+    (
+        ["distill", "nowhere", "--arch", "test_resnet", "--dim", "8", "--data", "PHOTOS", "--out", "OUT"],
+        1,
+        ["nowhere", "does not exist"],
+    ),
+    (["validate", "a.onnx", "--teacher", "b", "--data", "PHOTOS", "--out", "OUT"], 1, ["b does not exist"]),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "named"), MISTAKES, ids=[" ".join(words[:4]) for words, _, _ in MISTAKES])
+def test_mistakes_get_two_lines_and_no_traceback(
+    words: list[str], code: int, named: list[str], photos: Path, tmp_path: Path, capsys: Any
+) -> None:
+    words = [word.replace("PHOTOS", str(photos)).replace("OUT", str(tmp_path)) for word in words]
+    assert main(words) == code
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert all(name in err for name in named), err
+    if code == 1:
+        assert len(err.strip().splitlines()) <= 2 and err.startswith("error: ")
+
+
+def test_one_unreadable_image_is_named_and_skipped(photos: Path, tmp_path: Path, capfd: Any) -> None:
+    import shutil
+
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    broken = copy / "class03" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    words = ["train", "--data", str(copy), "--arch", "test_resnet", "--dim", "8", "--image_size", "32"]
+    words += ["--epochs", "1", "--workers", "0", "--batch_size", "16"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "compressor", *words]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "a")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(broken) in done.stderr
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "b"), "--max-unreadable", "0"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert str(broken) in done.stderr and "max_unreadable" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_unknown_options_in_python_are_named(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"student has no option 'epoch'.*Did you mean epochs"):
+        run(f"folder:{photos}", tmp_path, student=STUDENT | {"epoch": 3})
+    with pytest.raises(OptionError, match="student needs arch and dim"):
+        run(f"folder:{photos}", tmp_path)
+    with pytest.raises(OptionError, match="given once"):
+        run(f"folder:{photos}", tmp_path, teacher={"seed": 1}, student=STUDENT)
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_fit_the_options(config: Path, capsys: Any) -> None:
+    assert main(["run", str(config), "--data", "glyphs", "--out", "x", "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for section, values in yaml.safe_load(config.read_text()).items():
+        if isinstance(values, dict):
+            for name, value in values.items():
+                assert printed[section][name] == value, (section, name)

@@ -1,0 +1,423 @@
+"""The report: every number, mark and word of the page and the table, and that nothing in them is trusted."""
+
+from __future__ import annotations
+
+import copy
+import io
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+
+from export.report import _draw_recall, _draw_size, _spread, print_table, render_html, save_plot
+from zoo.data import ImageSet
+from zoo.errors import DataError
+from zoo.retrieval import RetrievalResult, measure
+
+Content = dict[str, Any]
+Results = dict[str, RetrievalResult]
+
+CLASS_NAMES = ["<script>alert(1)</script>", "a\"b'c", "日本 & é", "{{ 7 * 7 }}", "plain", "tabby", "tortoise", "manx"]
+VOID = {"br", "col", "hr", "img", "input", "link", "meta"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements, tables by id, text; fails on tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.examples: list[tuple[str, list[list[dict[str, str]]]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self._rows: list[list[str]] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, attributes))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self._rows = self.tables[attributes["id"]] = []
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("td", "th"):
+            self._rows[-1].append("")
+        if tag == "dd":
+            self.text += ": "
+        classes = attributes.get("class", "").split()
+        if "example" in classes:
+            self.examples.append((attributes["data-kind"], []))
+        if "strip" in classes:
+            self.examples[-1][1].append([])
+        if tag == "figure":
+            self.examples[-1][1][-1].append(
+                {"id": attributes["title"], "class": attributes.get("class", ""), "caption": ""}
+            )
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            return
+        self.text += data
+        if self._open and self._open[-1] in ("td", "th"):
+            self._rows[-1][-1] += data
+        if "figcaption" in self._open:
+            self.examples[-1][1][-1][-1]["caption"] += data
+
+
+def words(text: str) -> str:
+    """Return the text with single spaces."""
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), 5)
+    ids = [f'<img src="x" onerror="go()">/{i}' for i in range(40)]
+    pixels = [rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8) for i in range(40)]
+    return ImageSet(ids, pixels, labels, CLASS_NAMES)
+
+
+@pytest.fixture(scope="module")
+def results(images: ImageSet) -> Results:
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(8, 16))
+    teacher = centres[images.labels] + 0.9 * rng.normal(size=(40, 16))
+    model = teacher + 0.9 * rng.normal(size=(40, 16))
+    return {"teacher": measure(teacher, images), "onnx-fp32": measure(model, images)}
+
+
+@pytest.fixture
+def content() -> Content:
+    def stage(name: str, recalls: tuple[float, ...], **more: Any) -> Content:
+        recall = dict(zip(("1", "2", "4", "8", "10"), recalls, strict=True))
+        return {"stage": name, "source": f"runs/<{name}>", "recall": recall, "metric": "cosine", **more}
+
+    def times(*triples: tuple[float, float, int]) -> Content:
+        entries = [{"median": m, "p95": p, "threads": t} for m, p, t in triples]
+        return {"latency_ms": entries[0], "latency_ms_by_threads": entries}
+
+    return {
+        "schema": 1,
+        "data": {
+            "name": "folder:<b>cats</b>",
+            "split": "first-half",
+            "train": {"images": 41, "classes": 9},
+            "test": {"images": 43, "classes": 8},
+            "queries": 40,
+            "gallery": 40,
+            "left_out": 3,
+            "chance": 0.1026,
+        },
+        "gate": {"min_retention": 0.95, "passed": True},
+        "stages": [
+            stage(
+                "teacher",
+                (0.83, 0.87125, 0.9, 0.95, 0.96),
+                r_precision=0.51234,
+                map_at_r=0.41238,
+                retention=1.0,
+                retention_interval=[1.0, 1.0],
+                neighbour_overlap=1.0,
+                dim=1024,
+                parameters=25_557_032,
+                bytes=102_500_000,
+                **times((48.214, 60.5, 1), (30.0, 31.0, 2)),
+            ),
+            stage(
+                "onnx-fp32",
+                (0.8118, 0.86, 0.891, 0.944, 0.955),
+                r_precision=0.50111,
+                map_at_r=0.39999,
+                retention=0.97807,
+                retention_interval=[0.97123, 0.98512],
+                neighbour_overlap=0.7345,
+                dim=128,
+                parameters=3_116_712,
+                bytes=6_029_412,
+                **times((9.45, 11.017, 1), (6.5, 7.25, 2)),
+            ),
+        ],
+        "bootstrap": {"resamples": 2000, "confidence": 0.95, "seed": 7},
+        "machine": {"processor": "Some <CPU>", "cores": 2, "system": "Linux", "instruction_sets": ["avx2", "avx512f"]},
+        "versions": {"python": "3.11.9", "numpy": "2.4.6"},
+    }
+
+
+def test_page_is_whole_and_refers_to_nothing_outside(content: Content, results: Results, images: ImageSet) -> None:
+    html = render_html(content, results, images)
+    page = Page(html)
+    assert html.startswith("<!doctype html>")
+    assert page.elements[0] == ("html", {"lang": "en"})
+    assert "http://" not in html and "https://" not in html and "url(" not in html and "@import" not in html
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "link", "iframe", "object", "a", "form")
+        assert not {"href", "srcset"} & set(attributes)
+        if tag == "img":
+            assert attributes["src"].startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,"))
+            assert attributes["alt"]
+        if tag == "th":
+            assert attributes["scope"] in ("col", "row", "colgroup")
+
+
+def test_page_is_deterministic(content: Content, results: Results, images: ImageSet) -> None:
+    assert render_html(content, results, images) == render_html(copy.deepcopy(content), results, images)
+
+
+def test_names_are_escaped(content: Content, results: Results, images: ImageSet) -> None:
+    html = render_html(content, results, images)
+    page = Page(html)
+    assert "<script" not in html and 'onerror="' not in html and "<b>cats" not in html and "<CPU>" not in html
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "b", "cpu", "teacher", "onnx-fp32"}
+    assert all("onerror" not in attributes for _, attributes in page.elements)
+    for name in ("folder:<b>cats</b>", "runs/<onnx-fp32>", "Some <CPU>"):
+        assert name in page.text
+    captions = {figure["caption"] for _, strips in page.examples for strip in strips for figure in strip}
+    assert {caption.lstrip("✓✗ ") for caption in captions} <= set(CLASS_NAMES)
+    assert "49" not in captions
+
+
+def test_names_that_are_not_utf8_can_be_written(content: Content, results: Results, images: ImageSet) -> None:
+    strange = replace(images, ids=[f"photo\udcff{i}.jpg" for i in range(40)])
+    assert b"photo?" in render_html(content, results, strange).encode("utf-8")
+
+
+def test_table_of_stages(content: Content, results: Results, images: ImageSet) -> None:
+    rows = Page(render_html(content, results, images)).tables["stages"]
+    assert rows[1] == ["@1", "@2", "@4", "@8", "@10", "median", "p95"]
+    assert rows[2] == [
+        *("teacher", "83.00", "87.12", "90.00", "95.00", "96.00", "51.23", "41.24", "100.00 [100.00, 100.00]"),
+        *("100.00", "1,024", "25,557,032", "102.50", "48.21", "60.50"),
+    ]
+    assert rows[3] == [
+        *("onnx-fp32", "81.18", "86.00", "89.10", "94.40", "95.50", "50.11", "40.00", "97.81 [97.12, 98.51]"),
+        *("73.45", "128", "3,116,712", "6.03", "9.45", "11.02"),
+    ]
+    assert len(rows) == 4
+
+
+def test_latency_by_threads(content: Content, results: Results, images: ImageSet) -> None:
+    content["stages"][0]["latency_ms_by_threads"].pop()
+    assert Page(render_html(content, results, images)).tables["threads"] == [
+        ["Model", "1 thread", "2 threads"],
+        ["teacher", "48.21 (60.50)", "–"],
+        ["onnx-fp32", "9.45 (11.02)", "6.50 (7.25)"],
+    ]
+
+
+def test_steps(content: Content, results: Results, images: ImageSet) -> None:
+    middle = copy.deepcopy(content["stages"][1])
+    middle |= {"stage": "student", "retention": 0.97807}
+    content["stages"].insert(1, middle)
+    content["stages"][2]["recall"]["1"] = 0.8
+    content["stages"][2]["retention"] = 0.96386
+    assert Page(render_html(content, results, images)).tables["steps"][1:] == [
+        ["teacher → student", "83.00", "81.18", "−1.82", "97.81"],
+        ["student → onnx-fp32", "81.18", "80.00", "−1.18", "96.39"],
+    ]
+
+
+def test_headline(content: Content, results: Results, images: ImageSet) -> None:
+    text = Page(render_html(content, results, images)).text
+    assert (
+        "onnx-fp32 keeps 97.8\u00a0% of the teacher's Recall@1 [97.1,\u00a098.5] with 8.2× fewer parameters, "
+        "8× fewer dimensions, a 17× smaller file, 5.1× faster on one thread."
+    ) in text
+    assert "Recall@1 is 81.18 % against the teacher's 83.00 %; a random order reaches 10.26 %." in text
+
+
+def test_headline_of_a_model_that_saves_nothing(content: Content, results: Results, images: ImageSet) -> None:
+    content["stages"][1] |= {
+        "dim": 2048,
+        "parameters": 25_557_033,
+        "bytes": 205_000_000,
+        "latency_ms": {"median": 96.43, "p95": 100.0, "threads": 1},
+    }
+    text = Page(render_html(content, results, images)).text
+    assert "[97.1,\u00a098.5] with 2× as many dimensions, a 2× larger file, 2× slower on one thread." in text
+
+
+@pytest.mark.parametrize(
+    ("gate", "state", "verdict"),
+    [
+        ({"min_retention": 0.95, "passed": True}, "passed", "✓ Gate passed: every model keeps at least 95\u00a0%"),
+        (
+            {"min_retention": 0.985, "passed": False},
+            "failed",
+            "✗ Gate failed: 98.5\u00a0% of the teacher's Recall@1 was asked for; onnx-fp32 keeps 97.81\u00a0%.",
+        ),
+        ({"min_retention": None, "passed": True}, "none", "No gate: no smallest retention was asked for."),
+    ],
+)
+def test_gate_in_words_and_colour(
+    content: Content, results: Results, images: ImageSet, gate: Content, state: str, verdict: str
+) -> None:
+    content["gate"] = gate
+    page = Page(render_html(content, results, images))
+    assert verdict in page.text
+    assert ("p", {"class": f"gate {state}"}) in page.elements
+
+
+def test_unknown_values_are_dashes(content: Content, results: Results, images: ImageSet) -> None:
+    unknown: Content = {"parameters": None, "bytes": None, "latency_ms": None, "latency_ms_by_threads": []}
+    for stage in content["stages"]:
+        stage |= unknown
+    page = Page(render_html(content, results, images))
+    assert page.tables["stages"][3][-5:] == ["128", "–", "–", "–", "–"]
+    assert "threads" not in page.tables
+    assert sum("svg" in attributes.get("src", "") for _, attributes in page.elements) == 1
+    assert "[97.1,\u00a098.5] with 8× fewer dimensions." in page.text
+
+
+def test_queries_lost_and_won(content: Content, results: Results, images: ImageSet) -> None:
+    page = Page(render_html(content, results, images))
+    teacher, model = results["teacher"], results["onnx-fp32"]
+    ids, labels = list(images.ids), np.repeat(np.arange(8), 5)
+    expected = {
+        "lost": teacher.recall[1] & ~model.recall[1],
+        "won": ~teacher.recall[1] & model.recall[1],
+        "right": teacher.recall[1] & model.recall[1],
+    }
+    assert expected["lost"].sum() > 6 and expected["won"].sum() > 0 and expected["right"].sum() > 3
+    shown = {kind: [strips for at, strips in page.examples if at == kind] for kind in expected}
+    assert len(shown["lost"]) == 6 and len(shown["right"]) == 3
+    assert len(shown["won"]) == min(6, expected["won"].sum())
+    for kind, examples in shown.items():
+        queries = [ids.index(query["id"]) for (query,), _, _ in examples]
+        assert len(set(queries)) == len(queries)
+        assert all(expected[kind][query] for query in queries)  # every image is a query, so rows are images
+        for query, (_, by_teacher, by_model) in zip(queries, examples, strict=True):
+            for found, result in ((by_teacher, teacher), (by_model, model)):
+                assert [ids.index(figure["id"]) for figure in found] == result.neighbours[query, :5].tolist()
+                for figure in found:
+                    label = labels[ids.index(figure["id"])]
+                    right = label == labels[query]
+                    assert figure["class"] == ("right" if right else "wrong")
+                    assert figure["caption"] == f"{'✓' if right else '✗'} {CLASS_NAMES[label]}"
+    for heading, kind in (("Lost", "lost"), ("Won", "won"), ("Right in both", "right")):
+        assert f"{heading}: {expected[kind].sum()}" in page.text
+    neither = (~teacher.recall[1] & ~model.recall[1]).sum()
+    assert f"wrong in both {neither}." in page.text
+
+
+def test_nothing_lost_nothing_won(content: Content, results: Results, images: ImageSet) -> None:
+    same = {"teacher": results["teacher"], "onnx-fp32": results["teacher"]}
+    page = Page(render_html(content, same, images))
+    assert "No query was lost." in page.text and "No query was won." in page.text
+    assert "Recall@1 is the same in every class." in page.text
+    assert [kind for kind, _ in page.examples] == ["right"] * 3
+
+
+def test_gallery_smaller_than_five(content: Content, images: ImageSet) -> None:
+    few = images.subset([0, 1, 5])
+    pair = {name: measure(np.eye(3, dtype=np.float32), few) for name in ("teacher", "onnx-fp32")}
+    (_, strips), *_ = Page(render_html(content, pair, few)).examples
+    assert [len(strip) for strip in strips] == [1, 2, 2]
+
+
+def test_classes_that_changed_most(content: Content, results: Results, images: ImageSet) -> None:
+    teacher, model = results["teacher"].recall[1], results["onnx-fp32"].recall[1]
+    expected = []
+    for label, name in enumerate(CLASS_NAMES):
+        before, after = teacher[images.labels == label].mean(), model[images.labels == label].mean()
+        if before != after:
+            difference = f"{100 * (after - before):+.2f}".replace("-", "−")
+            expected.append([name, "5", f"{100 * before:.2f}", f"{100 * after:.2f}", difference])
+    rows = Page(render_html(content, results, images)).tables["classes"][1:]
+    assert sorted(rows) == sorted(expected)
+    sizes = [abs(float(row[-1].replace("−", "-"))) for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_provenance(content: Content, results: Results, images: ImageSet) -> None:
+    text = words(Page(render_html(content, results, images)).text)
+    for expected in (
+        "Measured on: 40 images in 8 classes",
+        "Split: first-half",
+        "Train: images 41, classes 9",
+        "Queries left out: 3,",
+        "Bootstrap: 2,000 resamples, 95 % confidence, seed 7",
+        "processor Some <CPU>, cores 2, system Linux, instruction sets avx2, avx512f",
+        "python 3.11.9, numpy 2.4.6",
+    ):
+        assert expected in text
+
+
+def test_images_without_labels_are_refused(content: Content, results: Results, images: ImageSet) -> None:
+    with pytest.raises(DataError, match="without labels"):
+        render_html(content, results, images.without_labels())
+
+
+def test_spread_takes_classes_before_second_queries() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 6])
+    assert _spread(np.arange(10), labels, 3) == [0, 6, 9]  # of seven classes the first, middle and last
+    assert _spread(np.array([0, 1, 2, 3, 4]), labels, 4) == [0, 3, 1, 4]  # classes 0, 1, then their second rows
+    assert _spread(np.array([2, 9]), labels, 6) == [2, 9]
+    assert _spread(np.array([], dtype=int), labels, 6) == []
+
+
+def test_plots_show_the_content(content: Content) -> None:
+    axes = Figure().subplots()
+    _draw_recall(axes, content)
+    for line, stage in zip(axes.lines, content["stages"], strict=True):
+        assert line.get_label() == stage["stage"]
+        assert np.asarray(line.get_xdata()).tolist() == [1, 2, 4, 8, 10]
+        np.testing.assert_allclose(np.asarray(line.get_ydata()), [100 * value for value in stage["recall"].values()])
+    axes = Figure().subplots()
+    _draw_size(axes, content)
+    np.testing.assert_allclose(
+        [np.asarray(line.get_xydata())[0] for line in axes.lines], [[102.5, 83.0], [6.029412, 81.18]]
+    )
+    assert axes.get_xscale() == "log"
+    assert axes.get_ylim()[1] - axes.get_ylim()[0] == pytest.approx(5)  # points; 1.82 must not fill the height
+
+
+def test_save_plot(content: Content, tmp_path: Path) -> None:
+    save_plot(content, tmp_path / "both.png")
+    content["stages"][0]["bytes"] = content["stages"][1]["bytes"] = None
+    save_plot(content, tmp_path / "one.png")
+    for name, width in (("both.png", 1560), ("one.png", 780)):
+        with Image.open(tmp_path / name) as image:
+            assert image.format == "PNG" and image.size == (width, 570)
+
+
+def test_print_table(content: Content) -> None:
+    content["stages"][0] |= {"parameters": None, "bytes": None, "latency_ms": None}
+    file = io.StringIO()
+    print_table(content, Console(file=file, width=110))
+    header, _, teacher, model = file.getvalue().splitlines()
+    assert words(header) == "stage Recall@1 @2 @4 @8 MAP@R retention parameters dim MB ms"
+    assert words(teacher) == "teacher 83.00 87.12 90.00 95.00 41.24 100.00 [100.00, 100.00] – 1,024 – –"
+    assert words(model) == "onnx-fp32 81.18 86.00 89.10 94.40 40.00 97.81 [97.12, 98.51] 3,116,712 128 6.03 9.45"
+
+
+def test_print_table_loses_nothing_in_a_narrow_pipe(
+    content: Content, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    content["stages"][1]["stage"] = "onnx-fp32-2"
+    print_table(content)
+    model = capsys.readouterr().out.splitlines()[3]
+    assert words(model) == "onnx-fp32-2 81.18 86.00 89.10 94.40 40.00 97.81 [97.12, 98.51] 3,116,712 128 6.03 9.45"
+
+
+def test_small_files_keep_their_digits(content: Content) -> None:
+    content["stages"][1]["bytes"] = 20_480
+    file = io.StringIO()
+    print_table(content, Console(file=file, width=110))
+    assert "0.0205" in file.getvalue()

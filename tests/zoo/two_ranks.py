@@ -1,0 +1,39 @@
+"""Trains a small teacher and a student of it on as many processes as asked for; run by test_ranks.
+
+Lightning starts the other processes by running this script again.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import torch
+
+from compressor import distill
+from zoo import train
+
+
+def main(data: str, out: Path, devices: int) -> None:
+    """Make ``out/teacher`` and ``out/student``."""
+    # Adam would hide a constant factor in the gradients. So would a limit to their norm.
+    torch.optim.AdamW = functools.partial(torch.optim.SGD, momentum=0.9)  # type: ignore[assignment,misc]
+    options = {
+        "pool": None,
+        "image_size": 32,
+        "crop_pct": 1.0,
+        "batch_size": 12,
+        "lr": 1e-2,
+        "gradient_clip": None,
+        "validation": 0.34,
+        "workers": 0,
+        "devices": devices,
+    }
+    # Of the architectures without BatchNorm, which cannot be synchronised on CPUs.
+    teacher = train(data, out / "teacher", "test_vit", 8, epochs=2, warmup_epochs=1, **options)  # type: ignore[arg-type]
+    distill(teacher, "test_vit", 4, data, out / "student", epochs=1, **options)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
