@@ -61,14 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return BAD_USAGE
     _quieten()
+    sys.path.insert(0, str(Path.cwd()))  # for losses of one's own, as python -m does
     try:
         options = parser_of(verb).parse_args(_with_leading(verb, rest))
         return _carry_out(verb, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as stop:  # how argparse ends: 0 after --help and --print_config, 2 after bad usage
         return int(stop.code or 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.arguments import DataLike, TeacherLike
-from zoo.errors import DataError
+from zoo.errors import DataError, OptionError
 from zoo.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def distill(
 
     splits = load_data(data, split, validation)
 
-    from zoo.teachers import open_teacher, prove_teacher, resize_views
+    from zoo.teachers import ArrayTeacher, open_teacher, prove_teacher, resize_views
 
     source = open_teacher(teacher, teacher_precision)
     stage = Stage.open(
@@ -118,6 +118,8 @@ def distill(
     )
     if stage.finished:
         return stage.folder
+    if rotate_classes and isinstance(source, ArrayTeacher):
+        raise OptionError("rotate_classes needs a teacher that sees images; embeddings by id have none of turned ones.")
     if not len(splits.train):
         raise DataError(f"{splits.name} has no training images after split {split!r}. Choose another split.")
 

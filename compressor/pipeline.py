@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,8 @@ def run(
         log.info("[1/4] teacher: %s, given", source)
     _announce(2, f"student: {student_options['arch']}, {student_options['dim']} dimensions", out / "student")
     small = distill(source, data=data, out=out / "student", **shared, **student_options)
+    if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
+        sys.exit(0)  # one of several processes that trained together; the first does the rest
     log.info("[3/4] ONNX")
     artefact = _export(small, out / "export" / "model.onnx")
     log.info("[4/4] report")
@@ -112,7 +116,7 @@ def _report(models: list[Path], teacher: str | Path, data: DataLike, folder: Pat
 
     splits = load_data(data, options["split"], options["validation"])
     files = [path / "model.safetensors" if path.is_dir() else path for path in (Path(teacher), *models)]
-    inputs = {"options": options, "data": splits.digest, "models": {str(file): digest(file) for file in files}}
+    inputs = {"options": options, "data": splits.digest, "models": [digest(file) for file in files]}
     inputs = json.loads(json.dumps(inputs))
     made_of, finished = folder / "inputs.json", folder / "report.json"
     if finished.is_file() and made_of.is_file() and json.loads(made_of.read_text(encoding="utf-8")) == inputs:

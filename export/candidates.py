@@ -16,6 +16,7 @@ from tqdm import tqdm
 from export.runtime import Embedder
 from zoo.arguments import TeacherLike
 from zoo.data.image_set import ImageSet
+from zoo.embedding import fastest_device
 from zoo.errors import ModelError
 from zoo.models import load_model
 from zoo.preprocessing import Preprocess
@@ -90,9 +91,15 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
 
         return embed_one
 
+    def embed_all(images: ImageSet) -> np.ndarray:
+        try:
+            return model.to(fastest_device()).embed_images(images)
+        finally:
+            model.to(torch.device("cpu"))  # where it is timed
+
     parameters = model.parameters()
     size = weights.stat().st_size if weights is not None and weights.is_file() else None
-    return Candidate(stage, source, model.embed_images, timed, model.metric, parameters, size)
+    return Candidate(stage, source, embed_all, timed, model.metric, parameters, size)
 
 
 def _onnx(path: Path) -> Candidate:

@@ -54,7 +54,7 @@ def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = ()) -> P
     except Exception as error:  # the exporter raises many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"Cannot export {name} to ONNX: {reason}") from error
-    for key, value in metadata(network, folder).items():
+    for key, value in metadata(network, folder, proto).items():
         proto.metadata_props.add(key=key, value=value)
     with replacing(path) as temporary:
         onnx.save(proto, temporary)

@@ -88,13 +88,20 @@ def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray]) 
     return worst
 
 
-def metadata(model: nn.Module, folder: Path | None) -> dict[str, str]:
-    """Return what the file says of itself; see docs/formats.md."""
+def metadata(model: nn.Module, folder: Path | None, proto: onnx.ModelProto) -> dict[str, str]:
+    """Return what the file says of itself; see docs/formats.md.
+
+    Args:
+        model: the model it was made from.
+        folder: where that came from, if from a folder.
+        proto: the graph.
+    """
     facts, summary = facts_of(model), summary_of(model)
+    dim = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     entries: dict[str, Any] = {
         "schema": METADATA_SCHEMA,
         "architecture": str(summary["architecture"]),
-        "dim": str(summary["dim"]),
+        "dim": str(dim),
         "parameters": str(summary["parameters"]),
         "metric": facts.metric,
         "precision": "fp32",

@@ -77,5 +77,3 @@ def distil_options() -> dict[str, object]:
         "workers": 0,
         "validation": 0.34,
     }
-
-

@@ -71,6 +71,14 @@ def embed(
     return torch.cat(rows).numpy()
 
 
+def fastest_device() -> torch.device:
+    """Return the accelerator of this process where there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))
+
+
 def worker_count(batches: int) -> int:
     """Choose how many processes prepare data: none for a handful of batches, else one per core but one, at most 8."""
     return min(max((os.cpu_count() or 1) - 1, 1), 8) if batches >= 20 else 0

@@ -38,8 +38,8 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write a JSON file, indented, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write a JSON file, indented and in ASCII (file names need not be valid Unicode), whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def digest(path: Path | str) -> str:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from zoo.augmentation import Views
 from zoo.data.image_set import ImageSet
 from zoo.embedding import embed, worker_count
-from zoo.errors import OptionError, UserError
+from zoo.errors import OptionError
 from zoo.files import replacing
 from zoo.models import facts_of, head_of, preprocessing_of, save_model
 from zoo.preprocessing import Normalize
@@ -101,7 +101,7 @@ class Learner(lightning.LightningModule):
         return gathered.flatten(0, 1)  # type: ignore[union-attr]
 
     def setup(self, stage: str) -> None:
-        if self.trainer.world_size > 1:
+        if self.trainer.world_size > 1 and torch.cuda.is_available():  # torch synchronises BatchNorm on GPUs only
             # Lightning's own conversion would lose the activations inside timm's normalisation layers.
             self.model = convert_sync_batchnorm(self.model)
 
@@ -257,5 +257,5 @@ def finish(learner: Learner, folder: Path) -> None:
     learner.trainer.strategy.barrier()
 
 
-class Interrupted(UserError):  # noqa: N818 - it is no error
+class Interrupted(KeyboardInterrupt):
     """The user stopped a run that can be resumed."""

@@ -20,13 +20,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pixels become a network's input. Field names and meanings are timm's (``pretrained_cfg``).
+    """How pixels become a network's input. Field names, meanings and roundings are timm's (``pretrained_cfg``).
 
     Attributes:
         input_size: height and width of the network's input, pixels.
         crop_pct: fraction of the resized image that the crop keeps, in (0, 1]: the shorter side is resized to
-            ``input_size / crop_pct``, then the centre is cropped (``crop_mode`` "center"), or both sides are resized
-            to it regardless of the aspect ratio ("squash").
+            ``input_size / crop_pct``, rounded down, then the centre is cropped (``crop_mode`` "center"), or both sides
+            are resized to it regardless of the aspect ratio ("squash").
         interpolation: "bilinear" or "bicubic", antialiased.
         crop_mode: "center" or "squash".
         mean: per channel, of pixels in [0, 1].
@@ -49,6 +49,12 @@ class Preprocessing:
             raise OptionError(f"Interpolation {self.interpolation!r} is not supported; use bilinear or bicubic.")
         if self.crop_mode not in ("center", "squash"):
             raise OptionError(f"Crop mode {self.crop_mode!r} is not supported; use center or squash.")
+
+    @property
+    def resized_size(self) -> tuple[int, int]:
+        """Return the height and width that an image must cover before the crop, pixels."""
+        height, width = self.input_size
+        return int(height / self.crop_pct), int(width / self.crop_pct)
 
     @classmethod
     def of(cls, pretrained_cfg: dict[str, Any]) -> Preprocessing:
@@ -116,9 +122,9 @@ class Preprocess(nn.Module):
         """Resize and crop pixels 0..255, ``(N, 3, H, W)`` float32, to the contract's input size."""
         contract = self.preprocessing
         height, width = contract.input_size
-        target_height, target_width = round(height / contract.crop_pct), round(width / contract.crop_pct)
-        resized_height: int | torch.SymInt = target_height
-        resized_width: int | torch.SymInt = target_width
+        target_height, target_width = contract.resized_size
+        resized_height: Any = target_height  # a number, or a symbol in export
+        resized_width: Any = target_width
         if contract.crop_mode == "center":
             # The smallest size that covers the target at the image's own aspect ratio. Whole numbers only, so that
             # eager, symbolic and exported arithmetic agree.
@@ -127,14 +133,19 @@ class Preprocess(nn.Module):
             resized_width = torch.sym_max(target_width, target_height * given_width // given_height)
         pixels = functional.interpolate(
             pixels,
-            size=(resized_height, resized_width),  # type: ignore[arg-type]  # symbolic in export
+            size=(resized_height, resized_width),
             mode=contract.interpolation,
             antialias=True,
             align_corners=False,
         )
         if contract.interpolation == "bicubic":
             pixels = pixels.clamp(0, 255)  # bicubic overshoots; images stored as bytes, as in training, cannot
-        top, left = (resized_height - height) // 2, (resized_width - width) // 2
+        top, left = half(resized_height - height), half(resized_width - width)
         cropped = pixels[:, :, top : top + height, left : left + width]
         # Sizes as plain numbers: export would carry the arithmetic above through every layer of the network.
         return cropped.reshape(pixels.shape[0], 3, height, width)
+
+
+def half(margin: int) -> int:
+    """Return half a margin in whole pixels, rounded to the even number as torchvision's centre crop does."""
+    return (margin + margin // 2 % 2) // 2

@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from zoo.arguments import TeacherLike
 from zoo.data.image_set import ImageSet
-from zoo.embedding import embed
+from zoo.embedding import embed, fastest_device
 from zoo.errors import DataError, ModelError, OptionError
 from zoo.files import digest
 from zoo.models import COSINE, facts_of, load_model, preprocessing_of
-from zoo.preprocessing import Normalize, Preprocess, Preprocessing
+from zoo.preprocessing import Normalize, Preprocess, Preprocessing, half
 from zoo.retrieval import RetrievalResult, measure
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class OnnxTeacher(Teacher):
             raise ModelError(f"Teacher {path} must have one image input, found {[i.name for i in inputs]}.")
         self._input, self._output = inputs[0].name, outputs[0].name
         self._takes_pixels = inputs[0].type == "tensor(uint8)"
-        self.preprocessing = preprocessing or _onnx_preprocessing(metadata, inputs[0].shape, self._takes_pixels)
+        self.preprocessing = preprocessing or _onnx_preprocessing(path, metadata, inputs[0].shape, self._takes_pixels)
         self._prepare = Preprocess(self.preprocessing)
         self.metric = metric or metadata.get("metric", COSINE)
         self.name = path.name
@@ -174,12 +174,10 @@ class OnnxTeacher(Teacher):
         pixels = resize_views(views.cpu(), self.preprocessing.input_size)
         if self._takes_pixels:
             # The file resizes and crops by itself. A border of what it will crop away makes both leave the view alone.
-            height, width = self.preprocessing.input_size
-            tall = round(height / self.preprocessing.crop_pct) - height
-            wide = round(width / self.preprocessing.crop_pct) - width
-            padded = functional.pad(
-                pixels.round().to(torch.uint8), (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2)
-            )
+            (height, width), (tall, wide) = self.preprocessing.input_size, self.preprocessing.resized_size
+            top, left = half(tall - height), half(wide - width)
+            border = (left, wide - width - left, top, tall - height - top)
+            padded = functional.pad(pixels.round().to(torch.uint8), border)
             batch = padded.permute(0, 2, 3, 1).contiguous().numpy()
         else:
             batch = self._prepare.normalize(pixels).numpy()
@@ -211,11 +209,18 @@ class ArrayTeacher(Teacher):
         if isinstance(embeddings, str | Path):
             ids, array = _read_npz(Path(embeddings))
         else:
-            if not embeddings:
-                raise DataError("The teacher's embeddings are empty. Give one for each image id.")
-            ids, array = list(embeddings), np.stack([np.asarray(row, dtype=np.float32) for row in embeddings.values()])
+            try:
+                array = np.stack([np.asarray(row, dtype=np.float32) for row in embeddings.values()])
+            except ValueError as error:
+                raise DataError(f"The teacher's embeddings must be one vector for each image id ({error}).") from error
+            ids = list(embeddings)
         if array.ndim != 2 or not np.isfinite(array).all():
             raise DataError(f"Teacher {self.name}: embeddings must be finite and (N, D), found shape {array.shape}.")
+        if not len(ids) == len(set(ids)) == len(array):
+            raise DataError(
+                f"Teacher {self.name} has {len(array)} embeddings for {len(ids)} ids, {len(set(ids))} of them "
+                "different; there must be one each."
+            )
         self._row = {name: row for row, name in enumerate(ids)}
         self._array = np.ascontiguousarray(array, dtype=np.float32)
         hashed = hashlib.sha256(json.dumps(ids).encode())
@@ -244,6 +249,7 @@ def open_teacher(teacher: TeacherLike, precision: str = "fp32") -> Teacher:
 
     Raises:
         ModelError: nothing is there, or it is not a teacher.
+        DataError: ready embeddings that are missing, broken or not one for each id.
     """
     if isinstance(teacher, Teacher):
         return teacher
@@ -269,7 +275,7 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> RetrievalResult:
     Raises:
         ModelError: its Recall@1 is within three standard errors of chance.
     """
-    result = measure(teacher.embed_images(images), images, teacher.metric)
+    result = measure(teacher.to(fastest_device()).embed_images(images), images, teacher.metric)
     recall, chance = result.recall_at(1), result.chance
     log.info(
         "teacher %s: Recall@1 %.4f on %d held-out queries (chance %.4f)",
@@ -309,13 +315,11 @@ def _thumbnails(images: ImageSet) -> np.ndarray:
     )
 
 
-def _onnx_preprocessing(metadata: dict[str, str], shape: list[Any], takes_pixels: bool) -> Preprocessing:
+def _onnx_preprocessing(path: Path, metadata: dict[str, str], shape: list[Any], takes_pixels: bool) -> Preprocessing:
     if "preprocessing" in metadata:
         return Preprocessing.of(json.loads(metadata["preprocessing"]))
     if takes_pixels:
-        raise ModelError(
-            "The teacher's ONNX file takes bytes but has no preprocessing in its metadata; export it anew."
-        )
+        raise ModelError(f"Teacher {path} takes bytes but has no preprocessing in its metadata. Export it anew.")
     height, width = (side if isinstance(side, int) else 224 for side in shape[2:])
     return Preprocessing(input_size=(height, width))
 
@@ -323,8 +327,8 @@ def _onnx_preprocessing(metadata: dict[str, str], shape: list[Any], takes_pixels
 def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as opened:
-            return [str(name) for name in opened["ids"]], opened["embeddings"]
+            return [str(name) for name in opened["ids"]], opened["embeddings"].astype(np.float32)
     except FileNotFoundError as error:
         raise DataError(f"Teacher {path} does not exist. Check the path.") from error
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"Teacher {path} must be an .npz file with ids and embeddings ({error}).") from error

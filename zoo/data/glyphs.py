@@ -73,8 +73,8 @@ def render(character: str, face: str, distortion: np.ndarray | None = None) -> n
     Args:
         character: one character that the face has.
         face: one of ``FACES``.
-        distortion: 5 numbers in [-1, 1]: turn (of 12 degrees), shear (of 0.2), scale (of 15 %), shift right and down
-            (of 8 % of the side). None for none.
+        distortion: 5 numbers in [-1, 1]: turn (of 8 degrees), shear (of 0.12), scale (of 12 %), shift right and down
+            (of 6 % of the side). None for none.
 
     Returns:
         uint8 ``(SIDE, SIDE, 3)``.
@@ -84,7 +84,7 @@ def render(character: str, face: str, distortion: np.ndarray | None = None) -> n
     font = _font(face, round(side * 0.6))
     ImageDraw.Draw(image).text((side / 2, side * 0.68), character, font=font, fill=0, anchor="ms")
     if distortion is not None:
-        turn, shear, scale, right, down = distortion * (np.deg2rad(12), 0.2, 0.15, 0.08 * side, 0.08 * side)
+        turn, shear, scale, right, down = distortion * (np.deg2rad(8), 0.12, 0.12, 0.06 * side, 0.06 * side)
         # PIL's affine maps output to input: x_in = M (x_out - centre - shift) + centre.
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         matrix = rotation @ np.array([[1, shear], [0, 1]]) * (1 + scale)

@@ -1,0 +1,157 @@
+"""What the documents say is so: examples run, commands parse, links lead somewhere, formats name the keys there are."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+SECONDS = 180
+
+
+def blocks(*languages: str) -> list[Any]:
+    """Return the code blocks of these languages in all documents, each named by document and line."""
+    found = []
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+            if match[1] in languages:
+                line = text.count("\n", 0, match.start()) + 1
+                found.append(pytest.param(match[2], id=f"{path.name}:{line}"))
+    return found
+
+
+def commands(script: str) -> Iterator[list[str]]:
+    """Yield the words after ``compressor`` of each such command in a shell script."""
+    for line in script.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
+        lexer.whitespace_split = True
+        command: list[str] = []
+        for word in [*lexer, ";"]:
+            if word[0] not in ";&|<>":
+                command.append(word)
+                continue
+            while command and ("=" in command[0] or command[0] == "time"):
+                command.pop(0)
+            if command[1:3] == ["-m", "compressor"]:
+                yield command[3:]
+            elif command and Path(command[0]).name == "compressor":
+                yield command[1:]
+            command = []
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_example_runs(code: str, tmp_path: Path, photos: Path) -> None:
+    if "photos" in code and "mkdir" not in code:
+        shutil.copytree(photos, tmp_path / "photos")
+    script = tmp_path / "example.py"
+    script.write_text(code, encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("script", blocks("bash", "shell", "sh"))
+def test_commands_parse(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from compressor import cli
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli, "_carry_out", lambda verb, options: cli.DONE)
+    for words in commands(script):
+        assert cli.main(words) == cli.DONE, f"compressor {shlex.join(words)}\n{capsys.readouterr().err}"
+
+
+def test_commands_are_found_in_shell_scripts() -> None:
+    script = "cd compressor && X=1 .venv/bin/compressor train \\\n  glyphs; cat a | python -m compressor run > b  # go"
+    assert list(commands(script)) == [["train", "glyphs"], ["run"]]
+
+
+@pytest.mark.parametrize("config", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)
+def test_configuration_parses(config: Path) -> None:
+    from compressor.cli import parser_of
+
+    options = parser_of("run").parse_args([f"--config={config}", "--data=folder:photos", "--out=runs/x"])
+    assert options.data == "folder:photos" and options.out == "runs/x"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        linked = path.parent / name if name else path
+        assert linked.exists(), f"{path.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in [_slug(heading) for heading in headings], f"{path.name} links to {target}"
+    for mentioned in re.findall(r"`(configs/[\w./-]+\.yaml)`", text):
+        assert (ROOT / mentioned).is_file(), f"{path.name} mentions {mentioned}"
+
+
+def test_formats_name_every_key(photos: Path, tmp_path: Path) -> None:
+    import onnx
+
+    from export import to_onnx, validate
+    from zoo import create_model, save_model
+    from zoo.models import FACTS_KEY, ModelFacts
+
+    folder = tmp_path / "model"
+    save_model(create_model("test_resnet", 8, image_size=32), folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert documented("Model folder", 1) == set(config[FACTS_KEY]) == set(asdict(ModelFacts()))
+
+    file = to_onnx(folder, tmp_path / "model.onnx")
+    metadata = {entry.key for entry in onnx.load(file, load_external_data=False).metadata_props}
+    assert documented("ONNX file", 1) == metadata
+
+    report = validate([folder, file], folder, f"folder:{photos}", tmp_path / "report", bootstrap=10, latency_runs=1)
+    content = json.loads((report.folder / "report.json").read_text(encoding="utf-8"))
+    assert documented("Report", 0) == set(_keys(content)) | {"data.note"}
+
+
+def documented(heading: str, table: int) -> set[str]:
+    """Return the names in the first column of the nth table under a heading of docs/formats.md."""
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    tables = re.findall(r"(?:^\|.*\n)+", section, flags=re.MULTILINE)
+    return set(re.findall(r"^\| `([^`]+)` \|", tables[table], flags=re.MULTILINE))
+
+
+def _keys(value: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the paths to the values of a JSON document; K stands for a number, and versions are not looked into."""
+    if isinstance(value, dict) and prefix != "versions":
+        for key, item in value.items():
+            name = "K" if key.isdigit() else key
+            yield from _keys(item, f"{prefix}.{name}" if prefix else name)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for item in value:
+            yield from _keys(item, f"{prefix}[]")
+    else:
+        yield prefix
+
+
+def _slug(heading: str) -> str:
+    """Return the anchor that forges give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

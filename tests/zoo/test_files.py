@@ -1,0 +1,68 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zoo.files import digest, replacing, write_json, write_text
+
+
+def test_a_block_that_succeeds_replaces_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "table.csv"
+    for text in ("first", "second"):
+        with replacing(path) as temporary:
+            assert (temporary.parent, temporary.suffix) == (path.parent, ".csv")
+            temporary.write_text(text)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == text
+    assert [file.name for file in path.parent.iterdir()] == ["table.csv"]
+
+
+def test_a_block_that_raises_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error), replacing(path) as temporary:
+            temporary.write_text("half of the ne")
+            raise error
+        assert path.read_text() == "old"
+        assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    previous = os.umask(0o027)
+    try:
+        write_text(tmp_path / "ours", "x")
+        (tmp_path / "plain").write_text("x")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(previous)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "plain")]
+    assert modes == [0o640, 0o640]
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    value = {"name": "Straße 東京 ✓", "recall": 0.1 + 0.2, "none": None, "list": [1, True, "a\nb"], "nested": {"x": {}}}
+    write_json(path, value)
+    assert json.loads(path.read_text(encoding="utf-8")) == value
+    assert "東京" in path.read_text(encoding="utf-8")
+    with pytest.raises(TypeError):
+        write_json(path, {"array": np.zeros(2)})
+    assert json.loads(path.read_text(encoding="utf-8")) == value
+
+
+def test_digest_is_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")  # the first test vector of FIPS 180-2
+    assert digest(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    large = np.random.default_rng(0).bytes(3_000_001)
+    path.write_bytes(large)
+    assert digest(str(path)) == hashlib.sha256(large).hexdigest()
