@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"error: unknown command {verb!r}.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}.", file=sys.stderr
         )
         return BAD_USAGE
-    _quieten()
+    quieten()
     sys.path.insert(0, str(Path.cwd()))  # for losses of one's own, as python -m does
     try:
         options = parser_of(verb).parse_args(_with_leading(verb, rest))
@@ -162,7 +162,7 @@ def _overview() -> str:
     )
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Show our own messages plainly, and of the libraries warnings only."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from compressor import run
-from compressor.cli import _quieten
+from compressor.cli import quieten
 from export import validate
 from zoo import train
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/main_job"), help="folder for the runs")
     options = parser.parse_args()
-    _quieten()
+    quieten()
     for seed in options.seeds:
         if any((line["config"], line["seed"]) == (options.config, seed) for line in _results()):
             print(f"{options.config}, seed {seed}: in {RESULTS.name} already")
