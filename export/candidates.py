@@ -35,6 +35,7 @@ class Candidate:
         metric: "cosine" or "euclidean".
         parameters: of the network, or None if unknown.
         bytes: of the weight file, or None if there is none.
+        runtime: what runs it: "torch" or "onnxruntime"; "" for ready embeddings.
     """
 
     stage: str
@@ -44,6 +45,7 @@ class Candidate:
     metric: str
     parameters: int | None
     bytes: int | None
+    runtime: str
 
 
 def open_candidates(reference: Teacher, given: TeacherLike, models: Sequence[str | Path]) -> list[Candidate]:
@@ -75,8 +77,12 @@ def _teacher(reference: Teacher, given: object) -> Candidate:
     source = str(given) if path is not None else reference.name
     if isinstance(reference, TorchTeacher):
         return _torch("teacher", reference, source, weights)
-    size = weights.stat().st_size if weights is not None and weights.suffix == ".onnx" else None
-    return Candidate("teacher", source, reference.embed_images, None, reference.metric, reference.parameters(), size)
+    is_onnx = weights is not None and weights.suffix == ".onnx"
+    size = weights.stat().st_size if weights is not None and is_onnx else None
+    runtime = "onnxruntime" if is_onnx else ""
+    return Candidate(
+        "teacher", source, reference.embed_images, None, reference.metric, reference.parameters(), size, runtime
+    )
 
 
 def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -> Candidate:
@@ -99,7 +105,7 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
 
     parameters = model.parameters()
     size = weights.stat().st_size if weights is not None and weights.is_file() else None
-    return Candidate(stage, source, embed_all, timed, model.metric, parameters, size)
+    return Candidate(stage, source, embed_all, timed, model.metric, parameters, size, "torch")
 
 
 def _onnx(path: Path) -> Candidate:
@@ -114,7 +120,9 @@ def _onnx(path: Path) -> Candidate:
 
     parameters = int(embedder.metadata["parameters"])
     size = path.stat().st_size
-    return Candidate(f"onnx-{embedder.precision}", str(path), embed, timed, embedder.metric, parameters, size)
+    return Candidate(
+        f"onnx-{embedder.precision}", str(path), embed, timed, embedder.metric, parameters, size, "onnxruntime"
+    )
 
 
 def _named(candidates: list[Candidate]) -> list[Candidate]:

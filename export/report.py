@@ -260,7 +260,10 @@ def _headline(teacher: dict[str, Any], model: dict[str, Any]) -> str:
     ]
     if teacher["latency_ms"] and model["latency_ms"]:
         before, after = teacher["latency_ms"]["median"], model["latency_ms"]["median"]
-        compared.append(_times(before, after, "{}× faster on one thread", "{}× slower on one thread"))
+        where = "on one thread"
+        if teacher["runtime"] != model["runtime"]:
+            where += f" ({model['runtime']} against {teacher['runtime']})"
+        compared.append(_times(before, after, f"{{}}× faster {where}", f"{{}}× slower {where}"))
     known = [words for words in compared if words]
     if not known:
         return f"{sentence}."

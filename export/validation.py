@@ -117,6 +117,7 @@ def validate(
                 "dim": dims[candidate.stage],
                 "parameters": candidate.parameters,
                 "bytes": candidate.bytes,
+                "runtime": candidate.runtime,
                 "latency_ms": times[candidate.stage][0] if times[candidate.stage] else None,
                 "latency_ms_by_threads": times[candidate.stage],
             }
