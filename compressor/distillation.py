@@ -71,7 +71,7 @@ def distill(
         pool: avg, max, avgmax (as in the paper), or null for the architecture's own.
         image_size: side of the student's input in pixels; null for the architecture's own.
         crop_pct: part of the resized image that the centre crop keeps at test time; null for the architecture's own.
-        split: how classes are divided: auto, given, first-half, even-odd or list:FILE.
+        split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
         validation: fraction of the training classes held out to choose the best epoch on; 0 to train on all of them
             and keep the last epoch.
         rotate_classes: train on images turned by 90, 180 and 270 degrees too; for characters and symbols.

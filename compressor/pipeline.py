@@ -52,7 +52,7 @@ def run(
         student: options of distill; arch and dim at least.
         report: options of validate, such as min_retention.
         given_teacher: a teacher that is there already (a model folder, an .onnx or .npz file); none is trained then.
-        split: how classes are divided: auto, given, first-half, even-odd or list:FILE.
+        split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
         validation: fraction of the training classes held out to choose epochs on.
         max_unreadable: how many unreadable images are reported and left out before the run stops.
         seed: of everything random.

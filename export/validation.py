@@ -56,7 +56,7 @@ def validate(
         teacher: what they are compared with: a model folder, an .onnx or .npz file; in Python also a torch module.
         data: images to measure on, such as glyphs, folder:PATH or csv:FILE; its test part is used.
         out: folder for report.json and report.html.
-        split: how classes are divided: auto, given, first-half, even-odd or list:FILE; as in training.
+        split: how classes are divided, as in training: auto, given, first-half, even-odd or list:FILE; or all-test.
         validation: as in training; it does not change the test part.
         max_unreadable: how many unreadable images are reported and left out before the run stops.
         min_retention: the gate: smallest share of the teacher's Recall@1 that every model must keep; null for none.

@@ -64,7 +64,7 @@ def train(
         pool: avg, max, avgmax (as in the papers), or null for the architecture's own.
         image_size: side of the network's input in pixels; null for the architecture's own.
         crop_pct: part of the resized image that the centre crop keeps at test time; null for the architecture's own.
-        split: how classes are divided: auto, given, first-half, even-odd or list:FILE.
+        split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
         validation: fraction of the training classes held out to choose the best epoch on; 0 to train on all of them
             and keep the last epoch.
         rotate_classes: count each training class turned by 90, 180 and 270 degrees as classes of their own; for
@@ -105,6 +105,8 @@ def train(
     stage = Stage.open(out, train, locals(), data_digest=splits.digest)
     if stage.finished:
         return stage.folder
+    if not len(splits.train):
+        raise DataError(f"{splits.name} has no training images after split {split!r}. Choose another split.")
     if splits.train.labels is None:
         raise DataError(f"{splits.name} has no labels, and {loss} needs them. Put each class's images in a folder.")
 

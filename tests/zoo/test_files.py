@@ -53,7 +53,10 @@ def test_json_comes_back(tmp_path: Path) -> None:
     value = {"name": "Straße 東京 ✓", "recall": 0.1 + 0.2, "none": None, "list": [1, True, "a\nb"], "nested": {"x": {}}}
     write_json(path, value)
     assert json.loads(path.read_text(encoding="utf-8")) == value
-    assert "東京" in path.read_text(encoding="utf-8")
+    assert path.read_bytes().isascii()
+    write_json(path, value | {"name": "not Unicode: \udcff"})  # as Python reads such a file name
+    assert json.loads(path.read_text(encoding="utf-8"))["name"] == "not Unicode: \udcff"
+    write_json(path, value)
     with pytest.raises(TypeError):
         write_json(path, {"array": np.zeros(2)})
     assert json.loads(path.read_text(encoding="utf-8")) == value

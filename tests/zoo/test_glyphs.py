@@ -94,14 +94,14 @@ def test_the_distortion_turns_scales_and_shifts() -> None:
 
     plain = ink_box(0, 0, 0, 0, 0)
     assert (ink_box(0, 0, 0, 0, 0) == plain).all()
-    shift = 0.08 * SIDE
+    shift = 0.06 * SIDE
     assert ink_box(0, 0, 0, 1, 0) - plain == pytest.approx([shift, 0, shift, 0], abs=1)
     assert ink_box(0, 0, 0, 0, -1) - plain == pytest.approx([0, -shift, 0, -shift], abs=1)
-    # a coordinate scale of 1.15 shrinks the letter by as much; a turn widens an upright stroke's box
+    # a coordinate scale of 1.12 shrinks the letter by as much; a turn widens an upright stroke's box
     height = plain[3] - plain[1]
     larger, smaller = ink_box(0, 0, -1, 0, 0), ink_box(0, 0, 1, 0, 0)
-    assert larger[3] - larger[1] == pytest.approx(height / 0.85, abs=1.5)
-    assert smaller[3] - smaller[1] == pytest.approx(height / 1.15, abs=1.5)
+    assert larger[3] - larger[1] == pytest.approx(height / 0.88, abs=1.5)
+    assert smaller[3] - smaller[1] == pytest.approx(height / 1.12, abs=1.5)
     turned = ink_box(1, 0, 0, 0, 0)
     widening = (turned[2] - turned[0]) - (plain[2] - plain[0])
-    assert widening == pytest.approx(height * np.sin(np.deg2rad(12)), abs=2)
+    assert widening == pytest.approx(height * np.sin(np.deg2rad(8)), abs=2)

@@ -57,7 +57,10 @@ def test_two_ranks_train_the_same_objective_as_one(photos: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("processes", "kind"), [(1, nn.BatchNorm2d), (2, nn.SyncBatchNorm)])
-def test_synchronised_batchnorm_computes_the_same(processes: int, kind: type[nn.Module]) -> None:
+def test_synchronised_batchnorm_computes_the_same(
+    processes: int, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # only there is it synchronised
     torch.manual_seed(0)
     model = create_model("mobilenetv4_conv_small_050", 8, image_size=32).eval()
     rates: dict[str, Any] = {"lr": 1.0, "proxy_lr_factor": 1.0, "weight_decay": 0.0, "schedule": "step"}

@@ -226,3 +226,11 @@ def test_the_grocery_protocol() -> None:
     assert len(train | held) == 41 and len(test) == 40 and len(data.test) == 2640
     assert "Golden-Delicious" in train | held and "Granny-Smith" in test  # fine ids 0 and 1
     assert min(data.test.pixels(0).shape[:2]) == 160
+
+
+@pytest.mark.parametrize(("rule", "sizes"), [("all-train", (8, 0)), ("all-test", (0, 8))])
+def test_everything_on_one_side(rule: str, sizes: tuple[int, int]) -> None:
+    labels = np.arange(8, dtype=np.int64) // 2
+    images = ImageSet([str(i) for i in range(8)], [np.zeros((2, 2, 3), np.uint8)] * 8, labels, list("abcd"))
+    splits = divide("x", Source(images), rule, validation=0.0)
+    assert (len(splits.train), len(splits.test)) == sizes

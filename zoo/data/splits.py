@@ -40,8 +40,8 @@ def divide(name: str, source: Source, rule: str = "auto", validation: float = 0.
         source: the images.
         rule: ``given`` (the data's own split), ``first-half`` (the first half of the classes trains), ``even-odd``
             (classes of even index train), ``list:FILE`` (YAML file with ``train`` and ``test``, each a list of class
-            names or patterns with ``*``), or ``auto``: given where the data has it, else first-half. Unlabelled
-            images without a split of their own are all for training.
+            names or patterns with ``*``), ``all-train``, ``all-test``, or ``auto``: given where the data has it, else
+            first-half; unlabelled images without a split of their own are all for training.
         validation: fraction of the training classes held out to choose checkpoints on, in [0, 1). Not used where the
             data names its own validation images.
 
@@ -56,8 +56,8 @@ def divide(name: str, source: Source, rule: str = "auto", validation: float = 0.
         rule = "given" if source.split is not None else "first-half"
         if images.labels is None and source.split is None:
             rule = "all-train"
-    if rule == "all-train":
-        split = np.full(len(images), TRAIN, dtype=object)
+    if rule in ("all-train", "all-test"):
+        split = np.full(len(images), rule.removeprefix("all-"), dtype=object)
     elif rule == "given":
         if source.split is None:
             raise OptionError(f"split is 'given', but {name} has no split of its own. Use first-half or even-odd.")
@@ -91,7 +91,7 @@ def _by_class_rule(name: str, images: ImageSet, rule: str) -> np.ndarray:
     elif rule.startswith("list:"):
         side_of_class = _listed(images, Path(rule.removeprefix("list:")))
     else:
-        known = ["auto", "given", "first-half", "even-odd", "list:FILE"]
+        known = ["auto", "given", "first-half", "even-odd", "all-train", "all-test", "list:FILE"]
         raise OptionError(f"Unknown split {rule!r}; known are {', '.join(known)}.{did_you_mean(rule, known)}")
     if count < 2:
         raise DataError(f"{name} has {count} class; a class-disjoint split needs at least 2.")
