@@ -28,6 +28,7 @@ from zoo.models import facts_of, head_of, preprocessing_of, save_model
 from zoo.preprocessing import Normalize
 from zoo.retrieval import measure
 from zoo.sampling import BatchSampler
+from zoo.stage import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ def fit(
     """
     if epochs < 1:
         raise OptionError(f"epochs is {epochs}; it must be at least 1.")
-    learner.checkpoints = folder / "checkpoints"
+    learner.checkpoints = folder / CHECKPOINTS
     last = learner.checkpoints / "last.ckpt"
     resumed = last if last.is_file() else None
     if resumed:
@@ -232,7 +233,7 @@ def fit(
             num_nodes=num_nodes,
             use_distributed_sampler=False,
             callbacks=[keep_last, TQDMProgressBar(refresh_rate=5)],
-            logger=CSVLogger(folder, name=None, version="log"),
+            logger=CSVLogger(folder, name=None, version=_next_log(folder)),
             log_every_n_steps=1,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -249,11 +250,17 @@ def fit(
     return learner.best
 
 
+def _next_log(folder: Path) -> str:
+    """Return ``log``, or ``log-2`` and so on where a run goes on, since the logger would empty a folder it finds."""
+    count = len(list(folder.glob("log*")))
+    return "log" if count == 0 else f"log-{count + 1}"
+
+
 def finish(learner: Learner, folder: Path) -> None:
     """Save the model and remove what was only needed to resume; no process returns before the folder is finished."""
     if learner.trainer.is_global_zero:
         save_model(learner.model, folder)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     learner.trainer.strategy.barrier()
 
 

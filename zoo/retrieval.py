@@ -114,7 +114,7 @@ def measure(
     average_precision = np.zeros(len(query_rows))
     neighbours = np.full((len(query_rows), largest_k), -1, dtype=np.int64)
     ranks = np.arange(1, depth + 1)
-    gallery = vectors[gallery_rows]
+    gallery = vectors if images.roles is None else vectors[gallery_rows]
     step = max(1, _CHUNK_BYTES // (16 * depth))
     for start in range(0, len(query_rows), step):
         part = slice(start, start + step)
@@ -193,14 +193,14 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
     """
     if exclude is None:
         exclude = np.full(len(queries), -1)
-    queries64, gallery64 = queries.astype(np.float64), gallery.astype(np.float64)
     # faiss gets centred and scaled vectors: less cancellation, and squares that neither overflow nor vanish. The exact
     # distances are of the vectors as given, since centring would round ties apart.
-    centre = gallery64.mean(axis=0)
-    scale = max(np.abs(queries64 - centre).max(), np.abs(gallery64 - centre).max()) or 1.0
-    queries32 = ((queries64 - centre) / scale).astype(np.float32)
-    gallery32 = ((gallery64 - centre) / scale).astype(np.float32)
-    squares = (gallery32**2).sum(axis=1).max()
+    centre = gallery.mean(axis=0, dtype=np.float64).astype(np.float32)
+    queries32, gallery32 = queries - centre, gallery - centre
+    scale = float(max(-queries32.min(), queries32.max(), -gallery32.min(), gallery32.max())) or 1.0
+    queries32 /= np.float32(scale)
+    gallery32 /= np.float32(scale)
+    squares = np.einsum("gd,gd->g", gallery32, gallery32).max()
     result = np.full((len(queries), k), -1, dtype=np.int64)
     pending = np.arange(len(queries))
     candidates = min(k + 9, len(gallery))
@@ -215,7 +215,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
                 found = np.broadcast_to(np.arange(len(gallery)), (len(rows), len(gallery)))
             else:
                 _, found = faiss.knn(queries32[rows], gallery32, candidates, metric=faiss.METRIC_L2)
-            distances = _squared_distances(queries64[rows], gallery64, found)
+            distances = _squared_distances(queries[rows], gallery, found)
             distances[found == exclude[rows][:, None]] = np.inf
             order = np.lexsort((found, distances), axis=1)
             found = np.take_along_axis(found, order, axis=1)
@@ -224,7 +224,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
             result[rows, : best.shape[1]] = best
             if candidates < len(gallery):
                 finite_last = np.where(np.isinf(distances[:, -1]), distances[:, -2], distances[:, -1])
-                noise = 1e-5 * scale**2 * ((queries32[rows] ** 2).sum(axis=1) + squares)
+                noise = 1e-5 * scale**2 * ((queries32[rows].astype(np.float64) ** 2).sum(axis=1) + squares)
                 unsettled.append(rows[finite_last - distances[:, k - 1] <= noise])
         pending = np.concatenate(unsettled) if unsettled else pending[:0]
         candidates = min(4 * candidates, len(gallery))
@@ -232,10 +232,15 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
 
 
 def _squared_distances(queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return float64 ``(Q, C)`` distances between each query and its candidates."""
-    difference = gallery[found]
-    difference -= queries[:, None, :]
-    return np.einsum("qcd,qcd->qc", difference, difference)
+    """Return float64 ``(Q, C)`` distances between each query and its candidates, some candidates at a time."""
+    distances = np.empty(found.shape)
+    step = max(1, _CHUNK_BYTES // (8 * len(queries) * max(queries.shape[1], 1)))
+    for start in range(0, found.shape[1], step):
+        part = slice(start, start + step)
+        difference = gallery[found[:, part]].astype(np.float64)
+        difference -= queries[:, None, :]
+        distances[:, part] = np.einsum("qcd,qcd->qc", difference, difference)
+    return distances
 
 
 def _comparable(embeddings: np.ndarray, metric: str) -> np.ndarray:

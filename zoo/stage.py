@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 # Options that say where and how fast, not what.
 _NOT_COMPARED = frozenset({"out", "workers", "devices", "num_nodes"})
 _OPTIONS_FILE = "options.json"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ class Stage:
         options = {name: _plain(arguments[name]) for name in names} | digests
         if folder.exists() and not folder.is_dir():
             raise OptionError(f"{folder} is a file; out must be a folder. Choose another.")
-        begun = folder / _OPTIONS_FILE
-        if begun.is_file():
-            _require_same(folder, json.loads(begun.read_text(encoding="utf-8")), options)
-        elif (folder / "config.json").exists():
-            raise OptionError(f"{folder} already holds a model that was not made here. Choose another out.")
-        else:
-            write_json(begun, options)
+        recorded = folder / _OPTIONS_FILE
         finished = (folder / "config.json").is_file()
+        if finished and not recorded.is_file():
+            raise OptionError(f"{folder} already holds a model that was not made here. Choose another out.")
+        if recorded.is_file() and (finished or (folder / CHECKPOINTS).is_dir()):
+            _require_same(folder, json.loads(recorded.read_text(encoding="utf-8")), options)
+        else:
+            write_json(recorded, options)  # nothing is lost by other options, such as a mistake mended
         if finished:
             log.info("%s is finished already: reused", folder)
         return cls(folder, options, finished)

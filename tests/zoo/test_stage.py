@@ -68,10 +68,17 @@ def test_where_and_how_fast_may_change(tmp_path: Path) -> None:
 )
 def test_other_options_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     open_stage(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
     before = (tmp_path / "options.json").read_text()
     with pytest.raises(OptionError, match=message):
         open_stage(tmp_path, **changes)
     assert (tmp_path / "options.json").read_text() == before
+
+
+def test_before_the_first_checkpoint_a_mistake_can_be_mended(tmp_path: Path) -> None:
+    open_stage(tmp_path, arch="b")
+    open_stage(tmp_path, arch="a")
+    assert json.loads((tmp_path / "options.json").read_text())["arch"] == "a"
 
 
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
