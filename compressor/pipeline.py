@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import logging
@@ -11,13 +12,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from compressor.distillation import distill
 from export.graph import to_onnx
 from export.validation import Report, validate
 from zoo.arguments import DataLike
-from zoo.errors import OptionError, did_you_mean
+from zoo.data import DataSplits, ImageSet, load_data
+from zoo.errors import DataError, OptionError, did_you_mean
 from zoo.files import digest, write_json, write_text
 from zoo.training import train
 
@@ -90,16 +93,17 @@ def run(
     if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
         sys.exit(0)  # one of several processes that trained together; the first does the rest
     log.info("[3/4] ONNX")
-    artefact = _export(small, out / "export" / "model.onnx")
+    splits = load_data(data, split, validation)
+    artefact = _export(small, out / "export" / "model.onnx", splits)
     log.info("[4/4] report")
-    return _report([small, artefact], source, data, out / "report", shared | report_options)
+    return _report([small, artefact], source, splits, out / "report", shared | report_options)
 
 
 def _announce(number: int, what: str, folder: Path) -> None:
     log.info("[%d/4] %s -> %s", number, what, folder)
 
 
-def _export(student: Path, path: Path) -> Path:
+def _export(student: Path, path: Path, splits: DataSplits) -> Path:
     """Export, unless the file was made from these very weights."""
     if path.is_file():
         from export.runtime import Embedder
@@ -107,14 +111,24 @@ def _export(student: Path, path: Path) -> Path:
         if Embedder(path).metadata.get("source_digest") == digest(student / "model.safetensors"):
             log.info("%s is finished already: reused", path)
             return path
-    return to_onnx(student, path)
+    return to_onnx(student, path, _some_images(splits.train))
 
 
-def _report(models: list[Path], teacher: str | Path, data: DataLike, folder: Path, options: dict[str, Any]) -> Report:
+def _some_images(images: ImageSet, count: int = 5) -> list[np.ndarray]:
+    """Return the first images that can be read, to compare the ONNX file with its model on."""
+    found: list[np.ndarray] = []
+    for index in range(min(len(images), 10 * count)):
+        with contextlib.suppress(DataError):  # reported when the images were read to train on
+            found.append(images.pixels(index))
+        if len(found) == count:
+            break
+    return found
+
+
+def _report(
+    models: list[Path], teacher: str | Path, splits: DataSplits, folder: Path, options: dict[str, Any]
+) -> Report:
     """Validate, unless the report was made of these very models with these options."""
-    from zoo.data import load_data
-
-    splits = load_data(data, options["split"], options["validation"])
     files = [path / "model.safetensors" if path.is_dir() else path for path in (Path(teacher), *models)]
     inputs = {"options": options, "data": splits.digest, "models": [digest(file) for file in files]}
     inputs = json.loads(json.dumps(inputs))

@@ -71,6 +71,7 @@ def validate(
     Raises:
         UserError: models, teacher, data or options that cannot work.
     """
+    models = [models] if isinstance(models, str | Path) else list(models)
     if not models:
         raise OptionError("No model to validate. Name at least one model folder or .onnx file.")
     if 1 not in ks:

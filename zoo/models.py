@@ -113,12 +113,11 @@ def create_model(
         raise ModelError(
             f"Cannot make {arch} with {source}, pool={pool}, image_size={image_size}: {reason[0]}"
         ) from error
-    head = head_of(model)
-    if not isinstance(head, nn.Linear):
-        raise ModelError(f"{arch} has no linear head ({type(head).__name__}); choose another architecture.")
-    nn.init.orthogonal_(head.weight)
-    if head.bias is not None:
-        nn.init.zeros_(head.bias)
+    for layer in head_of(model).modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     preprocessing_of(model)  # raises if image_size or crop_pct cannot work
     set_facts(model, ModelFacts(metric=metric))
     return model
@@ -187,8 +186,9 @@ def preprocessing_of(model: nn.Module) -> Preprocessing:
 
 
 def head_of(model: nn.Module) -> nn.Module:
-    """Return the linear layer that makes the embedding."""
-    return model.get_classifier()  # type: ignore[operator, no-any-return]
+    """Return what makes the embedding of the pooled features: a linear layer, with a norm in some architectures."""
+    head = model.get_classifier()  # type: ignore[operator]
+    return nn.ModuleList(head) if isinstance(head, tuple) else head  # two of them in distilled transformers
 
 
 def dim_of(model: nn.Module) -> int:

@@ -64,9 +64,12 @@ def test_average_and_max_pooling_is_their_mean() -> None:
         torch.testing.assert_close(model(x), head_of(model)(pooled))
 
 
-def test_head_is_orthogonal() -> None:
-    weight = head_of(create_model("test_resnet", 16)).weight
-    torch.testing.assert_close(weight @ weight.T, torch.eye(16), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("arch", ["test_resnet", "test_convnext", "levit_128s", "deit_tiny_distilled_patch16_224"])
+def test_head_is_orthogonal(arch: str) -> None:
+    layers = [layer for layer in head_of(create_model(arch, 16)).modules() if isinstance(layer, torch.nn.Linear)]
+    assert layers
+    for layer in layers:
+        torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(16), atol=1e-5, rtol=0)
 
 
 def test_local_weights_load_into_the_backbone(tmp_path: Path) -> None:
