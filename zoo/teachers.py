@@ -96,7 +96,7 @@ class TorchTeacher(Teacher):
     ) -> None:
         if precision not in AUTOCAST:
             raise OptionError(f"Unknown teacher precision {precision!r}; known are {', '.join(AUTOCAST)}.")
-        self.module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.preprocessing = preprocessing or preprocessing_of(module)
         self.metric = metric or facts_of(module).metric
         self.name = name or type(module).__name__

@@ -211,3 +211,20 @@ def test_configs_fit_the_options(config: Path, capsys: Any) -> None:
         if isinstance(values, dict):
             for name, value in values.items():
                 assert printed[section][name] == value, (section, name)
+
+
+def test_an_interruption_says_how_to_go_on(
+    photos: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoo.learner import Learner
+
+    def stop(self: Learner) -> None:
+        raise KeyboardInterrupt
+
+    words = ["train", str(photos), "--out", str(tmp_path / "t"), "--validation", "0.34"]
+    words += [f"--{name}={value}" for name, value in TEACHER.items()]
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "on_train_epoch_start", stop)
+        assert main(words) == 130
+    assert "Run the same command again" in capsys.readouterr().err
+    assert main(words) == 0
