@@ -278,11 +278,11 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> RetrievalResult:
     result = measure(teacher.to(fastest_device()).embed_images(images), images, teacher.metric)
     recall, chance = result.recall_at(1), result.chance
     log.info(
-        "teacher %s: Recall@1 %.4f on %d held-out queries (chance %.4f)",
+        "the teacher (%s) has Recall@1 %.2f %% on %d queries (chance %.2f %%)",
         teacher.name,
-        recall,
+        100 * recall,
         len(result.queries),
-        chance,
+        100 * chance,
     )
     error = (max(chance * (1 - chance), 1e-12) / len(result.queries)) ** 0.5
     if recall <= chance + 3 * error:
@@ -291,11 +291,11 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> RetrievalResult:
             f"{len(result.queries)} queries. Check that its weights are loaded and its preprocessing is right."
         )
     thumbnails = measure(_thumbnails(images), images)
-    if recall <= thumbnails.recall_at(1):
+    if recall < thumbnails.recall_at(1):
         log.warning(
-            "teacher %s is no better than comparing 8 x 8 thumbnails (Recall@1 %.4f); are its weights loaded?",
+            "the teacher (%s) is worse than comparing 8 x 8 thumbnails (Recall@1 %.2f %%); are its weights loaded?",
             teacher.name,
-            thumbnails.recall_at(1),
+            100 * thumbnails.recall_at(1),
         )
     return result
 
