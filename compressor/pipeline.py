@@ -22,6 +22,7 @@ from zoo.arguments import DataLike
 from zoo.data import DataSplits, ImageSet, load_data
 from zoo.errors import DataError, OptionError, did_you_mean
 from zoo.files import digest, write_json, write_text
+from zoo.stage import plain
 from zoo.training import train
 
 log = logging.getLogger(__name__)
@@ -72,15 +73,15 @@ def run(
     student_options = _resolved(distill, "student", student, also_skip={"teacher"})
     report_options = _resolved(validate, "report", report, also_skip={"models", "teacher"})
     config = {
-        "data": data if isinstance(data, str) else data.name,
-        "out": str(out),
+        "data": data,
+        "out": out,
         **shared,
-        "given_teacher": None if given_teacher is None else str(given_teacher),
+        "given_teacher": given_teacher,
         "teacher": teacher_options,
         "student": student_options,
         "report": report_options,
     }
-    write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(out / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
 
     if given_teacher is None:
         _announce(1, f"teacher: {teacher_options['arch']}, {teacher_options['dim']} dimensions", out / "teacher")
@@ -158,4 +159,4 @@ def _resolved(
     missing = [name for name in parameters if name not in options]
     if missing:
         raise OptionError(f"{section} needs {' and '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}.")
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    return options

@@ -50,7 +50,7 @@ class Stage:
         """
         folder = Path(folder)
         names = [name for name in inspect.signature(verb).parameters if name not in _NOT_COMPARED]
-        options = {name: _plain(arguments[name]) for name in names} | digests
+        options = {name: plain(arguments[name]) for name in names} | digests
         if folder.exists() and not folder.is_dir():
             raise OptionError(f"{folder} is a file; out must be a folder. Choose another.")
         recorded = folder / _OPTIONS_FILE
@@ -66,13 +66,14 @@ class Stage:
         return cls(folder, options, finished)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return an option as JSON and YAML can hold it: paths as text, objects by their name."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     return getattr(value, "name", None) or type(value).__name__

@@ -92,11 +92,14 @@ def test_own_teacher_is_not_trained(finished: Path, photos: Path, tmp_path: Path
         f"folder:{photos}",
         tmp_path / "out",
         given_teacher=finished / "out" / "teacher",
-        student=STUDENT,
+        student=STUDENT | {"loss_options": {"sigma": 1.0}},
         report=REPORT,
         validation=0.34,
     )
     assert not (tmp_path / "out" / "teacher").exists()
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert config["given_teacher"] == str(finished / "out" / "teacher")
+    assert config["student"]["loss_options"] == {"sigma": 1.0}
     first = json.loads((finished / "out" / "report" / "report.json").read_text())
     assert report.content["stages"][0]["recall"] == first["stages"][0]["recall"]
 

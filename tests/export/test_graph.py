@@ -133,7 +133,7 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"broken\.onnx"):
         Embedder(broken)
     foreign = tmp_path / "foreign.onnx"
-    torch.onnx.export(nn.Linear(3, 2), (torch.zeros(1, 3),), foreign, dynamo=True, verbose=False)
+    torch.onnx.export(nn.Linear(3, 2).eval(), (torch.zeros(1, 3),), foreign, dynamo=True, verbose=False)
     with pytest.raises(ModelError, match="not made by to_onnx"):
         Embedder(foreign)
 
