@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,7 @@ from compressor.distillation import distill
 from compressor.pipeline import SHARED, run
 from export.graph import to_onnx
 from export.validation import Report, validate
-from zoo.errors import UserError
+from zoo.errors import UserError, did_you_mean
 from zoo.training import train
 
 DONE, USER_ERROR, BAD_USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -54,8 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     verb, *rest = words
     if verb not in VERBS:
-        from zoo.errors import did_you_mean
-
         print(
             f"error: unknown command {verb!r}.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}.", file=sys.stderr
         )
@@ -122,8 +121,6 @@ def _with_leading(verb: str, words: list[str]) -> list[str]:
     plain, rest = words[:count], words[count:]
     names = _LEADING[verb]
     if names == ["models"] and plain:
-        import json
-
         return [f"--models={json.dumps(plain)}", *rest]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
     if names == ["config"] and plain and not Path(plain[0]).is_file():

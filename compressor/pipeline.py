@@ -131,8 +131,7 @@ def _report(
 ) -> Report:
     """Validate, unless the report was made of these very models with these options."""
     files = [path / "model.safetensors" if path.is_dir() else path for path in (Path(teacher), *models)]
-    inputs = {"options": options, "data": splits.digest, "models": [digest(file) for file in files]}
-    inputs = json.loads(json.dumps(inputs))
+    inputs = plain({"options": options, "data": splits.digest, "models": [digest(file) for file in files]})
     made_of, finished = folder / "inputs.json", folder / "report.json"
     if finished.is_file() and made_of.is_file() and json.loads(made_of.read_text(encoding="utf-8")) == inputs:
         log.info("%s is finished already: reused", folder)

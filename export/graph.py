@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.arguments import ModelLike
-from zoo.errors import ModelError
+from zoo.errors import ModelError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = ()) -> P
     try:
         proto = trace(whole)
     except Exception as error:  # the exporter raises many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"Cannot export {name} to ONNX: {reason}") from error
     for key, value in metadata(network, folder, proto).items():
         proto.metadata_props.add(key=key, value=value)

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from zoo.errors import DataError, ModelError
+from zoo.errors import DataError, ModelError, first_line
 from zoo.images import read_pixels
 
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -50,7 +50,7 @@ class Embedder:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ModelError(
                 f"{path} is not an ONNX file that onnxruntime loads ({reason}). Export it anew."
             ) from error

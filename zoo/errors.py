@@ -33,3 +33,9 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
         return ""
     listed = near[0] if len(near) == 1 else f"{', '.join(near[:-1])} or {near[-1]}"
     return f" Did you mean {listed}?"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from zoo.card import model_card
-from zoo.errors import ModelError, OptionError, did_you_mean
+from zoo.errors import ModelError, OptionError, did_you_mean, first_line
 from zoo.files import write_text
 from zoo.preprocessing import Preprocessing
 
@@ -109,10 +109,8 @@ def create_model(
         model = timm.create_model(arch, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **options)
     except Exception as error:  # timm, torch, safetensors and the hub raise many kinds for a weight that does not fit
         source = f"weights {pretrained}" if isinstance(pretrained, str | Path) else f"pretrained={pretrained}"
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(
-            f"Cannot make {arch} with {source}, pool={pool}, image_size={image_size}: {reason[0]}"
-        ) from error
+        reason = first_line(error)
+        raise ModelError(f"Cannot make {arch} with {source}, pool={pool}, image_size={image_size}: {reason}") from error
     for layer in head_of(model).modules():
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
@@ -143,7 +141,7 @@ def load_model(path: str | Path) -> nn.Module:
             f"{config_file} is not a timm model configuration ({error}). Train or download it anew."
         ) from error
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"{weights_file} cannot be loaded ({reason}). Train or download it anew.") from error
     known = {f.name for f in fields(ModelFacts)}
     set_facts(model, ModelFacts(**{name: value for name, value in facts.items() if name in known}))
@@ -189,11 +187,6 @@ def head_of(model: nn.Module) -> nn.Module:
     """Return what makes the embedding of the pooled features: a linear layer, with a norm in some architectures."""
     head = model.get_classifier()  # type: ignore[operator]
     return nn.ModuleList(head) if isinstance(head, tuple) else head  # two of them in distilled transformers
-
-
-def dim_of(model: nn.Module) -> int:
-    """Return the dimensions of the embedding."""
-    return int(model.num_classes)  # type: ignore[arg-type]
 
 
 def summary_of(model: nn.Module) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from zoo.arguments import TeacherLike
 from zoo.data.image_set import ImageSet
 from zoo.embedding import embed, fastest_device
-from zoo.errors import DataError, ModelError, OptionError
+from zoo.errors import DataError, ModelError, OptionError, first_line
 from zoo.files import digest
 from zoo.models import COSINE, facts_of, load_model, preprocessing_of
 from zoo.preprocessing import Normalize, Preprocess, Preprocessing, half
@@ -148,7 +148,7 @@ class OnnxTeacher(Teacher):
         try:
             self._session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
         except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ModelError(f"Teacher {path} is not an ONNX file that onnxruntime loads ({reason}).") from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         metadata = self._session.get_modelmeta().custom_metadata_map
@@ -187,7 +187,7 @@ class OnnxTeacher(Teacher):
         try:
             (embeddings,) = self._session.run([self._output], {self._input: batch})
         except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ModelError(f"Teacher {self.name} failed on a batch of shape {batch.shape} ({reason}).") from error
         if embeddings.ndim != 2:
             raise ModelError(f"Teacher {self.name} must give (N, D) embeddings, found shape {embeddings.shape}.")
