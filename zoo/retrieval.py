@@ -90,14 +90,9 @@ def measure(
         raise DataError(f"{len(embeddings)} embeddings for {len(images)} images; there must be one each.")
     if not ks or min(ks) < 1:
         raise OptionError(f"Recall@K needs K of at least 1, found {list(ks)}.")
-    vectors = _comparable(embeddings, metric)
-    rows = np.arange(len(images))
-    query_rows = rows if images.roles is None else np.flatnonzero(images.roles != GALLERY)
-    gallery_rows = rows if images.roles is None else np.flatnonzero(images.roles != QUERY)
+    vectors = comparable(embeddings, metric)
+    query_rows, gallery_rows, own = queries_and_gallery(images)
     gallery_labels = images.labels[gallery_rows]
-    position = np.full(len(images), -1)
-    position[gallery_rows] = np.arange(len(gallery_rows))
-    own = position[query_rows]  # where a query lies in the gallery, or -1
 
     class_sizes = np.bincount(gallery_labels, minlength=len(images.class_names))
     positives = class_sizes[images.labels[query_rows]] - (own >= 0)
@@ -141,27 +136,56 @@ def measure(
     )
 
 
+def queries_and_gallery(images: ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of the queries, the rows of the gallery, and where each query lies in the gallery, or -1."""
+    rows = np.arange(len(images))
+    query_rows = rows if images.roles is None else np.flatnonzero(images.roles != GALLERY)
+    gallery_rows = rows if images.roles is None else np.flatnonzero(images.roles != QUERY)
+    position = np.full(len(images), -1)
+    position[gallery_rows] = np.arange(len(gallery_rows))
+    return query_rows, gallery_rows, position[query_rows]
+
+
 def retention_interval(
     model: np.ndarray, teacher: np.ndarray, resamples: int, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Return the percentile interval of mean(model) / mean(teacher), queries resampled in pairs.
 
     Args:
-        model: ``(Q,)``, hit or miss of each query.
+        model: ``(Q,)``, of each query hit or miss (bool), or a score of 0 or more (float).
         teacher: ``(Q,)``, of the same queries.
         resamples: number of bootstrap samples.
         seed: of the resampling.
         confidence: coverage of the interval, in (0, 1).
     """
+    draw = _resampled_hits if model.dtype == bool else _resampled_scores
+    kept, reference = draw(model, teacher, resamples, np.random.default_rng(seed))
+    ratios = np.divide(kept, reference, out=np.array(kept, dtype=np.float64), where=reference > 0)
+    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _resampled_hits(
+    model: np.ndarray, teacher: np.ndarray, resamples: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many hits both have in each sample of the queries, ``(resamples,)``."""
     # A query has one of four outcomes, so drawing queries with replacement is a multinomial over four counts.
     both, only_model = (model & teacher).sum(), (model & ~teacher).sum()
     only_teacher = (~model & teacher).sum()
     counts = np.array([both, only_model, only_teacher, len(model) - both - only_model - only_teacher])
-    drawn = np.random.default_rng(seed).multinomial(len(model), counts / len(model), size=resamples)
-    hits, reference = drawn[:, 0] + drawn[:, 1], drawn[:, 0] + drawn[:, 2]
-    ratios = hits / np.maximum(reference, 1)
-    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    drawn = generator.multinomial(len(model), counts / len(model), size=resamples)
+    return drawn[:, 0] + drawn[:, 1], drawn[:, 0] + drawn[:, 2]
+
+
+def _resampled_scores(
+    model: np.ndarray, teacher: np.ndarray, resamples: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums of both scores over each sample of the queries, ``(resamples,)``."""
+    sums = np.empty((2, resamples))
+    for sample in range(resamples):  # one at a time: all the samples' queries together may be many
+        times = np.bincount(generator.integers(len(model), size=len(model)), minlength=len(model))
+        sums[:, sample] = times @ model, times @ teacher
+    return sums[0], sums[1]
 
 
 def neighbour_overlap(model: np.ndarray, teacher: np.ndarray) -> float:
@@ -183,8 +207,8 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
     is too near to rule out a tie across the border, more candidates are asked for.
 
     Args:
-        queries: float32 ``(Q, D)``.
-        gallery: float32 ``(G, D)``.
+        queries: float32 or float64 ``(Q, D)``.
+        gallery: the same ``(G, D)``.
         k: neighbours of each query, 1..G.
         exclude: int ``(Q,)``, a gallery row that is not to be found for each query, or -1.
 
@@ -195,11 +219,12 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
         exclude = np.full(len(queries), -1)
     # faiss gets centred and scaled vectors: less cancellation, and squares that neither overflow nor vanish. The exact
     # distances are of the vectors as given, since centring would round ties apart.
-    centre = gallery.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centre = gallery.mean(axis=0, dtype=np.float64).astype(gallery.dtype)
     queries32, gallery32 = queries - centre, gallery - centre
     scale = float(max(-queries32.min(), queries32.max(), -gallery32.min(), gallery32.max())) or 1.0
-    queries32 /= np.float32(scale)
-    gallery32 /= np.float32(scale)
+    queries32 /= queries32.dtype.type(scale)
+    gallery32 /= gallery32.dtype.type(scale)
+    queries32, gallery32 = queries32.astype(np.float32, copy=False), gallery32.astype(np.float32, copy=False)
     squares = np.einsum("gd,gd->g", gallery32, gallery32).max()
     result = np.full((len(queries), k), -1, dtype=np.int64)
     pending = np.arange(len(queries))
@@ -215,7 +240,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
                 found = np.broadcast_to(np.arange(len(gallery)), (len(rows), len(gallery)))
             else:
                 _, found = faiss.knn(queries32[rows], gallery32, candidates, metric=faiss.METRIC_L2)
-            distances = _squared_distances(queries[rows], gallery, found)
+            distances = squared_distances(queries[rows], gallery, found)
             distances[found == exclude[rows][:, None]] = np.inf
             order = np.lexsort((found, distances), axis=1)
             found = np.take_along_axis(found, order, axis=1)
@@ -231,7 +256,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
     return result
 
 
-def _squared_distances(queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:
+def squared_distances(queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Return float64 ``(Q, C)`` distances between each query and its candidates, some candidates at a time."""
     distances = np.empty(found.shape)
     step = max(1, _CHUNK_BYTES // (8 * len(queries) * max(queries.shape[1], 1)))
@@ -243,7 +268,7 @@ def _squared_distances(queries: np.ndarray, gallery: np.ndarray, found: np.ndarr
     return distances
 
 
-def _comparable(embeddings: np.ndarray, metric: str) -> np.ndarray:
+def comparable(embeddings: np.ndarray, metric: str) -> np.ndarray:
     """Return float32 vectors whose Euclidean distance orders as the metric does."""
     with np.errstate(over="ignore"):
         vectors = np.ascontiguousarray(embeddings, dtype=np.float32)

@@ -184,6 +184,13 @@ def test_nearest_few_among_many(kind: str) -> None:
     np.testing.assert_array_equal(nearest(queries, gallery, 4), expected)
 
 
+def test_float64_is_compared_as_it_is() -> None:
+    # Steps of 2**-30 at 1: float32 sees one point.
+    gallery = 1 + 2.0**-30 * np.random.default_rng(0).permutation(400)[:, None]
+    expected = np.argsort(gallery[:, 0], kind="stable")[:5]
+    assert nearest(np.ones((1, 1)), gallery, 5)[0].tolist() == expected.tolist()
+
+
 def test_ties_go_to_the_lower_index_even_among_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     far = generator.normal(size=(500, 8)) + 10
@@ -249,14 +256,14 @@ def test_small_chunks_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_chunks_bound_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
-    squared_distances = retrieval._squared_distances
+    squared_distances = retrieval.squared_distances
 
     def watch(queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:
         nonlocal largest
         largest = max(largest, found.size * gallery.shape[1] * 8)
         return squared_distances(queries, gallery, found)
 
-    monkeypatch.setattr(retrieval, "_squared_distances", watch)
+    monkeypatch.setattr(retrieval, "squared_distances", watch)
     monkeypatch.setattr(retrieval, "_CHUNK_BYTES", 1 << 16)
     embeddings = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
     measure(embeddings, image_set(np.arange(600) % 50))
