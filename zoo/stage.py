@@ -49,7 +49,8 @@ class Stage:
             OptionError: the folder holds work that was begun with other options, or is not a folder.
         """
         folder = Path(folder)
-        names = [name for name in inspect.signature(verb).parameters if name not in _NOT_COMPARED]
+        parameters = inspect.signature(verb).parameters
+        names = [name for name in parameters if name not in _NOT_COMPARED]
         options = {name: plain(arguments[name]) for name in names} | digests
         if folder.exists() and not folder.is_dir():
             raise OptionError(f"{folder} is a file; out must be a folder. Choose another.")
@@ -58,7 +59,9 @@ class Stage:
         if finished and not recorded.is_file():
             raise OptionError(f"{folder} already holds a model that was not made here. Choose another out.")
         if recorded.is_file() and (finished or (folder / CHECKPOINTS).is_dir()):
-            _require_same(folder, json.loads(recorded.read_text(encoding="utf-8")), options)
+            # An option that came with a later version was at its default, so to say, in an earlier one.
+            defaults = {name: plain(parameters[name].default) for name in names}
+            _require_same(folder, defaults | json.loads(recorded.read_text(encoding="utf-8")), options)
         else:
             write_json(recorded, options)  # nothing is lost by other options, such as a mistake mended
         if finished:

@@ -52,6 +52,17 @@ def test_the_same_options_go_on_and_a_finished_stage_says_so(tmp_path: Path, cap
     assert f"{tmp_path} is finished already: reused" in caplog.text
 
 
+def test_options_of_a_later_version_were_at_their_defaults(tmp_path: Path) -> None:
+    open_stage(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    recorded = json.loads((tmp_path / "options.json").read_text())
+    del recorded["lr"]
+    (tmp_path / "options.json").write_text(json.dumps(recorded))
+    open_stage(tmp_path)
+    with pytest.raises(OptionError, match=r"lr 0\.1 \(now 0\.2\)"):
+        open_stage(tmp_path, lr=0.2)
+
+
 def test_where_and_how_fast_may_change(tmp_path: Path) -> None:
     open_stage(tmp_path)
     assert open_stage(tmp_path, workers=8, out=tmp_path.parent / tmp_path.name).options == open_stage(tmp_path).options
