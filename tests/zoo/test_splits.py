@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.data import READERS, load_data
+from zoo.data.continuous import VectorLabels
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.splits import Source, divide
 from zoo.errors import DataError, OptionError
@@ -183,6 +185,47 @@ def test_wrong_options(rule: str, validation: float, message: str) -> None:
 def test_a_split_without_images_is_an_error() -> None:
     with pytest.raises(DataError, match="no images left"):
         divide("letters", source([0, 1], split=["validation", ""]))
+
+
+def unlabelled(count: int, split: list[str] | None = None, labels: bool = True) -> Source:
+    pixels = np.zeros((1, 1, 3), dtype=np.uint8)
+    continuous = VectorLabels(np.arange(float(count))) if labels else None
+    images = ImageSet([str(i) for i in range(count)], [pixels] * count, continuous=continuous)
+    return Source(images, None if split is None else np.array(split, dtype=object))
+
+
+def test_without_classes_random_images_are_held_out_to_measure_continuous_labels_on() -> None:
+    given = unlabelled(50, ["train"] * 40 + ["test"] * 10)
+    data = divide("a", given, validation=0.25)
+    held = sorted(map(int, data.validation.ids))
+    assert len(held) == 10 and len(set(held) | set(map(int, data.train.ids))) == 40 == len(held) + len(data.train)
+    assert max(held) < 40 and len(set(np.diff(held))) > 2  # of the training images, not at even steps
+    assert list(divide("b", given, validation=0.25).validation.ids) == list(data.validation.ids)
+    assert data.protocol["label_distance"] == "euclidean distance of 1 number"
+    # The same ones where the labels are still to come; none where there are not to be any.
+    bare = unlabelled(50, ["train"] * 40 + ["test"] * 10, labels=False)
+    assert list(divide("a", bare, validation=0.25, continuous=True).validation.ids) == list(data.validation.ids)
+    assert len(divide("a", bare, validation=0.25).validation) == 0
+
+
+def test_images_held_out_are_enough_to_rank_or_none() -> None:
+    for count, fraction, expected in (
+        (8, 0.2, 0),
+        (9, 0.01, 3),
+        (20, 0.9, 17),
+        (30, 0.2, 6),
+        (30, 0.0, 0),
+        (2, 0.5, 0),
+    ):
+        assert len(divide("a", unlabelled(count), validation=fraction).validation) == expected
+    named = divide("a", unlabelled(20, ["train"] * 15 + ["validation"] * 5), validation=0.4)
+    assert list(named.validation.ids) == ["15", "16", "17", "18", "19"]
+
+
+def test_classes_are_held_out_where_there_are_continuous_labels_too() -> None:
+    images = replace(ABCDE.images, continuous=VectorLabels(np.arange(float(len(ABCDE.images)))))
+    both = divide("a", Source(images, ABCDE.split), "all-train", 0.4)
+    assert parts(both) == parts(divide("a", ABCDE, "all-train", 0.4)) and len(both.validation)
 
 
 def test_unknown_kinds_and_missing_paths() -> None:

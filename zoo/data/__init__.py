@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.splits import Reader, Source, divide
@@ -25,7 +26,13 @@ READERS: dict[str, str] = {
 }
 
 
-def load_data(data: str | DataSplits, split: str = "auto", validation: float = 0.2) -> DataSplits:
+def load_data(
+    data: str | DataSplits,
+    split: str = "auto",
+    validation: float = 0.2,
+    continuous_labels: str | Path | None = None,
+    label_metric: str = "euclidean",
+) -> DataSplits:
     """Read a data set and divide it into train, validation and test, disjoint in their classes.
 
     Args:
@@ -33,14 +40,32 @@ def load_data(data: str | DataSplits, split: str = "auto", validation: float = 0
             ``cifar100:PATH``, ``cub200:PATH``, ``cars196:PATH``, ``sop:PATH``, ``inshop:PATH``, ``grocery:PATH``; a
             bare path means ``folder:PATH``, or ``csv:FILE`` if it ends in .csv. Splits that are ready pass through.
         split: rule that divides the classes; see :func:`zoo.data.splits.divide`.
-        validation: fraction of the training classes held out to choose checkpoints on, in [0, 1).
+        validation: fraction of the training classes held out to choose checkpoints on, in [0, 1); of the training
+            images where there are continuous labels and no classes.
+        continuous_labels: a file with a continuous label for each image; see :func:`zoo.data.label_file.read_labels`.
+        label_metric: how vectors in that file are compared, "euclidean" or "cosine".
 
     Raises:
-        DataError: the data is missing, broken or of an unknown kind.
-        OptionError: the rule is unknown or the fraction out of range.
+        DataError: the data or the labels are missing, broken or of an unknown kind.
+        OptionError: the rule or the metric is unknown, or the fraction out of range.
     """
+    kind = ""
     if isinstance(data, DataSplits):
-        return data
+        splits = data
+    else:
+        kind, path = _kind_and_path(data)
+        source = _reader(kind)(path)
+        splits = divide(data, source, split, validation, continuous=continuous_labels is not None)
+    if continuous_labels is None:
+        return splits
+
+    from zoo.data.label_file import read_labels
+
+    table_ids = source.images.ids if kind == "csv" else None
+    return read_labels(continuous_labels, label_metric, table_ids).label(splits)
+
+
+def _kind_and_path(data: str) -> tuple[str, str]:
     kind, colon, path = data.partition(":")
     if kind not in READERS:
         if colon and "/" not in kind and "." not in kind and len(kind) > 1:
@@ -49,7 +74,7 @@ def load_data(data: str | DataSplits, split: str = "auto", validation: float = 0
         kind, path = ("csv" if data.endswith(".csv") else "folder"), data
     if kind != "glyphs" and not path:
         raise DataError(f"Data {data!r} names no path; write {kind}:PATH.")
-    return divide(data, _reader(kind)(path), split, validation)
+    return kind, path
 
 
 def _reader(kind: str) -> Reader:

@@ -1,4 +1,4 @@
-"""The data protocol: images with an id each and, where known, a class label and a query/gallery role."""
+"""The data protocol: images with an id each and, where known, labels (a class, or continuous ones) and a role."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,9 @@ from tqdm import tqdm
 
 from zoo.errors import DataError
 from zoo.images import read_pixels
+
+if TYPE_CHECKING:
+    from zoo.data.continuous import ContinuousLabels
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ class ImageSet:
         labels: int64 ``(N,)``, the class of each image as an index into ``class_names``, or None if unknown.
         class_names: the name of each class.
         roles: ``(N,)`` of "query", "gallery" or "both", or None: then every image is a query against all others.
+        continuous: labels with a distance between them, one for each image, or None if there are none.
     """
 
     ids: Sequence[str]
@@ -82,6 +86,7 @@ class ImageSet:
     labels: np.ndarray | None = None
     class_names: Sequence[str] = ()
     roles: np.ndarray | None = None
+    continuous: ContinuousLabels | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.sources):
@@ -100,6 +105,10 @@ class ImageSet:
             unknown = set(self.roles) - {QUERY, GALLERY, BOTH}
             if unknown:
                 raise DataError(f"Role {str(sorted(unknown)[0])!r} is not one of query, gallery, both.")
+        if self.continuous is not None and len(self.continuous) != len(self.ids):
+            raise DataError(
+                f"{len(self.continuous)} continuous labels for {len(self.ids)} images; there must be one each."
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,10 +139,11 @@ class ImageSet:
             labels=None if self.labels is None else self.labels[rows],
             class_names=self.class_names,
             roles=None if self.roles is None else self.roles[rows],
+            continuous=None if self.continuous is None else self.continuous.subset(rows),
         )
 
     def without_labels(self) -> ImageSet:
-        """Return the same images with their labels forgotten."""
+        """Return the same images with their classes forgotten; continuous labels stay."""
         return replace(self, labels=None, class_names=())
 
     def checked(self, max_unreadable: int = 10, cache_bytes: int = 2 << 30) -> ImageSet:
@@ -203,10 +213,12 @@ class DataSplits:
 
     @property
     def digest(self) -> str:
-        """Return 16 hexadecimal digits that change when an image, label or role comes, goes or moves."""
+        """Return 16 hexadecimal digits that change when an image, role or label of either kind comes, goes or moves."""
         hashed = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
             labels = [] if part.labels is None else part.labels.tolist()
             roles = [] if part.roles is None else part.roles.tolist()
             hashed.update(json.dumps([list(part.ids), labels, roles]).encode())
+            if part.continuous is not None:
+                hashed.update(part.continuous.digest.encode())
         return hashed.hexdigest()[:16]

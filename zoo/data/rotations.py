@@ -26,7 +26,7 @@ def with_rotations(images: ImageSet) -> ImageSet:
 
     Four times the classes to tell apart, as in Vinyals et al., "Matching Networks for One Shot Learning"
     (arXiv:1606.04080), section 4.1.1. Pixels are turned when read, so memory does not grow. Images without labels
-    are turned too, and stay without.
+    are turned too, and stay without. Continuous labels are left behind: what a turned image's would be is not known.
     """
     count = len(images.class_names)
     sources: list[ImageSource] = [_Turned(images, i, turns) for turns in TURNS for i in range(len(images))]
@@ -37,4 +37,5 @@ def with_rotations(images: ImageSet) -> ImageSet:
         labels=None if images.labels is None else np.concatenate([images.labels + turns * count for turns in TURNS]),
         class_names=[f"{name}@{90 * turns}" for turns in TURNS for name in images.class_names],
         roles=None,
+        continuous=None,
     )

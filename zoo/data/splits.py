@@ -32,7 +32,9 @@ class Source:
     note: str = ""
 
 
-def divide(name: str, source: Source, rule: str = "auto", validation: float = 0.2) -> DataSplits:
+def divide(
+    name: str, source: Source, rule: str = "auto", validation: float = 0.2, continuous: bool = False
+) -> DataSplits:
     """Divide a data set by a rule on its classes, then hold part of the training classes out for validation.
 
     Args:
@@ -42,8 +44,10 @@ def divide(name: str, source: Source, rule: str = "auto", validation: float = 0.
             (classes of even index train), ``list:FILE`` (YAML file with ``train`` and ``test``, each a list of class
             names or patterns with ``*``), ``all-train``, ``all-test``, or ``auto``: given where the data has it, else
             first-half; unlabelled images without a split of their own are all for training.
-        validation: fraction of the training classes held out to choose checkpoints on, in [0, 1). Not used where the
-            data names its own validation images.
+        validation: fraction of the training classes held out to choose checkpoints on, in [0, 1); of the training
+            images, drawn at random but always the same, where there are continuous labels and no classes. Not used
+            where the data names its own validation images.
+        continuous: the images are about to get continuous labels, if they have none yet.
 
     Raises:
         OptionError: unknown rule, or a fraction out of range.
@@ -64,8 +68,11 @@ def divide(name: str, source: Source, rule: str = "auto", validation: float = 0.
         split = np.asarray(source.split, dtype=object)
     else:
         split = _by_class_rule(name, images, rule)
-    if validation > 0 and not (split == VALIDATION).any() and images.labels is not None:
-        split = _hold_out(images.labels, split, validation)
+    if validation > 0 and not (split == VALIDATION).any():
+        if images.labels is not None:
+            split = _hold_out(images.labels, split, validation)
+        elif continuous or images.continuous is not None:
+            split = _hold_out_images(split, validation)
     parts = {part: images.subset(np.flatnonzero(split == part)) for part in (TRAIN, VALIDATION, TEST)}
     if not len(parts[TRAIN]) and not len(parts[TEST]):
         raise DataError(f"{name} has no images left after split {rule!r}.")
@@ -73,6 +80,8 @@ def divide(name: str, source: Source, rule: str = "auto", validation: float = 0.
     protocol: dict[str, Any] = {"split": rule, "validation_fraction": validation}
     if rule == "given" and source.note:
         protocol["note"] = source.note
+    if images.continuous is not None:
+        protocol["label_distance"] = images.continuous.description
     for part, subset in parts.items():
         protocol[part] = {"images": len(subset)}
         if subset.labels is not None:
@@ -137,6 +146,17 @@ def _hold_out(labels: np.ndarray, split: np.ndarray, fraction: float) -> np.ndar
     held = classes[((np.arange(count) + 0.5) * len(classes) / max(count, 1)).astype(int)]
     split = split.copy()
     split[(split == TRAIN) & np.isin(labels, held)] = VALIDATION
+    return split
+
+
+def _hold_out_images(split: np.ndarray, fraction: float) -> np.ndarray:
+    """Move random training images to the validation split, the same ones whatever the seed of a run."""
+    rows = np.flatnonzero(split == TRAIN)
+    count = min(round(fraction * len(rows)), len(rows) - 3)  # an anchor and two others at least stay to be compared
+    if count < 3:  # with one other image only, every order is the best
+        count = 3 if len(rows) >= 9 else 0
+    split = split.copy()
+    split[np.random.default_rng(0).choice(rows, count, replace=False)] = VALIDATION
     return split
 
 

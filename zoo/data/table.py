@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ def read_csv(path: str) -> Source:
             or no image file exists.
     """
     table = Path(path)
-    lines, rows = _rows(table)
+    lines, rows = read_rows(table, _checked_header)
     ids = [row["path"] for row in rows]
     seen: dict[Path, int] = {}
     for line, name in zip(lines, ids, strict=True):
@@ -60,8 +60,18 @@ def read_csv(path: str) -> Source:
     return Source(ImageSet(ids, sources, labels, class_names, roles), split)
 
 
-def _rows(table: Path) -> tuple[list[int], list[dict[str, str]]]:
-    """Return the line number and the cells by column of each row that is not blank."""
+def read_rows(
+    table: Path, checked_header: Callable[[Path, list[str]], list[str]]
+) -> tuple[list[int], list[dict[str, str]]]:
+    """Return the line number and the cells by column of each row that is not blank.
+
+    Args:
+        table: the file.
+        checked_header: takes the table and the cells of its first line, returns the columns' names or raises.
+
+    Raises:
+        DataError: the table is missing, not UTF-8 or empty, or a row has too many or too few cells.
+    """
     try:
         text = table.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -79,7 +89,7 @@ def _rows(table: Path) -> tuple[list[int], list[dict[str, str]]]:
             if not any(cells):
                 continue
             if not columns:
-                columns = _checked_header(table, cells)
+                columns = checked_header(table, cells)
                 continue
             if len(cells) != len(columns):
                 raise DataError(

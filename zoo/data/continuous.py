@@ -1,0 +1,286 @@
+"""Continuous labels: not classes, but labels with a distance between any two, such as poses, places or captions."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import DataError, OptionError, did_you_mean
+from zoo.retrieval import nearest, squared_distances
+
+LABEL_METRICS = ("euclidean", "cosine")
+_CHUNK_NUMBERS = 1 << 22
+_TOLERANCE = 1e-6  # of the largest distance: how far a matrix may be from symmetric, and its diagonal from zero
+_BLOCK = 256  # labels that a distance function gets on each side at a time
+_SPOT_CHECKS = 16
+
+
+class ContinuousLabels(ABC):
+    """The labels of the images of a set, one each, known by the distances between them.
+
+    Rows are indices of images, 0..N-1. Distances are finite, 0 or more, the same both ways, and 0 from a label to
+    itself.
+
+    Attributes:
+        description: what the distance is, for reports.
+    """
+
+    description: str
+
+    def __init__(self, count: int) -> None:
+        self._rows = np.arange(count)  # where the label of each image lies in what was given
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def subset(self, rows: np.ndarray) -> ContinuousLabels:
+        """Return the labels of these images, in this order; what holds the labels is shared."""
+        part = copy.copy(self)
+        part._rows = self._rows[rows]
+        return part
+
+    def distances(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Return the distances between each of ``rows`` (A,) and each of ``others`` (B,), float64 ``(A, B)``."""
+        return self._between(self._rows[rows], self._rows[others])
+
+    def distances_to(self, rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """Return the distances between each of ``rows`` (A,) and those found for it, (A, C); float64 ``(A, C)``."""
+        distances = np.empty(found.shape)
+        for place, (row, those) in enumerate(zip(self._rows[rows], self._rows[found], strict=True)):
+            distances[place] = self._between(row[None], those)[0]
+        return distances
+
+    def nearest(self, rows: np.ndarray, among: np.ndarray, k: int, exclude: np.ndarray | None = None) -> np.ndarray:
+        """Find the k images of ``among`` with the nearest labels; ties by lower place, as zoo.retrieval.nearest has it.
+
+        Args:
+            rows: int ``(A,)``.
+            among: int ``(B,)``.
+            k: at least 1.
+            exclude: int ``(A,)``, a place in ``among`` that is not to be found for each row, or -1.
+
+        Returns:
+            int64 ``(A, k)``, places in ``among``, nearest first; -1 where there are fewer.
+        """
+        result = np.full((len(rows), k), -1, dtype=np.int64)
+        step = max(1, _CHUNK_NUMBERS // max(len(among), 1))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            distances = self.distances(rows[part], among)
+            if exclude is not None:
+                excluded = np.flatnonzero(exclude[part] >= 0)
+                distances[excluded, exclude[part][excluded]] = np.inf
+            order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+            there = np.isfinite(np.take_along_axis(distances, order, axis=1))
+            result[part, : order.shape[1]] = np.where(there, order, -1)
+        return result
+
+    @property
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that change when a label or the distance does."""
+        hashed = hashlib.sha256(self.description.encode())
+        for numbers in self._content():
+            hashed.update(np.ascontiguousarray(numbers).tobytes())
+        return hashed.hexdigest()[:16]
+
+    @abstractmethod
+    def _between(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """As ``distances``, of rows of what was given."""
+
+    @abstractmethod
+    def _content(self) -> Iterator[np.ndarray]:
+        """Yield numbers that tell these labels from others."""
+
+
+class VectorLabels(ContinuousLabels):
+    """A vector for each image.
+
+    Args:
+        vectors: float ``(N, L)``, or ``(N,)`` for one number each.
+        metric: "euclidean", or "cosine" for 1 - cos, which lies in [0, 2].
+        names: how messages name each row; none for its number.
+
+    Raises:
+        DataError: no vectors, one that is not finite, or, with the cosine, one of length 0.
+        OptionError: unknown metric.
+    """
+
+    def __init__(self, vectors: np.ndarray, metric: str = "euclidean", names: Sequence[str] = ()) -> None:
+        if metric not in LABEL_METRICS:
+            raise OptionError(
+                f"Unknown label metric {metric!r}; known are {' and '.join(LABEL_METRICS)}."
+                f"{did_you_mean(metric, LABEL_METRICS)}"
+            )
+        given = np.asarray(vectors)
+        if given.ndim not in (1, 2) or not given.size or given.dtype.kind not in "biuf":
+            raise DataError(
+                f"Continuous labels must be numbers (N, L), found shape {given.shape} of {given.dtype}. "
+                "Give a row of numbers for each image."
+            )
+        self._vectors = np.ascontiguousarray(given.reshape(len(given), -1), dtype=np.float64)
+        super().__init__(len(self._vectors))
+        with np.errstate(over="ignore"):
+            squares = np.einsum("nl,nl->n", self._vectors, self._vectors)
+        self._require(np.isfinite(4 * squares), names, "is not finite. Mend it, or leave the image out.")
+        self.metric = metric
+        if metric == "cosine":
+            # Half the squared distance of unit vectors is 1 - cos, without its rounding near 0.
+            self._require(squares > 0, names, "is zero, which has no direction. Leave it out, or compare by euclidean.")
+            self._vectors = self._vectors / np.sqrt(squares)[:, None]
+        length = self._vectors.shape[1]
+        self.description = f"{metric} distance of {length} {'number' if length == 1 else 'numbers'}"
+
+    @staticmethod
+    def _require(right: np.ndarray, names: Sequence[str], what: str) -> None:
+        if not right.all():
+            raise DataError(f"{_named(names, int(np.argmin(right)))} {what}")
+
+    def distances_to(self, rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+        return self._to_each(self._rows[rows], self._vectors, self._rows[found])
+
+    def nearest(self, rows: np.ndarray, among: np.ndarray, k: int, exclude: np.ndarray | None = None) -> np.ndarray:
+        result = np.full((len(rows), k), -1, dtype=np.int64)
+        queries, gallery = self._vectors[self._rows[rows]], self._vectors[self._rows[among]]
+        found = nearest(queries, gallery, min(k, len(among)), exclude)
+        result[:, : found.shape[1]] = found
+        return result
+
+    def _between(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        every = np.broadcast_to(np.arange(len(others)), (len(rows), len(others)))
+        return self._to_each(rows, self._vectors[others], every)
+
+    def _to_each(self, rows: np.ndarray, vectors: np.ndarray, found: np.ndarray) -> np.ndarray:
+        distances = np.empty(found.shape)
+        step = max(1, _CHUNK_NUMBERS // max(found.shape[1] * vectors.shape[1], 1))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            distances[part] = squared_distances(self._vectors[rows[part]], vectors, found[part])
+        if self.metric == "cosine":
+            distances /= 2
+            return distances
+        return np.sqrt(distances, out=distances)
+
+    def _content(self) -> Iterator[np.ndarray]:
+        yield self._vectors[self._rows]
+
+
+class MatrixLabels(ContinuousLabels):
+    """All distances, computed before.
+
+    Args:
+        matrix: float ``(N, N)``, symmetric, with a diagonal of zeros; kept as it is, not copied.
+        names: how messages name each row; none for its number.
+
+    Raises:
+        DataError: it is not square, or a distance is not finite, negative, not the same both ways or not 0 on the
+            diagonal.
+    """
+
+    description = "given distances"
+
+    def __init__(self, matrix: np.ndarray, names: Sequence[str] = ()) -> None:
+        matrix = np.asarray(matrix)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size or matrix.dtype.kind not in "biuf":
+            raise DataError(f"Label distances must be numbers (N, N), found shape {matrix.shape} of {matrix.dtype}.")
+        _require_distances(matrix, names)
+        self._matrix = matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64)
+        super().__init__(len(matrix))
+
+    def distances_to(self, rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+        distances: np.ndarray = self._matrix[self._rows[rows][:, None], self._rows[found]]
+        return distances.astype(np.float64)
+
+    def _between(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return self._matrix[np.ix_(rows, others)].astype(np.float64)
+
+    def _content(self) -> Iterator[np.ndarray]:
+        for row in self._rows:
+            yield self._matrix[row, self._rows]
+
+
+class FunctionLabels(ContinuousLabels):
+    """Labels of any kind and a function that says how far apart they are; for use from Python.
+
+    Distances are computed whenever they are asked for. Of a slow function they are better computed once:
+    ``MatrixLabels(labels.distances(rows, rows))`` with ``rows = np.arange(len(labels))``.
+
+    Args:
+        labels: N labels; parts of an array are given to the function as arrays, else as lists.
+        distance: takes A labels and B labels, at most 256 each, and returns their distances, ``(A, B)``.
+
+    Raises:
+        DataError: no labels, or the function does not give distances: found here on some of the labels, later when it
+            is used.
+    """
+
+    description = "distance function"
+
+    def __init__(self, labels: Sequence[Any] | np.ndarray, distance: Callable[[Any, Any], np.ndarray]) -> None:
+        if not len(labels):
+            raise DataError("No continuous labels were given; there must be one for each image.")
+        self._labels = labels
+        self._distance = distance
+        super().__init__(len(labels))
+        some = self._spots()
+        _require_distances(self._between(some, some), [f"label {row}" for row in some])
+
+    def _between(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        distances = np.empty((len(rows), len(others)))
+        for top in range(0, len(rows), _BLOCK):
+            for left in range(0, len(others), _BLOCK):
+                block = distances[top : top + _BLOCK, left : left + _BLOCK]
+                a, b = rows[top : top + _BLOCK], others[left : left + _BLOCK]
+                found = np.asarray(self._distance(self._of(a), self._of(b)), dtype=np.float64)
+                if found.shape != block.shape:
+                    raise DataError(
+                        f"The distance function gave shape {found.shape} for {len(a)} and {len(b)} labels; "
+                        f"it must give {block.shape}."
+                    )
+                wrong = ~(np.isfinite(found) & (found >= 0))
+                if wrong.any():
+                    i, j = np.argwhere(wrong)[0]
+                    raise DataError(
+                        f"The distance function gave {found[i, j]} for label {a[i]} and label {b[j]}; distances are "
+                        "finite and 0 or more."
+                    )
+                block[:] = found
+        return distances
+
+    def _of(self, rows: np.ndarray) -> Any:
+        return self._labels[rows] if isinstance(self._labels, np.ndarray) else [self._labels[row] for row in rows]
+
+    def _spots(self) -> np.ndarray:
+        """Return up to 16 of the rows, evenly spaced."""
+        return self._rows[np.unique(np.linspace(0, len(self), _SPOT_CHECKS, endpoint=False).astype(int))[: len(self)]]
+
+    def _content(self) -> Iterator[np.ndarray]:
+        # Labels of any kind cannot be hashed; how far all are from some says enough.
+        yield self._between(self._spots(), self._rows)
+
+
+def _require_distances(matrix: np.ndarray, names: Sequence[str]) -> None:
+    """Raise DataError, naming two rows, unless all is as distances are; some rows at a time."""
+    remedy = "Distances are finite, 0 or more, the same both ways, and 0 from a label to itself."
+    largest = float(np.fmax.reduce(matrix, axis=None))
+    step = max(1, _CHUNK_NUMBERS // len(matrix))
+    for start in range(0, len(matrix), step):
+        block, across = matrix[start : start + step], matrix[:, start : start + step].T
+        with np.errstate(invalid="ignore"):
+            wrong = ~((block >= 0) & (abs(block - across) <= _TOLERANCE * largest)) | ~np.isfinite(block)
+        own = np.arange(start, start + len(block))
+        wrong[own - start, own] |= block[own - start, own] > _TOLERANCE * largest
+        if wrong.any():
+            i, j = np.argwhere(wrong)[0]
+            raise DataError(
+                f"The distance from {_named(names, int(start + i))} to {_named(names, int(j))} is {block[i, j]}, and "
+                f"{across[i, j]} the other way. {remedy}"
+            )
+
+
+def _named(names: Sequence[str], row: int) -> str:
+    return names[row] if names else f"Label {row}"

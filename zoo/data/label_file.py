@@ -1,0 +1,146 @@
+"""Continuous labels that lie in a file beside the images."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from zoo.data.continuous import ContinuousLabels, MatrixLabels, VectorLabels
+from zoo.data.image_set import DataSplits, ImageSet
+from zoo.data.table import read_rows
+from zoo.errors import DataError, OptionError, did_you_mean
+
+_KNOWN = "a .csv with a column path and columns of numbers, an .npz with ids and vectors or distances, or an .npy"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFile:
+    """Continuous labels by image id.
+
+    Attributes:
+        path: the file.
+        ids: the image of each label.
+        labels: the labels, in that order.
+    """
+
+    path: Path
+    ids: Sequence[str]
+    labels: ContinuousLabels
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.labels):
+            raise DataError(f"{self.path} has {len(self.labels)} labels for {len(self.ids)} ids; one each is needed.")
+        seen: set[str] = set()
+        for name in self.ids:
+            if name in seen:
+                raise DataError(f"{self.path} has image {name!r} more than once. Keep one label of it.")
+            seen.add(name)
+
+    def label(self, splits: DataSplits) -> DataSplits:
+        """Return the splits with their continuous labels.
+
+        Raises:
+            DataError: an image has none; names it.
+        """
+        row_of = {name: row for row, name in enumerate(self.ids)}
+
+        def labelled(images: ImageSet) -> ImageSet:
+            missing = [name for name in images.ids if name not in row_of]
+            if missing:
+                raise DataError(
+                    f"{self.path} has no label for image {missing[0]!r} ({len(missing)} of {len(images)} missing)."
+                    f"{did_you_mean(missing[0], self.ids, count=1)} Add them, or leave the images out of the data."
+                )
+            return replace(images, continuous=self.labels.subset(np.array([row_of[name] for name in images.ids], int)))
+
+        return replace(
+            splits,
+            train=labelled(splits.train),
+            validation=labelled(splits.validation),
+            test=labelled(splits.test),
+            protocol={**splits.protocol, "label_distance": self.labels.description},
+        )
+
+
+def read_labels(path: str | Path, metric: str = "euclidean", table_ids: Sequence[str] | None = None) -> LabelFile:
+    """Read continuous labels.
+
+    - ``.csv``: a table as ``csv:FILE`` is, with a column ``path`` (the image's id) and one or more columns of numbers.
+    - ``.npz``: ``ids``, text ``(N,)``, and either ``vectors``, float ``(N, L)``, or ``distances``, float ``(N, N)``,
+      symmetric with a diagonal of zeros.
+    - ``.npy``: float ``(N, L)``, a row for each row of a table of images, in its order.
+
+    Args:
+        path: the file.
+        metric: how vectors are compared: "euclidean" or "cosine".
+        table_ids: the images of the table of images, in its order; None where the data is not a table.
+
+    Raises:
+        DataError: the file is missing, of another kind or broken; names row and value.
+        OptionError: unknown metric, or one that the file has no use for.
+    """
+    path = Path(path)
+    if path.suffix == ".csv":
+        return _read_csv(path, metric)
+    if path.suffix not in (".npz", ".npy"):
+        raise DataError(f"Continuous labels {path} must be {_KNOWN}.")
+    arrays = _arrays(path)
+    if path.suffix == ".npy":
+        if table_ids is None:
+            raise DataError(
+                f"Continuous labels {path} have no image ids, so they fit data of kind csv:FILE only. "
+                "Write an .npz with ids and vectors instead."
+            )
+        names = [f"{path}: row {row}" for row in range(len(table_ids))]
+        return LabelFile(path, table_ids, VectorLabels(arrays["rows"], metric, names))
+    kinds = [name for name in ("vectors", "distances") if name in arrays]
+    if "ids" not in arrays or len(kinds) != 1 or arrays["ids"].ndim != 1:
+        raise DataError(f"{path} must hold ids (N,) and either vectors or distances, found {', '.join(arrays)}.")
+    ids = [str(name) for name in arrays["ids"]]
+    names = [f"{path}: the label of {name}" for name in ids]
+    if kinds == ["vectors"]:
+        return LabelFile(path, ids, VectorLabels(arrays["vectors"], metric, names))
+    if metric != "euclidean":
+        raise OptionError(f"label_metric is {metric!r}, but {path} holds distances already. Leave label_metric out.")
+    return LabelFile(path, ids, MatrixLabels(arrays["distances"], names))
+
+
+def _read_csv(path: Path, metric: str) -> LabelFile:
+    lines, rows = read_rows(path, _checked_header)
+    columns = [column for column in rows[0] if column != "path"]
+    vectors = np.empty((len(rows), len(columns)))
+    for place, (line, row) in enumerate(zip(lines, rows, strict=True)):
+        for at, column in enumerate(columns):
+            try:
+                vectors[place, at] = float(row[column])
+            except ValueError:
+                raise DataError(
+                    f"{path} line {line}: {column} {row[column]!r} is not a number. Mend it, or remove the column."
+                ) from None
+    names = [f"{path} line {line}: the label" for line in lines]
+    return LabelFile(path, [row["path"] for row in rows], VectorLabels(vectors, metric, names))
+
+
+def _checked_header(table: Path, cells: list[str]) -> list[str]:
+    columns = ["path" if cell.lower() == "path" else cell for cell in cells]
+    if columns.count("path") != 1 or len(columns) < 2 or len(set(columns)) != len(columns):
+        raise DataError(
+            f"{table}: its header must be path and one or more columns of numbers, all different, found "
+            f"{', '.join(cells)}."
+        )
+    return columns
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an ``.npz`` file by name, or that of an ``.npy`` file as "rows"."""
+    try:
+        with open(path, "rb") as file:
+            opened = np.load(file, allow_pickle=False)
+            return {"rows": opened} if isinstance(opened, np.ndarray) else {name: opened[name] for name in opened.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"Continuous labels {path} cannot be read ({reason}). They must be {_KNOWN}.") from error
