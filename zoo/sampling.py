@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import distributed
@@ -10,17 +12,65 @@ from torch.utils.data import Sampler
 
 from zoo.errors import OptionError
 
+if TYPE_CHECKING:
+    from zoo.data.continuous import ContinuousLabels
+
 Draw = tuple[int, int]
 """Index of an image, and a seed for its augmentation."""
+_ROUNDS = 1  # sets the generator of a round apart from that of an epoch
 
 
-class BatchSampler(Sampler[list[Draw]]):
+class GlobalBatches(Sampler[list[Draw]], ABC):
+    """What samplers have in common: epochs, and each process's part of a batch that all processes draw alike.
+
+    With several processes every one draws the same global batch and yields its own part of it, so that the objective
+    does not depend on their number.
+
+    Args:
+        count: number of images.
+        batch_size: images in a global batch, over all processes; all of them where there are fewer.
+        seed: of all draws.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count = count
+        self.batch_size = min(batch_size, count)
+        self.seed = seed
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> GlobalBatches:
+        """Return itself: Lightning looks here for ``set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches the next iteration yields (called by Lightning)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(self.count // self.batch_size, 1)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rank, processes = 0, 1
+        if distributed.is_available() and distributed.is_initialized():
+            rank, processes = distributed.get_rank(), distributed.get_world_size()
+        generator = np.random.default_rng([self.seed, self.epoch])
+        for batch in self._batches(generator):
+            draws = generator.integers(2**62, size=len(batch))
+            local = range(rank, len(batch) - len(batch) % processes, processes)
+            yield [(int(batch[i]), int(draws[i])) for i in local]
+
+    @abstractmethod
+    def _batches(self, generator: np.random.Generator) -> Iterator[np.ndarray]:
+        """Yield the image indices of each global batch of the epoch."""
+
+
+class BatchSampler(GlobalBatches):
     """Batches of image indices: class-balanced where labels are given, else random.
 
     Class-balanced means ``batch_size / images_per_class`` classes, rounded down, drawn in shuffled rounds so that all
     classes come equally often. They share the batch evenly, each with the next of its shuffled images; an image comes
-    twice in a batch only if its class has too few. With several processes every one draws the same global batch and
-    yields its own part of it, so that the objective does not depend on their number.
+    twice in a batch only if its class has too few.
 
     Args:
         count: number of images.
@@ -37,37 +87,14 @@ class BatchSampler(Sampler[list[Draw]]):
             raise OptionError(f"batch_size is {batch_size}; pairs of images need at least 2.")
         if not 1 <= images_per_class <= batch_size:
             raise OptionError(f"images_per_class is {images_per_class}; it must lie in 1..batch_size ({batch_size}).")
-        self.count = count
-        self.batch_size = min(batch_size, count)
-        self.seed = seed
-        self.epoch = 0
+        super().__init__(count, batch_size, seed)
         self._images_of: list[np.ndarray] = []
         if labels is not None:
             self._images_of = [np.flatnonzero(labels == label) for label in np.unique(labels)]
             self.classes_per_batch = min(max(self.batch_size // images_per_class, 1), len(self._images_of))
 
-    @property
-    def sampler(self) -> BatchSampler:
-        """Return itself: Lightning looks here for ``set_epoch``."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches the next iteration yields (called by Lightning)."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return max(self.count // self.batch_size, 1)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        rank, processes = 0, 1
-        if distributed.is_available() and distributed.is_initialized():
-            rank, processes = distributed.get_rank(), distributed.get_world_size()
-        generator = np.random.default_rng([self.seed, self.epoch])
-        indices = self._balanced(generator) if self._images_of else self._random(generator)
-        for batch in indices:
-            draws = generator.integers(2**62, size=len(batch))
-            local = range(rank, len(batch) - len(batch) % processes, processes)
-            yield [(int(batch[i]), int(draws[i])) for i in local]
+    def _batches(self, generator: np.random.Generator) -> Iterator[np.ndarray]:
+        return self._balanced(generator) if self._images_of else self._random(generator)
 
     def _random(self, generator: np.random.Generator) -> Iterator[np.ndarray]:
         order = generator.permutation(self.count)
@@ -83,6 +110,54 @@ class BatchSampler(Sampler[list[Draw]]):
             for place, label in enumerate(classes.take(self.classes_per_batch)):
                 batch += images[label].take(share + (place < remainder))
             yield np.array(batch)
+
+
+class DenseTripletSampler(GlobalBatches):
+    """Batches of an anchor, the images with the labels nearest to its own, and others drawn at random.
+
+    Dense triplet mining of Kim et al., "Deep Metric Learning Beyond Binary Supervision" (arXiv:1904.09626), section
+    4.2: every two images of the batch make a triplet with the anchor. The anchor comes first in the global batch, and
+    so in the joined rows of all processes, which share one anchor. Anchors come in shuffled rounds over all images that
+    go on from epoch to epoch; no image comes twice in a batch.
+
+    Args:
+        labels: continuous labels of the images.
+        batch_size: images in a global batch, over all processes, at least 3.
+        neighbours: how many of them have the nearest labels, drawn among equals; 1..batch_size - 2.
+        seed: of all draws.
+    """
+
+    def __init__(self, labels: ContinuousLabels, batch_size: int, neighbours: int = 5, seed: int = 0) -> None:
+        super().__init__(len(labels), batch_size, seed)
+        if self.batch_size < 3:
+            raise OptionError(
+                f"batch_size is {batch_size}, and there are {len(labels)} images; an anchor and two others need 3."
+            )
+        if not 1 <= neighbours <= self.batch_size - 2:
+            raise OptionError(
+                f"neighbours is {neighbours}; it must lie in 1..{self.batch_size - 2}, so that a batch of "
+                f"{self.batch_size} has others too."
+            )
+        self.labels = labels
+        self.neighbours = neighbours
+
+    def _batches(self, generator: np.random.Generator) -> Iterator[np.ndarray]:
+        anchors = self._anchors()
+        order = generator.permutation(self.count)  # ties go to the earlier in it, so not always to the same images
+        nearest = order[self.labels.nearest(anchors, order, self.neighbours, exclude=np.argsort(order)[anchors])]
+        for anchor, near in zip(anchors, nearest, strict=True):
+            chosen = np.concatenate([[anchor], near])
+            others = np.delete(np.arange(self.count), chosen)
+            yield np.concatenate([chosen, generator.choice(others, self.batch_size - len(chosen), replace=False)])
+
+    def _anchors(self) -> np.ndarray:
+        """Return the anchors of this epoch: where the rounds stand follows from its number."""
+        turns = np.arange(self.epoch * len(self), (self.epoch + 1) * len(self))
+        rounds = {turn: self._round(turn) for turn in np.unique(turns // self.count).tolist()}
+        return np.array([rounds[turn // self.count][turn % self.count] for turn in turns.tolist()])
+
+    def _round(self, number: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, number, _ROUNDS]).permutation(self.count)
 
 
 class _Rounds:

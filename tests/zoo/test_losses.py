@@ -11,11 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from zoo.errors import OptionError
-from zoo.losses import LOSSES, create_loss
+from zoo.losses import LOSSES, create_loss, find_loss, labels_of
+from zoo.losses.binary_triplet import BinaryTripletLoss
+from zoo.losses.dense_triplet import DenseTripletLoss
 from zoo.losses.log_ratio import LogRatioLoss
 from zoo.losses.proxy_anchor import ProxyAnchorLoss
 
@@ -204,11 +206,133 @@ def test_log_ratio_gradcheck() -> None:
         assert torch.autograd.gradcheck(lambda a, x, s=squared: LogRatioLoss(s)(a, x, labels), inputs)
 
 
+# --- triplets on continuous labels ---
+
+
+def naive_triplets(anchor: Tensor, neighbours: Tensor, pairs: list[tuple[int, int]], margin: float) -> float:
+    distances = [math.dist(normalize(anchor, dim=0).tolist(), row) ** 2 for row in normalize(neighbours).tolist()]
+    hinges = [max(0.0, distances[i] - distances[j] + margin) for i, j in pairs]
+    return sum(hinges) / max(len(hinges), 1)
+
+
+def triplet_input(m: int, seed: int, ties: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    labels = random(m, seed=seed + 2000).abs()
+    return random(3, seed=seed), random(m, 3, seed=seed + 1000), (2 * labels).round() if ties else labels
+
+
+@settings(max_examples=40, deadline=None)
+@given(m=st.integers(1, 12), ties=st.booleans(), margin=st.sampled_from([0.0, 0.03, 0.5]), seed=st.integers(0, 999))
+def test_dense_triplet_naive_loop(m: int, ties: bool, margin: float, seed: int) -> None:
+    anchor, neighbours, labels = triplet_input(m, seed, ties)
+    pairs = [(i, j) for i in range(m) for j in range(m) if labels[i] < labels[j]]
+    value = DenseTripletLoss(margin)(anchor, neighbours, labels)
+    assert value.item() == pytest.approx(naive_triplets(anchor, neighbours, pairs, margin), rel=1e-9, abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    m=st.integers(1, 12),
+    ties=st.booleans(),
+    k=st.integers(1, 6),
+    margin=st.sampled_from([0.0, 0.2]),
+    seed=st.integers(0, 999),
+)
+def test_binary_triplet_naive_loop(m: int, ties: bool, k: int, margin: float, seed: int) -> None:
+    anchor, neighbours, labels = triplet_input(m, seed, ties)
+    border = sorted(labels.tolist())[min(k, m) - 1]
+    pairs = [(i, j) for i in range(m) for j in range(m) if labels[i] <= border < labels[j]]
+    value = BinaryTripletLoss(margin, k)(anchor, neighbours, labels)
+    assert value.item() == pytest.approx(naive_triplets(anchor, neighbours, pairs, margin), rel=1e-9, abs=1e-12)
+
+
+def test_triplets_by_hand() -> None:
+    # Unit vectors at 0, 90, 180 and 60 degrees from the anchor: squared distances 0, 2, 4 and 1.
+    anchor = torch.tensor([2.0, 0.0])
+    neighbours = torch.tensor([[1.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.5, 0.75**0.5]])
+    labels = torch.tensor([0.3, 0.1, 0.4, 0.2])  # so the order should be 1, 3, 0, 2, and it is 0, 3, 1, 2
+    # Triplets (1, 3): 2 - 1, (1, 0): 2 - 0, (3, 0): 1 - 0, each plus the margin; three others are in order.
+    assert DenseTripletLoss(0.03)(anchor, neighbours, labels).item() == pytest.approx((4 + 3 * 0.03) / 6)
+    # Positive 1 and 3, negative 0 and 2: (1, 0) and (3, 0).
+    assert BinaryTripletLoss(0.2, 2)(anchor, neighbours, labels).item() == pytest.approx((3 + 2 * 0.2) / 4)
+
+
+TRIPLETS: list[nn.Module] = [DenseTripletLoss(), BinaryTripletLoss(neighbours=2)]
+
+
+@pytest.mark.parametrize("loss", TRIPLETS, ids=["dense", "binary"])
+def test_triplets_are_permutation_invariant_and_ignore_length(loss: nn.Module) -> None:
+    anchor, neighbours, labels = triplet_input(9, seed=0, ties=True)
+    value = loss(anchor, neighbours, labels).item()
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
+    lengths = torch.arange(1, 10)[:, None]
+    assert loss(3 * anchor, (lengths * neighbours)[order], labels[order]).item() == pytest.approx(value, rel=1e-12)
+    assert loss(anchor, neighbours, torch.ones(9)).item() == 0  # nothing to tell apart
+    assert value > 0
+
+
+@pytest.mark.parametrize("loss", [*TRIPLETS, LogRatioLoss()], ids=["dense", "binary", "log-ratio"])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("case", ["plain", "duplicates", "two", "one", "all identical", "equal labels"])
+def test_continuous_losses_finite_and_as_in_float64(
+    case: str, dtype: torch.dtype, autocast: bool, loss: nn.Module
+) -> None:
+    anchor, neighbours, labels = random(8, seed=0), random(6, 8, seed=1), random(6, seed=2).abs()
+    if case == "duplicates":
+        neighbours[2], neighbours[4], labels[3] = anchor, neighbours[1], 0
+    elif case in ("one", "two"):
+        neighbours, labels = neighbours[: 1 + (case == "two")], labels[: 1 + (case == "two")]
+    elif case == "all identical":
+        neighbours = anchor.expand(6, -1).clone()
+    elif case == "equal labels":
+        labels = torch.zeros(6)
+    anchor, neighbours = anchor.to(dtype).requires_grad_(), neighbours.to(dtype).requires_grad_()
+    expected = loss(anchor.double(), neighbours.double(), labels.double())
+    expected_gradients = torch.autograd.grad(expected, (anchor, neighbours))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        value = loss(anchor, neighbours, labels.float())
+    gradients = torch.autograd.grad(value, (anchor, neighbours))
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-7)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        assert gradient.isfinite().all()
+        if case != "all identical":  # there rounding decides
+            torch.testing.assert_close(gradient, wanted, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("loss", TRIPLETS, ids=["dense", "binary"])
+def test_triplet_gradcheck(loss: nn.Module) -> None:
+    anchor, neighbours, labels = triplet_input(5, seed=0)
+    inputs = anchor.requires_grad_(), neighbours.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, x: loss(a, x, labels), inputs)
+
+
+def test_binary_triplet_needs_a_positive() -> None:
+    with pytest.raises(OptionError, match="neighbours is 0"):
+        BinaryTripletLoss(neighbours=0)
+
+
 # --- losses by name ---
 
 
+def test_losses_say_which_labels_and_metric_they_want() -> None:
+    said = {name: (labels_of(find_loss(name)), getattr(find_loss(name), "metric", "cosine")) for name in LOSSES}
+    assert said == {
+        "proxy_anchor": ("classes", "cosine"),
+        "log_ratio": ("continuous", "euclidean"),
+        "dense_triplet": ("continuous", "cosine"),
+        "binary_triplet": ("continuous", "cosine"),
+    }
+
+    class Odd(nn.Module):
+        labels = "continous"
+
+    with pytest.raises(OptionError, match=r"Odd\.labels is 'continous'; a loss learns from 'classes' or 'continuous'"):
+        labels_of(Odd)
+
+
 def test_create_loss_by_name_and_by_class() -> None:
-    assert list(LOSSES) == ["proxy_anchor"]
+    assert list(LOSSES) == ["proxy_anchor", "log_ratio", "dense_triplet", "binary_triplet"]
     loss = create_loss("proxy_anchor", num_classes=3, dim=2, alpha=16.0)
     assert isinstance(loss, ProxyAnchorLoss) and loss.alpha == 16
     assert isinstance(create_loss("zoo.losses.log_ratio:LogRatioLoss"), LogRatioLoss)

@@ -10,11 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zoo import sampling
+from zoo.data.continuous import VectorLabels
 from zoo.errors import OptionError
-from zoo.sampling import BatchSampler, Draw
+from zoo.sampling import BatchSampler, DenseTripletSampler, Draw, GlobalBatches
 
 
-def epoch(sampler: BatchSampler, number: int = 0) -> list[list[Draw]]:
+def epoch(sampler: GlobalBatches, number: int = 0) -> list[list[Draw]]:
     sampler.set_epoch(number)
     return list(sampler)
 
@@ -127,3 +128,101 @@ def test_processes_share_the_global_batch(
 def test_options_that_cannot_work(batch_size: int, images_per_class: int, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         BatchSampler(60, None, batch_size, images_per_class)
+
+
+# --- dense triplet mining ---
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(3, 60),
+    batch_size=st.integers(3, 30),
+    neighbours=st.integers(1, 6),
+    ties=st.booleans(),
+    number=st.integers(0, 5),
+    seed=st.integers(0, 99),
+)
+def test_dense_batches(count: int, batch_size: int, neighbours: int, ties: bool, number: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    numbers = generator.integers(0, 3, count).astype(float) if ties else generator.normal(size=count)
+    size = min(batch_size, count)
+    neighbours = min(neighbours, size - 2)
+    sampler = DenseTripletSampler(VectorLabels(numbers), batch_size, neighbours, seed) if neighbours else None
+    if sampler is None:
+        return
+    batches = indices(epoch(sampler, number))
+    assert len(batches) == len(sampler) == count // size
+    for batch in batches:
+        assert len(batch) == len(set(batch)) == size and set(batch) <= set(range(count))
+        distances = np.abs(numbers - numbers[batch[0]])
+        distances[batch[0]] = np.inf
+        near = np.sort(distances[batch[1 : neighbours + 1]])
+        assert near.tolist() == np.sort(distances)[:neighbours].tolist()
+
+
+def test_anchors_come_in_rounds_that_go_on_over_epochs() -> None:
+    sampler = DenseTripletSampler(VectorLabels(np.arange(10.0)), 4, 1, seed=3)  # two batches an epoch
+    anchors = [batch[0] for number in range(15) for batch in indices(epoch(sampler, number))]
+    rounds = [anchors[start : start + 10] for start in (0, 10, 20)]
+    assert all(sorted(order) == list(range(10)) for order in rounds)
+    assert len({tuple(order) for order in rounds}) == 3
+    uneven = DenseTripletSampler(VectorLabels(np.arange(10.0)), 3, 1, seed=3)  # three, so rounds end within epochs
+    anchors = [batch[0] for number in range(10) for batch in indices(epoch(uneven, number))]
+    assert Counter(anchors) == dict.fromkeys(range(10), 3)
+
+
+def test_the_rest_of_a_dense_batch_is_uniform_and_ties_are_drawn() -> None:
+    # Image 0 at 0; 1, 2 and 3 tie at 1; the others far away.
+    sampler = DenseTripletSampler(VectorLabels(np.array([0.0, 1, 1, 1, 50, 60, 70, 80, 90, 100])), 5, 2, seed=0)
+    near: Counter[int] = Counter()
+    rest: Counter[int] = Counter()
+    for number in range(4000):
+        for batch in indices(epoch(sampler, number)):
+            if batch[0] == 0:
+                near.update(batch[1:3])
+                rest.update(batch[3:])
+    turns = sum(near.values()) / 2
+    assert turns == 800
+    assert set(near) == {1, 2, 3} and all(abs(near[i] - turns * 2 / 3) < 80 for i in near)
+    assert set(rest) == set(range(1, 10)) and all(abs(rest[i] - turns * 2 / 7) < 80 for i in range(4, 10))
+
+
+def test_seed_and_epoch_decide_dense_batches() -> None:
+    labels = VectorLabels(np.arange(60.0))
+    first = epoch(DenseTripletSampler(labels, 12, seed=1), 3)
+    assert epoch(DenseTripletSampler(labels, 12, seed=1), 3) == first
+    for s, e in ((1, 4), (2, 3), (3, 1)):
+        assert indices(epoch(DenseTripletSampler(labels, 12, seed=s), e)) != indices(first)
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(12, 2), (12, 3), (13, 2)])
+def test_processes_share_the_dense_batch_and_its_anchor(
+    batch_size: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = VectorLabels(np.random.default_rng(0).normal(size=(60, 2)))
+    whole = epoch(DenseTripletSampler(labels, batch_size, seed=4), 2)
+    monkeypatch.setattr(sampling.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(sampling.distributed, "get_world_size", lambda: processes)
+    parts = []
+    for rank in range(processes):
+        monkeypatch.setattr(sampling.distributed, "get_rank", lambda rank=rank: rank)
+        parts.append(epoch(DenseTripletSampler(labels, batch_size, seed=4), 2))
+    for batch, *local in zip(whole, *parts, strict=True):
+        joined = [draw for part in local for draw in part]  # as gathered, process by process
+        assert joined[0] == batch[0]
+        assert sorted(joined) == sorted(batch[: batch_size - batch_size % processes])
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "neighbours", "message"),
+    [
+        (60, 2, 1, "batch_size is 2, and there are 60 images; an anchor and two others need 3"),
+        (2, 12, 1, "batch_size is 12, and there are 2 images"),
+        (60, 8, 0, r"neighbours is 0; it must lie in 1\.\.6"),
+        (60, 8, 7, r"neighbours is 7; it must lie in 1\.\.6, so that a batch of 8 has others too"),
+        (5, 8, 4, r"neighbours is 4; it must lie in 1\.\.3"),
+    ],
+)
+def test_dense_options_that_cannot_work(count: int, batch_size: int, neighbours: int, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        DenseTripletSampler(VectorLabels(np.arange(float(count))), batch_size, neighbours)

@@ -1,13 +1,19 @@
 """The metric-learning losses that train teachers: one loss, one file.
 
-A loss is a module made as ``Loss(num_classes, dim, **options)`` and called as ``loss(embeddings, labels)`` with
-``(N, D)`` embeddings, not normalised, and int64 ``(N,)`` labels; it returns a scalar. Its own parameters, if any, are
-proxies and are trained with the proxies' learning rate.
+A loss is a module that says by a class attribute which ``labels`` it learns from, and returns a scalar:
+
+* "classes", also where it says nothing: made as ``Loss(num_classes, dim, **options)`` and called as
+  ``loss(embeddings, labels)`` with ``(N, D)`` embeddings, not normalised, and int64 ``(N,)`` labels. Its own
+  parameters, if any, are proxies and are trained with the proxies' learning rate.
+* "continuous": made as ``Loss(**options)`` and called as ``loss(anchor, neighbours, label_distances)`` with embeddings
+  ``(D,)`` and ``(M, D)``, not normalised, and float ``(M,)`` distances between the label of the anchor and the others'.
+
+The class attribute ``metric``, "cosine" unless there is one, says how the embeddings are to be compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -15,19 +21,24 @@ from torch import nn
 
 from zoo.errors import OptionError, did_you_mean
 
-LOSSES: dict[str, str] = {"proxy_anchor": "zoo.losses.proxy_anchor:ProxyAnchorLoss"}
+LOSSES: dict[str, str] = {
+    "proxy_anchor": "zoo.losses.proxy_anchor:ProxyAnchorLoss",
+    "log_ratio": "zoo.losses.log_ratio:LogRatioLoss",
+    "dense_triplet": "zoo.losses.dense_triplet:DenseTripletLoss",
+    "binary_triplet": "zoo.losses.binary_triplet:BinaryTripletLoss",
+}
+CLASSES, CONTINUOUS = "classes", "continuous"
 
 
-def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) -> nn.Module:
-    """Make a loss by name.
+def find_loss(name: str, known: Mapping[str, str] = LOSSES) -> Callable[..., nn.Module]:
+    """Return the class of a loss by name.
 
     Args:
         name: one of the names in ``known``, or ``module:Class`` for a loss of one's own.
         known: name to ``module:Class``.
-        options: given to the class.
 
     Raises:
-        OptionError: no such loss, or it does not take an option.
+        OptionError: no such loss.
     """
     target = known.get(name, name)
     module_name, colon, class_name = target.partition(":")
@@ -37,11 +48,40 @@ def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) ->
             f"{did_you_mean(name, known)}"
         )
     try:
-        loss_class = getattr(import_module(module_name), class_name)
+        loss_class: Callable[..., nn.Module] = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise OptionError(
             f"Loss {name!r} cannot be imported ({error}). Check the module's name and PYTHONPATH."
         ) from error
+    return loss_class
+
+
+def labels_of(loss_class: Callable[..., nn.Module]) -> str:
+    """Return which labels a class of losses learns from: "classes" or "continuous".
+
+    Raises:
+        OptionError: it says something else.
+    """
+    labels = getattr(loss_class, "labels", CLASSES)
+    if labels not in (CLASSES, CONTINUOUS):
+        raise OptionError(
+            f"{loss_class.__name__}.labels is {labels!r}; a loss learns from {CLASSES!r} or {CONTINUOUS!r}."
+        )
+    return str(labels)
+
+
+def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) -> nn.Module:
+    """Make a loss by name.
+
+    Args:
+        name: see :func:`find_loss`.
+        known: see :func:`find_loss`.
+        options: given to the class.
+
+    Raises:
+        OptionError: no such loss, or it does not take an option.
+    """
+    loss_class = find_loss(name, known)
     try:
         loss = loss_class(**options)
     except TypeError as error:

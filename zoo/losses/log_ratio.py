@@ -13,10 +13,15 @@ class LogRatioLoss(nn.Module):
 
         L = mean_{i < j} (log(D(a, i) / D(a, j)) - log(D_y(a, i) / D_y(a, j)))^2
 
+    Memory is O(M D) for M neighbours.
+
     Args:
         squared: D is the squared Euclidean distance, as in the paper, or else the Euclidean distance.
         eps: added to every distance before its logarithm, above 0.
     """
+
+    labels = "continuous"
+    metric = "euclidean"
 
     def __init__(self, squared: bool = True, eps: float = 1e-6) -> None:
         super().__init__()

@@ -1,0 +1,56 @@
+"""Triplet loss on continuous labels made binary, a rival in Kim et al., CVPR 2019, arXiv:1904.09626."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zoo.errors import OptionError
+from zoo.losses.dense_triplet import squared_distances_on_sphere
+
+
+class BinaryTripletLoss(nn.Module):
+    """Ranks the neighbours whose labels are nearest to an anchor's before all others, and no more than that.
+
+    With D(a, i) the squared Euclidean distance of L2-normalised embeddings, P the ``neighbours`` images of the batch
+    whose labels are nearest to that of the anchor a, and all that are as near as the last of them, and N the others:
+
+        L = mean_{p in P, n in N} [D(a, p) - D(a, n) + margin]_+
+
+    Memory is O(M^2) for M images in the batch.
+
+    Args:
+        margin: by how much a negative is to be farther than a positive, in squared distance; D lies in [0, 4].
+        neighbours: how many images are positive.
+    """
+
+    labels = "continuous"
+    metric = "cosine"
+
+    def __init__(self, margin: float = 0.2, neighbours: int = 5) -> None:
+        super().__init__()
+        if neighbours < 1:
+            raise OptionError(f"neighbours is {neighbours}; at least 1 image must be positive.")
+        self.margin = margin
+        self.neighbours = neighbours
+
+    def forward(self, anchor: Tensor, neighbours: Tensor, label_distances: Tensor) -> Tensor:
+        """Return the loss.
+
+        Args:
+            anchor: ``(D,)``, need not be normalised.
+            neighbours: ``(M, D)``.
+            label_distances: ``(M,)``, distance between the labels of the anchor and each neighbour, 0 or more.
+
+        Returns:
+            float scalar; 0 where there is no negative.
+        """
+        with torch.autocast(anchor.device.type, enabled=False):
+            distances = squared_distances_on_sphere(anchor, neighbours)
+            # Ties at the border are all positive: the order of the batch, and so of processes, must not matter.
+            last = label_distances.sort().values[: self.neighbours][-1:]
+            positive = label_distances <= last
+            pairs = positive[:, None] & ~positive[None, :]
+            hinges = functional.relu(distances[:, None] - distances[None, :] + self.margin)
+            return torch.where(pairs, hinges, 0).sum() / pairs.sum().clamp(min=1)
