@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from zoo.data import DataSplits, ImageSet, load_data
     from zoo.embedding import embed
     from zoo.errors import DataError, ModelError, OptionError, UserError
+    from zoo.label_retrieval import measure_by_labels
     from zoo.models import create_model, load_model, save_model
     from zoo.preprocessing import Preprocessing
     from zoo.retrieval import measure
@@ -30,6 +31,7 @@ __all__ = [
     "load_data",
     "load_model",
     "measure",
+    "measure_by_labels",
     "save_model",
     "train",
 ]
@@ -47,6 +49,7 @@ _HOME = {
     "load_data": "zoo.data",
     "load_model": "zoo.models",
     "measure": "zoo.retrieval",
+    "measure_by_labels": "zoo.label_retrieval",
     "save_model": "zoo.models",
     "train": "zoo.training",
 }
