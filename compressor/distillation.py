@@ -27,6 +27,8 @@ def distill(
     crop_pct: float | None = None,
     split: str = "auto",
     validation: float = 0.2,
+    continuous_labels: str | Path | None = None,
+    label_metric: str = "euclidean",
     rotate_classes: bool = False,
     max_unreadable: int = 10,
     use_labels: bool = True,
@@ -73,7 +75,10 @@ def distill(
         crop_pct: part of the resized image that the centre crop keeps at test time; null for the architecture's own.
         split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
         validation: fraction of the training classes held out to choose the best epoch on; 0 to train on all of them
-            and keep the last epoch.
+            and keep the last epoch. Of the training images where there are continuous labels and no classes.
+        continuous_labels: a .csv, .npz or .npy file with a continuous label for each image, to measure by where there
+            are no classes; see docs/data.md.
+        label_metric: how vectors in that file are compared: euclidean or cosine.
         rotate_classes: train on images turned by 90, 180 and 270 degrees too; for characters and symbols.
         max_unreadable: how many unreadable images are reported and left out before the run stops.
         use_labels: balance batches over classes; false for random batches.
@@ -108,7 +113,7 @@ def distill(
     """
     from zoo.data import load_data
 
-    splits = load_data(data, split, validation)
+    splits = load_data(data, split, validation, continuous_labels, label_metric)
 
     from zoo.teachers import ArrayTeacher, open_teacher, prove_teacher, resize_views
 
@@ -159,13 +164,11 @@ def distill(
     held_out = splits.validation.checked(max_unreadable) if len(splits.validation) else None
     measured: dict[str, Any] = {}
     judged = held_out if held_out is not None else images
-    if judged.labels is None:
+    if judged.labels is None and judged.continuous is None:
         log.warning("the images have no labels, so teacher %s goes unmeasured", source.name)
     else:
-        proof = prove_teacher(source, judged)
-        measured["teacher on validation" if held_out is not None else "teacher on train"] = {
-            "recall_at_1": round(proof.recall_at(1), 6)
-        }
+        where = "teacher on validation" if held_out is not None else "teacher on train"
+        measured[where] = {name: round(value, 6) for name, value in prove_teacher(source, judged).items()}
     if rotate_classes:
         images = with_rotations(images)
     learner = TransferLearner(

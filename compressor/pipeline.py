@@ -27,7 +27,9 @@ from zoo.training import train
 
 log = logging.getLogger(__name__)
 
-SHARED = frozenset({"data", "split", "validation", "max_unreadable", "seed", "out"})
+SHARED = frozenset(
+    {"data", "split", "validation", "continuous_labels", "label_metric", "max_unreadable", "seed", "out"}
+)
 """Options that all stages have in common; given once."""
 
 
@@ -41,6 +43,8 @@ def run(
     given_teacher: str | Path | None = None,
     split: str = "auto",
     validation: float = 0.2,
+    continuous_labels: str | Path | None = None,
+    label_metric: str = "euclidean",
     max_unreadable: int = 10,
     seed: int = 0,
 ) -> Report:
@@ -57,7 +61,10 @@ def run(
         report: options of validate, such as min_retention.
         given_teacher: a teacher that is there already (a model folder, an .onnx or .npz file); none is trained then.
         split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
-        validation: fraction of the training classes held out to choose epochs on.
+        validation: fraction of the training classes held out to choose epochs on; of the training images where there
+            are continuous labels and no classes.
+        continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see docs/data.md.
+        label_metric: how vectors in that file are compared: euclidean or cosine.
         max_unreadable: how many unreadable images are reported and left out before the run stops.
         seed: of everything random.
 
@@ -68,7 +75,9 @@ def run(
         UserError: data, models or options that cannot work.
     """
     out = Path(out)
-    shared: dict[str, Any] = {"split": split, "validation": validation, "max_unreadable": max_unreadable, "seed": seed}
+    divided: dict[str, Any] = {"split": split, "validation": validation}
+    divided |= {"continuous_labels": continuous_labels, "label_metric": label_metric}
+    shared = divided | {"max_unreadable": max_unreadable, "seed": seed}
     teacher_options = _resolved(train, "teacher", teacher)
     student_options = _resolved(distill, "student", student, also_skip={"teacher"})
     report_options = _resolved(validate, "report", report, also_skip={"models", "teacher"})
@@ -94,7 +103,7 @@ def run(
     if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
         sys.exit(0)  # one of several processes that trained together; the first does the rest
     log.info("[3/4] ONNX")
-    splits = load_data(data, split, validation)
+    splits = load_data(data, **divided)
     artefact = _export(small, out / "export" / "model.onnx", splits)
     log.info("[4/4] report")
     return _report([small, artefact], source, splits, out / "report", shared | report_options)

@@ -39,6 +39,59 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def spot(x: float, y: float, index: int, side: int = 32) -> np.ndarray:
+    """Return a bright spot at (x, y) in [0, 1] on noise that the index decides; uint8 (side, side, 3)."""
+    random = np.random.default_rng([index, 5])
+    across = np.arange(side) / (side - 1)
+    glow = np.exp(-((across[None, :] - x) ** 2 + (across[:, None] - y) ** 2) / 0.02)[:, :, None]
+    return np.clip(40 + 190 * glow + random.normal(0, 8, size=(side, side, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 160 images of a spot without classes, ``images.csv``; where the spot is, ``positions.csv``."""
+    root = tmp_path_factory.mktemp("spots")
+    places = np.random.default_rng(0).uniform(0.1, 0.9, size=(160, 2))
+    table, labels = ["path,split"], ["path,x,y"]
+    for index, (x, y) in enumerate(places.tolist()):
+        Image.fromarray(spot(x, y, index)).save(root / f"{index}.png")
+        table.append(f"{index}.png,{'train' if index < 100 else 'test'}")
+        labels.append(f"{index}.png,{x},{y}")
+    (root / "images.csv").write_text("\n".join(table))
+    (root / "positions.csv").write_text("\n".join(labels))
+    return root
+
+
+@pytest.fixture(scope="session")
+def spot_options() -> dict[str, object]:
+    """Options to train on ``spots`` for some seconds."""
+    return {
+        "image_size": 32,
+        "crop_pct": 1.0,
+        "batch_size": 24,
+        "augment": "none",
+        "lr": 2e-3,
+        "workers": 0,
+    }
+
+
+@pytest.fixture(scope="session")
+def spot_teacher(spots: Path, spot_options: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher trained on the positions of ``spots``."""
+    from zoo import train
+
+    return train(
+        f"csv:{spots / 'images.csv'}",
+        tmp_path_factory.mktemp("spot-teacher") / "teacher",
+        "test_resnet",
+        16,
+        loss="log_ratio",
+        continuous_labels=spots / "positions.csv",
+        epochs=12,
+        **spot_options,  # type: ignore[arg-type]
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_teacher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher trained for some seconds on ``photos``."""

@@ -24,15 +24,16 @@ from zoo.data.image_set import ImageSet
 from zoo.embedding import embed, worker_count
 from zoo.errors import OptionError
 from zoo.files import replacing
+from zoo.label_retrieval import NDCG_K, measure_by_labels
+from zoo.losses import CONTINUOUS, labels_of
 from zoo.models import facts_of, head_of, preprocessing_of, save_model
 from zoo.preprocessing import Normalize
 from zoo.retrieval import measure
-from zoo.sampling import BatchSampler
+from zoo.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
 from zoo.stage import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 
-RECALL = "validation/recall_at_1"
 _BEST = "best.safetensors"
 
 
@@ -42,7 +43,8 @@ class Learner(lightning.LightningModule):
     Args:
         model: the timm model to train.
         loss: its own parameters (proxies) train at ``lr * proxy_lr_factor``.
-        validation: images to measure Recall@1 on at epoch ends; None or unlabelled for none.
+        validation: images to measure on at epoch ends, by nDCG@10 of continuous labels where the loss learns from those
+            or there are no classes, else by Recall@1; None or unlabelled for not at all.
         lr: learning rate of the model.
         proxy_lr_factor: how many times that rate the loss's own parameters learn with.
         weight_decay: of AdamW; not applied to biases and normalisation layers.
@@ -81,12 +83,17 @@ class Learner(lightning.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
         self.normalize = Normalize(preprocessing_of(model))
-        self.validation = validation if validation is not None and validation.labels is not None else None
+        continuous = labels_of(type(loss)) == CONTINUOUS
+        if validation is not None:
+            continuous = validation.continuous is not None and (continuous or validation.labels is None)
+        known = validation is not None and (continuous or validation.labels is not None)
+        self.validation = validation if known else None
+        self.measured = f"ndcg_at_{NDCG_K}" if continuous else "recall_at_1"
         self.lr, self.proxy_lr_factor, self.weight_decay = lr, proxy_lr_factor, weight_decay
         self.schedule, self.step_epochs, self.step_factor = schedule, step_epochs, step_factor
         self.warmup_epochs, self.freeze_batchnorm = warmup_epochs, freeze_batchnorm
         self.validate_every, self.seed = validate_every, seed
-        self.best: dict[str, Any] = {"epoch": None, "recall_at_1": None}
+        self.best: dict[str, Any] = {"epoch": None, self.measured: None}
         self.checkpoints: Path | None = None
 
     def embed_views(self, views: Tensor) -> Tensor:
@@ -154,16 +161,26 @@ class Learner(lightning.LightningModule):
         epoch = self.current_epoch + 1
         if self.validation is None or (epoch % self.validate_every and epoch != self.trainer.max_epochs):
             return
-        embeddings = embed(self.model, self.validation, progress=False)
-        result = measure(embeddings, self.validation, facts_of(self.model).metric)
-        recall = result.recall_at(1)
-        self.log(RECALL, recall, prog_bar=True, rank_zero_only=True)
-        self.log("validation/map_at_r", float(result.average_precision.mean()), rank_zero_only=True)
-        if self.best["recall_at_1"] is None or recall >= self.best["recall_at_1"]:
-            self.best = {"epoch": epoch, "recall_at_1": round(recall, 6)}
+        measured = self._measure(self.validation)
+        for name, value in measured.items():
+            self.log(f"validation/{name}", value, prog_bar=name == self.measured, rank_zero_only=True)
+        score = measured[self.measured]
+        if self.best[self.measured] is None or score >= self.best[self.measured]:
+            self.best = {"epoch": epoch, self.measured: round(score, 6)}
             if self.checkpoints is not None and self.trainer.is_global_zero:
                 with replacing(self.checkpoints / _BEST) as temporary:
                     save_file(_contiguous(self.model), temporary)
+
+    def _measure(self, images: ImageSet) -> dict[str, float]:
+        embeddings, metric = embed(self.model, images, progress=False), facts_of(self.model).metric
+        if self.measured == "recall_at_1":
+            result = measure(embeddings, images, metric)
+            return {self.measured: result.recall_at(1), "map_at_r": float(result.average_precision.mean())}
+        by_labels = measure_by_labels(embeddings, images, metric)
+        return {
+            self.measured: by_labels.ndcg_at(NDCG_K),
+            f"mean_label_distance_at_{NDCG_K}": by_labels.label_distance_at(NDCG_K),
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["best"] = self.best
@@ -184,10 +201,19 @@ def training_loader(
     use_labels: bool,
     workers: int | None,
     seed: int,
+    neighbours: int | None = None,
 ) -> DataLoader[Any]:
-    """Return batches of ``((B, V, 3, H, W) uint8, (B,) indices)``: class-balanced where labels are used."""
-    labels = images.labels if use_labels else None
-    sampler = BatchSampler(len(images), labels, batch_size, images_per_class, seed)
+    """Return batches of ``((B, V, 3, H, W) uint8, (B,) indices)``: class-balanced where labels are used.
+
+    Where ``neighbours`` is given, batches are an anchor, as many images with the nearest continuous labels, and others.
+    """
+    sampler: GlobalBatches
+    if neighbours is not None:
+        assert images.continuous is not None
+        sampler = DenseTripletSampler(images.continuous, batch_size, neighbours, seed)
+    else:
+        labels = images.labels if use_labels else None
+        sampler = BatchSampler(len(images), labels, batch_size, images_per_class, seed)
     count = worker_count(len(sampler) * 4) if workers is None else workers
     return DataLoader(views, batch_sampler=sampler, num_workers=count, persistent_workers=count > 0)
 
@@ -204,10 +230,11 @@ def fit(
 ) -> dict[str, Any]:
     """Train, resuming from ``folder/checkpoints`` where a run was interrupted; leave the best weights in the model.
 
-    Best is the epoch of highest validation Recall@1, the later of equals; without validation, the last epoch.
+    Best is the epoch of the highest measure on the validation images, the later of equals; without validation, the
+    last epoch.
 
     Returns:
-        ``{"epoch": of the best weights, "recall_at_1": there, or None}``.
+        ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": there, or None}``.
 
     Raises:
         Interrupted: the user stopped the run; it can be resumed.
@@ -244,7 +271,7 @@ def fit(
             raise Interrupted("Interrupted. Run the same command again to go on from the last whole epoch.") from error
     best = learner.checkpoints / _BEST
     if learner.best["epoch"] is None:
-        return {"epoch": epochs, "recall_at_1": None}
+        return learner.best | {"epoch": epochs}
     learner.model.load_state_dict(load_file(best))
     learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
     return learner.best

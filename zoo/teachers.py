@@ -25,9 +25,10 @@ from zoo.data.image_set import ImageSet
 from zoo.embedding import embed, fastest_device
 from zoo.errors import DataError, ModelError, OptionError, first_line
 from zoo.files import digest
+from zoo.label_retrieval import NDCG_K, measure_by_labels, random_order
 from zoo.models import COSINE, facts_of, load_model, preprocessing_of
 from zoo.preprocessing import Normalize, Preprocess, Preprocessing, half
-from zoo.retrieval import RetrievalResult, measure
+from zoo.retrieval import measure
 
 log = logging.getLogger(__name__)
 
@@ -269,35 +270,59 @@ def open_teacher(teacher: TeacherLike, precision: str = "fp32") -> Teacher:
     return TorchTeacher(load_model(path), name=path.name, precision=precision)
 
 
-def prove_teacher(teacher: Teacher, images: ImageSet) -> RetrievalResult:
+def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
     """Measure a teacher before a student learns from it.
 
+    Returns:
+        ``{"recall_at_1": fraction}``, or ``{"ndcg_at_10": fraction}`` where images have continuous labels and no class.
+
     Raises:
-        ModelError: its Recall@1 is within three standard errors of chance.
+        ModelError: it is within three standard errors of chance.
+        DataError: the labels do not tell one order of the images from another.
     """
-    result = measure(teacher.to(fastest_device()).embed_images(images), images, teacher.metric)
-    recall, chance = result.recall_at(1), result.chance
+    embeddings = teacher.to(fastest_device()).embed_images(images)
+    if images.labels is not None:
+        key, name = "recall_at_1", "Recall@1"
+        result = measure(embeddings, images, teacher.metric)
+        score, chance, queries = result.recall_at(1), result.chance, len(result.queries)
+        error = (max(chance * (1 - chance), 1e-12) / queries) ** 0.5
+    else:
+        key, name = f"ndcg_at_{NDCG_K}", f"nDCG@{NDCG_K}"
+        by_labels = measure_by_labels(embeddings, images, teacher.metric)
+        score, queries = by_labels.ndcg_at(NDCG_K), len(by_labels.queries)
+        dealt = [at_random.ndcg_at(NDCG_K) for at_random in random_order(by_labels, images)]
+        chance, error = float(np.mean(dealt)), float(np.std(dealt, ddof=1))
+        if chance > 1 - 1e-9:
+            raise DataError(
+                f"Every order of the {len(images)} images is the best by their continuous labels, so nothing can be "
+                "measured by them. Give more images, or labels that differ."
+            )
     log.info(
-        "the teacher (%s) has Recall@1 %.2f %% on %d queries (chance %.2f %%)",
+        "the teacher (%s) has %s %.2f %% on %d queries (chance %.2f %%)",
         teacher.name,
-        100 * recall,
-        len(result.queries),
+        name,
+        100 * score,
+        queries,
         100 * chance,
     )
-    error = (max(chance * (1 - chance), 1e-12) / len(result.queries)) ** 0.5
-    if recall <= chance + 3 * error:
+    if score <= chance + 3 * error:
         raise ModelError(
-            f"Teacher {teacher.name} is no better than chance: Recall@1 {recall:.4f}, chance {chance:.4f}, "
-            f"{len(result.queries)} queries. Check that its weights are loaded and its preprocessing is right."
+            f"Teacher {teacher.name} is no better than chance: {name} {score:.4f}, chance {chance:.4f}, "
+            f"{queries} queries. Check that its weights are loaded and its preprocessing is right."
         )
-    thumbnails = measure(_thumbnails(images), images)
-    if recall < thumbnails.recall_at(1):
+    thumbnails = _thumbnails(images)
+    if images.labels is not None:
+        plain = measure(thumbnails, images).recall_at(1)
+    else:
+        plain = measure_by_labels(thumbnails, images).ndcg_at(NDCG_K)
+    if score < plain:
         log.warning(
-            "the teacher (%s) is worse than comparing 8 x 8 thumbnails (Recall@1 %.2f %%); are its weights loaded?",
+            "the teacher (%s) is worse than comparing 8 x 8 thumbnails (%s %.2f %%); are its weights loaded?",
             teacher.name,
-            100 * thumbnails.recall_at(1),
+            name,
+            100 * plain,
         )
-    return result
+    return {key: score}
 
 
 def resize_views(views: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.arguments import DataLike
-from zoo.errors import DataError
+from zoo.errors import DataError, OptionError
 from zoo.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ def train(
     crop_pct: float | None = None,
     split: str = "auto",
     validation: float = 0.2,
+    continuous_labels: str | Path | None = None,
+    label_metric: str = "euclidean",
     rotate_classes: bool = False,
     max_unreadable: int = 10,
     loss: str = "proxy_anchor",
@@ -32,6 +34,7 @@ def train(
     epochs: int = 40,
     batch_size: int = 120,
     images_per_class: int = 4,
+    neighbours: int = 5,
     augment: str = "photo",
     min_crop: float = 0.2,
     lr: float = 1e-4,
@@ -50,7 +53,7 @@ def train(
     workers: int | None = None,
     seed: int = 0,
 ) -> Path:
-    """Train a teacher with a proxy-based metric-learning loss and save it as a model folder.
+    """Train a teacher with a metric-learning loss, on classes or on continuous labels, and save it as a model folder.
 
     A run that was interrupted goes on from its last whole epoch when called again with the same options; a finished
     one is left as it is.
@@ -66,7 +69,9 @@ def train(
         crop_pct: part of the resized image that the centre crop keeps at test time; null for the architecture's own.
         split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
         validation: fraction of the training classes held out to choose the best epoch on; 0 to train on all of them
-            and keep the last epoch.
+            and keep the last epoch. Of the training images where there are continuous labels and no classes.
+        continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see docs/data.md.
+        label_metric: how vectors in that file are compared: euclidean or cosine.
         rotate_classes: count each training class turned by 90, 180 and 270 degrees as classes of their own; for
             characters and symbols.
         max_unreadable: how many unreadable images are reported and left out before the run stops.
@@ -75,6 +80,7 @@ def train(
         epochs: passes over the training images.
         batch_size: images in a batch, over all devices.
         images_per_class: images of each class in a batch.
+        neighbours: with a loss for continuous labels: images of a batch that have the labels nearest to its anchor's.
         augment: random views: photo, photo-strong, drawing or none.
         min_crop: smallest part of an image's area that a view may show.
         lr: learning rate of the network.
@@ -101,14 +107,25 @@ def train(
     """
     from zoo.data import load_data
 
-    splits = load_data(data, split, validation)
+    splits = load_data(data, split, validation, continuous_labels, label_metric)
     stage = Stage.open(out, train, locals(), data_digest=splits.digest)
     if stage.finished:
         return stage.folder
     if not len(splits.train):
         raise DataError(f"{splits.name} has no training images after split {split!r}. Choose another split.")
-    if splits.train.labels is None:
-        raise DataError(f"{splits.name} has no labels, and {loss} needs them. Put each class's images in a folder.")
+
+    from zoo.losses import CONTINUOUS, create_loss, find_loss, labels_of
+
+    loss_class = find_loss(loss)
+    continuous = labels_of(loss_class) == CONTINUOUS
+    if continuous and splits.train.continuous is None:
+        raise DataError(f"{splits.name} has no continuous labels, and {loss} needs them. Give continuous_labels.")
+    if not continuous and splits.train.labels is None:
+        other = splits.train.continuous is not None
+        remedy = "Train with log_ratio on its continuous ones." if other else "Put each class's images in a folder."
+        raise DataError(f"{splits.name} has no labels, and {loss} needs them. {remedy}")
+    if continuous and rotate_classes:
+        raise OptionError(f"rotate_classes turns images, whose labels {loss} would not know then. Leave it out.")
 
     import lightning
     import numpy as np
@@ -117,7 +134,6 @@ def train(
     from zoo.augmentation import Views
     from zoo.data.rotations import with_rotations
     from zoo.learner import Learner, finish, fit, training_loader
-    from zoo.losses import create_loss
     from zoo.models import COSINE, ModelFacts, create_model, preprocessing_of, set_facts
     from zoo.versions import versions
 
@@ -132,16 +148,34 @@ def train(
             self.log("train/loss", value, prog_bar=True)
             return value
 
+    class AnchorLearner(Learner):
+        """Embeds one view of each image and applies the loss with the label distances from the first image."""
+
+        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            assert images.continuous is not None
+            views, indices = batch
+            embeddings = self.of_all_ranks(self.embed_views(views.flatten(0, 1)).float())
+            rows = self.of_all_ranks(indices).cpu().numpy()
+            distances = torch.from_numpy(images.continuous.distances(rows[:1], rows[1:])[0]).float()
+            value: torch.Tensor = self.loss(embeddings[0], embeddings[1:], distances.to(embeddings.device))
+            self.log("train/loss", value, prog_bar=True)
+            return value
+
     lightning.seed_everything(seed, verbose=False)
-    model = create_model(arch, dim, pretrained, pool, image_size, crop_pct)  # before the images: errors come early
+    metric = getattr(loss_class, "metric", COSINE)
+    # Before the images: errors come early.
+    model = create_model(arch, dim, pretrained, pool, image_size, crop_pct, metric)
     images = splits.train.checked(max_unreadable)
     if rotate_classes:
         images = with_rotations(images)
-    assert images.labels is not None
-    classes, dense = np.unique(images.labels, return_inverse=True)
-    targets = torch.from_numpy(dense.astype(np.int64))
-    objective = create_loss(loss, num_classes=len(classes), dim=dim, **(loss_options or {}))
-    learner = ProxyLearner(
+    options = dict(loss_options or {})
+    if not continuous:
+        assert images.labels is not None
+        classes, dense = np.unique(images.labels, return_inverse=True)
+        targets = torch.from_numpy(dense.astype(np.int64))
+        options |= {"num_classes": len(classes), "dim": dim}
+    objective = create_loss(loss, **options)
+    learner = (AnchorLearner if continuous else ProxyLearner)(
         model,
         objective,
         splits.validation.checked(max_unreadable) if len(splits.validation) else None,
@@ -157,12 +191,13 @@ def train(
         seed=seed,
     )
     views = Views(images, preprocessing_of(model), augment, min_crop)
-    loader = training_loader(images, views, batch_size, images_per_class, True, workers, seed)
+    nearest = neighbours if continuous else None
+    loader = training_loader(images, views, batch_size, images_per_class, True, workers, seed, nearest)
     best = fit(learner, loader, stage.folder, epochs, precision, gradient_clip, devices, num_nodes)
     set_facts(
         model,
         ModelFacts(
-            metric=COSINE,
+            metric=metric,
             loss=loss,
             options=stage.options,
             data={"name": splits.name, **splits.protocol},

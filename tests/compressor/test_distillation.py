@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from compressor import distill
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import ModelError, OptionError, load_data, load_model, measure
 from zoo.embedding import embed
+from zoo.label_retrieval import measure_by_labels, random_order
 from zoo.models import create_model, facts_of
 
 
@@ -110,3 +112,31 @@ def test_teacher_and_student_of_different_sizes(
     options = distil_options | {"epochs": 1, "image_size": 48}
     folder = distill(tiny_teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **options)
     assert load_model(folder).pretrained_cfg["input_size"] == (3, 48, 48)
+
+
+def test_a_teacher_of_continuous_labels_is_distilled_like_any_other(
+    spots: Path, spot_teacher: Path, spot_options: Any, tmp_path: Path
+) -> None:
+    data, labels = f"csv:{spots / 'images.csv'}", spots / "positions.csv"
+    options = spot_options | {"continuous_labels": labels, "epochs": 12, "batch_size": 16}
+    folder = distill(spot_teacher, "test_efficientnet", 8, data, tmp_path / "s", **options)
+    facts = facts_of(load_model(folder))
+    assert facts.data["validation"] == {"images": 20}
+    # The same images were held out as for the teacher, and it measures there what it did.
+    of_teacher = facts_of(load_model(spot_teacher)).measured["validation"]["ndcg_at_10"]
+    assert facts.measured["teacher on validation"] == {"ndcg_at_10": pytest.approx(of_teacher, abs=1e-6)}
+    assert set(facts.measured["validation"]) == {"epoch", "ndcg_at_10"}
+    test = load_data(data, continuous_labels=labels).test
+    result = measure_by_labels(embed(load_model(folder), test), test, facts.metric)
+    chance = np.mean([dealt.ndcg_at(10) for dealt in random_order(result, test)])
+    assert result.ndcg_at(10) > chance + 0.5 * (1 - chance)
+
+
+def test_a_teacher_that_knows_nothing_of_continuous_labels_stops_the_run(
+    spots: Path, spot_options: Any, tmp_path: Path
+) -> None:
+    data = load_data(f"csv:{spots / 'images.csv'}", continuous_labels=spots / "positions.csv")
+    random = np.random.default_rng(0)
+    table = {name: random.normal(size=4) for part in (data.train, data.validation) for name in part.ids}
+    with pytest.raises(ModelError, match=r"no better than chance: nDCG@10"):
+        distill(table, "test_efficientnet", 8, data, tmp_path / "s", **spot_options)

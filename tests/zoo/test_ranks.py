@@ -43,7 +43,7 @@ def test_two_ranks_train_the_same_objective_as_one(photos: Path, tmp_path: Path)
         _, errors = run.communicate(timeout=240)
         assert run.returncode == 0, errors[-3000:]
     learned = {}
-    for name in ("teacher", "student"):
+    for name in ("teacher", "student", "log_ratio", "binary_triplet"):
         one, two = (load_file(tmp_path / devices / name / "model.safetensors") for devices in ("1", "2"))
         assert one.keys() == two.keys()
         for key, tensor in one.items():
@@ -52,8 +52,9 @@ def test_two_ranks_train_the_same_objective_as_one(photos: Path, tmp_path: Path)
     # They did learn, by far more than they may differ.
     lightning.seed_everything(0, verbose=False)
     untrained = create_model("test_vit", 8, image_size=32, crop_pct=1.0).state_dict()
-    moved = {key: float((learned["teacher"][key] - tensor).abs().max()) for key, tensor in untrained.items()}
-    assert moved["blocks.0.attn.qkv.weight"] > 1e-3 and moved["head.weight"] > 1e-3, moved
+    for name in ("teacher", "log_ratio", "binary_triplet"):
+        moved = {key: float((learned[name][key] - tensor).abs().max()) for key, tensor in untrained.items()}
+        assert moved["blocks.0.attn.qkv.weight"] > 1e-3 and moved["head.weight"] > 1e-3, (name, moved)
 
 
 @pytest.mark.parametrize(("processes", "kind"), [(1, nn.BatchNorm2d), (2, nn.SyncBatchNorm)])

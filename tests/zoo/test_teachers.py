@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch.nn import functional
 from export import to_onnx
 from export.tracing import smooth_images
 from zoo import load_data, load_model, measure
+from zoo.data.continuous import VectorLabels
 from zoo.data.image_set import ImageSet
 from zoo.embedding import embed
 from zoo.errors import DataError, ModelError, OptionError
+from zoo.label_retrieval import measure_by_labels
 from zoo.models import create_model, facts_of, normalize_embeddings, preprocessing_of, save_model
 from zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Normalize, Preprocess, Preprocessing
 from zoo.teachers import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher, prove_teacher, resize_views
@@ -341,7 +344,7 @@ def test_a_good_teacher_passes(photos: Path, tiny_teacher: Path) -> None:
     rows = embed(model, images, progress=False)
     result = prove_teacher(open_teacher(tiny_teacher), images)
     expected = measure(rows, images, facts_of(model).metric)
-    assert result.recall_at(1) == expected.recall_at(1) > 0.8
+    assert result == {"recall_at_1": expected.recall_at(1)} and expected.recall_at(1) > 0.8
 
 
 def test_a_teacher_no_better_than_thumbnails_is_warned_of(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -352,5 +355,46 @@ def test_a_teacher_no_better_than_thumbnails_is_warned_of(photos: Path, caplog: 
     rows += np.random.default_rng(0).normal(0, 0.6, size=rows.shape)
     teacher = ArrayTeacher(dict(zip(images.ids, rows, strict=True)))
     result = prove_teacher(teacher, images)
-    assert 0.3 < result.recall_at(1) < 0.9
+    assert 0.3 < result["recall_at_1"] < 0.9
     assert "worse than comparing 8 x 8 thumbnails" in caplog.text
+
+
+def test_teachers_are_proved_by_continuous_labels_where_there_are_no_classes(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    plain = load_data(f"folder:{photos}", "all-test").test.without_labels()
+    numbers = np.random.default_rng(0).normal(size=(len(plain), 2))
+    images = replace(plain, continuous=VectorLabels(numbers))
+    rows = numbers + np.random.default_rng(1).normal(0, 0.3, size=numbers.shape)
+    good = ArrayTeacher(dict(zip(images.ids, rows, strict=True)), metric="euclidean")
+    expected = measure_by_labels(rows.astype(np.float32), images, "euclidean").ndcg_at(10)
+    assert prove_teacher(good, images) == {"ndcg_at_10": expected}
+    assert f"has nDCG@10 {100 * expected:.2f} % on 96 queries (chance 5" in caplog.text
+    assert "worse than" not in caplog.text
+    for seed in range(5):
+        with pytest.raises(ModelError, match=r"no better than chance: nDCG@10 0.*, chance 0\.5.*, 96 queries"):
+            prove_teacher(noise(images, seed), images)
+    # Classes come first.
+    labelled = replace(load_data(f"folder:{photos}", "all-test").test, continuous=VectorLabels(numbers))
+    with pytest.raises(ModelError, match=r"no better than chance: Recall@1"):
+        prove_teacher(good, labelled)
+
+
+def test_labels_that_tell_nothing_apart_cannot_prove_a_teacher(photos: Path) -> None:
+    plain = load_data(f"folder:{photos}", "all-test").test.without_labels()
+    images = replace(plain, continuous=VectorLabels(np.ones(len(plain))))
+    with pytest.raises(DataError, match="Every order of the 96 images is the best by their continuous labels"):
+        prove_teacher(noise(images, 0), images)
+
+
+def test_a_teacher_no_better_than_thumbnails_by_continuous_labels_is_warned_of(
+    spots: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = load_data(f"csv:{spots / 'images.csv'}", continuous_labels=spots / "positions.csv").test
+    assert images.continuous is not None
+    places = images.continuous.distances(np.arange(len(images)), np.arange(3))
+    rows = places + np.random.default_rng(0).normal(0, 0.15, size=places.shape)
+    teacher = ArrayTeacher(dict(zip(images.ids, rows, strict=True)), metric="euclidean")
+    score = prove_teacher(teacher, images)["ndcg_at_10"]
+    assert "worse than comparing 8 x 8 thumbnails (nDCG@10" in caplog.text and score < 0.9

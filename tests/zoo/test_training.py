@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
 
 import zoo.learner
 from zoo import DataError, OptionError, load_data, load_model, measure, train
+from zoo.data.continuous import FunctionLabels, MatrixLabels
 from zoo.embedding import embed
-from zoo.models import facts_of
+from zoo.label_retrieval import measure_by_labels
+from zoo.models import create_model, facts_of
 
 QUICK: dict[str, Any] = {
     "dim": 16,
@@ -169,3 +173,143 @@ def test_mistakes_are_named(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="is a file"):
         train(f"folder:{photos}", tmp_path / "file", "test_resnet", **QUICK)
+
+
+# --- continuous labels ---
+
+
+def spot_test(spots: Path) -> Any:
+    return load_data(f"csv:{spots / 'images.csv'}", continuous_labels=spots / "positions.csv").test
+
+
+def test_a_teacher_of_continuous_labels_ranks_unseen_images(spots: Path, spot_teacher: Path) -> None:
+    test = spot_test(spots)
+    model = load_model(spot_teacher)
+    facts = facts_of(model)
+    assert (facts.metric, facts.loss) == ("euclidean", "log_ratio")
+    assert facts.data["label_distance"] == "euclidean distance of 2 numbers"
+    assert facts.data["train"] == {"images": 80} and facts.data["validation"] == {"images": 20}
+    validation = facts.measured["validation"]
+    assert set(validation) == {"epoch", "ndcg_at_10"} and 0.9 < validation["ndcg_at_10"] <= 1
+    log = (spot_teacher / "log" / "metrics.csv").read_text().splitlines()[0]
+    assert "validation/ndcg_at_10" in log and "validation/mean_label_distance_at_10" in log
+
+    lightning.seed_everything(0, verbose=False)
+    untrained = create_model("test_resnet", 16, pool="avgmax", image_size=32, crop_pct=1.0)
+    before, after = (measure_by_labels(embed(m, test), test, facts.metric) for m in (untrained, model))
+    # Of what there is to gain above the untrained network, which sees positions too, a good part.
+    assert 1 - after.ndcg_at(10) < 0.7 * (1 - before.ndcg_at(10))
+    assert after.label_distance_at(10) < 0.9 * before.label_distance_at(10)
+
+
+@pytest.mark.parametrize(("loss", "metric"), [("dense_triplet", "cosine"), ("binary_triplet", "cosine")])
+def test_rivals_by_name(loss: str, metric: str, spots: Path, spot_options: Any, tmp_path: Path) -> None:
+    folder = train(
+        f"csv:{spots / 'images.csv'}",
+        tmp_path / "t",
+        "test_resnet",
+        16,
+        loss=loss,
+        loss_options={"margin": 0.1},
+        continuous_labels=spots / "positions.csv",
+        neighbours=3,
+        epochs=2,
+        **spot_options,
+    )
+    facts = facts_of(load_model(folder))
+    assert (facts.loss, facts.metric) == (loss, metric)
+    rows = list(csv.DictReader((folder / "log" / "metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert len(losses) == 2 * (80 // 24) and all(0 < value < 4.1 for value in losses)
+
+
+def test_every_kind_of_label_distance_trains_the_same(spots: Path, spot_options: Any, tmp_path: Path) -> None:
+    read = load_data(f"csv:{spots / 'images.csv'}", continuous_labels=spots / "positions.csv")
+
+    def relabelled(images: Any, kind: str) -> Any:
+        rows = np.arange(len(images))
+        if kind == "matrix":
+            return replace(images, continuous=MatrixLabels(images.continuous.distances(rows, rows)))
+        labels = FunctionLabels(rows, lambda a, b: images.continuous.distances(a, b))
+        return replace(images, continuous=labels)
+
+    states = []
+    for kind in ("vectors", "matrix", "function"):
+        splits = read
+        if kind != "vectors":
+            parts = {name: relabelled(getattr(read, name), kind) for name in ("train", "validation", "test")}
+            splits = replace(read, **parts)
+        folder = train(splits, tmp_path / kind, "test_resnet", 16, loss="log_ratio", epochs=1, **spot_options)
+        states.append(load_model(folder).state_dict())
+    for name, tensor in states[0].items():
+        for other in states[1:]:
+            torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-5, msg=name)
+
+
+def test_training_on_continuous_labels_resumes(
+    spots: Path, spot_options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = spot_options | {"loss": "log_ratio", "continuous_labels": spots / "positions.csv", "epochs": 3}
+    data = f"csv:{spots / 'images.csv'}"
+    whole = train(data, tmp_path / "whole", "test_resnet", 16, **options)
+
+    def stop_after_two(self: Any) -> None:
+        original(self)
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    original = zoo.learner.Learner.on_train_epoch_start
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.learner.Learner, "on_train_epoch_start", stop_after_two)
+        with pytest.raises(zoo.learner.Interrupted):
+            train(data, tmp_path / "parts", "test_resnet", 16, **options)
+    parts = train(data, tmp_path / "parts", "test_resnet", 16, **options)
+    models = load_model(whole), load_model(parts)
+    assert facts_of(models[0]).measured == facts_of(models[1]).measured
+    for (name, a), b in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
+    (tmp_path / "other.csv").write_text((spots / "positions.csv").read_text().replace("0.png,0.", "0.png,1.", 1))
+    with pytest.raises(OptionError, match=r"continuous_labels .* data_digest"):
+        train(data, tmp_path / "parts", "test_resnet", 16, **(options | {"continuous_labels": tmp_path / "other.csv"}))
+
+
+def test_a_loss_for_classes_is_judged_by_classes(photos: Path, tmp_path: Path) -> None:
+    data = load_data(f"folder:{photos}", validation=0.34)
+    labels = tmp_path / "labels.csv"
+    names = [name for part in (data.train, data.validation, data.test) for name in part.ids]
+    labels.write_text("path,x\n" + "\n".join(f"{name},{at}" for at, name in enumerate(names)))
+    options = QUICK | {"epochs": 1, "continuous_labels": labels}
+    by_class = train(f"folder:{photos}", tmp_path / "a", "test_resnet", rotate_classes=True, **options)
+    assert set(facts_of(load_model(by_class)).measured["validation"]) == {"epoch", "recall_at_1"}
+    by_labels = train(f"folder:{photos}", tmp_path / "b", "test_resnet", loss="log_ratio", **options)
+    facts = facts_of(load_model(by_labels))
+    assert set(facts.measured["validation"]) == {"epoch", "ndcg_at_10"}
+    assert facts.data["validation"] == {"images": 16, "classes": 2}
+
+
+def test_without_validation_nothing_is_measured(spots: Path, spot_options: Any, tmp_path: Path) -> None:
+    options = spot_options | {"continuous_labels": spots / "positions.csv", "validation": 0.0, "epochs": 2}
+    folder = train(f"csv:{spots / 'images.csv'}", tmp_path / "t", "test_resnet", 16, loss="log_ratio", **options)
+    assert facts_of(load_model(folder)).measured["validation"] == {"epoch": 2, "ndcg_at_10": None}
+
+
+def test_losses_and_labels_that_do_not_go_together(spots: Path, photos: Path, tmp_path: Path) -> None:
+    data, labels = f"csv:{spots / 'images.csv'}", spots / "positions.csv"
+    with pytest.raises(DataError, match=r"has no continuous labels, and log_ratio needs them\. Give continuous_labels"):
+        train(data, tmp_path / "a", "test_resnet", 8, loss="log_ratio")
+    with pytest.raises(DataError, match=r"has no labels, and proxy_anchor needs them\. Train with log_ratio on"):
+        train(data, tmp_path / "b", "test_resnet", 8, continuous_labels=labels)
+    with pytest.raises(OptionError, match="rotate_classes turns images, whose labels log_ratio would not know"):
+        train(data, tmp_path / "c", "test_resnet", 8, loss="log_ratio", continuous_labels=labels, rotate_classes=True)
+    with pytest.raises(OptionError, match=r"neighbours is 119; it must lie in 1\.\.78"):
+        train(
+            data,
+            tmp_path / "d",
+            "test_resnet",
+            8,
+            loss="log_ratio",
+            continuous_labels=labels,
+            neighbours=119,
+            image_size=32,
+            workers=0,
+        )

@@ -1,4 +1,4 @@
-"""Trains a small teacher and a student of it on as many processes as asked for; run by test_ranks.
+"""Trains small teachers and a student of one on as many processes as asked for; run by test_ranks.
 
 Lightning starts the other processes by running this script again.
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import functools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from compressor import distill
-from zoo import train
+from zoo import load_data, train
+from zoo.data.continuous import VectorLabels
 
 
 def main(data: str, out: Path, devices: int) -> None:
-    """Make ``out/teacher`` and ``out/student``."""
+    """Make ``out/teacher`` and ``out/student``, and a teacher of continuous labels with each of two losses."""
     # Adam would hide a constant factor in the gradients. So would a limit to their norm.
     torch.optim.AdamW = functools.partial(torch.optim.SGD, momentum=0.9)  # type: ignore[assignment,misc]
     options = {
@@ -33,6 +36,12 @@ def main(data: str, out: Path, devices: int) -> None:
     # Of the architectures without BatchNorm, which cannot be synchronised on CPUs.
     teacher = train(data, out / "teacher", "test_vit", 8, epochs=2, warmup_epochs=1, **options)  # type: ignore[arg-type]
     distill(teacher, "test_vit", 4, data, out / "student", epochs=1, **options)  # type: ignore[arg-type]
+    # On two numbers for each image, with a loss that shows every difference in its gradient.
+    splits = load_data(data, validation=0.34)
+    numbers = np.random.default_rng(0).normal(size=(len(splits.train), 2))
+    splits = replace(splits, train=replace(splits.train, continuous=VectorLabels(numbers)))
+    for loss in ("log_ratio", "binary_triplet"):
+        train(splits, out / loss, "test_vit", 8, loss=loss, epochs=2, **options)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
