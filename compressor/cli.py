@@ -98,13 +98,13 @@ def _carry_out(verb: str, options: Namespace) -> int:
     options.pop("config", None)
     result = VERBS[verb](**{name: _plain(value) for name, value in options.items(branches=True) if "." not in name})
     if isinstance(result, Report):
-        from export.report import print_table
+        from export.report import print_table, retained
 
         print_table(result.content)
         print(f"Report: {result.folder / 'report.html'}")
         if not result.passed:
-            gate = result.content["gate"]["min_retention"]
-            print(f"Gate failed: a model keeps less than {gate:.1%} of the teacher's Recall@1.", file=sys.stderr)
+            gate, measure = result.content["gate"]["min_retention"], retained(result.content)
+            print(f"Gate failed: a model keeps less than {gate:.1%} of the teacher's {measure}.", file=sys.stderr)
             return GATE_FAILED
     else:
         print(f"Done: {result}")

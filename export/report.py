@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.label_retrieval import NDCG_K
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.console import Console
 
     from zoo.data import ImageSet
+    from zoo.label_retrieval import LabelRetrievalResult
     from zoo.retrieval import RetrievalResult
 
 DASH = "–"
@@ -45,13 +48,13 @@ class Picture:
     Attributes:
         uri: the image, as a ``data:`` URI.
         id: its id in the image set.
-        class_name: its class.
-        right: whether it shares the query's class; None for the query itself.
+        caption: its class, or how far its label is from the query's.
+        right: whether it shares the query's class; None for the query itself, and where there are no classes.
     """
 
     uri: str
     id: str
-    class_name: str
+    caption: str
     right: bool | None = None
 
 
@@ -64,13 +67,43 @@ class Example:
     model: list[Picture]
 
 
-def render_html(content: dict[str, Any], results: dict[str, RetrievalResult], images: ImageSet) -> str:
+@dataclass(frozen=True)
+class Gallery:
+    """Queries that teacher and model answer differently, or alike.
+
+    Attributes:
+        kind: "lost", "won" or "right".
+        heading: in words.
+        meaning: what the queries have in common.
+        otherwise: said where there is none.
+        total: how many there are.
+        shown: some of them.
+        choice: how those were chosen.
+    """
+
+    kind: str
+    heading: str
+    meaning: str
+    otherwise: str
+    total: int
+    shown: list[Example]
+    choice: str
+
+
+def render_html(
+    content: dict[str, Any],
+    results: Mapping[str, RetrievalResult],
+    images: ImageSet,
+    by_labels: Mapping[str, LabelRetrievalResult] | None = None,
+) -> str:
     """Return the report as one HTML page that needs no other file, no network and no script.
 
     Args:
         content: what ``report.json`` holds; see :func:`export.validation.validate`.
-        results: the measures of each query, by stage; "teacher" and the last stage of ``content`` are compared.
+        results: the measures of each query, by stage; "teacher" and the last stage of ``content`` are compared. Empty
+            where the images have no classes.
         images: the labelled images that were measured on.
+        by_labels: the same by continuous labels; needed where there are no classes.
 
     Raises:
         DataError: an image that is to be shown cannot be read.
@@ -79,15 +112,14 @@ def render_html(content: dict[str, Any], results: dict[str, RetrievalResult], im
 
     stages = content["stages"]
     last = stages[-1]
-    teacher, model = results["teacher"], results[last["stage"]]
-    teacher_right, model_right = teacher.recall[1], model.recall[1]
-    thumbnails = _Thumbnails(images)
+    if results:
+        compared = _class_comparison(results["teacher"], results[last["stage"]], images, last["stage"])
+    elif by_labels:
+        compared = _label_comparison(by_labels["teacher"], by_labels[last["stage"]], images, last["stage"])
+    else:
+        from zoo.errors import DataError
 
-    def examples(chosen: np.ndarray, count: int) -> dict[str, Any]:
-        rows = _spread(np.flatnonzero(chosen), _labels(images)[teacher.queries], count)
-        shown = [_example(row, teacher, model, images, thumbnails) for row in rows]
-        return {"total": int(chosen.sum()), "shown": shown}
-
+        raise DataError("A report cannot be made on images without labels. Give a labelled set.")
     environment = Environment(
         loader=PackageLoader("export"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -98,6 +130,8 @@ def render_html(content: dict[str, Any], results: dict[str, RetrievalResult], im
         "count": _count,
         "megabytes": _megabytes,
         "readable": _readable,
+        "score": _score,
+        "significant": _significant,
     }
     html = environment.get_template("report.html.jinja").render(
         content=content,
@@ -105,28 +139,111 @@ def render_html(content: dict[str, Any], results: dict[str, RetrievalResult], im
         stages=stages,
         last=last,
         ks=_ks(content),
-        headline=_headline(stages[0], last),
+        label_ks=sorted(stages[0].get("ndcg", {}), key=int),
+        measure=retained(content),
+        headline=_headline(stages[0], last, retained(content)),
         gate=_gate(content),
         threads=sorted({entry["threads"] for stage in stages for entry in stage["latency_ms_by_threads"]}),
         plots=_plots(content),
-        changed={
-            "lost": examples(teacher_right & ~model_right, _SHOWN_CHANGED),
-            "won": examples(~teacher_right & model_right, _SHOWN_CHANGED),
-            "right": examples(teacher_right & model_right, _SHOWN_RIGHT),
-        },
-        both_wrong=int((~teacher_right & ~model_right).sum()),
-        classes=_class_changes(teacher, model, images)[:_SHOWN_CLASSES],
-        depth=teacher.neighbours.shape[1],
+        **compared,
         images=len(images),
-        class_count=len(np.unique(_labels(images))),
+        class_count=None if images.labels is None else len(np.unique(images.labels)),
         dash=DASH,
     )
     # A file name that is not UTF-8 reaches Python as lone surrogates, which no UTF-8 file can hold.
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
+def retained(content: dict[str, Any]) -> str:
+    """Return the name of the measure of which models keep a share: of classes where they are known."""
+    return "Recall@1" if "recall" in content["stages"][0] else f"nDCG@{NDCG_K}"
+
+
+def _score(stage: dict[str, Any]) -> float:
+    """Return what a stage reaches in that measure."""
+    score: float = stage["recall"]["1"] if "recall" in stage else stage["ndcg"][str(NDCG_K)]
+    return score
+
+
+def _class_comparison(teacher: RetrievalResult, model: RetrievalResult, images: ImageSet, name: str) -> dict[str, Any]:
+    """Return what the page says of single queries and of classes."""
+    labels = _labels(images)
+    thumbnails = _Thumbnails(images)
+    before, after = teacher.recall[1], model.recall[1]
+
+    def example(row: int) -> Example:
+        query = int(teacher.queries[row])
+
+        def found(result: RetrievalResult) -> list[Picture]:
+            nearest = [int(index) for index in result.neighbours[row, :_SHOWN_NEIGHBOURS] if index >= 0]
+            return [
+                thumbnails.picture(index, images.class_names[labels[index]], bool(labels[index] == labels[query]))
+                for index in nearest
+            ]
+
+        return Example(thumbnails.picture(query, images.class_names[labels[query]]), found(teacher), found(model))
+
+    def gallery(kind: str, heading: str, meaning: str, otherwise: str, chosen: np.ndarray, count: int) -> Gallery:
+        rows = _spread(np.flatnonzero(chosen), labels[teacher.queries], count)
+        shown = [example(row) for row in rows]
+        return Gallery(kind, heading, meaning, otherwise, int(chosen.sum()), shown, "spread over the classes")
+
+    lost = f"The teacher's nearest image is right, that of {name} is wrong."
+    won = f"The teacher's nearest image is wrong, that of {name} is right."
+    right = "Both nearest images are right."
+    return {
+        "galleries": [
+            gallery("lost", "Lost", lost, "No query was lost.", before & ~after, _SHOWN_CHANGED),
+            gallery("won", "Won", won, "No query was won.", ~before & after, _SHOWN_CHANGED),
+            gallery("right", "Right in both", right, "No query is right in both.", before & after, _SHOWN_RIGHT),
+        ],
+        "both_right": int((before & after).sum()),
+        "both_wrong": int((~before & ~after).sum()),
+        "classes": _class_changes(teacher, model, images)[:_SHOWN_CLASSES],
+        "depth": teacher.neighbours.shape[1],
+    }
+
+
+def _label_comparison(
+    teacher: LabelRetrievalResult, model: LabelRetrievalResult, images: ImageSet, name: str
+) -> dict[str, Any]:
+    """Return what the page says of single queries, where there are no classes."""
+    thumbnails = _Thumbnails(images)
+    change = model.ndcg(NDCG_K) - teacher.ndcg(NDCG_K)
+
+    def example(row: int) -> Example:
+        def found(result: LabelRetrievalResult) -> list[Picture]:
+            nearest = zip(result.neighbours[row].tolist(), result.distances[row].tolist(), strict=True)
+            shown = [(index, distance) for index, distance in nearest if index >= 0][:_SHOWN_NEIGHBOURS]
+            return [thumbnails.picture(index, _significant(distance)) for index, distance in shown]
+
+        query = int(teacher.queries[row])
+        return Example(thumbnails.picture(query, images.ids[query]), found(teacher), found(model))
+
+    def gallery(kind: str, heading: str, meaning: str, otherwise: str, gain: np.ndarray) -> Gallery:
+        order = np.argsort(-gain, kind="stable")[:_SHOWN_CHANGED]
+        shown = [example(int(row)) for row in order if gain[row] > 0]
+        choice = "those that changed most"
+        return Gallery(kind, heading, meaning, otherwise, int((gain > 0).sum()), shown, choice)
+
+    lost = f"The order that {name} finds has a lower nDCG@{NDCG_K} than the teacher's."
+    won = f"The order that {name} finds has a higher nDCG@{NDCG_K} than the teacher's."
+    return {
+        "galleries": [
+            gallery("lost", "Lost", lost, "No query was lost.", -change),
+            gallery("won", "Won", won, "No query was won.", change),
+        ],
+        "both_right": None,
+        "both_wrong": None,
+        "classes": None,
+        "depth": teacher.neighbours.shape[1],
+    }
+
+
 def print_table(content: dict[str, Any], console: Console | None = None) -> None:
-    """Print the stages as a table: recall and retention in percent, size in MB, median latency on one thread in ms.
+    """Print the stages as a table: measures and retention in percent, size in MB, median latency on one thread in ms.
+
+    Label distances are what the labels have them in.
 
     Args:
         content: what ``report.json`` holds.
@@ -141,26 +258,16 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
         console = Console()
         if not console.is_terminal:
             console = Console(width=max(console.width, _TABLE_WIDTH))
-    ks = _ks(content)[:4]
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("stage", overflow="fold")
-    for heading in (
-        f"Recall@{ks[0]}",
-        *(f"@{k}" for k in ks[1:]),
-        "MAP@R",
-        "retention",
-        "parameters",
-        "dim",
-        "MB",
-        "ms",
-    ):
+    columns = _measure_columns(content)
+    for heading in (*columns, "retention", "parameters", "dim", "MB", "ms"):
         table.add_column(heading, justify="right", overflow="fold")
     for stage in content["stages"]:
         low, high = stage["retention_interval"]
         cells = [
             stage["stage"],
-            *(_percent(stage["recall"][k]) for k in ks),
-            _percent(stage["map_at_r"]),
+            *(cell(stage) for cell in columns.values()),
             f"{_percent(stage['retention'])} [{_percent(low)}, {_percent(high)}]",
             _count(stage["parameters"]),
             _count(stage["dim"]),
@@ -171,14 +278,33 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
     console.print(table)
 
 
+def _measure_columns(content: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Return the heading of each column of measures, and what makes its cells of a stage."""
+
+    def cell(measure: str, k: str, text: Callable[[float], str] = _percent) -> Callable[[dict[str, Any]], str]:
+        return lambda stage: text(stage[measure][k])
+
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {}
+    ks = _ks(content)[:4]
+    for k in ks:
+        columns[f"Recall@{k}" if k == ks[0] else f"@{k}"] = cell("recall", k)
+    if ks:
+        columns["MAP@R"] = lambda stage: _percent(stage["map_at_r"])
+    if "ndcg" in content["stages"][0]:
+        for k in (str(NDCG_K),) if ks else ("1", str(NDCG_K)):
+            columns[f"nDCG@{k}"] = cell("ndcg", k)
+            columns[f"distance@{k}"] = cell("mean_label_distance", k, _significant)
+    return columns
+
+
 def save_plot(content: dict[str, Any], path: str | Path) -> None:
-    """Save Recall@K over K and, where sizes are known, Recall@1 over size; the suffix of ``path`` gives the format."""
+    """Save the measures over K and, where sizes are known, over size; the suffix of ``path`` gives the format."""
     import matplotlib
     from matplotlib.figure import Figure
 
     from zoo.files import replacing
 
-    drawn = [_draw_recall, _draw_size] if _sized(content) else [_draw_recall]
+    drawn = _drawn(content).values()
     with matplotlib.rc_context(_STYLE), replacing(path) as temporary:
         figure = Figure(figsize=(5.2 * len(drawn), 3.8), layout="constrained")
         for draw, axes in zip(drawn, figure.subplots(1, len(drawn), squeeze=False)[0], strict=True):
@@ -186,14 +312,27 @@ def save_plot(content: dict[str, Any], path: str | Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
+def _drawn(content: dict[str, Any]) -> dict[str, Callable[[Axes, dict[str, Any]], None]]:
+    """Return what draws each plot that the content has the numbers for, by name."""
+    measured = content["stages"][0]
+    plots: dict[str, Callable[[Axes, dict[str, Any]], None]] = {}
+    if "recall" in measured:
+        plots["recall"] = _draw_recall
+    if "ndcg" in measured:
+        plots |= {"ndcg": _draw_ndcg, "label_distance": _draw_label_distance}
+    if _sized(content):
+        plots["size"] = _draw_size
+    return plots
+
+
 def _plots(content: dict[str, Any]) -> dict[str, str]:
-    """Return each plot as a ``data:`` URI: "recall" and, where sizes are known, "size"."""
+    """Return each plot as a ``data:`` URI, by name."""
     import matplotlib
     from matplotlib.figure import Figure
 
     plots = {}
     with matplotlib.rc_context(_STYLE):
-        for name, draw in {"recall": _draw_recall, **({"size": _draw_size} if _sized(content) else {})}.items():
+        for name, draw in _drawn(content).items():
             figure = Figure(figsize=(5.2, 3.8), layout="constrained")
             draw(figure.subplots(), content)
             buffer = io.BytesIO()
@@ -211,6 +350,30 @@ def _draw_recall(axes: Axes, content: dict[str, Any]) -> None:
     axes.legend(frameon=False)
 
 
+def _draw_ndcg(axes: Axes, content: dict[str, Any]) -> None:
+    _draw_by_labels(axes, content, "ndcg", 100)
+    axes.set(ylabel="nDCG@K, %", title="nDCG@K, higher is better")
+
+
+def _draw_label_distance(axes: Axes, content: dict[str, Any]) -> None:
+    _draw_by_labels(axes, content, "mean_label_distance", 1)
+    axes.set(ylabel="mean label distance", title="Label distance of the K nearest, lower is better")
+
+
+def _draw_by_labels(axes: Axes, content: dict[str, Any], measure: str, scale: float) -> None:
+    """Draw a measure over K, between what a random order and the best have."""
+    ks = sorted(content["stages"][0][measure], key=int)
+    places = [int(k) for k in ks]
+    for i, stage in enumerate(content["stages"]):
+        values = [scale * stage[measure][k] for k in ks]
+        axes.plot(places, values, label=stage["stage"], **_look(i), linestyle="-" if i == 0 else "--")
+    for name, order in (("a random order", "random_order"), ("the best order", "best_order")):
+        values = [scale * content["data"][order][measure][k] for k in ks]
+        axes.plot(places, values, label=name, color="#888888", linestyle=":" if order == "random_order" else "-.")
+    axes.set(xlabel="K, neighbours looked at", xticks=places)
+    axes.legend(frameon=False)
+
+
 def _draw_size(axes: Axes, content: dict[str, Any]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -218,8 +381,9 @@ def _draw_size(axes: Axes, content: dict[str, Any]) -> None:
     for i, stage in enumerate(content["stages"]):
         if stage["bytes"]:
             sizes.append(stage["bytes"] / 1e6)
-            axes.plot(sizes[-1:], [100 * stage["recall"]["1"]], label=stage["stage"], **_look(i), linestyle="none")
-    axes.set(xlabel="size of the weights, MB (log scale)", ylabel="Recall@1, %", title="Recall@1 and size")
+            axes.plot(sizes[-1:], [100 * _score(stage)], label=stage["stage"], **_look(i), linestyle="none")
+    measure = retained(content)
+    axes.set(xlabel="size of the weights, MB (log scale)", ylabel=f"{measure}, %", title=f"{measure} and size")
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.7, max(sizes) * 1.7)  # wide enough for one tick at least
     low, high = axes.get_ylim()
@@ -246,11 +410,11 @@ def _sized(content: dict[str, Any]) -> bool:
     return any(stage["bytes"] for stage in content["stages"])
 
 
-def _headline(teacher: dict[str, Any], model: dict[str, Any]) -> str:
+def _headline(teacher: dict[str, Any], model: dict[str, Any], measure: str) -> str:
     """Return one sentence: what the model keeps, and what it saves as far as that is known."""
     low, high = model["retention_interval"]
     sentence = (
-        f"{model['stage']} keeps {_percent(model['retention'], 1)}\u00a0% of the teacher's Recall@1 "
+        f"{model['stage']} keeps {_percent(model['retention'], 1)}\u00a0% of the teacher's {measure} "
         f"[{_percent(low, 1)},\u00a0{_percent(high, 1)}]"
     )
     compared = [
@@ -284,7 +448,7 @@ def _gate(content: dict[str, Any]) -> tuple[str, str]:
     asked = content["gate"]["min_retention"]
     if asked is None:
         return "none", "No gate: no smallest retention was asked for."
-    wanted = f"{100 * asked:g}\u00a0% of the teacher's Recall@1"
+    wanted = f"{100 * asked:g}\u00a0% of the teacher's {retained(content)}"
     if content["gate"]["passed"]:
         return "passed", f"Gate passed: every model keeps at least {wanted}."
     below = [stage for stage in content["stages"][1:] if stage["retention"] < asked]
@@ -333,19 +497,6 @@ def _spread(rows: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
-def _example(
-    row: int, teacher: RetrievalResult, model: RetrievalResult, images: ImageSet, thumbnails: _Thumbnails
-) -> Example:
-    query = int(teacher.queries[row])
-    label = _labels(images)[query]
-
-    def found(result: RetrievalResult) -> list[Picture]:
-        nearest = [int(index) for index in result.neighbours[row, :_SHOWN_NEIGHBOURS] if index >= 0]
-        return [thumbnails.picture(index, bool(_labels(images)[index] == label)) for index in nearest]
-
-    return Example(thumbnails.picture(query), found(teacher), found(model))
-
-
 class _Thumbnails:
     """Makes the thumbnail of each image once."""
 
@@ -353,7 +504,7 @@ class _Thumbnails:
         self.images = images
         self._uris: dict[int, str] = {}
 
-    def picture(self, index: int, right: bool | None = None) -> Picture:
+    def picture(self, index: int, caption: str, right: bool | None = None) -> Picture:
         from PIL import Image
 
         if index not in self._uris:
@@ -362,8 +513,7 @@ class _Thumbnails:
             buffer = io.BytesIO()
             image.save(buffer, format="JPEG", quality=85)
             self._uris[index] = _data_uri("image/jpeg", buffer.getvalue())
-        class_name = self.images.class_names[_labels(self.images)[index]]
-        return Picture(self._uris[index], self.images.ids[index], class_name, right)
+        return Picture(self._uris[index], self.images.ids[index], caption, right)
 
 
 def _labels(images: ImageSet) -> np.ndarray:
@@ -379,7 +529,7 @@ def _data_uri(kind: str, data: bytes) -> str:
 
 
 def _ks(content: dict[str, Any]) -> list[str]:
-    return sorted(content["stages"][0]["recall"], key=int)
+    return sorted(content["stages"][0].get("recall", {}), key=int)
 
 
 def _percent(value: float | None, digits: int = 2) -> str:
@@ -394,6 +544,11 @@ def _points(difference: float) -> str:
 
 def _decimals(value: float | None, digits: int = 2) -> str:
     return DASH if value is None else f"{value:.{digits}f}"
+
+
+def _significant(value: float) -> str:
+    """Return a label distance, whose unit is that of the labels, in four digits."""
+    return f"{value:.4g}"
 
 
 def _count(value: int | None) -> str:

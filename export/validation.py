@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ def validate(
     *,
     split: str = "auto",
     validation: float = 0.2,
+    continuous_labels: str | Path | None = None,
+    label_metric: str = "euclidean",
     max_unreadable: int = 10,
     min_retention: float | None = None,
     ks: Sequence[int] = (1, 2, 4, 8, 10),
@@ -49,7 +51,9 @@ def validate(
     """Compare models with their teacher on classes never seen in training, and write a report.
 
     Retrieval is exact; retention is a model's Recall@1 over the teacher's on the same queries, with a paired bootstrap
-    interval of 95 %. Latency is of one image, raw pixels in and vector out, all models in turn.
+    interval of 95 %. Where images have continuous labels, nDCG@K and the mean label distance of the nearest K are
+    measured too; where they have no classes, retention is of nDCG@10. Latency is of one image, raw pixels in and vector
+    out, all models in turn.
 
     Args:
         models: model folders and .onnx files to validate.
@@ -58,8 +62,11 @@ def validate(
         out: folder for report.json and report.html.
         split: how classes are divided, as in training: auto, given, first-half, even-odd or list:FILE; or all-test.
         validation: as in training; it does not change the test part.
+        continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see docs/data.md.
+        label_metric: how vectors in that file are compared: euclidean or cosine.
         max_unreadable: how many unreadable images are reported and left out before the run stops.
-        min_retention: the gate: smallest share of the teacher's Recall@1 that every model must keep; null for none.
+        min_retention: the gate: smallest share of the teacher's Recall@1, or nDCG@10 where there are no classes, that
+            every model must keep; null for none.
         ks: the K of Recall@K; must include 1.
         bootstrap: resamples of the queries for the interval.
         latency_runs: timed runs of each model; 0 to leave latency out.
@@ -83,47 +90,59 @@ def validate(
     from export.report import render_html
     from zoo.data import load_data
     from zoo.files import write_json, write_text
+    from zoo.label_retrieval import NDCG_K, LabelRetrievalResult, measure_by_labels, random_and_best
     from zoo.retrieval import RetrievalResult, measure, neighbour_overlap, retention_interval
     from zoo.teachers import open_teacher
     from zoo.versions import machine, versions
 
-    splits = load_data(data, split, validation)
+    splits = load_data(data, split, validation, continuous_labels, label_metric)
     if not len(splits.test):
         raise DataError(f"{splits.name} has no test images after split {split!r}. Choose another split, or label them.")
     reference = open_teacher(teacher)
     candidates = open_candidates(reference, teacher, models)
     images = splits.test.checked(max_unreadable)
-    results: dict[str, RetrievalResult] = {}
+    by_class: dict[str, RetrievalResult] = {}
+    by_labels: dict[str, LabelRetrievalResult] = {}
     dims: dict[str, int] = {}
     for candidate in candidates:
         log.info("measuring %s (%s)", candidate.stage, candidate.source)
         embeddings = candidate.embed(images)
-        results[candidate.stage] = measure(embeddings, images, candidate.metric, ks)
         dims[candidate.stage] = int(embeddings.shape[1])
+        if images.continuous is not None:
+            by_labels[candidate.stage] = measure_by_labels(embeddings, images, candidate.metric)
+        if images.labels is not None or not by_labels:
+            by_class[candidate.stage] = measure(embeddings, images, candidate.metric, ks)
     times = latencies(candidates, images, latency_runs)
-    baseline = results["teacher"]
+    # What retention compares, query by query.
+    kept = {stage: result.recall[1] for stage, result in by_class.items()} or {
+        stage: result.ndcg(NDCG_K) for stage, result in by_labels.items()
+    }
+    results: Mapping[str, RetrievalResult | LabelRetrievalResult] = by_class or by_labels
     stages = []
     for candidate in candidates:
-        result = results[candidate.stage]
-        low, high = retention_interval(result.recall[1], baseline.recall[1], bootstrap, seed)
+        stage = candidate.stage
+        low, high = retention_interval(kept[stage], kept["teacher"], bootstrap, seed)
         stages.append(
             {
-                "stage": candidate.stage,
+                "stage": stage,
                 "source": candidate.source,
-                **result.summary(),
-                "retention": _ratio(result.recall_at(1), baseline.recall_at(1)),
+                **(by_class[stage].summary() if by_class else {}),
+                **(by_labels[stage].summary() if by_labels else {}),
+                "retention": _ratio(float(kept[stage].mean()), float(kept["teacher"].mean())),
                 "retention_interval": [low, high],
-                "neighbour_overlap": neighbour_overlap(result.neighbours, baseline.neighbours),
+                "neighbour_overlap": neighbour_overlap(results[stage].neighbours, results["teacher"].neighbours),
                 "metric": candidate.metric,
-                "dim": dims[candidate.stage],
+                "dim": dims[stage],
                 "parameters": candidate.parameters,
                 "bytes": candidate.bytes,
                 "runtime": candidate.runtime,
-                "latency_ms": times[candidate.stage][0] if times[candidate.stage] else None,
-                "latency_ms_by_threads": times[candidate.stage],
+                "latency_ms": times[stage][0] if times[stage] else None,
+                "latency_ms_by_threads": times[stage],
             }
         )
     passed = min_retention is None or all(stage["retention"] >= min_retention for stage in stages[1:])
+    orders = random_and_best(by_labels["teacher"], images, seed) if by_labels else {}
+    baseline = results["teacher"]
     content = {
         "schema": SCHEMA,
         "data": {
@@ -132,7 +151,8 @@ def validate(
             "queries": len(baseline.queries),
             "gallery": baseline.gallery_size,
             "left_out": baseline.left_out,
-            "chance": baseline.chance,
+            "chance": by_class["teacher"].chance if by_class else orders["random_order"]["ndcg"][str(NDCG_K)],
+            **orders,
         },
         "gate": {"min_retention": min_retention, "passed": passed},
         "stages": stages,
@@ -141,7 +161,7 @@ def validate(
         "versions": versions(),
     }
     out = Path(out)
-    write_text(out / "report.html", render_html(content, results, images))
+    write_text(out / "report.html", render_html(content, by_class, images, by_labels))
     write_json(out / "report.json", content)
     return Report(out, content, passed)
 

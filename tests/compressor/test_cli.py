@@ -72,6 +72,46 @@ def test_second_run_reuses_every_stage(finished: Path, caplog: pytest.LogCapture
     assert {file: file.stat().st_mtime_ns for file in files} == before
 
 
+def test_a_run_on_continuous_labels(spots: Path, tmp_path: Path, capsys: Any) -> None:
+    teacher = TEACHER | {"loss": "log_ratio", "augment": "none", "neighbours": 4, "epochs": 4}
+    config = configured(
+        tmp_path / "in.yaml",
+        data=f"csv:{spots / 'images.csv'}",
+        continuous_labels=str(spots / "positions.csv"),
+        teacher=teacher,
+        student=STUDENT | {"augment": "none", "epochs": 4},
+        report=REPORT | {"min_retention": 1.9},
+    )
+    out = tmp_path / "out"
+    assert main(["run", config, "--out", str(out)]) == 3
+    captured = capsys.readouterr()
+    assert "Gate failed: a model keeps less than 190.0% of the teacher's nDCG@10." in captured.err
+    assert "distance@10" in captured.out and "Recall" not in captured.out
+    stages = json.loads((out / "report" / "report.json").read_text())["stages"]
+    assert [stage["stage"] for stage in stages] == ["teacher", "student", "onnx-fp32"]
+    assert all(set(stage["ndcg"]) == {str(k) for k in range(1, 11)} for stage in stages)
+    for folder in ("teacher", "student"):
+        options = json.loads((out / folder / "options.json").read_text())
+        assert options["continuous_labels"] == str(spots / "positions.csv") and options["label_metric"] == "euclidean"
+    page = (out / "report" / "report.html").read_text()
+    assert "By label distance" in page and "Recall@1" not in page
+    before = (out / "report" / "report.json").stat().st_mtime_ns
+    assert main(["run", str(out / "config.yaml")]) == 3  # reused, and still below
+    assert (out / "report" / "report.json").stat().st_mtime_ns == before
+
+
+def test_train_on_continuous_labels_from_the_shell(spots: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["train", f"csv:{spots / 'images.csv'}", "--loss", "dense_triplet", "--loss_options.margin", "0.1"]
+    words += ["--continuous-labels", str(spots / "positions.csv"), "--label-metric", "cosine", "--epochs", "1"]
+    words += ["--arch", "test_resnet", "--dim", "8", "--image-size", "32", "--batch-size", "16", "--workers", "0"]
+    assert main([*words, "--out", str(tmp_path / "t")]) == 0
+    facts = json.loads((tmp_path / "t" / "config.json").read_text())["embedding_compressor"]
+    assert facts["data"]["label_distance"] == "cosine distance of 2 numbers"
+    assert facts["options"]["loss_options"] == {"margin": 0.1}
+    assert main([*words, "--label-metric", "cosin", "--out", str(tmp_path / "u")]) == 1
+    assert "Did you mean cosine?" in capsys.readouterr().err
+
+
 def test_gate_decides_the_exit_code(finished: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
     out = finished / "out"
     words = ["validate", str(out / "export" / "model.onnx"), "--teacher", str(out / "teacher")]

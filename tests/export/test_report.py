@@ -15,9 +15,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from export.report import _draw_recall, _draw_size, _spread, print_table, render_html, save_plot
+from export.report import (
+    _draw_label_distance,
+    _draw_ndcg,
+    _draw_recall,
+    _draw_size,
+    _spread,
+    print_table,
+    render_html,
+    save_plot,
+)
 from zoo.data import ImageSet
+from zoo.data.continuous import VectorLabels
 from zoo.errors import DataError
+from zoo.label_retrieval import LabelRetrievalResult, measure_by_labels, random_and_best
 from zoo.retrieval import RetrievalResult, measure
 
 Content = dict[str, Any]
@@ -364,6 +375,136 @@ def test_provenance(content: Content, results: Results, images: ImageSet) -> Non
 def test_images_without_labels_are_refused(content: Content, results: Results, images: ImageSet) -> None:
     with pytest.raises(DataError, match="without labels"):
         render_html(content, results, images.without_labels())
+
+
+# --- continuous labels ---
+
+
+def by_label(images: ImageSet) -> tuple[ImageSet, dict[str, LabelRetrievalResult]]:
+    """The images with a number each for a label, and what two sets of embeddings measure by it."""
+    rng = np.random.default_rng(2)
+    numbers = rng.normal(size=40)
+    labelled = replace(images, continuous=VectorLabels(numbers))
+    teacher = numbers[:, None] + 0.3 * rng.normal(size=(40, 2))
+    model = numbers[:, None] + 0.35 * rng.normal(size=(40, 2))
+    return labelled, {
+        "teacher": measure_by_labels(teacher, labelled, "euclidean"),
+        "onnx-fp32": measure_by_labels(model, labelled, "euclidean"),
+    }
+
+
+def measured_by_label(content: Content, images: ImageSet, classes: bool) -> tuple[ImageSet, dict[str, Any]]:
+    """Put label measures into the content, in place of those of classes if there are none."""
+    labelled, results = by_label(images)
+    for stage in content["stages"]:
+        stage |= results[stage["stage"]].summary()
+        if not classes:
+            for key in ("recall", "r_precision", "map_at_r"):
+                del stage[key]
+    content["data"] |= {"label_distance": "<i>hours</i>"} | random_and_best(results["teacher"], labelled)
+    if not classes:
+        content["data"]["chance"] = content["data"]["random_order"]["ndcg"]["10"]
+        labelled = labelled.without_labels()
+    return labelled, results
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_label_measures_in_tables(content: Content, results: Results, images: ImageSet, classes: bool) -> None:
+    labelled, by_labels = measured_by_label(content, images, classes)
+    html = render_html(content, results if classes else {}, labelled, by_labels)
+    page = Page(html)
+    orders = {"a random order": content["data"]["random_order"], "the best order": content["data"]["best_order"]}
+    summaries = {name: result.summary() for name, result in by_labels.items()} | orders
+    ks = [str(k) for k in range(1, 11)]
+    assert page.tables["ndcg"] == [
+        ["Model", *(f"@{k}" for k in ks)],
+        *([name, *(f"{100 * summary['ndcg'][k]:.2f}" for k in ks)] for name, summary in summaries.items()),
+    ]
+    assert page.tables["label_distance"] == [
+        ["Model", *(f"@{k}" for k in ks)],
+        *([name, *(f"{summary['mean_label_distance'][k]:.4g}" for k in ks)] for name, summary in summaries.items()),
+    ]
+    assert page.tables["ndcg"][-1][1:] == ["100.00"] * 10
+    plots = [attributes["alt"] for _, attributes in page.elements if "svg" in attributes.get("src", "")]
+    assert [alt.split()[2] for alt in plots] == (["Recall@K", "Recall@1"] if classes else ["nDCG@10"]) + [
+        "nDCG@K",
+        "the",
+    ]
+    assert "<i>hours</i>" in page.text and "i" not in {tag for tag, _ in page.elements}
+    assert "nDCG@K: Each of the K nearest images counts" in words(page.text)
+    assert ("Recall@K: The share" in words(page.text)) == classes
+    assert html == render_html(copy.deepcopy(content), results if classes else {}, labelled, by_labels)
+
+
+def test_without_classes_the_page_compares_by_label_distance(content: Content, images: ImageSet) -> None:
+    labelled, by_labels = measured_by_label(content, images, classes=False)
+    page = Page(render_html(content, {}, labelled, by_labels))
+    teacher, model = by_labels["teacher"].ndcg_at(10), by_labels["onnx-fp32"].ndcg_at(10)
+    assert "onnx-fp32 keeps 97.8\u00a0% of the teacher's nDCG@10 [97.1,\u00a098.5]" in page.text
+    assert f"nDCG@10 is {100 * model:.2f} % against the teacher's {100 * teacher:.2f} %; a random order" in page.text
+    assert "Measured with 40 queries that the split keeps out of training." in page.text
+    assert "Gate passed: every model keeps at least 95\u00a0% of the teacher's nDCG@10." in page.text
+    assert "classes" not in page.tables and "Recall" not in page.text and "None" not in page.text
+    assert page.tables["stages"][0][1] == "nDCG@10" and page.tables["stages"][2][1] == f"{100 * teacher:.2f}"
+    assert page.tables["steps"][1][1:3] == [f"{100 * teacher:.2f}", f"{100 * model:.2f}"]
+    assert "Measured on: 40 images" in words(page.text) and "Label distance: <i>hours</i>" in words(page.text)
+
+
+def test_without_classes_the_queries_that_changed_most_are_shown(content: Content, images: ImageSet) -> None:
+    labelled, by_labels = measured_by_label(content, images, classes=False)
+    page = Page(render_html(content, {}, labelled, by_labels))
+    change = by_labels["onnx-fp32"].ndcg(10) - by_labels["teacher"].ndcg(10)
+    order = np.argsort(change, kind="stable")
+    ids = list(images.ids)
+    assert labelled.continuous is not None
+    for kind, heading, expected, total in (
+        ("lost", "Lost", order[:6], (change < 0).sum()),
+        ("won", "Won", order[::-1][:6], (change > 0).sum()),
+    ):
+        examples = [strips for at, strips in page.examples if at == kind]
+        assert [ids.index(query["id"]) for (query,), _, _ in examples] == expected.tolist()
+        assert f"{heading}: {total}" in page.text and total > 6
+        for (_, by_teacher, by_model), query in zip(examples, expected, strict=True):
+            for found, name in ((by_teacher, "teacher"), (by_model, "onnx-fp32")):
+                rows = np.array([ids.index(figure["id"]) for figure in found])
+                assert rows.tolist() == by_labels[name].neighbours[query, :5].tolist()
+                distances = labelled.continuous.distances(np.array([query]), rows)[0]
+                assert [figure["caption"] for figure in found] == [f"{distance:.4g}" for distance in distances]
+                assert {figure["class"] for figure in found} == {""}
+    same = dict.fromkeys(by_labels, by_labels["teacher"])
+    assert "No query was lost." in Page(render_html(content, {}, labelled, same)).text
+
+
+def test_label_plots_show_the_content(content: Content, images: ImageSet) -> None:
+    measured_by_label(content, images, classes=False)
+    for draw, key, scale in ((_draw_ndcg, "ndcg", 100), (_draw_label_distance, "mean_label_distance", 1)):
+        axes = Figure().subplots()
+        draw(axes, content)
+        shown = [*content["stages"], content["data"]["random_order"], content["data"]["best_order"]]
+        for line, entry in zip(axes.lines, shown, strict=True):
+            assert np.asarray(line.get_xdata()).tolist() == list(range(1, 11))
+            np.testing.assert_allclose(np.asarray(line.get_ydata()), [scale * v for v in entry[key].values()])
+        assert [line.get_label() for line in axes.lines] == ["teacher", "onnx-fp32", "a random order", "the best order"]
+    axes = Figure().subplots()
+    _draw_size(axes, content)
+    assert axes.get_ylabel() == "nDCG@10, %"
+    assert np.asarray(axes.lines[0].get_ydata())[0] == pytest.approx(100 * content["stages"][0]["ndcg"]["10"])
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_print_table_by_label(content: Content, images: ImageSet, classes: bool) -> None:
+    measured_by_label(content, images, classes)
+    file = io.StringIO()
+    print_table(content, Console(file=file, width=140))
+    header, _, teacher, _ = file.getvalue().splitlines()
+    stage = content["stages"][0]
+    of = {k: (f"{100 * stage['ndcg'][k]:.2f}", f"{stage['mean_label_distance'][k]:.4g}") for k in ("1", "10")}
+    if classes:
+        assert words(header).startswith("stage Recall@1 @2 @4 @8 MAP@R nDCG@10 distance@10 retention")
+        assert words(teacher).startswith(f"teacher 83.00 87.12 90.00 95.00 41.24 {' '.join(of['10'])} 100.00")
+    else:
+        assert words(header).startswith("stage nDCG@1 distance@1 nDCG@10 distance@10 retention")
+        assert words(teacher).startswith(f"teacher {' '.join(of['1'])} {' '.join(of['10'])} 100.00")
 
 
 def test_spread_takes_classes_before_second_queries() -> None:

@@ -13,6 +13,8 @@ from torch import nn
 from export import to_onnx, validate
 from zoo import DataError, ModelError, OptionError, load_data, load_model, measure
 from zoo.embedding import embed
+from zoo.label_retrieval import measure_by_labels
+from zoo.models import save_model
 from zoo.retrieval import neighbour_overlap, retention_interval
 
 
@@ -122,7 +124,94 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.91 <= covered / 300 <= 0.985
 
 
+def test_interval_of_scores_agrees_with_that_of_hits_and_with_resampling() -> None:
+    random = np.random.default_rng(0)
+    teacher = random.random(300) < 0.8
+    model = np.where(random.random(300) < 0.9, teacher, random.random(300) < 0.3)
+    of_hits = retention_interval(model, teacher, 20000)
+    np.testing.assert_allclose(
+        retention_interval(model.astype(float), teacher.astype(float), 20000), of_hits, atol=0.004
+    )
+    scores = random.uniform(0.5, 1, 200)
+    worse = scores * random.uniform(0.8, 1.02, 200)
+    draws = random.integers(200, size=(20000, 200))
+    expected = np.quantile(worse[draws].mean(axis=1) / scores[draws].mean(axis=1), [0.025, 0.975])
+    low, high = retention_interval(worse, scores, 20000)
+    np.testing.assert_allclose([low, high], expected, atol=5e-4)
+    assert low < worse.mean() / scores.mean() < high
+    assert retention_interval(scores, scores, 50) == (1, 1)
+
+
 def test_overlap_by_hand() -> None:
     teacher = np.array([[1, 2, 3], [4, 5, -1]])
     model = np.array([[3, 9, 1], [7, 8, -1]])
     assert math.isclose(neighbour_overlap(model, teacher), (2 / 3 + 0) / 2)
+
+
+# --- continuous labels ---
+
+
+def test_without_classes_label_distance_is_measured(spots: Path, spot_teacher: Path, tmp_path: Path) -> None:
+    data, labels = f"csv:{spots / 'images.csv'}", spots / "positions.csv"
+    onnx = to_onnx(spot_teacher, tmp_path / "model.onnx")
+    blurred = load_model(spot_teacher)
+    with torch.no_grad():
+        for parameter in blurred.parameters():
+            parameter.mul_(1 + 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    save_model(blurred, tmp_path / "worse")
+    models = [onnx, tmp_path / "worse"]
+    options: dict[str, Any] = {"continuous_labels": labels, "bootstrap": 200, "latency_runs": 1}
+    report = validate(models, spot_teacher, data, tmp_path / "r", min_retention=0.9999, **options)
+    content = json.loads((report.folder / "report.json").read_text())
+    assert content == json.loads(json.dumps(report.content))
+
+    test = load_data(data, continuous_labels=labels).test
+    results = [
+        measure_by_labels(embed(model, test), test, "euclidean") for model in (load_model(spot_teacher), blurred)
+    ]
+    ratio = results[1].ndcg_at(10) / results[0].ndcg_at(10)
+    assert ratio < 0.999
+    teacher, same, worse = content["stages"]
+    for stage, result in ((teacher, results[0]), (same, results[0]), (worse, results[1])):
+        assert list(stage["ndcg"]) == list(stage["mean_label_distance"]) == [str(k) for k in range(1, 11)]
+        assert not {"recall", "r_precision", "map_at_r"} & set(stage)
+        for k in (1, 5, 10):
+            assert stage["ndcg"][str(k)] == pytest.approx(result.ndcg_at(k), abs=1e-4)
+            assert stage["mean_label_distance"][str(k)] == pytest.approx(result.label_distance_at(k), abs=1e-3)
+        assert stage["metric"] == "euclidean"
+    assert same["retention"] == pytest.approx(1, abs=1e-4)
+    assert worse["retention"] == pytest.approx(ratio, abs=1e-4)
+    low, high = worse["retention_interval"]
+    assert low < worse["retention"] < high < low + 0.1
+    assert not report.passed and content["gate"] == {"min_retention": 0.9999, "passed": False}
+    described = content["data"]
+    assert described["queries"] == described["gallery"] == 60 and described["left_out"] == 0
+    assert described["label_distance"] == "euclidean distance of 2 numbers"
+    assert described["chance"] == described["random_order"]["ndcg"]["10"] == pytest.approx(0.807, abs=0.01)
+    assert described["best_order"]["ndcg"]["10"] == 1
+    assert described["best_order"]["mean_label_distance"]["1"] < teacher["mean_label_distance"]["1"]
+
+
+def test_with_classes_too_retention_stays_that_of_recall(
+    photos: Path, tiny_teacher: Path, artefact: Path, tmp_path: Path
+) -> None:
+    data = load_data(f"folder:{photos}", "all-test")
+    assert data.test.labels is not None
+    np.savez(tmp_path / "l.npz", ids=np.array(data.test.ids), vectors=(data.test.labels[:, None] // 3).astype(float))
+    options: dict[str, Any] = {"split": "all-test", "bootstrap": 50, "latency_runs": 0}
+    plain = validate([artefact], tiny_teacher, f"folder:{photos}", tmp_path / "a", **options)
+    both = validate(
+        [artefact], tiny_teacher, f"folder:{photos}", tmp_path / "b", continuous_labels=tmp_path / "l.npz", **options
+    )
+    added = {"ndcg", "mean_label_distance"}
+    for before, after in zip(plain.content["stages"], both.content["stages"], strict=True):
+        assert set(after) - set(before) == added
+        assert {key: value for key, value in after.items() if key not in added} == before
+    of_data = {"label_distance", "random_order", "best_order"}
+    assert {key: value for key, value in both.content["data"].items() if key not in of_data} == plain.content["data"]
+    assert plain.content["schema"] == both.content["schema"] == 1
+
+
+def test_neither_classes_nor_continuous_labels(spots: Path, spot_teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be measured on images without labels"):
+        validate([spot_teacher], spot_teacher, f"csv:{spots / 'images.csv'}", tmp_path / "r")
