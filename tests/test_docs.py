@@ -131,6 +131,19 @@ def test_formats_name_every_key(photos: Path, tmp_path: Path) -> None:
     assert documented("Report", 0) == set(_keys(content)) | {"data.note"}
 
 
+def test_formats_name_every_key_of_label_distance(spots: Path, spot_teacher: Path, tmp_path: Path) -> None:
+    from export import validate
+
+    labels = spots / "positions.csv"
+    options = {"continuous_labels": labels, "bootstrap": 10, "latency_runs": 1}
+    report = validate([spot_teacher], spot_teacher, f"csv:{spots / 'images.csv'}", tmp_path, **options)  # type: ignore[arg-type]
+    by_class = {
+        key for key in documented("Report", 0) if key.endswith((".classes", "r_precision", "map_at_r", "recall.K"))
+    }
+    expected = (documented("Report", 0) | documented("Report", 1)) - by_class - {"data.note"}
+    assert set(_keys(report.content)) == expected and len(by_class) == 6
+
+
 def documented(heading: str, table: int) -> set[str]:
     """Return the names in the first column of the nth table under a heading of docs/formats.md."""
     text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
