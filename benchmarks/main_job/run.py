@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.labels_only import as_labels_only
 from benchmarks.results import Results, made_with, markdown_table, spread
 from compressor import run
 from compressor.cli import quieten
@@ -54,7 +55,8 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path) -> dict[str
     report = run(**settings)
     seconds = round(time.monotonic() - start)
     shared = {name: settings[name] for name in ("split", "validation", "max_unreadable") if name in settings}
-    labels_only = train(settings["data"], folder / "labels-only", seed=seed, **shared, **as_labels_only(settings))
+    options = as_labels_only(settings["student"], settings["teacher"])
+    labels_only = train(settings["data"], folder / "labels-only", seed=seed, **shared, **options)
     models = [folder / "student", labels_only, folder / "export" / "model.onnx"]
     teacher = folder / "teacher"
     report = validate(models, teacher, settings["data"], folder / "comparison", latency_runs=20, **shared)
@@ -71,20 +73,6 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path) -> dict[str
         "machine": report.content["machine"],
         "versions": report.content["versions"],
     }
-
-
-def as_labels_only(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that train the student's network on labels alone: its schedule, the teacher's loss."""
-    student, teacher = settings["student"], settings["teacher"]
-    from_student = ("arch", "dim", "pool", "image_size", "crop_pct", "augment", "min_crop", "epochs", "lr", "precision")
-    options = {name: student[name] for name in from_student if name in student}
-    options |= {
-        name: teacher[name] for name in ("proxy_lr_factor", "rotate_classes", "images_per_class") if name in teacher
-    }
-    # Both see as many views in a batch.
-    options["batch_size"] = student.get("batch_size", 90) * student.get("views", 2)
-    options["validate_every"] = student.get("validate_every", 1)
-    return options
 
 
 def table(lines: list[dict[str, Any]]) -> str:
