@@ -163,7 +163,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
             rows.append([name, seeds, *cells, _epochs_to(clean, 0.9 * _best(lines))])
         text += [
             "Recall@1 in percent on the test classes, mean over seeds ± standard deviation. The last column: epochs",
-            "with clean labels until Recall@1 on the validation classes reaches 90 % of the best that any loss reaches,",
+            "with clean labels until Recall@1 on the validation classes reaches 90 % of the best of any loss,",
             "mean over seeds.",
             "",
             *markdown_table(header, rows),
