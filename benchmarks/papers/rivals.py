@@ -54,3 +54,10 @@ class NormalizedSoftmax(losses.NormalizedSoftmaxLoss):
 
     def __init__(self, num_classes: int, dim: int, temperature: float = 0.05) -> None:
         super().__init__(num_classes, dim, temperature=temperature)
+
+
+class NTXent(_WithMiner):
+    """SimCLR's loss; with every image a class of its own, its views in the batch are the positives."""
+
+    def __init__(self, num_classes: int, dim: int, temperature: float = 0.1) -> None:
+        super().__init__(losses.NTXentLoss(temperature))
