@@ -11,7 +11,7 @@ def as_labels_only(student: dict[str, Any], teacher: dict[str, Any]) -> dict[str
     from_teacher = ("proxy_lr_factor", "rotate_classes", "images_per_class")
     options = {name: student[name] for name in from_student if name in student}
     options |= {name: teacher[name] for name in from_teacher if name in teacher}
-    # Both see as many views in a batch.
-    options["batch_size"] = student.get("batch_size", 90) * student.get("views", 2)
+    # As many steps an epoch; distillation alone takes several views of an image in each.
+    options["batch_size"] = student.get("batch_size", 90)
     options["validate_every"] = student.get("validate_every", 1)
     return options
