@@ -133,9 +133,13 @@ class Learner(lightning.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # A seed per epoch (for dropout and the like) makes a resumed run equal to an uninterrupted one. At the first
+        # batch, since before it the loader draws a number, and not in the same order when a run is resumed.
+        if batch_idx == 0:
+            torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+
     def on_train_epoch_start(self) -> None:
-        # A seed per epoch (for dropout and the like) makes a resumed run equal to an uninterrupted one.
-        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
         if self.freeze_batchnorm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):

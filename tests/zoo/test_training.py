@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import zoo.learner
 from zoo import DataError, OptionError, load_data, load_model, measure, train
 from zoo.embedding import embed
-from zoo.models import facts_of
+from zoo.models import create_model, facts_of
 
 QUICK: dict[str, Any] = {
     "dim": 16,
@@ -74,9 +77,48 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
 
 
-def test_warmup_trains_head_only_and_frozen_batchnorm_keeps_statistics(photos: Path, tmp_path: Path) -> None:
-    from zoo.models import create_model
+class Noisy(nn.Module):
+    """A loss that draws random numbers, and remembers them."""
 
+    drawn: ClassVar[list[float]] = []
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.drawn.append(float(torch.rand(())))
+        return self.drawn[-1] * embeddings.square().mean()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_random_numbers_are_the_same_when_resumed(
+    workers: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("noisy_losses")
+    module.Noisy = Noisy  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    options = QUICK | {"epochs": 2, "validation": 0.0, "loss": "noisy_losses:Noisy", "workers": workers}
+    Noisy.drawn.clear()
+    train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
+    whole = list(Noisy.drawn)
+    assert len(set(whole)) == len(whole) == 6
+
+    def stop_after_one(self: Any) -> None:
+        original(self)
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    original = zoo.learner.Learner.on_train_epoch_start
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.learner.Learner, "on_train_epoch_start", stop_after_one)
+        with pytest.raises(zoo.learner.Interrupted):
+            train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    Noisy.drawn.clear()
+    train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    assert Noisy.drawn == whole[3:]
+
+
+def test_warmup_trains_head_only_and_frozen_batchnorm_keeps_statistics(photos: Path, tmp_path: Path) -> None:
     folder = train(
         f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, warmup_epochs=1, freeze_batchnorm=True, **QUICK
     )
