@@ -173,6 +173,25 @@ def test_rates_follow_the_schedule(photos: Path, tmp_path: Path, monkeypatch: py
     np.testing.assert_allclose(rates, expected)
 
 
+@pytest.mark.parametrize("factor", [None, 5.0])
+def test_proxies_and_other_parameters_of_a_loss_have_rates_of_their_own(factor: float | None) -> None:
+    loss, model = nn.Module(), create_model("test_resnet", 8, image_size=32)
+    loss.inner = nn.Module()
+    loss.inner.proxies = nn.Parameter(torch.zeros(2, 3))
+    loss.regressor = nn.Linear(3, 4)
+    if factor is not None:
+        loss.loss_lr_factor = factor  # type: ignore[assignment]
+    rates: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
+    steps: dict[str, Any] = {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1}
+    learner = zoo.learner.Learner(model, loss, None, **rates, **steps, freeze_batchnorm=False, seed=0)
+    learner.trainer = SimpleNamespace(estimated_stepping_batches=9, max_epochs=1)  # type: ignore[assignment]
+    groups = learner.configure_optimizers()["optimizer"].param_groups
+    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert {rate_of[id(parameter)] for parameter in model.parameters()} == {0.1}
+    assert rate_of[id(loss.inner.proxies)] == pytest.approx(3.0)
+    assert {rate_of[id(parameter)] for parameter in loss.regressor.parameters()} == {0.1 * (factor or 1)}
+
+
 def test_loss_of_ones_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "my_losses.py"
     module.write_text(
