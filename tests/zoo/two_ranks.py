@@ -16,7 +16,7 @@ from zoo import train
 
 
 def main(data: str, out: Path, devices: int) -> None:
-    """Make ``out/teacher`` and ``out/student``."""
+    """Make ``out/teacher`` and students of it."""
     # Adam would hide a constant factor in the gradients. So would a limit to their norm.
     torch.optim.AdamW = functools.partial(torch.optim.SGD, momentum=0.9)  # type: ignore[assignment,misc]
     options = {
@@ -32,7 +32,8 @@ def main(data: str, out: Path, devices: int) -> None:
     }
     # Of the architectures without BatchNorm, which cannot be synchronised on CPUs.
     teacher = train(data, out / "teacher", "test_vit", 8, epochs=2, warmup_epochs=1, **options)  # type: ignore[arg-type]
-    distill(teacher, "test_vit", 4, data, out / "student", epochs=1, **options)  # type: ignore[arg-type]
+    for loss in ("relaxed_contrastive", "fitnet", "crd"):
+        distill(teacher, "test_vit", 4, data, out / loss, epochs=1, loss=loss, **options)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
