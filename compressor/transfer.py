@@ -50,7 +50,7 @@ class TransferLearner(Learner):
         super().__init__(model, loss, validation, **options)
         self.teacher, self.images = teacher, images
         self.labels = labels
-        self.named = inspect.signature(loss.forward).parameters
+        self.named = frozenset(inspect.signature(loss.forward).parameters)
         self.with_maps = not _MAPS.isdisjoint(self.named)
 
     def on_fit_start(self) -> None:
