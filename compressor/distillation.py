@@ -41,6 +41,7 @@ def distill(
     augment: str = "photo",
     min_crop: float = 0.2,
     lr: float = 1e-4,
+    proxy_lr_factor: float = 100.0,
     weight_decay: float = 1e-4,
     schedule: str = "cosine",
     step_epochs: int = 10,
@@ -58,9 +59,10 @@ def distill(
     """Distil a teacher into a student of another architecture and dimension, and save it as a model folder.
 
     Teacher and student see the same random views; the student learns the teacher's relations between them ("Embedding
-    Transfer with Label Relaxation", CVPR 2021). Labels serve only to balance batches and to measure; images without
-    labels work. The teacher is measured first, and refused if it is no better than chance. A run that was interrupted
-    goes on from its last whole epoch when called again with the same options; a finished one is left as it is.
+    Transfer with Label Relaxation", CVPR 2021). Labels serve to balance batches, to measure, and in losses that add a
+    term on them; images without labels work with the others. The teacher is measured first, and refused if it is no
+    better than chance. A run that was interrupted goes on from its last whole epoch when called again with the same
+    options; a finished one is left as it is.
 
     Args:
         teacher: a model folder, an .onnx file, an .npz file of embeddings by image id; in Python also a torch module,
@@ -81,8 +83,9 @@ def distill(
         label_metric: how vectors in that file are compared: euclidean or cosine.
         rotate_classes: train on images turned by 90, 180 and 270 degrees too; for characters and symbols.
         max_unreadable: how many unreadable images are reported and left out before the run stops.
-        use_labels: balance batches over classes; false for random batches.
-        loss: name of the loss, or module:Class for one of your own.
+        use_labels: balance batches over classes, and give the classes to losses that use them; false to do without.
+        loss: relaxed_contrastive, relaxed_multi_similarity, fitnet, attention, crd, darkrank, pkt, rkd, or module:Class
+            for one of your own. fitnet and attention need labels and the feature maps of a timm teacher.
         loss_options: options of the loss, such as {sigma: 1.0, delta: 1.0}.
         views: random views of each image in a batch.
         epochs: passes over the training images.
@@ -91,6 +94,7 @@ def distill(
         augment: random views: photo, photo-strong, drawing or none.
         min_crop: smallest part of an image's area that a view may show.
         lr: learning rate; 1e-4 suits pretrained weights, random ones want about 2e-3.
+        proxy_lr_factor: how many times that rate the proxies learn with, in losses that have them.
         weight_decay: of AdamW.
         schedule: cosine or step.
         step_epochs: with schedule step, epochs between two steps.
@@ -115,7 +119,7 @@ def distill(
 
     splits = load_data(data, split, validation, continuous_labels, label_metric)
 
-    from zoo.teachers import ArrayTeacher, open_teacher, prove_teacher, resize_views
+    from zoo.teachers import ArrayTeacher, open_teacher, prove_teacher
 
     source = open_teacher(teacher, teacher_precision)
     stage = Stage.open(
@@ -129,54 +133,41 @@ def distill(
         raise DataError(f"{splits.name} has no training images after split {split!r}. Choose another split.")
 
     import lightning
-    import torch
 
     from compressor.losses import LOSSES
+    from compressor.transfer import TransferLearner, class_indices, create_transfer_loss
     from zoo.augmentation import Views
     from zoo.data.rotations import with_rotations
-    from zoo.learner import Learner, finish, fit, training_loader
-    from zoo.losses import create_loss
+    from zoo.learner import finish, fit, training_loader
+    from zoo.losses import find_loss
     from zoo.models import EUCLIDEAN, ModelFacts, create_model, preprocessing_of, set_facts
     from zoo.versions import versions
 
-    class TransferLearner(Learner):
-        """Embeds every view with teacher and student and compares the two."""
-
-        def on_fit_start(self) -> None:
-            source.to(self.device)
-
-        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-            shown, indices = batch
-            indices = indices.repeat(shown.shape[1])
-            flat = shown.transpose(0, 1).flatten(0, 1)
-            targets = self.of_all_ranks(source.embed_views(flat, indices, images))
-            embeddings = self.of_all_ranks(self.embed_views(resize_views(flat, preprocessing.input_size)).float())
-            value: torch.Tensor = self.loss(embeddings, targets, self.of_all_ranks(indices))
-            self.log("train/loss", value, prog_bar=True)
-            return value
-
     lightning.seed_everything(seed, verbose=False)
-    objective = create_loss(loss, LOSSES, **(loss_options or {}))
-    metric = getattr(objective, "metric", EUCLIDEAN)
+    metric = getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)
     model = create_model(arch, dim, pretrained, pool, image_size, crop_pct, metric)
     preprocessing = preprocessing_of(model)
-    images = splits.train.checked(max_unreadable)
+    upright = splits.train.checked(max_unreadable)
+    images = with_rotations(upright) if rotate_classes else upright
+    labels = class_indices(images) if use_labels else None
+    objective = create_transfer_loss(loss, loss_options or {}, model, source, images, labels)
     held_out = splits.validation.checked(max_unreadable) if len(splits.validation) else None
     measured: dict[str, Any] = {}
-    judged = held_out if held_out is not None else images
+    judged = held_out if held_out is not None else upright
     if judged.labels is None and judged.continuous is None:
         log.warning("the images have no labels, so teacher %s goes unmeasured", source.name)
     else:
         where = "teacher on validation" if held_out is not None else "teacher on train"
         measured[where] = {name: round(value, 6) for name, value in prove_teacher(source, judged).items()}
-    if rotate_classes:
-        images = with_rotations(images)
     learner = TransferLearner(
         model,
         objective,
         held_out,
+        source,
+        images,
+        labels,
         lr=lr,
-        proxy_lr_factor=1.0,
+        proxy_lr_factor=proxy_lr_factor,
         weight_decay=weight_decay,
         schedule=schedule,
         step_epochs=step_epochs,

@@ -86,7 +86,11 @@ def test_commands_are_found_in_shell_scripts() -> None:
     assert list(commands(script)) == [["train", "glyphs"], ["run"]]
 
 
-@pytest.mark.parametrize("config", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "config",
+    sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("configs/transfer/*.yaml")]),
+    ids=lambda path: path.name,
+)
 def test_configuration_parses(config: Path) -> None:
     from compressor.cli import parser_of
 

@@ -26,7 +26,7 @@ from zoo.errors import OptionError
 from zoo.files import replacing
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.losses import CONTINUOUS, labels_of
-from zoo.models import facts_of, head_of, preprocessing_of, save_model
+from zoo.models import embed_with_maps, facts_of, head_of, preprocessing_of, save_model
 from zoo.preprocessing import Normalize
 from zoo.retrieval import measure
 from zoo.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
@@ -42,11 +42,12 @@ class Learner(lightning.LightningModule):
 
     Args:
         model: the timm model to train.
-        loss: its own parameters (proxies) train at ``lr * proxy_lr_factor``.
+        loss: its own parameters train at ``lr * loss_lr_factor``, an attribute of the loss, 1 where it has none; those
+            whose name ends in ``proxies`` at ``lr * proxy_lr_factor``.
         validation: images to measure on at epoch ends, by nDCG@10 of continuous labels where the loss learns from those
             or there are no classes, else by Recall@1; None or unlabelled for not at all.
         lr: learning rate of the model.
-        proxy_lr_factor: how many times that rate the loss's own parameters learn with.
+        proxy_lr_factor: how many times that rate the loss's proxies learn with.
         weight_decay: of AdamW; not applied to biases and normalisation layers.
         schedule: "cosine" (to zero over the run, after a linear rise over the first 5 %) or "step" (times
             ``step_factor`` every ``step_epochs``).
@@ -98,8 +99,16 @@ class Learner(lightning.LightningModule):
 
     def embed_views(self, views: Tensor) -> Tensor:
         """Embed bytes ``(N, 3, H, W)`` into ``(N, D)``."""
-        embeddings: Tensor = self.model(self.normalize(views).contiguous(memory_format=torch.channels_last))
+        embeddings: Tensor = self.model(self._pixels(views))
         return embeddings
+
+    def embed_views_with_maps(self, views: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Embed bytes ``(N, 3, H, W)`` into ``(N, D)``, and return the feature maps too, as ``embed_with_maps``."""
+        return embed_with_maps(self.model, self._pixels(views))
+
+    def _pixels(self, views: Tensor) -> Tensor:
+        pixels: Tensor = self.normalize(views)
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     def of_all_ranks(self, tensor: Tensor) -> Tensor:
         """Join the rows of all processes, in an order that is the same in all tensors; gradients flow to each."""
@@ -122,10 +131,13 @@ class Learner(lightning.LightningModule):
             {"params": decayed, "lr": self.lr, "weight_decay": self.weight_decay},
             {"params": undecayed, "lr": self.lr, "weight_decay": 0.0},
         ]
-        own = list(self.loss.parameters())
-        if own:
-            groups.append({"params": own, "lr": self.lr * self.proxy_lr_factor, "weight_decay": self.weight_decay})
-        optimizer = torch.optim.AdamW(groups)
+        own = dict(self.loss.named_parameters())
+        proxies = [parameter for name, parameter in own.items() if name.endswith("proxies")]
+        others = [parameter for name, parameter in own.items() if not name.endswith("proxies")]
+        factors = (self.proxy_lr_factor, getattr(self.loss, "loss_lr_factor", 1.0))
+        for parameters, times in zip((proxies, others), factors, strict=True):
+            groups.append({"params": parameters, "lr": self.lr * times, "weight_decay": self.weight_decay})
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
         steps = int(self.trainer.estimated_stepping_batches)
         per_epoch = max(steps // max(self.trainer.max_epochs or 1, 1), 1)
 
@@ -140,9 +152,13 @@ class Learner(lightning.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # A seed per epoch (for dropout and the like) makes a resumed run equal to an uninterrupted one. At the first
+        # batch, since before it the loader draws a number, and not in the same order when a run is resumed.
+        if batch_idx == 0:
+            torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+
     def on_train_epoch_start(self) -> None:
-        # A seed per epoch (for dropout and the like) makes a resumed run equal to an uninterrupted one.
-        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
         if self.freeze_batchnorm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):

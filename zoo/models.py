@@ -189,6 +189,30 @@ def head_of(model: nn.Module) -> nn.Module:
     return nn.ModuleList(head) if isinstance(head, tuple) else head  # two of them in distilled transformers
 
 
+def embed_with_maps(model: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Run a timm model once, for its embeddings and for the feature maps on the way to them.
+
+    Args:
+        model: of an architecture that has timm's ``forward_intermediates``; nearly all do.
+        pixels: the model's input, ``(N, 3, H, W)``.
+
+    Returns:
+        The embeddings ``(N, D)`` of ``model(pixels)``, and maps ``(N, C, H', W')`` from first to last: of each stage,
+        or of each block of a plain transformer, whose tokens are laid out as a map.
+
+    Raises:
+        OptionError: the network has no ``forward_intermediates``.
+    """
+    if not hasattr(model, "forward_intermediates"):
+        name = summary_of(model)["architecture"]
+        raise OptionError(
+            f"{name} gives no feature maps (timm's forward_intermediates). Choose another network, or a loss of "
+            "embeddings alone, such as relaxed_contrastive."
+        )
+    features, maps = model.forward_intermediates(pixels, output_fmt="NCHW")  # type: ignore[operator]
+    return model.forward_head(features), maps  # type: ignore[operator]
+
+
 def summary_of(model: nn.Module) -> dict[str, Any]:
     """Return architecture, dimensions, parameters and input size, for cards and metadata."""
     config = getattr(model, "pretrained_cfg", {})

@@ -10,9 +10,10 @@ import json
 import logging
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,11 +27,13 @@ from zoo.embedding import embed, fastest_device
 from zoo.errors import DataError, ModelError, OptionError, first_line
 from zoo.files import digest
 from zoo.label_retrieval import NDCG_K, measure_by_labels, random_order
-from zoo.models import COSINE, facts_of, load_model, preprocessing_of
+from zoo.models import COSINE, embed_with_maps, facts_of, load_model, preprocessing_of
 from zoo.preprocessing import Normalize, Preprocess, Preprocessing, half
 from zoo.retrieval import measure
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,6 +69,20 @@ class Teacher(ABC):
         Returns:
             float32 ``(N, D)``.
         """
+
+    def embed_views_with_maps(self, views: Tensor, indices: Tensor, images: ImageSet) -> tuple[Tensor, list[Tensor]]:
+        """Embed training views as :meth:`embed_views` does, and return the feature maps on the way, for losses of maps.
+
+        Returns:
+            float32 ``(N, D)``, and float maps ``(N, C, H', W')`` from the first stage to the last.
+
+        Raises:
+            OptionError: the teacher has no feature maps to give.
+        """
+        raise OptionError(
+            f"Teacher {self.name} gives no feature maps. Take a model folder or a timm model as the teacher, or a loss "
+            "of embeddings alone, such as relaxed_contrastive."
+        )
 
     def to(self, device: torch.device) -> Teacher:
         """Move to a device, where that applies."""
@@ -113,14 +130,20 @@ class TorchTeacher(Teacher):
     def embed_images(self, images: ImageSet) -> np.ndarray:
         return embed(self.module, images, preprocessing=self.preprocessing)
 
-    @torch.no_grad()
     def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
+        return self._run(self.module, views).float()
+
+    def embed_views_with_maps(self, views: Tensor, indices: Tensor, images: ImageSet) -> tuple[Tensor, list[Tensor]]:
+        embeddings, maps = self._run(partial(embed_with_maps, self.module), views)
+        return embeddings.float(), maps
+
+    @torch.no_grad()
+    def _run(self, network: Callable[[Tensor], T], views: Tensor) -> T:
         self.module.eval()
         pixels = self._normalize(resize_views(views, self.preprocessing.input_size))
         dtype = AUTOCAST[self.precision]
         with torch.autocast(views.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            embeddings: Tensor = self.module(pixels.contiguous(memory_format=torch.channels_last))
-        return embeddings.float()
+            return network(pixels.contiguous(memory_format=torch.channels_last))
 
     def to(self, device: torch.device) -> Teacher:
         self.module.to(device)

@@ -1,6 +1,6 @@
 """The main job on real data, seed by seed: teacher, student, ONNX, and the same student trained on labels alone.
 
-    python benchmarks/main_job/run.py omniglot --data folder:PATH --seeds 0 1 2 --work runs/main_job
+    python -m benchmarks.main_job.run omniglot --data folder:PATH --seeds 0 1 2 --work runs/main_job
 
 A finished seed is a line in results.jsonl beside this file, and is not run again; an interrupted one goes on from its
 last whole epoch when the command is repeated with the same --work. The table is made anew after every seed.
@@ -9,14 +9,14 @@ last whole epoch when the command is repeated with the same --work. The table is
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.labels_only import as_labels_only
+from benchmarks.results import Results, made_with, markdown_table, spread
 from compressor import run
 from compressor.cli import quieten
 from export import validate
@@ -24,7 +24,7 @@ from zoo import train
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
-RESULTS = HERE / "results.jsonl"
+RESULTS = Results(HERE / "results.jsonl")
 TABLE = HERE / "results.md"
 
 
@@ -38,14 +38,12 @@ def main() -> None:
     options = parser.parse_args()
     quieten()
     for seed in options.seeds:
-        if any((line["config"], line["seed"]) == (options.config, seed) for line in _results()):
-            print(f"{options.config}, seed {seed}: in {RESULTS.name} already")
+        if RESULTS.lines(config=options.config, seed=seed):
+            print(f"{options.config}, seed {seed}: in {RESULTS.path.name} already")
             continue
-        line = run_seed(options.config, options.data, seed, options.work / options.config / f"seed{seed}")
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        TABLE.write_text(table(_results()), encoding="utf-8")
-    print(table(_results()))
+        RESULTS.add(run_seed(options.config, options.data, seed, options.work / options.config / f"seed{seed}"))
+        TABLE.write_text(table(RESULTS.lines()), encoding="utf-8")
+    print(table(RESULTS.lines()))
 
 
 def run_seed(config: str, data: str | None, seed: int, folder: Path) -> dict[str, Any]:
@@ -57,7 +55,8 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path) -> dict[str
     report = run(**settings)
     seconds = round(time.monotonic() - start)
     shared = {name: settings[name] for name in ("split", "validation", "max_unreadable") if name in settings}
-    labels_only = train(settings["data"], folder / "labels-only", seed=seed, **shared, **as_labels_only(settings))
+    options = as_labels_only(settings["student"], settings["teacher"])
+    labels_only = train(settings["data"], folder / "labels-only", seed=seed, **shared, **options)
     models = [folder / "student", labels_only, folder / "export" / "model.onnx"]
     teacher = folder / "teacher"
     report = validate(models, teacher, settings["data"], folder / "comparison", latency_runs=20, **shared)
@@ -76,74 +75,43 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path) -> dict[str
     }
 
 
-def as_labels_only(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that train the student's network on labels alone: its schedule, the teacher's loss."""
-    student, teacher = settings["student"], settings["teacher"]
-    from_student = ("arch", "dim", "pool", "image_size", "crop_pct", "augment", "min_crop", "epochs", "lr", "precision")
-    options = {name: student[name] for name in from_student if name in student}
-    options |= {
-        name: teacher[name] for name in ("proxy_lr_factor", "rotate_classes", "images_per_class") if name in teacher
-    }
-    # Both see as many views in a batch.
-    options["batch_size"] = student.get("batch_size", 90) * student.get("views", 2)
-    options["validate_every"] = student.get("validate_every", 1)
-    return options
-
-
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: one row per configuration and stage, means over seeds with standard deviation."""
-    rows = [
+    rows = []
+    for config in dict.fromkeys(line["config"] for line in lines):
+        of_config = sorted((line for line in lines if line["config"] == config), key=lambda line: line["seed"])
+        for stage in of_config[0]["stages"]:
+            found = [line["stages"][stage] for line in of_config]
+            recalls = [spread([100 * entry["recall"][k] for entry in found]) for k in ("1", "2", "4", "8")]
+            rows.append(
+                [
+                    config,
+                    stage,
+                    ", ".join(str(line["seed"]) for line in of_config),
+                    *recalls,
+                    spread([100 * entry["map_at_r"] for entry in found]),
+                    spread([100 * entry["retention"] for entry in found]),
+                    f"{found[0]['parameters']:,}",
+                    str(found[0]["dim"]),
+                    f"{found[0]['bytes'] / 1e6:.1f}",
+                ]
+            )
+    header = ["configuration", "stage", "seeds", "Recall@1", "@2", "@4", "@8", "MAP@R", "retention", "parameters"]
+    text = [
         "# The main job: teacher to ONNX, mean over seeds ± standard deviation",
         "",
         "Recall and MAP in percent, on classes never seen in training. Retention: Recall@1 over that of the",
         "same seed's teacher.",
         "",
-        "| configuration | stage | seeds | Recall@1 | @2 | @4 | @8 | MAP@R | retention | parameters | dim | MB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *markdown_table([*header, "dim", "MB"], rows),
+        "",
     ]
     for config in dict.fromkeys(line["config"] for line in lines):
-        of_config = sorted((line for line in lines if line["config"] == config), key=lambda line: line["seed"])
-        for stage in of_config[0]["stages"]:
-            found = [line["stages"][stage] for line in of_config]
-            seeds = ", ".join(str(line["seed"]) for line in of_config)
-            recalls = [_spread([100 * entry["recall"][k] for entry in found]) for k in ("1", "2", "4", "8")]
-            cells = [
-                config,
-                stage,
-                seeds,
-                *recalls,
-                _spread([100 * entry["map_at_r"] for entry in found]),
-                _spread([100 * entry["retention"] for entry in found]),
-                f"{found[0]['parameters']:,}",
-                str(found[0]["dim"]),
-                f"{found[0]['bytes'] / 1e6:.1f}",
-            ]
-            rows.append(f"| {' | '.join(cells)} |")
-    minutes = {
-        c: [round(x["seconds"] / 60, 1) for x in lines if x["config"] == c] for c in {x["config"] for x in lines}
-    }
-    rows += ["", f"Minutes per seed, labels only aside: {json.dumps(minutes, sort_keys=True)}."]
-    if lines:
-        machine = lines[-1]["machine"]
-        rows += [
-            f"Machine: {machine['processor']}, {machine['cores']} cores. Versions: {json.dumps(lines[-1]['versions'])}."
-        ]
-    return "\n".join(rows) + "\n"
-
-
-def _spread(values: list[float]) -> str:
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.2f}"
-    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{mean:.2f} ± {deviation:.2f}"
-
-
-def _results() -> list[dict[str, Any]]:
-    if not RESULTS.is_file():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+        of_config = [line for line in lines if line["config"] == config]
+        minutes = ", ".join(f"{line['seconds'] / 60:.1f}" for line in of_config)
+        text.append(f"- {config}: {minutes} minutes a seed, labels only aside. {made_with(of_config[-1])}")
+    return "\n".join(text) + "\n"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

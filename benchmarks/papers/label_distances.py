@@ -1,7 +1,7 @@
 """Continuous labels of two real data sets, written as files that ``continuous_labels`` takes.
 
-    python benchmarks/papers/label_distances.py omniglot-strokes FOLDER strokes.npz
-    python benchmarks/papers/label_distances.py grocery-text FOLDER text.npz
+    python -m benchmarks.papers.label_distances omniglot-strokes FOLDER strokes.npz
+    python -m benchmarks.papers.label_distances grocery-text FOLDER text.npz
 
 omniglot-strokes: FOLDER holds the archives images_background_small1 and 2 and strokes_background_small1 and 2. The
 label distance of two drawings is the Chamfer distance of their pens' paths. For ``folder:FOLDER`` with the split of

@@ -1,12 +1,27 @@
 """The embedding-transfer losses that train students, and their rivals: one loss, one file.
 
-A loss is a module made as ``Loss(**options)`` and called as ``loss(student, teacher, image_ids=None)`` with ``(N, D)``
-and ``(N, D')`` float embeddings of the same N images, not normalised, and int64 ``(N,)`` image ids, equal for two views
-of one image; most losses ignore them. It returns a float scalar. It computes in float32, or in float64 where the
-student is float64, holds O(N^2) numbers, and sends no gradient to the teacher. Its class attribute ``metric`` says how
-the student's embeddings are to be compared, "euclidean" (also where there is none) or "cosine".
+A loss is a module that is given what it names. It is made as ``Loss(**options)``, with those of these facts besides
+that its ``__init__`` names:
 
-``compressor.losses.attention`` compares feature maps instead, so it is not among ``LOSSES``.
+    num_images: images to train on
+    num_classes: classes C of these images
+    student_dim, teacher_dim: dimensions D and D' of the embeddings
+    student_channels, teacher_channels: channels of the feature maps, a tuple with one number for each stage
+
+It is called as ``loss(student, teacher, image_ids)`` with ``(N, D)`` and ``(N, D')`` float embeddings of the same N
+views, not normalised, and int64 ``(N,)`` image ids in 0..num_images-1, equal for two views of one image; and by keyword
+with those of these that its ``forward`` names:
+
+    labels: int64 ``(N,)`` in 0..C-1
+    student_maps, teacher_maps: lists of float ``(N, C, H, W)``, of as many stages each, paired from the last on (see
+        ``compressor.feature_maps``); C, H and W may differ within a pair
+
+``num_classes`` and ``labels`` with a default are left out where the data has no labels; without one, such data is
+refused. A loss returns a float scalar. It computes in float32, or in float64 where the student or its own parameters
+are float64, holds O(N^2) numbers besides what it is given, and sends no gradient to the teacher. Two class attributes
+are optional: ``metric`` says how the student's embeddings are to be compared, "euclidean" (also where there is none) or
+"cosine"; ``loss_lr_factor`` how many times the student's rate the loss's own parameters learn with, but for those whose
+name ends in ``proxies``, which learn at the proxies' rate.
 """
 
 from __future__ import annotations
@@ -14,7 +29,10 @@ from __future__ import annotations
 LOSSES: dict[str, str] = {
     "relaxed_contrastive": "compressor.losses.relaxed_contrastive:RelaxedContrastiveLoss",
     "relaxed_multi_similarity": "compressor.losses.relaxed_multi_similarity:RelaxedMultiSimilarityLoss",
-    "rkd": "compressor.losses.rkd:RKDLoss",
-    "pkt": "compressor.losses.pkt:PKTLoss",
+    "fitnet": "compressor.losses.fitnet:FitNetLoss",
+    "attention": "compressor.losses.attention:AttentionTransferLoss",
+    "crd": "compressor.losses.crd:CRDLoss",
     "darkrank": "compressor.losses.darkrank:DarkRankLoss",
+    "pkt": "compressor.losses.pkt:PKTLoss",
+    "rkd": "compressor.losses.rkd:RKDLoss",
 }

@@ -8,37 +8,86 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compressor.feature_maps import to_smaller
 from compressor.losses.distances import full_precision, unit
+from zoo.losses.proxy_anchor import ProxyAnchorLoss
 
 
 class AttentionTransferLoss(nn.Module):
-    """Keeps where in the image the teacher's features are large.
+    """Keeps where in the image the teacher's features are large, while the labels train the embedding.
 
-    With Q the map of the channels' mean squares, flattened and divided by its L2 norm, the loss of a stage is the mean
-    over images and positions of (Q_student - Q_teacher)^2; the stages are summed.
+        L = weight * attention_transfer(student maps, teacher maps) + label_weight * Proxy-Anchor(student, labels)
+
+    The paper's beta is 1000 over the number of images and positions, which here are in the mean; its 1/2 is left out.
+    The paper adds it to a classification loss. With Proxy-Anchor in its place it is what "Embedding Transfer with Label
+    Relaxation" (CVPR 2021) compares with.
+
+    Memory is that of the maps, in float32, and O(N C) for C classes.
+
+    Args:
+        num_classes: classes C, one proxy each.
+        student_dim: dimensions of the student's embedding.
+        weight: of the attention maps.
+        label_weight: of Proxy-Anchor, above 0, since nothing else trains the embedding.
     """
 
-    def forward(self, student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]) -> Tensor:
+    metric = "cosine"
+
+    def __init__(self, num_classes: int, student_dim: int, weight: float = 1000.0, label_weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+        self.label_weight = label_weight
+        self.proxy_anchor = ProxyAnchorLoss(num_classes, student_dim)
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        image_ids: Tensor | None,
+        labels: Tensor,
+        student_maps: Sequence[Tensor],
+        teacher_maps: Sequence[Tensor],
+    ) -> Tensor:
         """Return the loss.
 
         Args:
-            student: feature maps ``(N, C, H, W)``, of one stage or a list of stages.
-            teacher: feature maps ``(N, C', H, W)`` of the same stages.
+            student: ``(N, D)``.
+            teacher: ignored.
+            image_ids: ignored.
+            labels: int64 ``(N,)``.
+            student_maps: ``(N, C, H, W)`` for each stage.
+            teacher_maps: ``(N, C', H', W')`` for each stage.
 
         Returns:
             float scalar.
         """
-        students = [student] if isinstance(student, Tensor) else student
-        teachers = [teacher] if isinstance(teacher, Tensor) else teacher
-        return torch.stack([_stage_loss(*maps) for maps in zip(students, teachers, strict=True)]).sum()
+        by_labels: Tensor = self.proxy_anchor(student, labels)
+        return self.label_weight * by_labels + self.weight * attention_transfer(student_maps, teacher_maps)
+
+
+def attention_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Return the difference of attention maps (eq. 2), summed over stages.
+
+    With Q the map of the channels' mean squares, flattened and divided by its L2 norm, the loss of a stage is the mean
+    over images and positions of (Q_student - Q_teacher)^2. Mean squares of different size are averaged to the smaller
+    before that, which is ours.
+
+    Args:
+        student: feature maps ``(N, C, H, W)`` for each stage.
+        teacher: feature maps ``(N, C', H', W')`` of the same stages.
+
+    Returns:
+        float scalar.
+    """
+    return torch.stack([_stage_loss(*maps) for maps in zip(student, teacher, strict=True)]).sum()
 
 
 def _stage_loss(student: Tensor, teacher: Tensor) -> Tensor:
     with torch.autocast(student.device.type, enabled=False):
         student, teacher = full_precision(student, teacher)
-        return functional.mse_loss(_attention(student), _attention(teacher))
+        student, teacher = to_smaller(_mean_squares(student), _mean_squares(teacher))
+        return functional.mse_loss(unit(student.flatten(1)), unit(teacher.flatten(1)))
 
 
-def _attention(features: Tensor) -> Tensor:
-    """Return the L2-normalised attention map ``(N, H W)``."""
-    return unit(features.square().mean(dim=1).flatten(1))
+def _mean_squares(maps: Tensor) -> Tensor:
+    return maps.square().mean(dim=1, keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressor.losses.distances import full_precision, pairwise_distances, unit
 
@@ -16,29 +17,44 @@ class DarkRankLoss(nn.Module):
 
         L = -1/n sum_i log P_i,  P_i = product_{a = 1..L} exp(S_i,pi(a)) / sum_{b = a..L} exp(S_i,pi(b))
 
-    The paper adds a triplet loss on the labels, which is not part of this one.
+    Where there are labels, the paper's triplet loss of the student is added, triplet_weight * mean max(0, ||t_a - t_p||
+    - ||t_a - t_n|| + margin). Which triplets is ours: all of the batch for which it is above 0. Memory is O(N^2).
 
     Args:
         alpha: scale of the scores.
         beta: contrast of the scores, at least 1.
         permute_length: L, neighbours in the list; all others where a batch has fewer.
+        triplet_weight: of the triplet loss.
+        margin: of the triplet loss.
     """
 
     metric = "cosine"
 
-    def __init__(self, alpha: float = 3.0, beta: float = 3.0, permute_length: int = 4) -> None:
+    def __init__(
+        self,
+        alpha: float = 3.0,
+        beta: float = 3.0,
+        permute_length: int = 4,
+        triplet_weight: float = 1.0,
+        margin: float = 0.2,
+    ) -> None:
         super().__init__()
         self.alpha = alpha
         self.beta = beta
         self.permute_length = permute_length
+        self.triplet_weight = triplet_weight
+        self.margin = margin
 
-    def forward(self, student: Tensor, teacher: Tensor, image_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, student: Tensor, teacher: Tensor, image_ids: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         """Return the loss.
 
         Args:
             student: ``(N, D)``.
             teacher: ``(N, D')``.
             image_ids: ignored.
+            labels: int64 ``(N,)``, or None to leave the triplet loss out.
 
         Returns:
             float scalar.
@@ -47,8 +63,28 @@ class DarkRankLoss(nn.Module):
             student, teacher = full_precision(student, teacher)
             length = min(self.permute_length, len(student) - 1)
             nearest = pairwise_distances(unit(teacher)).fill_diagonal_(torch.inf).topk(length, largest=False).indices
-            scores = -self.alpha * pairwise_distances(unit(student)).pow(self.beta)
+            distances = pairwise_distances(unit(student))
+            scores = -self.alpha * distances.pow(self.beta)
             listed = scores.gather(1, nearest)
             # sum over b = a..L: a cumulative sum from the end of the list.
             log_sums = listed.flip(1).logcumsumexp(dim=1).flip(1)
-            return (log_sums - listed).sum(dim=1).mean()
+            loss = (log_sums - listed).sum(dim=1).mean()
+            if labels is not None:
+                loss = loss + self.triplet_weight * _triplet_loss(distances, labels, self.margin)
+            return loss
+
+
+def _triplet_loss(distances: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Return the mean over the triplets above 0, from distances ``(N, N)`` and labels ``(N,)``; 0 if there is none.
+
+    With an anchor's negatives sorted, those nearer than a positive's distance + margin are the first few of them, so
+    sums of their distances do, and no array of N x N x N.
+    """
+    same = labels[:, None] == labels
+    negatives = distances.masked_fill(same, torch.inf).sort(dim=1).values
+    limits = distances + margin
+    count = torch.searchsorted(negatives.detach(), limits.detach())
+    sums = functional.pad(negatives.cumsum(dim=1), (1, 0)).gather(1, count)
+    positive = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    total = (count * limits - sums)[positive].sum()
+    return total / count[positive].sum().clamp(min=1)

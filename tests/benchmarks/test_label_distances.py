@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import subprocess
 import sys
 import zipfile
@@ -120,8 +119,8 @@ def omniglot(tmp_path: Path) -> Path:
 
 def test_stroke_distances_are_labels_of_the_protocol(omniglot: Path, tmp_path: Path) -> None:
     out = tmp_path / "strokes.npz"
-    words = [sys.executable, str(SCRIPT), "omniglot-strokes", str(omniglot), str(out)]
-    subprocess.run(words, env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}, check=True)
+    words = [sys.executable, "-m", "benchmarks.papers.label_distances", "omniglot-strokes", str(omniglot), str(out)]
+    subprocess.run(words, cwd=SCRIPT.parents[2], check=True)
     split = f"list:{SCRIPT.parents[2] / 'configs/splits/omniglot.yaml'}"
     data = load_data(f"folder:{omniglot}", split, 0, continuous_labels=out)
     assert (len(data.train), len(data.test)) == (4, 6)

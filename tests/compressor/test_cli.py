@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -237,6 +238,42 @@ def test_one_unreadable_image_is_named_and_skipped(photos: Path, tmp_path: Path,
     assert str(broken) in done.stderr and "max_unreadable" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_losses_of_ones_own_in_the_shell(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "my_losses.py").write_text(
+        "import torch\n"
+        "class ForTeachers(torch.nn.Module):\n"
+        "    def __init__(self, num_classes, dim, level):\n"
+        "        super().__init__()\n"
+        "        self.level = level\n"
+        "    def forward(self, embeddings, labels):\n"
+        "        return embeddings.square().mean() * 0 + self.level\n"
+        "class ForStudents(ForTeachers):\n"
+        "    def __init__(self, teacher_dim, level):\n"
+        "        super().__init__(None, None, level + teacher_dim)\n"
+        "    def forward(self, student, teacher, image_ids):\n"
+        "        return super().forward(student, None)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path / "modules")])}
+    shared = ["--data", f"folder:{photos}", "--arch", "test_resnet", "--image_size", "32", "--epochs", "1"]
+    shared += ["--validation", "0", "--workers", "0", "--loss_options.level", "3"]
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    verbs = [
+        (["train", "--dim", "16", "--loss", "my_losses:ForTeachers", "--out", str(teacher)], teacher, 3),
+        (
+            ["distill", str(teacher), "--dim", "8", "--loss", "my_losses:ForStudents", "--out", str(student)],
+            student,
+            19,
+        ),
+    ]
+    for words, folder, expected in verbs:
+        command = [sys.executable, "-m", "compressor", *words, *shared]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        rows = list(csv.DictReader((folder / "log" / "metrics.csv").open()))
+        assert {float(row["train/loss"]) for row in rows if row["train/loss"]} == {expected}
+
+
 def test_unknown_options_in_python_are_named(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"student has no option 'epoch'.*Did you mean epochs"):
         run(f"folder:{photos}", tmp_path, student=STUDENT | {"epoch": 3})
@@ -246,7 +283,10 @@ def test_unknown_options_in_python_are_named(photos: Path, tmp_path: Path) -> No
         run(f"folder:{photos}", tmp_path, teacher={"seed": 1}, student=STUDENT)
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "transfer").glob("*.yaml")])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_configs_fit_the_options(config: Path, capsys: Any) -> None:
     assert main(["run", str(config), "--data", "glyphs", "--out", "x", "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)

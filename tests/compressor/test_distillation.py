@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+import csv
 import shutil
+import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compressor import distill
+from compressor.losses import LOSSES
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import ModelError, OptionError, load_data, load_model, measure
 from zoo.embedding import embed
 from zoo.label_retrieval import measure_by_labels, random_order
+from zoo.learner import Interrupted, Learner
 from zoo.models import create_model, facts_of
 
 
@@ -41,20 +48,185 @@ def test_student_learns_the_teacher(photos: Path, tiny_teacher: Path, tmp_path: 
     assert after < 0.95 * before
 
 
-@pytest.mark.parametrize("loss", ["relaxed_multi_similarity", "rkd", "pkt", "darkrank"])
-def test_other_losses_by_name(loss: str, photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any) -> None:
-    options = distil_options | {"epochs": 1, "loss": loss}
-    folder = distill(tiny_teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **options)
+def losses_of(folder: Path) -> list[float]:
+    rows = csv.DictReader((folder / "log" / "metrics.csv").open())
+    return [float(row["train/loss"]) for row in rows if row["train/loss"]]
+
+
+@pytest.fixture
+def flat(photos: Path, tmp_path: Path) -> Path:
+    """The photos in one folder: unlabelled."""
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for file in photos.rglob("*.png"):
+        shutil.copy(file, folder / f"{file.parent.name}-{file.name}")
+    return folder
+
+
+@pytest.mark.parametrize("arch", ["test_efficientnet", "test_vit"])
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name != "relaxed_contrastive"])
+def test_other_losses_by_name(
+    loss: str, arch: str, photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    options = distil_options | {"loss": loss, "proxy_lr_factor": 20, "pool": None}
+    folder = distill(tiny_teacher, arch, 8, f"folder:{photos}", tmp_path / "s", **options)
     facts = facts_of(load_model(folder))
     assert facts.loss == loss
-    assert facts.metric == ("cosine" if loss in ("pkt", "darkrank") else "euclidean")
+    assert facts.metric == ("euclidean" if loss in ("relaxed_multi_similarity", "rkd") else "cosine")
+    losses = losses_of(folder)
+    assert len(losses) == 4 and np.isfinite(losses).all()
 
 
-def test_images_without_labels(photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any) -> None:
-    flat = tmp_path / "flat"
-    flat.mkdir()
-    for file in photos.rglob("*.png"):
-        shutil.copy(file, flat / f"{file.parent.name}-{file.name}")
+@pytest.mark.parametrize("loss", ["fitnet", "attention", "crd", "darkrank"])
+def test_losses_with_a_term_on_labels_learn(
+    loss: str, photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    options = distil_options | {"loss": loss, "epochs": 10, "proxy_lr_factor": 20}
+    folder = distill(tiny_teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **options)
+    losses = losses_of(folder)
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+    assert recall(load_model(folder), load_data(f"folder:{photos}").test) > 0.75
+
+
+def test_feature_maps_in_reduced_precision(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    exact = distil_options | {"loss": "fitnet", "epochs": 1}
+    reduced = exact | {"precision": "bf16-mixed", "teacher_precision": "bf16"}
+    losses = [
+        losses_of(distill(tiny_teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / name, **options))
+        for name, options in (("exact", exact), ("reduced", reduced))
+    ]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name not in ("fitnet", "attention")])
+def test_losses_that_do_without_labels(
+    loss: str, flat: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    options = distil_options | {"loss": loss, "epochs": 1}
+    folder = distill(tiny_teacher, "test_resnet", 8, f"folder:{flat}", tmp_path / "s", **options)
+    assert facts_of(load_model(folder)).measured["validation"] == {"epoch": 1, "recall_at_1": None}
+
+
+@pytest.mark.parametrize("loss", ["fitnet", "attention"])
+def test_losses_that_need_labels(
+    loss: str, photos: Path, flat: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    options = distil_options | {"loss": loss, "epochs": 1}
+    for data, more in ((flat, {}), (photos, {"use_labels": False})):
+        with pytest.raises(OptionError, match=f"'{loss}' needs labels.*use_labels.*relaxed_contrastive"):
+            distill(tiny_teacher, "test_resnet", 8, f"folder:{data}", tmp_path / "s", **options, **more)
+
+
+def test_without_use_labels_a_loss_gets_none(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    options = distil_options | {"loss": "darkrank", "epochs": 1, "use_labels": False, "images_per_class": 4}
+    weights = [
+        load_model(distill(tiny_teacher, "test_resnet", 8, f"folder:{photos}", tmp_path / name, **options, **more))
+        for name, more in (("a", {}), ("b", {"loss_options": {"triplet_weight": 9.0}}))
+    ]
+    for a, b in zip(*(model.parameters() for model in weights), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_feature_maps_of_a_teacher_that_has_none(photos: Path, tmp_path: Path, distil_options: Any) -> None:
+    # The mean colour of 8 x 8 parts, as an ONNX file of another make.
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, 32, 32])
+    vector = onnx.helper.make_tensor_value_info("vector", onnx.TensorProto.FLOAT, ["N", 192])
+    pool = onnx.helper.make_node("AveragePool", ["image"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4])
+    flatten = onnx.helper.make_node("Flatten", ["pooled"], ["vector"])
+    graph = onnx.helper.make_graph([pool, flatten], "colours", [image], [vector])
+    version = onnx.helper.make_opsetid("", 18)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[version], ir_version=10), tmp_path / "teacher.onnx")
+    distil = partial(distill, tmp_path / "teacher.onnx", "test_resnet", 8, f"folder:{photos}", tmp_path / "s")
+    for loss in ("fitnet", "attention"):
+        with pytest.raises(OptionError, match=r"teacher\.onnx gives no feature maps.*relaxed_contrastive"):
+            distil(loss=loss, **distil_options)
+    assert not (tmp_path / "s" / "checkpoints").exists()
+    distil(loss="crd", **distil_options)  # whose last features are the embeddings, which any teacher gives
+
+
+def test_a_memory_is_resumed(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = distil_options | {"loss": "crd", "loss_options": {"negatives": 20}, "epochs": 3, "validation": 0.0}
+    whole = distill(tiny_teacher, "test_resnet", 8, f"folder:{photos}", tmp_path / "whole", **options)
+
+    def stop_after_two(self: Any) -> None:
+        original(self)
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    original = Learner.on_train_epoch_start
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "on_train_epoch_start", stop_after_two)
+        with pytest.raises(Interrupted):
+            distill(tiny_teacher, "test_resnet", 8, f"folder:{photos}", tmp_path / "parts", **options)
+    torch.manual_seed(12345)  # whatever the process did before must not matter
+    parts = distill(tiny_teacher, "test_resnet", 8, f"folder:{photos}", tmp_path / "parts", **options)
+    states = [load_model(folder).state_dict() for folder in (whole, parts)]
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
+class Named(nn.Module):
+    """A loss that is given all there is to name, and remembers it."""
+
+    metric = "cosine"
+    given: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        num_images: int,
+        num_classes: int,
+        student_dim: int,
+        teacher_dim: int,
+        student_channels: tuple[int, ...],
+        teacher_channels: tuple[int, ...],
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.given.update({name: value for name, value in locals().items() if name not in ("self", "__class__")})
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, image_ids: Tensor, *, labels: Tensor, student_maps: list[Tensor]
+    ) -> Tensor:
+        self.given.update(labels=labels, image_ids=image_ids, student_maps=student_maps, teacher=teacher)
+        return student.square().mean()
+
+
+def test_a_loss_of_ones_own_is_given_what_it_names(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("a_loss_of_ones_own")
+    module.Named = Named  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    options = distil_options | {"loss": "a_loss_of_ones_own:Named", "loss_options": {"weight": 2.0}, "epochs": 1}
+    options |= {"rotate_classes": True, "image_size": 64}
+    distill(tiny_teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **options)
+    given = Named.given
+    train = load_data(f"folder:{photos}", validation=0.34).train
+    assert train.labels is not None
+    count, classes = len(train), len(np.unique(train.labels))
+    assert given["num_images"] == 4 * count and given["num_classes"] == 4 * classes
+    assert (given["student_dim"], given["teacher_dim"], given["weight"]) == (8, 32, 2.0)
+    assert given["student_channels"] == (24, 32, 48, 64) and given["teacher_channels"] == (32, 48, 192, 96)
+    assert [map_.shape for map_ in given["student_maps"]] == [
+        (32, channels, side, side) for channels, side in zip((24, 32, 48, 64), (16, 8, 4, 2), strict=True)
+    ]
+    assert given["teacher"].shape == (32, 32)
+    # Ids are indices of images, turned ones among them; labels number their classes without gaps.
+    dense = np.unique(train.labels, return_inverse=True)[1]
+    expected = np.concatenate([dense + turns * classes for turns in range(4)])
+    np.testing.assert_array_equal(given["labels"], expected[given["image_ids"]])
+
+
+def test_images_without_labels(
+    photos: Path, flat: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
     options = distil_options | {"epochs": 4}
     student = load_model(distill(tiny_teacher, "test_efficientnet", 8, f"folder:{flat}", tmp_path / "s", **options))
     assert facts_of(student).measured["validation"] == {"epoch": 4, "recall_at_1": None}

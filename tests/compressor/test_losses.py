@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable
@@ -18,15 +19,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compressor.losses import LOSSES
-from compressor.losses.attention import AttentionTransferLoss
+from compressor.losses.attention import AttentionTransferLoss, attention_transfer
+from compressor.losses.crd import CRDLoss
 from compressor.losses.darkrank import DarkRankLoss
 from compressor.losses.distances import pairwise_distances, relative_distances, unit
+from compressor.losses.fitnet import FitNetLoss
 from compressor.losses.pkt import PKTLoss
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from compressor.losses.relaxed_multi_similarity import RelaxedMultiSimilarityLoss
 from compressor.losses.rkd import RKDLoss
 from zoo.errors import OptionError
-from zoo.losses import create_loss
+from zoo.losses import create_loss, find_loss
+from zoo.losses.proxy_anchor import ProxyAnchorLoss
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference_losses.json").read_text())
 
@@ -44,6 +48,56 @@ def value_and_gradient(loss: Callable[..., Tensor], student: Tensor, *rest: Any)
     value = loss(student, *rest)
     (gradient,) = torch.autograd.grad(value, student)
     return value.detach(), gradient
+
+
+NAMES = list(LOSSES)
+OF_MAPS = ["fitnet", "attention"]
+WITH_PROXIES = [*OF_MAPS, "crd"]
+
+
+class Given:
+    """A loss as a function of student, teacher and image ids, made at the first call; it is given all that it names.
+
+    Maps are products of the embeddings with fixed patterns, so the gradient of the student's embedding shows all terms.
+    """
+
+    loss: nn.Module
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.name, self.options = name, options
+
+    def __call__(self, student: Tensor, teacher: Tensor, image_ids: Tensor | None = None) -> Tensor:
+        image_ids = torch.arange(len(student)) if image_ids is None else image_ids
+        if not hasattr(self, "loss"):
+            facts = {
+                "num_images": max(int(image_ids.max()) + 1, 7),
+                "num_classes": 4,
+                "student_dim": student.shape[1],
+                "teacher_dim": teacher.shape[1],
+                "student_channels": [student.shape[1]] * 2,
+                "teacher_channels": [teacher.shape[1]] * 2,
+            }
+            taken = inspect.signature(find_loss(self.name, LOSSES)).parameters
+            torch.manual_seed(0)
+            facts = {name: fact for name, fact in facts.items() if name in taken}
+            self.loss = create_loss(self.name, LOSSES, **facts, **self.options)
+            if student.dtype == torch.float64:
+                self.loss.double()
+        named: dict[str, Any] = {}
+        if "labels" in (taken := inspect.signature(self.loss.forward).parameters):
+            named["labels"] = image_ids % 4
+        if "student_maps" in taken:
+            named["student_maps"] = maps_of(student, (4, 4), (2, 3))
+            named["teacher_maps"] = maps_of(teacher, (8, 4), (2, 2))
+        value: Tensor = self.loss(student, teacher, image_ids, **named)
+        return value
+
+
+def maps_of(embeddings: Tensor, *sizes: tuple[int, int]) -> list[Tensor]:
+    # Powers of two, so that the products are exact in any precision.
+    generator = torch.Generator().manual_seed(5)
+    powers = [torch.randint(-2, 2, (embeddings.shape[1], *size), generator=generator) for size in sizes]
+    return [embeddings[:, :, None, None] * (2.0**power).to(embeddings.dtype) for power in powers]
 
 
 # --- the papers' values ---
@@ -69,9 +123,13 @@ def test_reference_value_and_gradient(name: str, loss: nn.Module) -> None:
 
 
 def test_attention_transfer_reference() -> None:
-    student, teacher = reference("student_map"), reference("teacher_map")
+    student, teacher = [reference("student_map")], [reference("teacher_map")]
     expected = REFERENCE["values"]["attention_transfer"]["loss"]
-    assert AttentionTransferLoss()(student, teacher).item() == pytest.approx(expected, abs=1e-6)
+    assert attention_transfer(student, teacher).item() == pytest.approx(expected, abs=1e-6)
+    loss = AttentionTransferLoss(num_classes=3, student_dim=4, weight=10, label_weight=2).double()
+    embeddings, labels = random(len(student[0]), 4, 0), torch.arange(len(student[0])) % 3
+    value = loss(embeddings, embeddings, None, labels, student, teacher)
+    assert value.item() == pytest.approx(10 * expected + 2 * loss.proxy_anchor(embeddings, labels).item(), abs=1e-6)
 
 
 # --- naive loops, straight from the formulas ---
@@ -201,8 +259,148 @@ def test_attention_transfer_naive_loop_over_stages() -> None:
                 q = [(features[:, y, x] ** 2).mean().item() for y in range(height) for x in range(width)]
                 maps.append([value / math.sqrt(sum(v * v for v in q)) for value in q])
             expected += sum((a - b) ** 2 for a, b in zip(*maps, strict=True)) / (n * height * width)
-    loss = AttentionTransferLoss()([s for s, _ in pairs], [t for _, t in pairs])
+    loss = attention_transfer([s for s, _ in pairs], [t for _, t in pairs])
     assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+def averaged(maps: Tensor, height: int, width: int) -> Tensor:
+    """Average ``(N, C, H, W)`` over equal parts, by loops."""
+    rows, columns = maps.shape[2] // height, maps.shape[3] // width
+    result = maps.new_zeros(*maps.shape[:2], height, width)
+    for y in range(maps.shape[2]):
+        for x in range(maps.shape[3]):
+            result[:, :, y // rows, x // columns] += maps[:, :, y, x] / (rows * columns)
+    return result
+
+
+def test_attention_maps_of_different_size_are_averaged_to_the_smaller() -> None:
+    student, teacher = random(24, 6, 0).view(3, 2, 6, 4), random(8, 9, 1).view(3, 4, 3, 2)
+    maps = [averaged(student.square().mean(1, keepdim=True), 3, 2), teacher.square().mean(1, keepdim=True)]
+    q, p = (normalize(m.flatten(1)) for m in maps)
+    assert attention_transfer([student], [teacher]).item() == pytest.approx((q - p).square().mean().item(), rel=1e-9)
+    assert attention_transfer([teacher], [student]).item() == pytest.approx((q - p).square().mean().item(), rel=1e-9)
+
+
+def test_fitnet_naive_loop_over_stages() -> None:
+    torch.manual_seed(0)
+    loss = FitNetLoss(3, 4, (2, 3), (5, 6), weight=0.5, label_weight=2.0).double()
+    embeddings, labels = random(3, 4, 0), torch.tensor([0, 2, 2])
+    student = [random(18, 4, 1).view(3, 2, 6, 2), random(9, 4, 2).view(3, 3, 2, 2)]
+    teacher = [random(15, 3, 3).view(3, 5, 3, 1), random(18, 16, 4).view(3, 6, 4, 4)]
+    expected = 2 * loss.proxy_anchor(embeddings, labels).item()
+    for stage, (height, width) in enumerate([(3, 1), (2, 2)]):
+        own, other = (averaged(maps[stage], height, width) for maps in (student, teacher))
+        weight, bias = loss.regressors[stage].weight[:, :, 0, 0], loss.regressors[stage].bias
+        squares = [
+            (weight[c] @ own[image, :, y, x] + bias[c] - other[image, c, y, x]).item() ** 2
+            for image in range(3)
+            for c in range(other.shape[1])
+            for y in range(height)
+            for x in range(width)
+        ]
+        expected += 0.5 * sum(squares) / len(squares)
+    assert loss(embeddings, embeddings, None, labels, student, teacher).item() == pytest.approx(expected, rel=1e-9)
+
+
+@settings(max_examples=10, deadline=None)
+@given(n=st.integers(2, 9), classes=st.integers(1, 4), margin=st.sampled_from([0.0, 0.2, 5.0]), seed=st.integers(0, 99))
+def test_darkrank_triplets_naive_loop(n: int, classes: int, margin: float, seed: int) -> None:
+    student, teacher, labels = random(n, 3, seed), random(n, 5, seed + 100), torch.arange(n) % classes
+
+    def naive(student: Tensor) -> Tensor:
+        t = normalize(student)
+        hinges = [
+            distance(t, a, p) - distance(t, a, m) + margin
+            for a in range(n)
+            for p in range(n)
+            for m in range(n)
+            if a != p and labels[a] == labels[p] != labels[m]
+        ]
+        active = [hinge for hinge in hinges if hinge > 0]
+        triplets = sum(active, student.new_zeros(())) / max(len(active), 1)
+        return naive_darkrank(student, teacher, 3, 3, 4) + 0.7 * triplets
+
+    loss = DarkRankLoss(triplet_weight=0.7, margin=margin)
+    value, gradient = value_and_gradient(loss, student, teacher, None, labels)
+    expected, expected_gradient = value_and_gradient(naive, student)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-9)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_crd_naive_loop_over_three_batches(labelled: bool) -> None:
+    torch.manual_seed(0)
+    loss = CRDLoss(12, 3, 5, 4 if labelled else None, momentum=0.3, projection_dim=6, label_weight=2.0).double()
+    memories = [loss.student_memory.clone(), loss.teacher_memory.clone()]
+    known: dict[int, int] = {}
+    z: list[float] = []
+    for step in range(3):
+        ids = torch.tensor([0, 1, 2, 3 + step, 0, 1, 2, 3 + step])  # two views of each of four images
+        labels = ids % 4
+        student, teacher = random(8, 3, step), random(8, 5, step + 10)
+        weights = [(layer.weight, layer.bias) for layer in (loss.student_projection, loss.teacher_projection)]
+        views = [
+            [normalize(weight @ row + bias, dim=0).detach() for row in rows]
+            for rows, (weight, bias) in zip((student, teacher), weights, strict=True)
+        ]
+        others = [[j for j in range(12) if j != int(i) and not (labelled and known.get(j) == int(i) % 4)] for i in ids]
+        exponentials = [  # for each way and view: of the positive, of the negatives
+            [
+                [math.exp(anchor @ views[1 - way][v] / 0.07)]
+                + [math.exp(anchor @ memories[1 - way][j] / 0.07) for j in others[v]]
+                for v, anchor in enumerate(views[way])
+            ]
+            for way in (0, 1)
+        ]
+        if not z:
+            flat = [[e for view in of_way for e in view] for of_way in exponentials]
+            z = [12 * sum(e) / len(e) for e in flat]
+        expected = 2 * loss.proxy_anchor(student, labels).item() if loss.proxy_anchor is not None else 0.0
+        for way in (0, 1):
+            for v in range(8):
+                positive, *negatives = (e / z[way] for e in exponentials[way][v])
+                noise = len(negatives) / 12
+                total = math.log(positive / (positive + noise)) + sum(math.log(noise / (n + noise)) for n in negatives)
+                expected -= 0.8 * total / 8
+        value = loss(student, teacher, ids, labels if labelled else None)
+        assert value.item() == pytest.approx(expected, rel=1e-9)
+        for memory, seen in zip(memories, views, strict=True):
+            for image in ids[:4].tolist():
+                mean = sum(view for view, i in zip(seen, ids, strict=True) if i == image) / 2
+                memory[image] = normalize(0.3 * memory[image] + 0.7 * mean, dim=0)
+        torch.testing.assert_close(loss.student_memory, memories[0])
+        torch.testing.assert_close(loss.teacher_memory, memories[1])
+        known |= {int(i): int(i) % 4 for i in ids}
+
+
+def test_crd_draws_as_many_negatives_as_asked_for_and_remembers_in_training_only() -> None:
+    torch.manual_seed(0)
+    loss = CRDLoss(50, 3, 5, negatives=20)
+    drawn: list[int] = []
+    loss._contrast = lambda own, other, memory, *rest: drawn.append(len(memory)) or own.sum()  # type: ignore[assignment,func-returns-value]
+    ids = torch.arange(4)
+    loss(random(4, 3, 0), random(4, 5, 1), ids)
+    assert drawn == [20, 20]
+    before = loss.student_memory.clone()
+    loss.eval()(random(4, 3, 2), random(4, 5, 3), ids)
+    assert torch.equal(loss.student_memory, before)
+
+
+@pytest.mark.parametrize("option", [{"negatives": 0}, {"temperature": 0.0}, {"momentum": 1.0}])
+def test_crd_options_out_of_range(option: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match=next(iter(option))):
+        create_loss("crd", LOSSES, num_images=9, student_dim=3, teacher_dim=3, **option)
+
+
+@pytest.mark.parametrize("name", WITH_PROXIES)
+def test_labels_add_proxy_anchor(name: str) -> None:
+    # Without its own term a rival is Proxy-Anchor, of proxies whose name the learner knows them by.
+    given = Given(name, weight=0.0, label_weight=3.0)
+    student, teacher = random(9, 4, 1), random(9, 6, 2)
+    value = given(student, teacher, IDS).item()
+    assert value == pytest.approx(3 * given.loss.proxy_anchor(student, IDS % 4).item(), rel=1e-12)
+    assert [n for n, _ in given.loss.named_parameters() if n.endswith("proxies")] == ["proxy_anchor.proxies"]
+    assert isinstance(given.loss.proxy_anchor, ProxyAnchorLoss) and given.loss.metric == "cosine"
 
 
 def test_two_points_by_hand() -> None:
@@ -218,64 +416,61 @@ def test_two_points_by_hand() -> None:
 
 # --- properties ---
 
-NAMES = list(LOSSES)
-
-
-def make(name: str) -> nn.Module:
-    return create_loss(name, LOSSES)
-
 
 @pytest.mark.parametrize("name", NAMES)
 def test_permutation_invariance(name: str) -> None:
     student, teacher, ids = random(9, 4, 1), random(9, 6, 2), IDS
     order = torch.randperm(9, generator=torch.Generator().manual_seed(3))
-    value, gradient = value_and_gradient(make(name), student, teacher, ids)
-    permuted, permuted_gradient = value_and_gradient(make(name), student[order], teacher[order], ids[order])
+    value, gradient = value_and_gradient(Given(name), student, teacher, ids)
+    permuted, permuted_gradient = value_and_gradient(Given(name), student[order], teacher[order], ids[order])
     assert permuted.item() == pytest.approx(value.item(), rel=1e-12)
     torch.testing.assert_close(permuted_gradient, gradient[order], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("fitnet", "crd")])
 def test_invariance_to_scale_of_both(name: str) -> None:
     student, teacher = random(9, 4, 1), random(9, 6, 2)
-    value = make(name)(student, teacher)
-    assert make(name)(1e3 * student, 1e-3 * teacher).item() == pytest.approx(value.item(), rel=1e-9)
+    value = Given(name)(student, teacher)
+    assert Given(name)(1e3 * student, 1e-3 * teacher).item() == pytest.approx(value.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["relaxed_contrastive", "relaxed_multi_similarity", "rkd"])
 def test_student_is_not_normalised(name: str) -> None:
     student, teacher = random(9, 4, 1), random(9, 6, 2)
-    value = make(name)(student, teacher).item()
-    assert make(name)(student + 10, teacher).item() == pytest.approx(value, rel=1e-9)
-    assert make(name)(normalize(student), teacher).item() != pytest.approx(value, rel=1e-3)
+    value = Given(name)(student, teacher).item()
+    assert Given(name)(student + 10, teacher).item() == pytest.approx(value, rel=1e-9)
+    assert Given(name)(normalize(student), teacher).item() != pytest.approx(value, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["rkd", "pkt"])
 def test_equal_spaces_are_the_minimum(name: str) -> None:
     teacher = normalize(random(9, 6, 2))
-    value, gradient = value_and_gradient(make(name), teacher, teacher)
+    value, gradient = value_and_gradient(Given(name), teacher, teacher)
     assert value.item() == pytest.approx(0, abs=1e-12)
     assert gradient.norm().item() == pytest.approx(0, abs=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "relaxed_multi_similarity"])
+@pytest.mark.parametrize("name", ["relaxed_contrastive", "darkrank", "pkt", "rkd"])
 def test_image_ids_are_ignored(name: str) -> None:
     student, teacher = random(9, 4, 1), random(9, 6, 2)
-    assert make(name)(student, teacher, IDS).item() == make(name)(student, teacher).item()
+    loss = create_loss(name, LOSSES)
+    assert loss(student, teacher, IDS).item() == loss(student, teacher).item()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_teacher_gets_no_gradient(name: str) -> None:
     student, teacher = random(6, 4, 1).requires_grad_(), random(6, 4, 2).requires_grad_()
-    make(name)(student, teacher).backward()
+    Given(name)(student, teacher).backward()
     assert teacher.grad is None
     assert student.grad is not None and student.grad.norm() > 1e-6
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradcheck(name: str) -> None:
-    teacher = random(6, 5, 2)
-    assert torch.autograd.gradcheck(lambda s: make(name)(s, teacher, IDS[:6]), random(6, 3, 1).requires_grad_())
+    given, student, teacher = Given(name), random(6, 3, 1).requires_grad_(), random(6, 5, 2)
+    given(student, teacher, IDS[:6])  # the first batch may set constants
+    given.loss.eval()
+    assert torch.autograd.gradcheck(lambda s: given(s, teacher, IDS[:6]), student)
 
 
 def test_gradient_flows_through_mean_distance() -> None:
@@ -328,21 +523,27 @@ CASES = ["plain", "duplicate rows", "batch of two", "one image", "all students i
 def test_finite_and_as_in_float64(name: str, case: str, dtype: torch.dtype, autocast: bool) -> None:
     student, teacher = (x.to(dtype) for x in degenerate(case))
     ids = torch.arange(len(student)) // 2
-    expected, expected_gradient = value_and_gradient(make(name), student.double(), teacher.double(), ids)
-    loss = torch.autocast("cpu", torch.bfloat16, enabled=autocast)(make(name))
+    expected, expected_gradient = value_and_gradient(Given(name), student.double(), teacher.double(), ids)
+    loss = torch.autocast("cpu", torch.bfloat16, enabled=autocast)(Given(name))
     value, gradient = value_and_gradient(loss, student, teacher, ids)
     assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert expected.isfinite() and expected_gradient.isfinite().all()
     # The inputs are the same numbers, so only float32 arithmetic (and the rounding of the gradient) may differ.
     assert value.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
     assert gradient.dtype == dtype
-    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=2e-2, atol=1e-4)
+    if name in WITH_PROXIES:  # autograd adds up what comes along several ways, rounded
+        if case == "zeros" and dtype == torch.float16:
+            return  # no direction: Proxy-Anchor's gradient there, 1e12 in float32, is beyond float16
+        atol = max(1e-4, 2e-2 * expected_gradient.abs().max().item())
+    else:
+        atol = 1e-4
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=2e-2, atol=atol)
 
 
 @pytest.mark.parametrize("name", ["relaxed_contrastive", "relaxed_multi_similarity"])
 def test_coinciding_students_get_no_gradient(name: str) -> None:
     student, teacher = degenerate("all students identical")
-    _, gradient = value_and_gradient(make(name), student.float(), teacher.float())
+    _, gradient = value_and_gradient(Given(name), student.float(), teacher.float())
     assert gradient.abs().max() == 0
 
 
@@ -357,9 +558,9 @@ def test_attention_transfer_in_half_precision() -> None:
     student = 300 * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     student[1] = 0
     teacher = reference("teacher_map").half()
-    expected = AttentionTransferLoss()(student.half().double(), teacher)
-    loss = torch.autocast("cpu", torch.bfloat16)(AttentionTransferLoss())
-    value, gradient = value_and_gradient(loss, student.half(), teacher)
+    expected = attention_transfer([student.half().double()], [teacher])
+    loss = torch.autocast("cpu", torch.bfloat16)(lambda s: attention_transfer([s], [teacher]))
+    value, gradient = value_and_gradient(loss, student.half())
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     assert gradient.isfinite().all()
 
@@ -405,14 +606,14 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_MAPS])
 def test_no_tensor_of_n_n_d(name: str) -> None:
     n, dim = (64, 512) if name == "rkd" else (256, 128)
     student, teacher = random(n, dim, 0).float().requires_grad_(), random(n, dim, 1).float()
     with LargestTensor() as seen:
-        make(name)(student, teacher, torch.arange(n)).backward()
+        Given(name)(student, teacher, torch.arange(n)).backward()
     anchors = 8 if name == "rkd" else 1
-    assert n * n <= seen.largest <= anchors * n * max(n, dim)
+    assert n * n <= seen.largest <= anchors * n * (max(n, dim) + 1)
     assert seen.largest < n * n * dim / 4
 
 
@@ -433,4 +634,5 @@ def test_angles_are_not_kept_for_the_gradient() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_create_loss_knows_the_names(name: str) -> None:
     module, class_name = LOSSES[name].split(":")
-    assert (type(make(name)).__module__, type(make(name)).__name__) == (module, class_name)
+    loss_class = find_loss(name, LOSSES)
+    assert (loss_class.__module__, loss_class.__name__) == (module, class_name)

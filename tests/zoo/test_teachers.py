@@ -153,6 +153,27 @@ def test_reduced_precision_is_near_and_comes_back_as_float32(images: ImageSet, v
         open_teacher(model, precision="fp8")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_feature_maps_on_the_way(precision: str, images: ImageSet, views: Tensor) -> None:
+    model = network()
+    teacher = TorchTeacher(model.train(), precision=precision)
+    embeddings, maps = teacher.embed_views_with_maps(views, INDICES, images)
+    assert torch.equal(embeddings, teacher.embed_views(views, INDICES, images))
+    assert [map_.shape[1] for map_ in maps] == [32, 32, 48, 192, 96]
+    assert not model.training and not any(map_.requires_grad for map_ in maps)
+    with torch.no_grad():
+        last = model.forward_features(Normalize(preprocessing_of(model))(views))  # type: ignore[operator]
+    close(maps[-1].float(), last, 1e-5 if precision == "fp32" else 0.05)
+
+
+def test_teachers_without_feature_maps_are_named(images: ImageSet, views: Tensor, tmp_path: Path) -> None:
+    ready = ArrayTeacher({name: np.ones(3, np.float32) for name in images.ids})
+    onnx_file = OnnxTeacher(foreign(tmp_path / "net.onnx")[1])
+    for teacher, name in ((ready, "embeddings"), (onnx_file, "net.onnx"), (TorchTeacher(SmallNet()), "SmallNet")):
+        with pytest.raises(OptionError, match=f"{name} gives no feature maps"):
+            teacher.embed_views_with_maps(views, INDICES, images)
+
+
 @pytest.mark.parametrize(("metric", "crop_pct"), [("cosine", 0.9), ("euclidean", 0.72)])  # borders of 3 and 12 pixels
 def test_an_onnx_file_of_ours(metric: str, crop_pct: float, images: ImageSet, views: Tensor, tmp_path: Path) -> None:
     model = network(metric, crop_pct)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import csv
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
 
 import lightning
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import zoo.learner
 from zoo import DataError, OptionError, load_data, load_model, measure, train
@@ -78,9 +81,48 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
 
 
-def test_warmup_trains_head_only_and_frozen_batchnorm_keeps_statistics(photos: Path, tmp_path: Path) -> None:
-    from zoo.models import create_model
+class Noisy(nn.Module):
+    """A loss that draws random numbers, and remembers them."""
 
+    drawn: ClassVar[list[float]] = []
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.drawn.append(float(torch.rand(())))
+        return self.drawn[-1] * embeddings.square().mean()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_random_numbers_are_the_same_when_resumed(
+    workers: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("noisy_losses")
+    module.Noisy = Noisy  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    options = QUICK | {"epochs": 2, "validation": 0.0, "loss": "noisy_losses:Noisy", "workers": workers}
+    Noisy.drawn.clear()
+    train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
+    whole = list(Noisy.drawn)
+    assert len(set(whole)) == len(whole) == 6
+
+    def stop_after_one(self: Any) -> None:
+        original(self)
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    original = zoo.learner.Learner.on_train_epoch_start
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.learner.Learner, "on_train_epoch_start", stop_after_one)
+        with pytest.raises(zoo.learner.Interrupted):
+            train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    Noisy.drawn.clear()
+    train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    assert Noisy.drawn == whole[3:]
+
+
+def test_warmup_trains_head_only_and_frozen_batchnorm_keeps_statistics(photos: Path, tmp_path: Path) -> None:
     folder = train(
         f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, warmup_epochs=1, freeze_batchnorm=True, **QUICK
     )
@@ -133,6 +175,25 @@ def test_rates_follow_the_schedule(photos: Path, tmp_path: Path, monkeypatch: py
     train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
     expected = [[2e-3 * f, 2e-3 * f, 0.2 * f] for f in (1, 0.5, 0.25)]
     np.testing.assert_allclose(rates, expected)
+
+
+@pytest.mark.parametrize("factor", [None, 5.0])
+def test_proxies_and_other_parameters_of_a_loss_have_rates_of_their_own(factor: float | None) -> None:
+    loss, model = nn.Module(), create_model("test_resnet", 8, image_size=32)
+    loss.inner = nn.Module()
+    loss.inner.proxies = nn.Parameter(torch.zeros(2, 3))
+    loss.regressor = nn.Linear(3, 4)
+    if factor is not None:
+        loss.loss_lr_factor = factor  # type: ignore[assignment]
+    rates: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
+    steps: dict[str, Any] = {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1}
+    learner = zoo.learner.Learner(model, loss, None, **rates, **steps, freeze_batchnorm=False, seed=0)
+    learner.trainer = SimpleNamespace(estimated_stepping_batches=9, max_epochs=1)  # type: ignore[assignment]
+    groups = learner.configure_optimizers()["optimizer"].param_groups
+    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert {rate_of[id(parameter)] for parameter in model.parameters()} == {0.1}
+    assert rate_of[id(loss.inner.proxies)] == pytest.approx(3.0)
+    assert {rate_of[id(parameter)] for parameter in loss.regressor.parameters()} == {0.1 * (factor or 1)}
 
 
 def test_loss_of_ones_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

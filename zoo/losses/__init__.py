@@ -4,7 +4,7 @@ A loss is a module that says by a class attribute which ``labels`` it learns fro
 
 * "classes", also where it says nothing: made as ``Loss(num_classes, dim, **options)`` and called as
   ``loss(embeddings, labels)`` with ``(N, D)`` embeddings, not normalised, and int64 ``(N,)`` labels. Its own
-  parameters, if any, are proxies and are trained with the proxies' learning rate.
+  parameters whose name ends in ``proxies`` are trained with the proxies' learning rate, others with the model's.
 * "continuous": made as ``Loss(**options)`` and called as ``loss(anchor, neighbours, label_distances)`` with embeddings
   ``(D,)`` and ``(M, D)``, not normalised, and float ``(M,)`` distances between the label of the anchor and the others'.
 
@@ -13,7 +13,7 @@ The class attribute ``metric``, "cosine" unless there is one, says how the embed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -30,7 +30,24 @@ LOSSES: dict[str, str] = {
 CLASSES, CONTINUOUS = "classes", "continuous"
 
 
-def find_loss(name: str, known: Mapping[str, str] = LOSSES) -> Callable[..., nn.Module]:
+def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) -> nn.Module:
+    """Make a loss by name.
+
+    Args:
+        name: one of the names in ``known``, or ``module:Class`` for a loss of one's own.
+        known: name to ``module:Class``.
+        options: given to the class.
+
+    Raises:
+        OptionError: no such loss, or it does not take an option.
+    """
+    try:
+        return find_loss(name, known)(**options)
+    except TypeError as error:
+        raise OptionError(f"Loss {name!r} cannot be made with {sorted(options)}: {error}.") from error
+
+
+def find_loss(name: str, known: Mapping[str, str] = LOSSES) -> type[nn.Module]:
     """Return the class of a loss by name.
 
     Args:
@@ -48,15 +65,17 @@ def find_loss(name: str, known: Mapping[str, str] = LOSSES) -> Callable[..., nn.
             f"{did_you_mean(name, known)}"
         )
     try:
-        loss_class: Callable[..., nn.Module] = getattr(import_module(module_name), class_name)
+        loss_class = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise OptionError(
             f"Loss {name!r} cannot be imported ({error}). Check the module's name and PYTHONPATH."
         ) from error
+    if not (isinstance(loss_class, type) and issubclass(loss_class, nn.Module)):
+        raise OptionError(f"Loss {name!r} is not a torch.nn.Module.")
     return loss_class
 
 
-def labels_of(loss_class: Callable[..., nn.Module]) -> str:
+def labels_of(loss_class: type[nn.Module]) -> str:
     """Return which labels a class of losses learns from: "classes" or "continuous".
 
     Raises:
@@ -68,24 +87,3 @@ def labels_of(loss_class: Callable[..., nn.Module]) -> str:
             f"{loss_class.__name__}.labels is {labels!r}; a loss learns from {CLASSES!r} or {CONTINUOUS!r}."
         )
     return str(labels)
-
-
-def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) -> nn.Module:
-    """Make a loss by name.
-
-    Args:
-        name: see :func:`find_loss`.
-        known: see :func:`find_loss`.
-        options: given to the class.
-
-    Raises:
-        OptionError: no such loss, or it does not take an option.
-    """
-    loss_class = find_loss(name, known)
-    try:
-        loss = loss_class(**options)
-    except TypeError as error:
-        raise OptionError(f"Loss {name!r} cannot be made with {sorted(options)}: {error}.") from error
-    if not isinstance(loss, nn.Module):
-        raise OptionError(f"Loss {name!r} is not a torch.nn.Module.")
-    return loss

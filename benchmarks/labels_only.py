@@ -1,0 +1,17 @@
+"""What distillation is compared with: the student's network trained on the labels alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def as_labels_only(student: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that train the student's network on labels alone: its schedule, the teacher's loss."""
+    from_student = ("arch", "dim", "pool", "image_size", "crop_pct", "augment", "min_crop", "epochs", "lr", "precision")
+    from_teacher = ("proxy_lr_factor", "rotate_classes", "images_per_class")
+    options = {name: student[name] for name in from_student if name in student}
+    options |= {name: teacher[name] for name in from_teacher if name in teacher}
+    # As many steps an epoch; distillation alone takes several views of an image in each.
+    options["batch_size"] = student.get("batch_size", 90)
+    options["validate_every"] = student.get("validate_every", 1)
+    return options

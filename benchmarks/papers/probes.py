@@ -1,0 +1,69 @@
+"""How good frozen embeddings are for telling classes apart: linear probe and k nearest neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from zoo.retrieval import nearest
+
+
+def linear_probe(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, decay: float = 1e-3
+) -> float:
+    """Return the accuracy of multinomial logistic regression on standardised embeddings.
+
+    Args:
+        train: float ``(N, D)``, to fit on.
+        train_labels: int ``(N,)`` in 0..C-1.
+        test: float ``(M, D)``, to judge on.
+        test_labels: int ``(M,)``.
+        decay: weight of the squared norm of the weights beside the mean cross-entropy.
+
+    Returns:
+        Accuracy in [0, 1].
+    """
+    mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
+    inputs, held_out = (torch.from_numpy(((part - mean) / deviation).astype(np.float32)) for part in (train, test))
+    targets = torch.from_numpy(train_labels.astype(np.int64))
+    classes = int(train_labels.max()) + 1
+    weight = torch.zeros(classes, inputs.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(inputs @ weight.T + bias, targets) + decay * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        found = (held_out @ weight.T + bias).argmax(dim=1).numpy()
+    return float((found == test_labels).mean())
+
+
+def knn_accuracy(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, k: int = 5
+) -> float:
+    """Return the accuracy of the majority of the k nearest by cosine; of equal counts, the class of the nearest.
+
+    Args:
+        train: float ``(N, D)``, the neighbours.
+        train_labels: int ``(N,)`` in 0..C-1.
+        test: float ``(M, D)``, to judge on.
+        test_labels: int ``(M,)``.
+        k: neighbours that vote.
+
+    Returns:
+        Accuracy in [0, 1].
+    """
+    gallery, queries = (
+        (part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+        for part in (train, test)
+    )
+    votes = train_labels[nearest(queries, gallery, k)]
+    counts = (votes[:, :, None] == votes[:, None, :]).sum(axis=2)
+    found = votes[np.arange(len(votes)), counts.argmax(axis=1)]  # argmax takes the nearest of equal counts
+    return float((found == test_labels).mean())

@@ -1,0 +1,216 @@
+"""Proxy-Anchor's claims (CVPR 2020): Recall@1 against epochs beside other losses, and with corrupted training labels.
+
+    python -m benchmarks.papers.proxy_anchor --data folder:PATH --tune
+    python -m benchmarks.papers.proxy_anchor --data folder:PATH --noise 0 0.2 0.4 --seeds 0 1 2
+
+The rivals are pytorch-metric-learning's. With ``--tune`` every loss gets the same number of runs, ``GRID``, with clean
+labels and the seed 0, and is judged on the validation classes, which are training classes held out, their labels never
+corrupted; without it every loss runs with what was best there and is measured on the test classes. The curves over
+epochs are of the validation classes. A finished run is a line in the results and is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.results import Results, made_with, markdown_table, spread
+from compressor.cli import quieten
+from zoo import DataSplits, load_data, load_model, measure, train
+from zoo.embedding import embed
+from zoo.files import replacing
+from zoo.models import facts_of
+from zoo.versions import machine, versions
+
+HERE = Path(__file__).resolve().parent
+TUNING = Results(HERE / "results" / "proxy-anchor-tuning.jsonl")
+RESULTS = Results(HERE / "results" / "proxy-anchor.jsonl")
+TABLE = HERE / "results" / "proxy-anchor.md"
+PLOT = HERE / "results" / "proxy-anchor.png"
+SPLIT = f"list:{HERE.parents[1] / 'configs' / 'splits' / 'omniglot.yaml'}"
+
+OPTIONS: dict[str, Any] = {
+    "arch": "resnet18",
+    "dim": 512,
+    "image_size": 48,
+    "crop_pct": 1.0,
+    "epochs": 30,
+    "batch_size": 128,
+    "images_per_class": 4,
+    "augment": "drawing",
+    "min_crop": 0.6,
+    "precision": "bf16-mixed",
+}
+RATES = (3e-4, 1e-3, 3e-3)
+LOSSES = {
+    "Proxy-Anchor": "proxy_anchor",
+    "Proxy-NCA": "benchmarks.papers.rivals:ProxyNCA",
+    "normalised softmax": "benchmarks.papers.rivals:NormalizedSoftmax",
+    "multi-similarity": "benchmarks.papers.rivals:MultiSimilarity",
+    "triplet": "benchmarks.papers.rivals:Triplet",
+    "contrastive": "benchmarks.papers.rivals:Contrastive",
+}
+_PROXIES = ("Proxy-Anchor", "Proxy-NCA", "normalised softmax")
+_MARGINS = {"triplet": (0.1, 0.3), "contrastive": (0.5, 1.0)}
+_BASES = {"multi-similarity": (50.0, 20.0)}
+
+
+def grid(name: str) -> list[dict[str, Any]]:
+    """Return six sets of options: three rates, and two values of what matters most in the loss."""
+    if name in _PROXIES:
+        return [{"lr": lr, "proxy_lr_factor": factor} for lr in RATES for factor in (10.0, 30.0)]
+    if name in _MARGINS:
+        return [{"lr": lr, "loss_options": {"margin": margin}} for lr in RATES for margin in _MARGINS[name]]
+    return [{"lr": lr, "loss_options": {"beta": beta}} for lr in RATES for beta in _BASES[name]]
+
+
+def main() -> None:
+    """Run what is not in the results yet, then write table and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder:PATH of Omniglot's two small background sets")
+    parser.add_argument("--tune", action="store_true", help="choose each loss's options on the validation classes")
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.2, 0.4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
+    options = parser.parse_args()
+    quieten()
+    data = load_data(options.data, SPLIT)
+    if options.tune:
+        tune(data, options.losses, options.work / "proxy-anchor-tuning")
+    else:
+        for seed in options.seeds:
+            for noise in options.noise:
+                compare(data, options.losses, noise, seed, options.work / "proxy-anchor")
+    lines = RESULTS.lines()
+    TABLE.write_text(table(lines, TUNING.lines()), encoding="utf-8")
+    if lines:
+        draw(lines, PLOT)
+    print(TABLE.read_text(encoding="utf-8"))
+
+
+def tune(data: DataSplits, names: list[str], work: Path) -> None:
+    """Try the grid of each loss and note Recall@1 on the validation classes."""
+    for name in names:
+        for number, tried in enumerate(grid(name)):
+            if not TUNING.lines(loss=name, options=tried):
+                folder = train(data, work / f"{name}-{number}", loss=LOSSES[name], **OPTIONS, **tried)
+                TUNING.add({"loss": name, "options": tried, "curve": curve(folder)})
+
+
+def compare(data: DataSplits, names: list[str], noise: float, seed: int, work: Path) -> None:
+    """Train with each loss on labels of which a part is wrong, and measure on the test classes."""
+    for name in names:
+        if RESULTS.lines(loss=name, noise=noise, seed=seed):
+            continue
+        corrupted = replace(data, train=corrupt(data.train, noise, seed))
+        tried = chosen(name)
+        folder = work / f"{name}-{noise}-{seed}"
+        train(corrupted, folder, loss=LOSSES[name], seed=seed, **OPTIONS, **tried)
+        model = load_model(folder)
+        result = measure(embed(model, data.test), data.test, facts_of(model).metric)
+        line = {"loss": name, "noise": noise, "seed": seed, **result.summary(), "options": tried}
+        RESULTS.add(line | {"curve": curve(folder), "machine": machine(), "versions": versions()})
+
+
+def corrupt(images: Any, fraction: float, seed: int) -> Any:
+    """Return the images with the labels of a fraction of them replaced by another class's, drawn evenly."""
+    generator = np.random.default_rng([seed, round(1000 * fraction)])
+    labels = images.labels.copy()
+    classes = np.unique(labels)
+    rows = generator.choice(len(labels), round(fraction * len(labels)), replace=False)
+    places = np.searchsorted(classes, labels[rows])
+    shifts = generator.integers(1, len(classes), len(rows))
+    labels[rows] = classes[(places + shifts) % len(classes)]
+    return replace(images, labels=labels)
+
+
+def curve(folder: Path) -> list[float]:
+    """Return Recall@1 on the validation classes after each epoch."""
+    with (folder / "log" / "metrics.csv").open(encoding="utf-8") as file:
+        found = [row["validation/recall_at_1"] for row in csv.DictReader(file)]
+    return [round(float(value), 4) for value in found if value]
+
+
+def chosen(name: str) -> dict[str, Any]:
+    """Return the options that were best on the validation classes."""
+    lines = TUNING.lines(loss=name)
+    if len(lines) < len(grid(name)):
+        raise SystemExit(f"{name} has {len(lines)} of {len(grid(name))} runs in {TUNING.path}; run --tune first.")
+    options: dict[str, Any] = max(lines, key=lambda line: max(line["curve"]))["options"]
+    return options
+
+
+def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
+    """Return the results as Markdown: one row a loss."""
+    text = ["# Proxy-Anchor and other losses on Omniglot", ""]
+    if lines:
+        noises = sorted({line["noise"] for line in lines})
+        header = ["loss", "seeds", *(f"{noise:.0%} wrong labels" for noise in noises), "epochs to 90 % of the best"]
+        rows = []
+        for name in LOSSES:
+            cells = []
+            for noise in noises:
+                found = [line for line in lines if line["loss"] == name and line["noise"] == noise]
+                cells.append(spread([100 * line["recall"]["1"] for line in found]) if found else "")
+            clean = [line for line in lines if line["loss"] == name and line["noise"] == 0]
+            seeds = ", ".join(str(line["seed"]) for line in clean)
+            rows.append([name, seeds, *cells, _epochs_to(clean, 0.9 * _best(lines))])
+        text += [
+            "Recall@1 in percent on the test classes, mean over seeds ± standard deviation. The last column: epochs",
+            "with clean labels until Recall@1 on the validation classes reaches 90 % of the best of any loss,",
+            "mean over seeds.",
+            "",
+            *markdown_table(header, rows),
+            "",
+        ]
+        text += ["![Recall@1 against epochs](proxy-anchor.png)", ""]
+    if tuning:
+        text += ["## What tuning found", "", "Best Recall@1 on the validation classes, seed 0, clean labels.", ""]
+        rows = [[line["loss"], str(line["options"]), f"{100 * max(line['curve']):.2f}"] for line in tuning]
+        text += [*markdown_table(["loss", "options", "Recall@1"], rows), ""]
+    if lines:
+        text += [made_with(lines[-1])]
+    return "\n".join(text) + "\n"
+
+
+def draw(lines: list[dict[str, Any]], path: Path) -> None:
+    """Draw Recall@1 on the validation classes against epochs, clean labels, mean over seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name in LOSSES:
+        curves = [line["curve"] for line in lines if line["loss"] == name and line["noise"] == 0]
+        if curves:
+            axes.plot(range(1, len(curves[0]) + 1), 100 * np.mean(curves, axis=0), label=name)
+    axes.set(xlabel="epochs", ylabel="Recall@1 on validation classes, %")
+    axes.grid(color="#dddddd")
+    axes.legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _best(lines: list[dict[str, Any]]) -> float:
+    curves: dict[str, list[list[float]]] = {}
+    for line in lines:
+        if line["noise"] == 0:
+            curves.setdefault(line["loss"], []).append(line["curve"])
+    return max(float(np.mean(of_loss, axis=0).max()) for of_loss in curves.values())
+
+
+def _epochs_to(lines: list[dict[str, Any]], recall: float) -> str:
+    """Return the mean number of epochs until a recall is reached, or a dash where a seed never reaches it."""
+    reached = [next((i + 1 for i, value in enumerate(line["curve"]) if value >= recall), None) for line in lines]
+    if not reached or None in reached:
+        return "–"
+    return f"{np.mean(reached):.1f}"  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""FitNet, hints at every stage: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv:1412.6550."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressor.feature_maps import to_smaller
+from zoo.losses.proxy_anchor import ProxyAnchorLoss
+
+
+class FitNetLoss(nn.Module):
+    """Regresses the teacher's feature maps from the student's, while the labels train the embedding.
+
+    With r a learned 1x1 convolution to the teacher's channels (eq. 3), both maps averaged to the smaller size:
+
+        L = weight * sum_stages mean (r(student map) - teacher map)^2 + label_weight * Proxy-Anchor(student, labels)
+
+    The mean is over images, channels and positions. The paper trains on the hint of one stage first and on the labels
+    afterwards; hints of several stages together with Proxy-Anchor are what "Embedding Transfer with Label Relaxation"
+    (CVPR 2021) compares with. The weights are not published: 1 each is ours, and so is 1 for the paper's 1/2.
+
+    Memory is that of the maps, in float32, and O(N C) for C classes.
+
+    Args:
+        num_classes: classes C, one proxy each.
+        student_dim: dimensions of the student's embedding.
+        student_channels: of its maps, for each stage.
+        teacher_channels: of the teacher's maps, for each stage.
+        weight: of the regression.
+        label_weight: of Proxy-Anchor, above 0, since nothing else trains the embedding.
+    """
+
+    metric = "cosine"
+
+    def __init__(
+        self,
+        num_classes: int,
+        student_dim: int,
+        student_channels: Sequence[int],
+        teacher_channels: Sequence[int],
+        weight: float = 1.0,
+        label_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.label_weight = label_weight
+        self.proxy_anchor = ProxyAnchorLoss(num_classes, student_dim)
+        self.regressors = nn.ModuleList(
+            nn.Conv2d(own, other, 1) for own, other in zip(student_channels, teacher_channels, strict=True)
+        )
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        image_ids: Tensor | None,
+        labels: Tensor,
+        student_maps: Sequence[Tensor],
+        teacher_maps: Sequence[Tensor],
+    ) -> Tensor:
+        """Return the loss.
+
+        Args:
+            student: ``(N, D)``.
+            teacher: ignored.
+            image_ids: ignored.
+            labels: int64 ``(N,)``.
+            student_maps: ``(N, C, H, W)`` for each stage.
+            teacher_maps: ``(N, C', H', W')`` for each stage.
+
+        Returns:
+            float scalar.
+        """
+        loss: Tensor = self.label_weight * self.proxy_anchor(student, labels)
+        for regressor, *maps in zip(self.regressors, student_maps, teacher_maps, strict=True):
+            loss = loss + self.weight * _hint(regressor, *maps)
+        return loss
+
+
+def _hint(regressor: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
+    with torch.autocast(student.device.type, enabled=False):
+        dtype = next(regressor.parameters()).dtype
+        student, teacher = to_smaller(student.to(dtype), teacher.detach().to(dtype))
+        return functional.mse_loss(regressor(student), teacher)
