@@ -40,6 +40,14 @@ def spread(values: list[float], decimals: int = 2) -> str:
     return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
 
 
+def standard_error(values: list[float]) -> float:
+    """Return the standard error of the mean; not a number for a single value."""
+    if len(values) < 2:
+        return float("nan")
+    mean = sum(values) / len(values)
+    return (sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)) ** 0.5
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     """Return a table as lines of Markdown."""
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]

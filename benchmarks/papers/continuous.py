@@ -1,0 +1,190 @@
+"""Continuous labels (CVPR 2019): log-ratio loss with dense triplet mining beside dense and binary triplet loss.
+
+    python -m benchmarks.papers.continuous omniglot-strokes --folder FOLDER --tune
+    python -m benchmarks.papers.continuous omniglot-strokes --folder FOLDER --seeds 0 1 2
+
+FOLDER is what ``label_distances`` takes; the label file is made first if it is not there. With ``--tune`` every loss
+gets the four runs of ``GRID`` with the seed 0 and is judged by nDCG@10 on the validation classes, which are training
+classes held out; without it every loss runs with what was best there, and is measured on the test classes. All see the
+same batches: an anchor, its 5 nearest by label distance, others at random. A finished run is a line in the results and
+is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from benchmarks.papers.label_distances import write_stroke_distances, write_text_vectors
+from benchmarks.results import Results, made_with, markdown_table, spread
+from compressor.cli import quieten
+from zoo import DataSplits, load_data, load_model, train
+from zoo.embedding import embed
+from zoo.files import replacing
+from zoo.label_retrieval import LABEL_KS, measure_by_labels, random_and_best
+from zoo.models import facts_of
+from zoo.versions import machine, versions
+
+HERE = Path(__file__).resolve().parent
+TUNING = Results(HERE / "results" / "continuous-tuning.jsonl")
+RESULTS = Results(HERE / "results" / "continuous.jsonl")
+TABLE = HERE / "results" / "continuous.md"
+PLOT = HERE / "results" / "continuous.png"
+SPLIT = f"list:{HERE.parents[1] / 'configs' / 'splits' / 'omniglot.yaml'}"
+
+COMMON: dict[str, Any] = {"arch": "resnet10t", "dim": 128, "batch_size": 150, "neighbours": 5, "validate_every": 4}
+TASKS: dict[str, dict[str, Any]] = {
+    "omniglot-strokes": COMMON
+    | {"image_size": 48, "crop_pct": 1.0, "augment": "drawing", "min_crop": 0.8, "epochs": 60}
+    | {"precision": "bf16-mixed"},
+    "grocery-text": COMMON
+    | {"image_size": 64, "crop_pct": 0.875, "augment": "photo", "min_crop": 0.2, "epochs": 60}
+    | {"precision": "bf16-mixed"},
+}
+# The four runs of each: two rates, and two values of what matters most in the loss. Photographs of one product are at
+# label distance 0, which eps keeps from ruling log-ratio loss.
+RATES = (1e-3, 3e-3)
+GRID: dict[str, list[dict[str, Any]]] = {
+    "log_ratio": [{"lr": lr, "loss_options": {"eps": eps}} for lr in RATES for eps in (1e-6, 0.05)],
+    "dense_triplet": [{"lr": lr, "loss_options": {"margin": margin}} for lr in RATES for margin in (0.03, 0.1)],
+    "binary_triplet": [{"lr": lr, "loss_options": {"margin": margin}} for lr in RATES for margin in (0.2, 0.5)],
+}
+
+
+def main() -> None:
+    """Run what is not in the results yet, then write table and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--folder", type=Path, required=True, help="where the data is")
+    parser.add_argument("--tune", action="store_true", help="choose each loss's options on the validation classes")
+    parser.add_argument("--losses", nargs="+", choices=GRID, default=list(GRID))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
+    options = parser.parse_args()
+    quieten()
+    data = read_task(options.task, options.folder, options.work)
+    if options.tune:
+        tune(options.task, data, options.losses, options.work / "continuous-tuning")
+    else:
+        for seed in options.seeds:
+            compare(options.task, data, options.losses, seed, options.work / "continuous")
+    lines = RESULTS.lines()
+    TABLE.write_text(table(lines, TUNING.lines()), encoding="utf-8")
+    if lines:
+        draw(lines, PLOT)
+    print(TABLE.read_text(encoding="utf-8"))
+
+
+def read_task(task: str, folder: Path, work: Path) -> DataSplits:
+    """Return the images of a task with their continuous labels, computed where they are not there yet."""
+    labels = work / f"{task}.npz"
+    work.mkdir(parents=True, exist_ok=True)
+    if task == "omniglot-strokes":
+        if not labels.is_file():
+            write_stroke_distances(folder, labels)
+        return load_data(f"folder:{folder}", SPLIT, continuous_labels=labels)
+    if not labels.is_file():
+        write_text_vectors(folder, labels)
+    return load_data(f"grocery:{folder}", "even-odd", continuous_labels=labels, label_metric="cosine")
+
+
+def tune(task: str, data: DataSplits, losses: list[str], work: Path) -> None:
+    """Try the grid of each loss and note nDCG@10 on the validation classes."""
+    for loss in losses:
+        for number, tried in enumerate(GRID[loss]):
+            if not TUNING.lines(task=task, loss=loss, options=tried):
+                folder = train(data, work / f"{task}-{loss}-{number}", loss=loss, **TASKS[task], **tried)
+                measured = facts_of(load_model(folder)).measured["validation"]
+                TUNING.add({"task": task, "loss": loss, "options": tried, "validation": measured})
+
+
+def compare(task: str, data: DataSplits, losses: list[str], seed: int, work: Path) -> None:
+    """Train with each loss and measure on the test classes."""
+    for loss in losses:
+        if RESULTS.lines(task=task, loss=loss, seed=seed):
+            continue
+        tried = chosen(task, loss)
+        folder = train(data, work / f"{task}-{loss}-{seed}", loss=loss, seed=seed, **TASKS[task], **tried)
+        model = load_model(folder)
+        result = measure_by_labels(embed(model, data.test), data.test, facts_of(model).metric)
+        line = {"task": task, "loss": loss, "seed": seed, **result.summary(), "options": tried}
+        line |= random_and_best(result, data.test)
+        RESULTS.add(line | {"machine": machine(), "versions": versions()})
+
+
+def chosen(task: str, loss: str) -> dict[str, Any]:
+    """Return the options that were best on the validation classes."""
+    lines = TUNING.lines(task=task, loss=loss)
+    if len(lines) < len(GRID[loss]):
+        raise SystemExit(f"{loss} has {len(lines)} of {len(GRID[loss])} runs in {TUNING.path}; run --tune first.")
+    options: dict[str, Any] = max(lines, key=lambda line: line["validation"]["ndcg_at_10"])["options"]
+    return options
+
+
+def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
+    """Return the results as Markdown: for each task one row a loss, between a random and the best order."""
+    text = ["# Continuous labels", ""]
+    for task in TASKS:
+        of_task = [line for line in lines if line["task"] == task]
+        if not of_task:
+            continue
+        rows = []
+        for loss in GRID:
+            found = [line for line in of_task if line["loss"] == loss]
+            if found:
+                seeds = ", ".join(str(line["seed"]) for line in found)
+                rows.append([loss, seeds, *_cells(found)])
+        rows += [[name.replace("_", " "), "", *_cells([of_task[0][name]])] for name in ("random_order", "best_order")]
+        header = ["loss", "seeds", "nDCG@1", "nDCG@5", "nDCG@10", "mean label distance @1", "@5", "@10"]
+        text += [
+            f"## {task}",
+            "",
+            "nDCG in percent, both on the test classes, mean over seeds ± standard deviation.",
+            "",
+        ]
+        text += [*markdown_table(header, rows), ""]
+    if lines:
+        text += ["![nDCG@K and mean label distance](continuous.png)", ""]
+    if tuning:
+        text += ["## What tuning found", "", "nDCG@10 in percent on the validation classes, seed 0.", ""]
+        tried = [
+            [line["task"], line["loss"], str(line["options"]), f"{100 * line['validation']['ndcg_at_10']:.2f}"]
+            for line in tuning
+        ]
+        text += [*markdown_table(["task", "loss", "options", "nDCG@10"], tried), ""]
+    if lines:
+        text += [made_with(lines[-1])]
+    return "\n".join(text) + "\n"
+
+
+def draw(lines: list[dict[str, Any]], path: Path) -> None:
+    """Draw both measures against K, mean over seeds, a row of plots for each task."""
+    from matplotlib.figure import Figure
+
+    tasks = [task for task in TASKS if any(line["task"] == task for line in lines)]
+    figure = Figure(figsize=(9.0, 3.6 * len(tasks)), layout="constrained")
+    axes = figure.subplots(len(tasks), 2, squeeze=False)
+    for row, task in zip(axes, tasks, strict=True):
+        for ax, measured, label in zip(
+            row, ("ndcg", "mean_label_distance"), ("nDCG@K", "mean label distance"), strict=True
+        ):
+            for loss in GRID:
+                found = [line[measured] for line in lines if line["task"] == task and line["loss"] == loss]
+                if found:
+                    means = [sum(one[str(k)] for one in found) / len(found) for k in LABEL_KS]
+                    ax.plot(LABEL_KS, means, marker="o", label=loss)
+            ax.set(xlabel="K", ylabel=label, title=task)
+            ax.grid(color="#dddddd")
+        row[0].legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _cells(found: list[dict[str, Any]]) -> list[str]:
+    ndcg = [spread([100 * line["ndcg"][k] for line in found]) for k in ("1", "5", "10")]
+    return ndcg + [spread([line["mean_label_distance"][k] for line in found], 4) for k in ("1", "5", "10")]
+
+
+if __name__ == "__main__":
+    main()
