@@ -427,7 +427,7 @@ def _headline(teacher: dict[str, Any], model: dict[str, Any], measure: str) -> s
         where = "on one thread"
         if teacher["runtime"] != model["runtime"]:
             where += f" ({model['runtime']} against {teacher['runtime']})"
-        compared.append(_times(before, after, f"{{}}× faster {where}", f"{{}}× slower {where}"))
+        compared.append(_times(before, after, f"{{}}× less latency {where}", f"{{}}× the latency {where}"))
     known = [words for words in compared if words]
     if not known:
         return f"{sentence}."

@@ -249,7 +249,7 @@ def test_headline(content: Content, results: Results, images: ImageSet) -> None:
     text = Page(render_html(content, results, images)).text
     assert (
         "onnx-fp32 keeps 97.8\u00a0% of the teacher's Recall@1 [97.1,\u00a098.5] with 8.2× fewer parameters, "
-        "8× fewer dimensions, a 17× smaller file, 5.1× faster on one thread (onnxruntime against torch)."
+        "8× fewer dimensions, a 17× smaller file, 5.1× less latency on one thread (onnxruntime against torch)."
     ) in text
     assert "Recall@1 is 81.18 % against the teacher's 83.00 %; a random order reaches 10.26 %." in text
 
@@ -263,7 +263,7 @@ def test_headline_of_a_model_that_saves_nothing(content: Content, results: Resul
         "latency_ms": {"median": 96.43, "p95": 100.0, "threads": 1},
     }
     text = Page(render_html(content, results, images)).text
-    assert "[97.1,\u00a098.5] with 2× as many dimensions, a 2× larger file, 2× slower on one thread." in text
+    assert "[97.1,\u00a098.5] with 2× as many dimensions, a 2× larger file, 2× the latency on one thread." in text
 
 
 @pytest.mark.parametrize(
