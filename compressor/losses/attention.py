@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.feature_maps import to_smaller
-from compressor.losses.distances import full_precision, unit
+from compressor.losses.distances import full_precision
+from zoo.directions import unit
 from zoo.losses.proxy_anchor import ProxyAnchorLoss
 
 

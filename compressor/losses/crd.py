@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor.losses.distances import unit
+from zoo.directions import unit
 from zoo.errors import OptionError
 from zoo.losses.proxy_anchor import ProxyAnchorLoss
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor.losses.distances import full_precision, pairwise_distances, unit
+from compressor.losses.distances import full_precision, pairwise_distances
+from zoo.directions import unit
 
 
 class DarkRankLoss(nn.Module):

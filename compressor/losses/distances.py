@@ -15,12 +15,6 @@ def full_precision(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student.to(dtype), teacher.detach().to(dtype)
 
 
-def unit(vectors: Tensor) -> Tensor:
-    """Return ``(..., D)`` vectors divided by their L2 norm; a zero vector stays zero and gets no gradient."""
-    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return vectors / norms.masked_fill(norms == 0, torch.inf)
-
-
 def pairwise_distances(embeddings: Tensor) -> Tensor:
     """Return the Euclidean distances between all rows.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compressor.losses.distances import full_precision, unit
+from compressor.losses.distances import full_precision
+from zoo.directions import unit
 
 _EPSILON = 1e-7
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compressor.losses.distances import full_precision, pairwise_distances, relative_distances, unit
+from compressor.losses.distances import full_precision, pairwise_distances, relative_distances
+from zoo.directions import unit
 from zoo.errors import OptionError
 
 

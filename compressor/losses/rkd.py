@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from compressor.losses.distances import full_precision, pairwise_distances, unit
+from compressor.losses.distances import full_precision, pairwise_distances
+from zoo.directions import unit
 
 _ANCHORS = 8  # angles seen at once: this many times N x N
 

@@ -351,3 +351,12 @@ def test_create_loss_by_name_and_by_class() -> None:
 def test_create_loss_errors(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         create_loss(name, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_proxy_anchor_sends_no_gradient_to_an_embedding_without_direction(dtype: torch.dtype) -> None:
+    loss = ProxyAnchorLoss(num_classes=3, dim=4)
+    embeddings = torch.tensor([[0.0, 0, 0, 0], [1, 2, 3, 4]], dtype=dtype, requires_grad=True)
+    loss(embeddings, torch.tensor([0, 1])).backward()
+    assert embeddings.grad is not None and embeddings.grad.isfinite().all()
+    assert (embeddings.grad[0] == 0).all() and (embeddings.grad[1] != 0).any()

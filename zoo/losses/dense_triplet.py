@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo.directions import unit
+
 
 class DenseTripletLoss(nn.Module):
     """Ranks the neighbours of an anchor as the distances between continuous labels do.
@@ -49,8 +51,4 @@ class DenseTripletLoss(nn.Module):
 def squared_distances_on_sphere(anchor: Tensor, neighbours: Tensor) -> Tensor:
     """Return squared distances of L2-normalised embeddings, ``(M,)`` in [0, 4], in float32 or the float64 given."""
     dtype = torch.float64 if anchor.dtype == torch.float64 else torch.float32
-    anchor, neighbours = (
-        functional.normalize(anchor.to(dtype), dim=0),
-        functional.normalize(neighbours.to(dtype), dim=1),
-    )
-    return (neighbours - anchor).square().sum(dim=1)
+    return (unit(neighbours.to(dtype)) - unit(anchor.to(dtype))).square().sum(dim=1)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo.directions import unit
+
 
 class ProxyAnchorLoss(nn.Module):
     """Pulls each class's proxy to the embeddings of the class and pushes it from all others.
@@ -44,7 +46,7 @@ class ProxyAnchorLoss(nn.Module):
         # Autocast would take the product back to half precision.
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(self.proxies.dtype)
-            similarity = functional.normalize(embeddings, dim=1) @ functional.normalize(self.proxies, dim=1).T
+            similarity = unit(embeddings) @ unit(self.proxies).T
             positive = functional.one_hot(labels, len(self.proxies)).bool()
             pull = _log_one_plus_sum_exp(-self.alpha * (similarity - self.margin), positive)
             push = _log_one_plus_sum_exp(self.alpha * (similarity + self.margin), ~positive)
