@@ -19,7 +19,9 @@ from zoo.losses import LOSSES, create_loss, find_loss, labels_of
 from zoo.losses.binary_triplet import BinaryTripletLoss
 from zoo.losses.dense_triplet import DenseTripletLoss
 from zoo.losses.log_ratio import LogRatioLoss
+from zoo.losses.normalized_softmax import NormalizedSoftmaxLoss
 from zoo.losses.proxy_anchor import ProxyAnchorLoss
+from zoo.losses.proxy_nca import ProxyNCALoss
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference_losses.json").read_text())
 
@@ -36,6 +38,22 @@ def proxy_anchor(proxies: Tensor, margin: float = 0.1, alpha: float = 32.0) -> P
     loss = ProxyAnchorLoss(len(proxies), proxies.shape[1], margin, alpha).to(proxies.dtype)
     loss.load_state_dict({"proxies": proxies})
     return loss
+
+
+def batch(case: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return embeddings ``(N, 8)`` in float64, labels and float32 proxies ``(6, 8)`` for the limits of precision."""
+    embeddings, labels, proxies = random(9, 8, seed=0), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4]), random(6, 8, seed=1)
+    if case == "duplicates":
+        embeddings[1], embeddings[4] = embeddings[0], embeddings[0]
+    elif case == "batch of two":
+        embeddings, labels = embeddings[7:], labels[7:]
+    elif case == "all identical":
+        embeddings = proxies[5].expand(9, -1).clone()
+    elif case == "large":
+        embeddings = 2000 * embeddings
+    elif case == "one class":
+        labels = torch.full_like(labels, 2)
+    return embeddings, labels, proxies.float()
 
 
 # --- Proxy-Anchor ---
@@ -91,18 +109,8 @@ def test_proxy_anchor_gradient_reaches_embeddings_and_proxies() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("case", ["plain", "duplicates", "batch of two", "all identical", "large", "one class"])
 def test_proxy_anchor_finite_and_as_in_float64(case: str, dtype: torch.dtype, autocast: bool) -> None:
-    embeddings, labels, proxies = random(9, 8, seed=0), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4]), random(6, 8, seed=1)
-    if case == "duplicates":
-        embeddings[1], embeddings[4] = embeddings[0], embeddings[0]
-    elif case == "batch of two":
-        embeddings, labels = embeddings[7:], labels[7:]
-    elif case == "all identical":
-        embeddings = proxies[5].expand(9, -1).clone()
-    elif case == "large":
-        embeddings = 2000 * embeddings
-    elif case == "one class":
-        labels = torch.full_like(labels, 2)
-    embeddings, proxies = embeddings.to(dtype).requires_grad_(), proxies.float()
+    embeddings, labels, proxies = batch(case)
+    embeddings = embeddings.to(dtype).requires_grad_()
     expected = proxy_anchor(proxies.double())(embeddings.double(), labels)
     (expected_gradient,) = torch.autograd.grad(expected, embeddings)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -133,6 +141,100 @@ def test_proxies_start_as_kaiming_normal_fan_out() -> None:
     proxies = ProxyAnchorLoss(400, 256).proxies
     assert proxies.shape == (400, 256)
     assert proxies.std().item() == pytest.approx(math.sqrt(2 / 400), rel=0.02)
+
+
+# --- Proxy-NCA++ and normalised softmax ---
+
+SOFTMAX: dict[str, tuple[type[Any], float]] = {
+    "proxy_nca": (ProxyNCALoss, 1 / 9),
+    "normalized_softmax": (NormalizedSoftmaxLoss, 0.05),
+}
+
+
+def softmax_loss(name: str, proxies: Tensor, **options: float) -> Any:
+    loss = create_loss(name, num_classes=len(proxies), dim=proxies.shape[1], **options).to(proxies.dtype)
+    loss.load_state_dict({"proxies": proxies})
+    return loss
+
+
+def naive_softmax(name: str, embeddings: Tensor, labels: list[int], proxies: Tensor, temperature: float) -> float:
+    x, p = normalize(embeddings).tolist(), normalize(proxies).tolist()
+    total = 0.0
+    for row, label in zip(x, labels, strict=True):
+        if name == "proxy_nca":
+            terms = [math.exp(-(math.dist(row, proxy) ** 2) / temperature) for proxy in p]
+        else:
+            terms = [math.exp(sum(a * b for a, b in zip(row, proxy, strict=True)) / temperature) for proxy in p]
+        total -= math.log(terms[label] / sum(terms))
+    return total / len(labels)
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+@settings(max_examples=15, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=1, max_size=12),
+    temperature=st.sampled_from([0.05, 1 / 9, 1.0]),
+    seed=st.integers(0, 999),
+)
+def test_softmax_losses_naive_loop(name: str, labels: list[int], temperature: float, seed: int) -> None:
+    embeddings, proxies = random(len(labels), 4, seed=seed), random(6, 4, seed=seed + 1000)
+    value = softmax_loss(name, proxies, temperature=temperature)(embeddings, torch.tensor(labels))
+    assert value.item() == pytest.approx(naive_softmax(name, embeddings, labels, proxies, temperature), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_softmax_losses_as_an_independent_implementation(name: str) -> None:
+    from pytorch_metric_learning import losses
+
+    embeddings, labels, proxies = random(9, 8, seed=0), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4]), random(6, 8, seed=1)
+    if name == "proxy_nca":
+        other: Any = losses.ProxyNCALoss(6, 8, softmax_scale=9)
+        other.proxies.data = proxies
+    else:
+        other = losses.NormalizedSoftmaxLoss(6, 8, temperature=0.05)
+        other.W.data = proxies.T.clone()
+    assert softmax_loss(name, proxies)(embeddings, labels).item() == pytest.approx(
+        other(embeddings, labels).item(), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_softmax_losses_gradcheck(name: str) -> None:
+    labels = torch.tensor([0, 2, 2, 1, 0])
+    loss = softmax_loss(name, random(4, 3, seed=1))
+
+    def value(embeddings: Tensor, proxies: Tensor) -> Tensor:
+        return torch.func.functional_call(loss, {"proxies": proxies}, (embeddings, labels))
+
+    inputs = random(5, 3, seed=0).requires_grad_(), random(4, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(value, inputs)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("case", ["plain", "duplicates", "batch of two", "all identical", "large", "one class"])
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_softmax_losses_finite_and_as_in_float64(name: str, case: str, dtype: torch.dtype, autocast: bool) -> None:
+    embeddings, labels, proxies = batch(case)
+    embeddings = embeddings.to(dtype).requires_grad_()
+    expected = softmax_loss(name, proxies.double())(embeddings.double(), labels)
+    (expected_gradient,) = torch.autograd.grad(expected, embeddings)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        value = softmax_loss(name, proxies)(embeddings, labels)
+    (gradient,) = torch.autograd.grad(value, embeddings)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=2e-2, atol=1e-3)
+    assert gradient.norm() > 0
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_softmax_losses_defaults_and_limits(name: str) -> None:
+    kind, temperature = SOFTMAX[name]
+    loss = create_loss(name, num_classes=3, dim=2)
+    assert type(loss) is kind and loss.temperature == temperature
+    with pytest.raises(OptionError, match=r"temperature is 0; it must be above 0"):
+        create_loss(name, num_classes=3, dim=2, temperature=0)
 
 
 # --- log-ratio ---
@@ -319,6 +421,8 @@ def test_losses_say_which_labels_and_metric_they_want() -> None:
     said = {name: (labels_of(find_loss(name)), getattr(find_loss(name), "metric", "cosine")) for name in LOSSES}
     assert said == {
         "proxy_anchor": ("classes", "cosine"),
+        "proxy_nca": ("classes", "cosine"),
+        "normalized_softmax": ("classes", "cosine"),
         "log_ratio": ("continuous", "euclidean"),
         "dense_triplet": ("continuous", "cosine"),
         "binary_triplet": ("continuous", "cosine"),
@@ -332,7 +436,6 @@ def test_losses_say_which_labels_and_metric_they_want() -> None:
 
 
 def test_create_loss_by_name_and_by_class() -> None:
-    assert list(LOSSES) == ["proxy_anchor", "log_ratio", "dense_triplet", "binary_triplet"]
     loss = create_loss("proxy_anchor", num_classes=3, dim=2, alpha=16.0)
     assert isinstance(loss, ProxyAnchorLoss) and loss.alpha == 16
     assert isinstance(create_loss("zoo.losses.log_ratio:LogRatioLoss"), LogRatioLoss)

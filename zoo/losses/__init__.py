@@ -23,6 +23,8 @@ from zoo.errors import OptionError, did_you_mean
 
 LOSSES: dict[str, str] = {
     "proxy_anchor": "zoo.losses.proxy_anchor:ProxyAnchorLoss",
+    "proxy_nca": "zoo.losses.proxy_nca:ProxyNCALoss",
+    "normalized_softmax": "zoo.losses.normalized_softmax:NormalizedSoftmaxLoss",
     "log_ratio": "zoo.losses.log_ratio:LogRatioLoss",
     "dense_triplet": "zoo.losses.dense_triplet:DenseTripletLoss",
     "binary_triplet": "zoo.losses.binary_triplet:BinaryTripletLoss",

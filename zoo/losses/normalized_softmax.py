@@ -1,0 +1,53 @@
+"""Normalised softmax: Zhai and Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019.
+
+arXiv:1811.12649.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zoo.directions import unit
+from zoo.errors import OptionError
+
+
+class NormalizedSoftmaxLoss(nn.Module):
+    """Tells classes apart by the cosine similarities to a proxy of each.
+
+    With s(x, p) the cosine similarity, y the class of x and T the temperature:
+
+        L = mean_x -log(exp(s(x, p_y) / T) / sum_p exp(s(x, p) / T))
+
+    The layer normalisation that the paper puts before the embedding belongs to the network and is not part of this.
+    Memory is O(N C).
+
+    Args:
+        num_classes: number of classes C; one learnable proxy each, Kaiming normal (fan-out) as Proxy-Anchor's.
+        dim: dimensions of the embeddings.
+        temperature: T of the paper, above 0.
+    """
+
+    def __init__(self, num_classes: int, dim: int, temperature: float = 0.05) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise OptionError(f"temperature is {temperature}; it must be above 0.")
+        self.temperature = temperature
+        self.proxies = nn.Parameter(torch.empty(num_classes, dim))
+        nn.init.kaiming_normal_(self.proxies, mode="fan_out")
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss.
+
+        Args:
+            embeddings: ``(N, D)``, need not be normalised.
+            labels: int64 ``(N,)`` in 0..C-1.
+
+        Returns:
+            float scalar.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = embeddings.to(self.proxies.dtype)
+            similarity = unit(embeddings) @ unit(self.proxies).T
+            return functional.cross_entropy(similarity / self.temperature, labels)
