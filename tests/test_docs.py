@@ -115,16 +115,25 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_formats_name_every_key(photos: Path, tmp_path: Path) -> None:
+    import numpy as np
     import onnx
+    import torch
 
     from export import to_onnx, validate
     from zoo import create_model, save_model
+    from zoo.generated_report import report_generated
     from zoo.models import FACTS_KEY, ModelFacts
 
     folder = tmp_path / "model"
     save_model(create_model("test_resnet", 8, image_size=32), folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert documented("Model folder", 1) == set(config[FACTS_KEY]) == set(asdict(ModelFacts()))
+
+    labels, random = np.arange(3).repeat(5), torch.Generator().manual_seed(0)
+    vectors = torch.randn(15, 4, generator=random).numpy()
+    report_generated(vectors, labels, lambda y: torch.randn(len(y), 4, generator=random), 3, 2, tmp_path)
+    generated = json.loads((tmp_path / "generated.json").read_text(encoding="utf-8"))
+    assert documented("Model folder", 3) == set(_keys(generated))
 
     file = to_onnx(folder, tmp_path / "model.onnx")
     metadata = {entry.key for entry in onnx.load(file, load_external_data=False).metadata_props}

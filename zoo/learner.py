@@ -43,7 +43,8 @@ class Learner(lightning.LightningModule):
     Args:
         model: the timm model to train.
         loss: its own parameters train at ``lr * loss_lr_factor``, an attribute of the loss, 1 where it has none; those
-            whose name ends in ``proxies`` at ``lr * proxy_lr_factor``.
+            whose name ends in ``proxies`` at ``lr * proxy_lr_factor``. Where it has a method ``set_epoch``, it is told
+            the epoch and their number at the start of each.
         validation: images to measure on at epoch ends, by nDCG@10 of continuous labels where the loss learns from those
             or there are no classes, else by Recall@1; None or unlabelled for not at all.
         lr: learning rate of the model.
@@ -159,6 +160,9 @@ class Learner(lightning.LightningModule):
             torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
+        set_epoch = getattr(self.loss, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(self.current_epoch, self.trainer.max_epochs)
         if self.freeze_batchnorm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
@@ -185,7 +189,7 @@ class Learner(lightning.LightningModule):
             self.best = {"epoch": epoch, self.measured: round(score, 6)}
             if self.checkpoints is not None and self.trainer.is_global_zero:
                 with replacing(self.checkpoints / _BEST) as temporary:
-                    save_file(_contiguous(self.model), temporary)
+                    save_file(_contiguous(self), temporary)
 
     def _measure(self, images: ImageSet) -> dict[str, float]:
         embeddings, metric = embed(self.model, images, progress=False), facts_of(self.model).metric
@@ -244,7 +248,7 @@ def fit(
     devices: str | int,
     num_nodes: int,
 ) -> dict[str, Any]:
-    """Train, resuming from ``folder/checkpoints`` where a run was interrupted; leave the best weights in the model.
+    """Train, resuming from ``folder/checkpoints`` where a run was interrupted; leave the best weights in the learner.
 
     Best is the epoch of the highest measure on the validation images, the later of equals; without validation, the
     last epoch.
@@ -288,7 +292,7 @@ def fit(
     best = learner.checkpoints / _BEST
     if learner.best["epoch"] is None:
         return learner.best | {"epoch": epochs}
-    learner.model.load_state_dict(load_file(best))
+    learner.load_state_dict(load_file(best))
     learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
     return learner.best
 

@@ -133,6 +133,7 @@ def train(
 
     from zoo.augmentation import Views
     from zoo.data.rotations import with_rotations
+    from zoo.embedding import embed, fastest_device
     from zoo.learner import Learner, finish, fit, training_loader
     from zoo.models import COSINE, ModelFacts, create_model, preprocessing_of, set_facts
     from zoo.versions import versions
@@ -194,6 +195,9 @@ def train(
     nearest = neighbours if continuous else None
     loader = training_loader(images, views, batch_size, images_per_class, True, workers, seed, nearest)
     best = fit(learner, loader, stage.folder, epochs, precision, gradient_clip, devices, num_nodes)
+    diagnose = None if continuous else getattr(objective, "diagnose", None)
+    if diagnose is not None and learner.trainer.is_global_zero:
+        diagnose(embed(model.to(fastest_device()), images), dense, stage.folder)
     set_facts(
         model,
         ModelFacts(

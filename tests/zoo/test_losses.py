@@ -423,6 +423,7 @@ def test_losses_say_which_labels_and_metric_they_want() -> None:
         "proxy_anchor": ("classes", "cosine"),
         "proxy_nca": ("classes", "cosine"),
         "normalized_softmax": ("classes", "cosine"),
+        "novel_classes": ("classes", "cosine"),
         "log_ratio": ("continuous", "euclidean"),
         "dense_triplet": ("continuous", "cosine"),
         "binary_triplet": ("continuous", "cosine"),
@@ -456,9 +457,10 @@ def test_create_loss_errors(name: str, options: dict[str, Any], message: str) ->
         create_loss(name, **options)
 
 
+@pytest.mark.parametrize("name", ["proxy_anchor", "proxy_nca", "normalized_softmax", "novel_classes"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_proxy_anchor_sends_no_gradient_to_an_embedding_without_direction(dtype: torch.dtype) -> None:
-    loss = ProxyAnchorLoss(num_classes=3, dim=4)
+def test_an_embedding_without_direction_gets_no_gradient(name: str, dtype: torch.dtype) -> None:
+    loss = create_loss(name, num_classes=3, dim=4)
     embeddings = torch.tensor([[0.0, 0, 0, 0], [1, 2, 3, 4]], dtype=dtype, requires_grad=True)
     loss(embeddings, torch.tensor([0, 1])).backward()
     assert embeddings.grad is not None and embeddings.grad.isfinite().all()

@@ -43,7 +43,7 @@ def test_two_ranks_train_the_same_objective_as_one(photos: Path, tmp_path: Path)
         _, errors = run.communicate(timeout=240)
         assert run.returncode == 0, errors[-3000:]
     learned = {}
-    for name in ("teacher", "relaxed_contrastive", "fitnet", "crd", "log_ratio", "binary_triplet"):
+    for name in ("teacher", "novel_classes", "relaxed_contrastive", "fitnet", "crd", "log_ratio", "binary_triplet"):
         one, two = (load_file(tmp_path / devices / name / "model.safetensors") for devices in ("1", "2"))
         assert one.keys() == two.keys()
         for key, tensor in one.items():

@@ -19,7 +19,7 @@ from zoo.data.continuous import VectorLabels
 
 
 def main(data: str, out: Path, devices: int) -> None:
-    """Make ``out/teacher``, students of it, and a teacher of continuous labels with each of two losses."""
+    """Make ``out/teacher``, students of it, and a teacher with each of three other losses."""
     # Adam would hide a constant factor in the gradients. So would a limit to their norm.
     torch.optim.AdamW = functools.partial(torch.optim.SGD, momentum=0.9)  # type: ignore[assignment,misc]
     options = {
@@ -35,6 +35,8 @@ def main(data: str, out: Path, devices: int) -> None:
     }
     # Of the architectures without BatchNorm, which cannot be synchronised on CPUs.
     teacher = train(data, out / "teacher", "test_vit", 8, epochs=2, warmup_epochs=1, **options)  # type: ignore[arg-type]
+    novel = {"loss": "novel_classes", "loss_options": {"warmup_epochs": 1}}
+    train(data, out / "novel_classes", "test_vit", 8, epochs=2, **novel, **options)  # type: ignore[arg-type]
     for loss in ("relaxed_contrastive", "fitnet", "crd"):
         distill(teacher, "test_vit", 4, data, out / loss, epochs=1, loss=loss, **options)  # type: ignore[arg-type]
     # On two numbers for each image, with a loss that shows every difference in its gradient.

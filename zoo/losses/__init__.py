@@ -4,7 +4,9 @@ A loss is a module that says by a class attribute which ``labels`` it learns fro
 
 * "classes", also where it says nothing: made as ``Loss(num_classes, dim, **options)`` and called as
   ``loss(embeddings, labels)`` with ``(N, D)`` embeddings, not normalised, and int64 ``(N,)`` labels. Its own
-  parameters whose name ends in ``proxies`` are trained with the proxies' learning rate, others with the model's.
+  parameters whose name ends in ``proxies`` are trained with the proxies' learning rate, others with the model's times
+  ``loss_lr_factor``, an attribute, 1 where there is none. Its methods ``set_epoch`` and ``diagnose`` are called where
+  it has them; see docs/extending.md.
 * "continuous": made as ``Loss(**options)`` and called as ``loss(anchor, neighbours, label_distances)`` with embeddings
   ``(D,)`` and ``(M, D)``, not normalised, and float ``(M,)`` distances between the label of the anchor and the others'.
 
@@ -25,6 +27,7 @@ LOSSES: dict[str, str] = {
     "proxy_anchor": "zoo.losses.proxy_anchor:ProxyAnchorLoss",
     "proxy_nca": "zoo.losses.proxy_nca:ProxyNCALoss",
     "normalized_softmax": "zoo.losses.normalized_softmax:NormalizedSoftmaxLoss",
+    "novel_classes": "zoo.losses.novel_classes:NovelClassesLoss",
     "log_ratio": "zoo.losses.log_ratio:LogRatioLoss",
     "dense_triplet": "zoo.losses.dense_triplet:DenseTripletLoss",
     "binary_triplet": "zoo.losses.binary_triplet:BinaryTripletLoss",
