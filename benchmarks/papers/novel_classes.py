@@ -1,11 +1,13 @@
 """Generated novel classes (BMVC 2021): losses with proxies, with and without the generator.
 
+A control has the proxies of the novel classes and uses no generated embeddings.
+
     python -m benchmarks.papers.novel_classes --data folder:PATH --tune
     python -m benchmarks.papers.novel_classes --data folder:PATH --seeds 0 1 2 3 4
 
-With ``--tune`` each loss, with and without the generator, gets the eight runs of ``grid`` with the seed 0 and is judged
-on the validation classes, which are training classes held out; without it they run with what was best there, and are
-measured on the test classes. A finished run is a line in the results and is not run again.
+With ``--tune`` each loss gets the eight runs of ``grid`` in each variant, with the seed 0, and is judged on the
+validation classes, which are training classes held out; without it they run with what was best there, and are measured
+on the test classes. A finished run is a line in the results and is not run again.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ TABLE = HERE / "results" / "novel-classes.md"
 SPLIT = f"list:{HERE.parents[1] / 'configs' / 'splits' / 'omniglot.yaml'}"
 
 BASES = ("proxy_anchor", "proxy_nca")
+WITHOUT, CONTROL, GENERATOR = VARIANTS = ("without", "novel proxies alone", "with generator")
 OPTIONS: dict[str, Any] = {
     "arch": "resnet10t",
     "dim": 512,
@@ -44,22 +47,26 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def grid(base: str, generator: bool) -> list[dict[str, Any]]:
-    """Return eight sets of options: rates of network and proxies, or rates and what matters most in the generator."""
-    if not generator:
+def grid(base: str, variant: str) -> list[dict[str, Any]]:
+    """Return eight sets of options: rates of network and proxies, or rates and what matters most in the variant."""
+    if variant == WITHOUT:
         return [
             {"loss": base, "lr": lr, "proxy_lr_factor": factor}
             for lr, factor in product((3e-4, 1e-3, 2e-3, 4e-3), (10.0, 30.0))
         ]
-    return [
-        {
-            "loss": "novel_classes",
-            "lr": lr,
-            "proxy_lr_factor": 30.0,
-            "loss_options": {"base": base, "synthetic_weight": weight, "novel_classes": count},
-        }
-        for lr, weight, count in product((1e-3, 2e-3), (0.3, 1.0), (32, 128))
-    ]
+    sets = []
+    if variant == CONTROL:
+        for lr, count in product((3e-4, 1e-3, 2e-3, 4e-3), (32, 128)):
+            sets.append({"lr": lr, "loss_options": {"synthetic_weight": 0.0, "novel_classes": count}})
+    else:
+        for lr, weight, count in product((1e-3, 2e-3), (0.3, 1.0), (32, 128)):
+            # The generator wants a rate of its own, whatever the network's is.
+            options = {"synthetic_weight": weight, "novel_classes": count, "generator_lr_factor": 3e-3 / lr}
+            sets.append({"lr": lr, "loss_options": options})
+    for options in sets:
+        options |= {"loss": "novel_classes", "proxy_lr_factor": 30.0}
+        options["loss_options"]["base"] = base
+    return sets
 
 
 def main() -> None:
@@ -85,30 +92,30 @@ def main() -> None:
 
 def tune(data: DataSplits, base: str, work: Path) -> None:
     """Try the grids of a base loss and note Recall@1 on the validation classes."""
-    for generator in (False, True):
-        for number, tried in enumerate(grid(base, generator)):
-            if not TUNING.lines(base=base, generator=generator, options=tried):
-                folder = train(data, work / f"{base}-{generator}-{number}", **OPTIONS, **tried)
+    for variant in VARIANTS:
+        for number, tried in enumerate(grid(base, variant)):
+            if not TUNING.lines(base=base, variant=variant, options=tried):
+                folder = train(data, work / f"{base}-{variant}-{number}", **OPTIONS, **tried)
                 measured = facts_of(load_model(folder)).measured["validation"]
-                TUNING.add({"base": base, "generator": generator, "options": tried, "validation": measured})
+                TUNING.add({"base": base, "variant": variant, "options": tried, "validation": measured})
 
 
 def compare(data: DataSplits, base: str, seed: int, work: Path) -> None:
-    """Train with and without the generator, and measure on the test classes."""
-    for generator in (False, True):
-        if RESULTS.lines(base=base, generator=generator, seed=seed):
+    """Train each variant, and measure on the test classes."""
+    for variant in VARIANTS:
+        if RESULTS.lines(base=base, variant=variant, seed=seed):
             continue
-        tried = chosen(base, generator)
-        folder = train(data, work / f"{base}-{generator}-{seed}", seed=seed, **OPTIONS, **tried)
+        tried = chosen(base, variant)
+        folder = train(data, work / f"{base}-{variant}-{seed}", seed=seed, **OPTIONS, **tried)
         model = load_model(folder)
         result = measure(embed(model, data.test), data.test, facts_of(model).metric)
-        line = {"base": base, "generator": generator, "seed": seed, **result.summary(), "options": tried}
+        line = {"base": base, "variant": variant, "seed": seed, **result.summary(), "options": tried}
         RESULTS.add(line | {"machine": machine(), "versions": versions()})
 
 
-def chosen(base: str, generator: bool) -> dict[str, Any]:
+def chosen(base: str, variant: str) -> dict[str, Any]:
     """Return the options that were best on the validation classes."""
-    lines, wanted = TUNING.lines(base=base, generator=generator), len(grid(base, generator))
+    lines, wanted = TUNING.lines(base=base, variant=variant), len(grid(base, variant))
     if len(lines) < wanted:
         raise SystemExit(f"{base} has {len(lines)} of {wanted} runs in {TUNING.path}; run --tune first.")
     options: dict[str, Any] = max(lines, key=lambda line: line["validation"]["recall_at_1"])["options"]
@@ -120,18 +127,19 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
     text = ["# Generated novel classes on Omniglot", ""]
     rows = []
     for base in dict.fromkeys(line["base"] for line in lines):
-        found = {(line["seed"], line["generator"]): line for line in lines if line["base"] == base}
-        seeds = sorted(seed for seed, generator in found if generator and (seed, False) in found)
+        found = {(line["seed"], line["variant"]): line for line in lines if line["base"] == base}
+        seeds = sorted({seed for seed, _ in found if all((seed, variant) in found for variant in VARIANTS)})
         for measured, get in (("Recall@1", lambda x: x["recall"]["1"]), ("MAP@R", lambda x: x["map_at_r"])):
-            without, with_it = ([100 * get(found[seed, generator]) for seed in seeds] for generator in (False, True))
-            gains = [after - before for before, after in zip(without, with_it, strict=True)]
+            without, control, generator = ([100 * get(found[seed, variant]) for seed in seeds] for variant in VARIANTS)
             if seeds:
-                gain = f"{sum(gains) / len(gains):+.2f} ± {standard_error(gains):.2f}"
-                rows.append([base, measured, ", ".join(map(str, seeds)), spread(without), spread(with_it), gain])
+                gains = [_gain(before, generator) for before in (without, control)]
+                spreads = [spread(values) for values in (without, control, generator)]
+                rows.append([base, measured, ", ".join(map(str, seeds)), *spreads, *gains])
     if rows:
-        text += ["In percent on the test classes, mean over seeds ± standard deviation; of the gain, mean difference"]
+        text += ["In percent on the test classes, mean over seeds ± standard deviation; of the gains, mean difference"]
         text += ["of the same seeds ± its standard error.", ""]
-        text += [*markdown_table(["loss", "measure", "seeds", "without", "with generator", "gain"], rows), ""]
+        header = ["loss", "measure", "seeds", *VARIANTS, "gain on without", "gain on novel proxies alone"]
+        text += [*markdown_table(header, rows), ""]
     if tuning:
         text += ["## What tuning found", "", "Recall@1 on the validation classes, seed 0.", ""]
         tried = [[str(line["options"]), f"{100 * line['validation']['recall_at_1']:.2f}"] for line in tuning]
@@ -139,6 +147,11 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
     if lines:
         text += [made_with(lines[-1])]
     return "\n".join(text) + "\n"
+
+
+def _gain(before: list[float], after: list[float]) -> str:
+    gains = [b - a for a, b in zip(before, after, strict=True)]
+    return f"{sum(gains) / len(gains):+.2f} ± {standard_error(gains):.2f}"
 
 
 if __name__ == "__main__":
