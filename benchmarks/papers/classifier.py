@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.papers.omniglot import SPLIT, every_fourth
 from benchmarks.results import Results, made_with, markdown_table, spread
 from compressor import distill
 from compressor.cli import quieten
@@ -31,7 +32,6 @@ HERE = Path(__file__).resolve().parent
 RESULTS = Results(HERE / "results" / "classifier.jsonl")
 TABLE = HERE / "results" / "classifier.md"
 MODULE = "benchmarks.papers.classifier"
-SPLIT = f"list:{HERE.parents[1] / 'configs' / 'splits' / 'omniglot.yaml'}"
 
 COMMON: dict[str, Any] = {
     "image_size": 48,
@@ -121,12 +121,8 @@ def within_classes(data: DataSplits) -> DataSplits:
     """Return the training classes with three quarters of each one's images to train on and the others to judge by."""
     assert data.train.labels is not None
     classes, labels = np.unique(data.train.labels, return_inverse=True)
-    within = np.zeros(len(labels), dtype=int)
-    for label in range(len(classes)):
-        rows = np.flatnonzero(labels == label)
-        within[rows] = np.arange(len(rows))
     images = replace(data.train, labels=labels, class_names=[data.train.class_names[label] for label in classes])
-    held_out = within % 4 == 3
+    held_out = every_fourth(labels)
     parts = (images.subset(np.flatnonzero(mask)) for mask in (~held_out, held_out))
     return replace(data, **dict(zip(("train", "test"), parts, strict=True)))
 

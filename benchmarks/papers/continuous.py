@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.label_distances import write_stroke_distances, write_text_vectors
+from benchmarks.papers.omniglot import SPLIT
 from benchmarks.results import Results, made_with, markdown_table, spread
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, train
@@ -31,7 +32,6 @@ TUNING = Results(HERE / "results" / "continuous-tuning.jsonl")
 RESULTS = Results(HERE / "results" / "continuous.jsonl")
 TABLE = HERE / "results" / "continuous.md"
 PLOT = HERE / "results" / "continuous.png"
-SPLIT = f"list:{HERE.parents[1] / 'configs' / 'splits' / 'omniglot.yaml'}"
 
 COMMON: dict[str, Any] = {"arch": "resnet10t", "dim": 128, "batch_size": 150, "neighbours": 5, "validate_every": 4}
 TASKS: dict[str, dict[str, Any]] = {

@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.papers.omniglot import SPLIT
 from benchmarks.results import Results, made_with, markdown_table, spread, standard_error
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, measure, train
@@ -28,7 +29,6 @@ HERE = Path(__file__).resolve().parent
 TUNING = Results(HERE / "results" / "novel-classes-tuning.jsonl")
 RESULTS = Results(HERE / "results" / "novel-classes.jsonl")
 TABLE = HERE / "results" / "novel-classes.md"
-SPLIT = f"list:{HERE.parents[1] / 'configs' / 'splits' / 'omniglot.yaml'}"
 
 BASES = ("proxy_anchor", "proxy_nca")
 WITHOUT, CONTROL, GENERATOR = VARIANTS = ("without", "novel proxies alone", "with generator")

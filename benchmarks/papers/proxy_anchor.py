@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.papers.omniglot import SPLIT
 from benchmarks.results import Results, made_with, markdown_table, spread
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, measure, train
@@ -32,7 +33,6 @@ TUNING = Results(HERE / "results" / "proxy-anchor-tuning.jsonl")
 RESULTS = Results(HERE / "results" / "proxy-anchor.jsonl")
 TABLE = HERE / "results" / "proxy-anchor.md"
 PLOT = HERE / "results" / "proxy-anchor.png"
-SPLIT = f"list:{HERE.parents[1] / 'configs' / 'splits' / 'omniglot.yaml'}"
 
 OPTIONS: dict[str, Any] = {
     "arch": "resnet18",

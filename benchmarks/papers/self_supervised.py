@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.papers.omniglot import SPLIT, every_fourth
 from benchmarks.papers.probes import knn_accuracy, linear_probe
 from benchmarks.results import Results, made_with, markdown_table, spread
 from compressor import distill
@@ -28,7 +29,6 @@ from zoo.versions import machine, versions
 HERE = Path(__file__).resolve().parent
 RESULTS = Results(HERE / "results" / "self-supervised.jsonl")
 TABLE = HERE / "results" / "self-supervised.md"
-SPLIT = f"list:{HERE.parents[1] / 'configs' / 'splits' / 'omniglot.yaml'}"
 
 COMMON: dict[str, Any] = {
     "image_size": 48,
@@ -100,11 +100,7 @@ def judge(folder: Path, images: ImageSet) -> dict[str, float]:
     embeddings = embed(load_model(folder), images)
     assert images.labels is not None
     _, labels = np.unique(images.labels, return_inverse=True)
-    within = np.zeros(len(labels), dtype=int)
-    for label in range(labels.max() + 1):
-        rows = np.flatnonzero(labels == label)
-        within[rows] = np.arange(len(rows))
-    held_out = within % 4 == 3
+    held_out = every_fourth(labels)
     parts = (embeddings[~held_out], labels[~held_out], embeddings[held_out], labels[held_out])
     return {"linear_probe": linear_probe(*parts), "knn": knn_accuracy(*parts)}
 
