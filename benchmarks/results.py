@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,24 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def best_options(
+    tuning: Results, grid: list[dict[str, Any]], score: Callable[[dict[str, Any]], float], **values: Any
+) -> dict[str, Any]:
+    """Return the options of the grid that scored highest; ends the program where some of them were not tried yet.
+
+    Args:
+        tuning: runs with their ``options``.
+        grid: the options to choose from.
+        score: of a run, higher is better.
+        values: what else the runs must have.
+    """
+    lines = [line for line in tuning.lines(**values) if line["options"] in grid]
+    if len(lines) < len(grid):
+        raise SystemExit(f"{values} has {len(lines)} of {len(grid)} runs in {tuning.path}; run --tune first.")
+    options: dict[str, Any] = max(lines, key=score)["options"]
+    return options
 
 
 def spread(values: list[float], decimals: int = 2) -> str:

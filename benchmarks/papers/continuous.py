@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.papers.label_distances import write_stroke_distances, write_text_vectors
 from benchmarks.papers.omniglot import SPLIT
-from benchmarks.results import Results, made_with, markdown_table, spread
+from benchmarks.results import Results, best_options, made_with, markdown_table, spread
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, train
 from zoo.embedding import embed
@@ -115,11 +115,7 @@ def compare(task: str, data: DataSplits, losses: list[str], seed: int, work: Pat
 
 def chosen(task: str, loss: str) -> dict[str, Any]:
     """Return the options that were best on the validation classes."""
-    lines = TUNING.lines(task=task, loss=loss)
-    if len(lines) < len(GRID[loss]):
-        raise SystemExit(f"{loss} has {len(lines)} of {len(GRID[loss])} runs in {TUNING.path}; run --tune first.")
-    options: dict[str, Any] = max(lines, key=lambda line: line["validation"]["ndcg_at_10"])["options"]
-    return options
+    return best_options(TUNING, GRID[loss], lambda line: line["validation"]["ndcg_at_10"], task=task, loss=loss)
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.omniglot import SPLIT
-from benchmarks.results import Results, made_with, markdown_table, spread, standard_error
+from benchmarks.results import Results, best_options, made_with, markdown_table, spread, standard_error
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, measure, train
 from zoo.embedding import embed
@@ -115,11 +115,9 @@ def compare(data: DataSplits, base: str, seed: int, work: Path) -> None:
 
 def chosen(base: str, variant: str) -> dict[str, Any]:
     """Return the options that were best on the validation classes."""
-    lines, wanted = TUNING.lines(base=base, variant=variant), len(grid(base, variant))
-    if len(lines) < wanted:
-        raise SystemExit(f"{base} has {len(lines)} of {wanted} runs in {TUNING.path}; run --tune first.")
-    options: dict[str, Any] = max(lines, key=lambda line: line["validation"]["recall_at_1"])["options"]
-    return options
+    return best_options(
+        TUNING, grid(base, variant), lambda line: line["validation"]["recall_at_1"], base=base, variant=variant
+    )
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.papers.omniglot import SPLIT
-from benchmarks.results import Results, made_with, markdown_table, spread
+from benchmarks.results import Results, best_options, made_with, markdown_table, spread
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, measure, train
 from zoo.embedding import embed
@@ -139,11 +139,7 @@ def curve(folder: Path) -> list[float]:
 
 def chosen(name: str) -> dict[str, Any]:
     """Return the options that were best on the validation classes."""
-    lines = TUNING.lines(loss=name)
-    if len(lines) < len(grid(name)):
-        raise SystemExit(f"{name} has {len(lines)} of {len(grid(name))} runs in {TUNING.path}; run --tune first.")
-    options: dict[str, Any] = max(lines, key=lambda line: max(line["curve"]))["options"]
-    return options
+    return best_options(TUNING, grid(name), lambda line: max(line["curve"]), loss=name)
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:

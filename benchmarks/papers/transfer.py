@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from benchmarks.labels_only import as_labels_only
-from benchmarks.results import Results, made_with, markdown_table, spread
+from benchmarks.results import Results, best_options, made_with, markdown_table, spread
 from compressor import distill
 from compressor.cli import quieten
 from zoo import load_data, load_model, measure, train
@@ -103,11 +103,7 @@ def compare(setting: str, data: str, seed: int, methods: list[str], work: Path) 
 
 def chosen(method: str) -> dict[str, Any]:
     """Return the options that were best on the validation classes."""
-    lines = TUNING.lines(method=method)
-    if len(lines) < len(GRID[method]):
-        raise SystemExit(f"{method} has {len(lines)} of {len(GRID[method])} runs in {TUNING.path}; run --tune first.")
-    options: dict[str, Any] = max(lines, key=lambda line: line["validation"]["recall_at_1"])["options"]
-    return options
+    return best_options(TUNING, GRID[method], lambda line: line["validation"]["recall_at_1"], method=method)
 
 
 def read_settings(setting: str, data: str, seed: int) -> dict[str, Any]:
