@@ -102,8 +102,9 @@ def distill(
         freeze_batchnorm: keep the statistics of BatchNorm layers.
         gradient_clip: largest norm of the gradient; null for no limit.
         validate_every: epochs between two measurements on the validation classes.
-        precision: Lightning's, of the student: 32-true, bf16-mixed or 16-mixed.
-        teacher_precision: of the teacher's forward pass: fp32, bf16 or fp16.
+        precision: Lightning's, of the student: 32-true, bf16-mixed or 16-mixed; or auto: bf16-mixed where the device
+            has it in hardware, else 32-true.
+        teacher_precision: of the teacher's forward pass: fp32, bf16, fp16 or auto.
         devices: how many devices, or auto.
         num_nodes: how many machines.
         workers: processes that decode and augment; null to choose by the machine.

@@ -21,12 +21,13 @@ from torch.utils.data import DataLoader
 
 from zoo.augmentation import Views
 from zoo.data.image_set import ImageSet
-from zoo.embedding import embed, worker_count
+from zoo.embedding import embed, fastest_device, worker_count
 from zoo.errors import OptionError
 from zoo.files import replacing
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.losses import CONTINUOUS, labels_of
 from zoo.models import embed_with_maps, facts_of, head_of, preprocessing_of, save_model
+from zoo.precision import bfloat16_is_fast
 from zoo.preprocessing import Normalize
 from zoo.retrieval import measure
 from zoo.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
@@ -253,6 +254,9 @@ def fit(
     Best is the epoch of the highest measure on the validation images, the later of equals; without validation, the
     last epoch.
 
+    Args:
+        precision: Lightning's, or "auto": bf16-mixed where the device multiplies bfloat16 in hardware, else 32-true.
+
     Returns:
         ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": there, or None}``.
 
@@ -269,6 +273,8 @@ def fit(
     keep_last = ModelCheckpoint(
         learner.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
     )
+    if precision == "auto":
+        precision = "bf16-mixed" if bfloat16_is_fast(fastest_device()) else "32-true"
     with warnings.catch_warnings():
         # Lightning advises on workers and logging intervals; both are chosen here.
         warnings.filterwarnings("ignore", module="lightning")

@@ -28,6 +28,7 @@ from zoo.errors import DataError, ModelError, OptionError, first_line
 from zoo.files import digest
 from zoo.label_retrieval import NDCG_K, measure_by_labels, random_order
 from zoo.models import COSINE, embed_with_maps, facts_of, load_model, preprocessing_of
+from zoo.precision import bfloat16_is_fast
 from zoo.preprocessing import Normalize, Preprocess, Preprocessing, half
 from zoo.retrieval import measure
 
@@ -101,7 +102,8 @@ class TorchTeacher(Teacher):
         preprocessing: how pixels become its input; None for what a timm model says of itself, else ImageNet's.
         metric: None for what a zoo model says of itself, else cosine.
         name: for reports.
-        precision: "fp32", "bf16" or "fp16": autocast of the views' forward pass.
+        precision: "fp32", "bf16" or "fp16": autocast of the views' forward pass; or "auto": bf16 where the device has
+            it in hardware, else fp32.
     """
 
     def __init__(
@@ -112,8 +114,8 @@ class TorchTeacher(Teacher):
         name: str | None = None,
         precision: str = "fp32",
     ) -> None:
-        if precision not in AUTOCAST:
-            raise OptionError(f"Unknown teacher precision {precision!r}; known are {', '.join(AUTOCAST)}.")
+        if precision not in (*AUTOCAST, "auto"):
+            raise OptionError(f"Unknown teacher precision {precision!r}; known are {', '.join(AUTOCAST)}, auto.")
         self.module = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.preprocessing = preprocessing or preprocessing_of(module)
         self.metric = metric or facts_of(module).metric
@@ -141,7 +143,10 @@ class TorchTeacher(Teacher):
     def _run(self, network: Callable[[Tensor], T], views: Tensor) -> T:
         self.module.eval()
         pixels = self._normalize(resize_views(views, self.preprocessing.input_size))
-        dtype = AUTOCAST[self.precision]
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if bfloat16_is_fast(views.device) else "fp32"
+        dtype = AUTOCAST[precision]
         with torch.autocast(views.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             return network(pixels.contiguous(memory_format=torch.channels_last))
 

@@ -93,7 +93,8 @@ def train(
         freeze_batchnorm: keep the statistics of BatchNorm layers; for small sets and pretrained weights.
         gradient_clip: largest norm of the gradient; null for no limit.
         validate_every: epochs between two measurements on the validation classes.
-        precision: Lightning's: 32-true, bf16-mixed or 16-mixed.
+        precision: Lightning's: 32-true, bf16-mixed or 16-mixed; or auto: bf16-mixed where the device has it in
+            hardware, else 32-true.
         devices: how many devices, or auto.
         num_nodes: how many machines.
         workers: processes that decode and augment; null to choose by the machine.

@@ -21,6 +21,8 @@ PACKAGES = (
     "numpy",
 )
 
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on; those not installed are left out."""
@@ -45,7 +47,7 @@ def machine() -> dict[str, Any]:
                 processor = value.strip()
             elif key.strip() == "flags":
                 flags = set(value.split())
-    instruction_sets = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16") if flag in flags]
+    instruction_sets = [flag for flag in INSTRUCTION_SETS if flag in flags]
     return {
         "processor": processor,
         "cores": os.cpu_count(),

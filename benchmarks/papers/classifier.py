@@ -42,8 +42,8 @@ COMMON: dict[str, Any] = {
     "batch_size": 64,
     "validation": 0.0,
 }
-TEACHER = COMMON | {"arch": "resnet10t", "lr": 1e-3, "precision": "bf16-mixed"}
-STUDENT = COMMON | {"arch": "test_resnet", "lr": 3e-3, "teacher_precision": "bf16"}
+TEACHER = COMMON | {"arch": "resnet10t", "lr": 1e-3, "precision": "auto"}
+STUDENT = COMMON | {"arch": "test_resnet", "lr": 3e-3, "teacher_precision": "auto"}
 # Weights of the terms beside the cross-entropy: of the relaxed contrastive loss, and of knowledge distillation.
 METHODS = {
     "cross-entropy": {"relaxed": 0.0, "logits": 0.0},

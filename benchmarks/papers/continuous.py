@@ -37,10 +37,10 @@ COMMON: dict[str, Any] = {"arch": "resnet10t", "dim": 128, "batch_size": 150, "n
 TASKS: dict[str, dict[str, Any]] = {
     "omniglot-strokes": COMMON
     | {"image_size": 48, "crop_pct": 1.0, "augment": "drawing", "min_crop": 0.8, "epochs": 60}
-    | {"precision": "bf16-mixed"},
+    | {"precision": "auto"},
     "grocery-text": COMMON
     | {"image_size": 64, "crop_pct": 0.875, "augment": "photo", "min_crop": 0.2, "epochs": 60}
-    | {"precision": "bf16-mixed"},
+    | {"precision": "auto"},
 }
 # The four runs of each: two rates, and two values of what matters most in the loss. Photographs of one product are at
 # label distance 0, which eps keeps from ruling log-ratio loss.

@@ -42,7 +42,7 @@ OPTIONS: dict[str, Any] = {
     "images_per_class": 4,
     "augment": "drawing",
     "min_crop": 0.6,
-    "precision": "bf16-mixed",
+    "precision": "auto",
     "validate_every": 4,
 }
 

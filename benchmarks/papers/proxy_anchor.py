@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {
     "images_per_class": 4,
     "augment": "drawing",
     "min_crop": 0.6,
-    "precision": "bf16-mixed",
+    "precision": "auto",
 }
 RATES = (3e-4, 1e-3, 3e-3)
 LOSSES = {

@@ -45,10 +45,10 @@ TEACHER = COMMON | {
     "images_per_class": 2,
     "lr": 1e-3,
     "loss": "benchmarks.papers.rivals:NTXent",
-    "precision": "bf16-mixed",
+    "precision": "auto",
 }
 STUDENT = COMMON | {"arch": "resnet10t", "dim": 64, "epochs": 40, "lr": 3e-3}
-TRANSFER = {"batch_size": 128, "use_labels": False, "teacher_precision": "bf16"}
+TRANSFER = {"batch_size": 128, "use_labels": False, "teacher_precision": "auto"}
 METHODS = ("relaxed_contrastive", "rkd", "pkt", "crd")
 ALONE = "the student alone, self-supervised"
 

@@ -149,7 +149,7 @@ def test_reduced_precision_is_near_and_comes_back_as_float32(images: ImageSet, v
     assert reduced.dtype == torch.float32
     difference = float((reduced - exact).abs().max() / exact.abs().max())
     assert 1e-5 < difference < 0.05
-    with pytest.raises(OptionError, match="'fp8'; known are fp32, bf16, fp16"):
+    with pytest.raises(OptionError, match="'fp8'; known are fp32, bf16, fp16, auto"):
         open_teacher(model, precision="fp8")
 
 
