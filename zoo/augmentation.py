@@ -91,5 +91,6 @@ class Views(Dataset[tuple[Tensor, int]]):
             return view.expand(self.views, -1, -1, -1), index
         with torch.random.fork_rng(devices=[]):
             # A seed per draw makes views independent of the number of workers, and a resumed run equal to a whole one.
-            torch.manual_seed(seed)
+            # The CPU's generator alone: torch.manual_seed also formats a stack trace for each kind of device.
+            torch.default_generator.manual_seed(seed)
             return torch.stack([self._random(pixels) for _ in range(self.views)]), index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -139,7 +140,9 @@ class Learner(lightning.LightningModule):
         factors = (self.proxy_lr_factor, getattr(self.loss, "loss_lr_factor", 1.0))
         for parameters, times in zip((proxies, others), factors, strict=True):
             groups.append({"params": parameters, "lr": self.lr * times, "weight_decay": self.weight_decay})
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
+        # One pass over the weights instead of a dozen; Lightning clips no gradients for it in mixed precision.
+        fused = self.trainer.precision == "32-true"
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
         per_epoch = max(steps // max(self.trainer.max_epochs or 1, 1), 1)
 
@@ -235,8 +238,11 @@ def training_loader(
     else:
         labels = images.labels if use_labels else None
         sampler = BatchSampler(len(images), labels, batch_size, images_per_class, seed)
-    count = worker_count(len(sampler) * 4) if workers is None else workers
-    return DataLoader(views, batch_sampler=sampler, num_workers=count, persistent_workers=count > 0)
+    if workers is None:
+        # On two cores that train as well, a process of its own for the views takes more time than it saves.
+        busy = fastest_device().type == "cpu" and (os.cpu_count() or 1) <= 2
+        workers = 0 if busy else worker_count(len(sampler) * 4)
+    return DataLoader(views, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
 
 
 def fit(

@@ -35,15 +35,15 @@ WITHOUT, CONTROL, GENERATOR = VARIANTS = ("without", "novel proxies alone", "wit
 OPTIONS: dict[str, Any] = {
     "arch": "resnet10t",
     "dim": 512,
-    "image_size": 48,
+    "image_size": 32,
     "crop_pct": 1.0,
-    "epochs": 40,
+    "epochs": 30,
     "batch_size": 64,
     "images_per_class": 4,
     "augment": "drawing",
     "min_crop": 0.6,
     "precision": "auto",
-    "validate_every": 4,
+    "validate_every": 5,
 }
 
 

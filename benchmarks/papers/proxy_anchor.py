@@ -35,12 +35,12 @@ TABLE = HERE / "results" / "proxy-anchor.md"
 PLOT = HERE / "results" / "proxy-anchor.png"
 
 OPTIONS: dict[str, Any] = {
-    "arch": "resnet18",
+    "arch": "resnet10t",
     "dim": 512,
-    "image_size": 48,
+    "image_size": 32,
     "crop_pct": 1.0,
     "epochs": 30,
-    "batch_size": 128,
+    "batch_size": 64,
     "images_per_class": 4,
     "augment": "drawing",
     "min_crop": 0.6,

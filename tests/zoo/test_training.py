@@ -188,7 +188,7 @@ def test_proxies_and_other_parameters_of_a_loss_have_rates_of_their_own(factor: 
     rates: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
     steps: dict[str, Any] = {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1}
     learner = zoo.learner.Learner(model, loss, None, **rates, **steps, freeze_batchnorm=False, seed=0)
-    learner.trainer = SimpleNamespace(estimated_stepping_batches=9, max_epochs=1)  # type: ignore[assignment]
+    learner.trainer = SimpleNamespace(estimated_stepping_batches=9, max_epochs=1, precision="32-true")  # type: ignore[assignment]
     groups = learner.configure_optimizers()["optimizer"].param_groups
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert {rate_of[id(parameter)] for parameter in model.parameters()} == {0.1}
@@ -374,3 +374,11 @@ def test_losses_and_labels_that_do_not_go_together(spots: Path, photos: Path, tm
             image_size=32,
             workers=0,
         )
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+def test_mixed_precision_trains_with_clipped_gradients(photos: Path, tmp_path: Path, precision: str) -> None:
+    # Lightning refuses to clip the gradients of a fused optimiser in mixed precision.
+    options: dict[str, Any] = {"image_size": 32, "epochs": 1, "batch_size": 8, "images_per_class": 2}
+    folder = train(f"folder:{photos}", tmp_path / "out", "test_resnet", 8, precision=precision, **options)
+    assert (folder / "model.safetensors").is_file()
