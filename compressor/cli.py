@@ -13,9 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from compressor.distillation import distill
 from compressor.pipeline import SHARED, run
-from export.graph import to_onnx
+from export.shipping import Exported, export_model
 from export.validation import Report, validate
-from zoo.errors import UserError, did_you_mean
+from zoo.errors import RefusedError, UserError, did_you_mean
 from zoo.training import train
 
 DONE, USER_ERROR, BAD_USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -23,7 +23,7 @@ DONE, USER_ERROR, BAD_USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "distill": distill,
-    "export": to_onnx,
+    "export": export_model,
     "validate": validate,
     "run": run,
 }
@@ -35,7 +35,7 @@ _LEADING = {
     "validate": ["models"],
     "run": ["config"],
 }
-_NOT_IN_SHELL = {"export": {"images"}, "run": {"teacher", "student", "report"}}
+_NOT_IN_SHELL = {"run": {"teacher", "student", "export", "report"}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,6 +86,7 @@ def parser_of(verb: str) -> ArgumentParser:
     if verb == "run":
         parser.add_function_arguments(train, "teacher", skip=_skip(SHARED))
         parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))
+        parser.add_function_arguments(export_model, "export", skip=_skip(SHARED | {"model", "path"}))
         parser.add_function_arguments(validate, "report", skip=_skip(SHARED | {"models", "teacher"}))
     return parser
 
@@ -96,7 +97,14 @@ def _skip(names: Iterable[str]) -> set[str | int]:
 
 def _carry_out(verb: str, options: Namespace) -> int:
     options.pop("config", None)
-    result = VERBS[verb](**{name: _plain(value) for name, value in options.items(branches=True) if "." not in name})
+    try:
+        result = _call(verb, options)
+    except RefusedError as error:
+        from export.candidate_table import print_candidates
+
+        print_candidates(error.content)
+        print(f"Refused: {error}", file=sys.stderr)
+        return GATE_FAILED
     if isinstance(result, Report):
         from export.report import print_table, retained
 
@@ -106,9 +114,19 @@ def _carry_out(verb: str, options: Namespace) -> int:
             gate, measure = result.content["gate"]["min_retention"], retained(result.content)
             print(f"Gate failed: a model keeps less than {gate:.1%} of the teacher's {measure}.", file=sys.stderr)
             return GATE_FAILED
+    elif isinstance(result, Exported):
+        if result.candidates is not None:
+            from export.candidate_table import print_candidates
+
+            print_candidates(result.candidates)
+        print("Done:", *result.files.values())
     else:
         print(f"Done: {result}")
     return DONE
+
+
+def _call(verb: str, options: Namespace) -> Any:
+    return VERBS[verb](**{name: _plain(value) for name, value in options.items(branches=True) if "." not in name})
 
 
 def _with_leading(verb: str, words: list[str]) -> list[str]:
@@ -154,7 +172,7 @@ def _overview() -> str:
             *lines,
             "",
             "compressor COMMAND --help lists the options; all are YAML keys too (--config FILE, --print_config).",
-            "Exit codes: 0 done, 1 an error you can mend, 2 bad usage, 3 the retention gate failed.",
+            "Exit codes: 0 done, 1 an error you can mend, 2 bad usage, 3 a gate failed: retention, or int8's recall.",
         ]
     )
 

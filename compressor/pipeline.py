@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import logging
@@ -12,15 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from compressor.distillation import distill
-from export.graph import to_onnx
+from export.shipping import export_model
 from export.validation import Report, validate
 from zoo.arguments import DataLike
-from zoo.data import DataSplits, ImageSet, load_data
-from zoo.errors import DataError, OptionError, did_you_mean
+from zoo.data import DataSplits, load_data
+from zoo.errors import OptionError, RefusedError, did_you_mean
 from zoo.files import digest, write_json, write_text
 from zoo.stage import plain
 from zoo.training import train
@@ -39,6 +37,7 @@ def run(
     *,
     teacher: Mapping[str, Any] | None = None,
     student: Mapping[str, Any] | None = None,
+    export: Mapping[str, Any] | None = None,
     report: Mapping[str, Any] | None = None,
     given_teacher: str | Path | None = None,
     split: str = "auto",
@@ -50,7 +49,7 @@ def run(
 ) -> Report:
     """Train a teacher, distil it, export the student to ONNX, validate it on unseen classes, and write the report.
 
-    The folder ``out`` receives config.yaml (all options, resolved), teacher/, student/, export/model.onnx and report/.
+    The folder ``out`` receives config.yaml (all options, resolved), teacher/, student/, export/ and report/.
     Stages that are finished are reused; a stage that was interrupted goes on where it stopped.
 
     Args:
@@ -58,6 +57,7 @@ def run(
         out: the run's folder.
         teacher: options of train.
         student: options of distill; arch and dim at least.
+        export: options of export, such as precision.
         report: options of validate, such as min_retention.
         given_teacher: a teacher that is there already (a model folder, an .onnx or .npz file); none is trained then.
         split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
@@ -72,6 +72,7 @@ def run(
         The report.
 
     Raises:
+        RefusedError: no int8 file keeps recall; the report is written without it.
         UserError: data, models or options that cannot work.
     """
     out = Path(out)
@@ -80,6 +81,7 @@ def run(
     shared = divided | {"max_unreadable": max_unreadable, "seed": seed}
     teacher_options = _resolved(train, "teacher", teacher)
     student_options = _resolved(distill, "student", student, also_skip={"teacher"})
+    export_options = _resolved(export_model, "export", export, also_skip={"model", "path"})
     report_options = _resolved(validate, "report", report, also_skip={"models", "teacher"})
     config = {
         "data": data,
@@ -88,6 +90,7 @@ def run(
         "given_teacher": given_teacher,
         "teacher": teacher_options,
         "student": student_options,
+        "export": export_options,
         "report": report_options,
     }
     write_text(out / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
@@ -104,35 +107,40 @@ def run(
         sys.exit(0)  # one of several processes that trained together; the first does the rest
     log.info("[3/4] ONNX")
     splits = load_data(data, **divided)
-    artefact = _export(small, out / "export" / "model.onnx", splits)
+    refused: RefusedError | None = None
+    try:
+        artefacts = _export(small, splits, out / "export", divided, shared | export_options)
+    except RefusedError as error:
+        refused, artefacts = error, sorted((out / "export").glob("*.onnx"))
     log.info("[4/4] report")
-    return _report([small, artefact], source, splits, out / "report", shared | report_options)
+    written = _report([small, *artefacts], source, splits, out / "report", shared | report_options)
+    if refused is not None:
+        raise refused
+    return written
 
 
 def _announce(number: int, what: str, folder: Path) -> None:
     log.info("[%d/4] %s -> %s", number, what, folder)
 
 
-def _export(student: Path, path: Path, splits: DataSplits) -> Path:
-    """Export, unless the file was made from these very weights."""
-    if path.is_file():
-        from export.runtime import Embedder
-
-        if Embedder(path).metadata.get("source_digest") == digest(student / "model.safetensors"):
-            log.info("%s is finished already: reused", path)
-            return path
-    return to_onnx(student, path, _some_images(splits.train))
-
-
-def _some_images(images: ImageSet, count: int = 5) -> list[np.ndarray]:
-    """Return the first images that can be read, to compare the ONNX file with its model on."""
-    found: list[np.ndarray] = []
-    for index in range(min(len(images), 10 * count)):
-        with contextlib.suppress(DataError):  # reported when the images were read to train on
-            found.append(images.pixels(index))
-        if len(found) == count:
-            break
-    return found
+def _export(
+    student: Path, splits: DataSplits, folder: Path, divided: dict[str, Any], options: dict[str, Any]
+) -> list[Path]:
+    """Export, unless the files were made of these very weights with these options."""
+    inputs = plain({"options": options, "data": splits.digest, "model": digest(student / "model.safetensors")})
+    made_of = folder / "inputs.json"
+    if made_of.is_file():
+        made = json.loads(made_of.read_text(encoding="utf-8"))
+        files = [folder / name for name in made.pop("files")]
+        if made == inputs and all(file.is_file() for file in files):
+            log.info("%s is finished already: reused", folder)
+            return files
+    for stale in folder.glob("*.onnx"):
+        stale.unlink()
+    exported = export_model(student, folder, data=splits, **{k: v for k, v in options.items() if k not in divided})
+    files = list(exported.files.values())
+    write_json(made_of, inputs | {"files": [file.name for file in files]})
+    return files
 
 
 def _report(

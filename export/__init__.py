@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.graph import to_onnx
     from export.runtime import Embedder
+    from export.shipping import Exported, export_model
     from export.validation import Report, validate
 
-__all__ = ["Embedder", "Report", "to_onnx", "validate"]
+__all__ = ["Embedder", "Exported", "Report", "export_model", "to_onnx", "validate"]
 
 _HOME = {
     "Embedder": "export.runtime",
+    "Exported": "export.shipping",
     "Report": "export.validation",
+    "export_model": "export.shipping",
     "to_onnx": "export.graph",
     "validate": "export.validation",
 }

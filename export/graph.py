@@ -5,22 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.arguments import ModelLike
-from zoo.errors import ModelError, first_line
+from zoo.errors import ModelError
+
+if TYPE_CHECKING:
+    from export.tracing import Traced
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 
 
-def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = ()) -> Path:
-    """Export a model as one ONNX file: raw pixels in, vector out.
+def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = (), *, input: str = "pixels") -> Path:
+    """Export a model as one fp32 ONNX file: raw pixels in, vector out. ``export_model`` makes other precisions.
 
     Input ``image``: uint8 ``(N, H, W, 3)``, RGB, any N, H and W. Output ``embedding``: float32 ``(N, dim)``. Resize
-    (antialiased), crop, normalisation, network and, where the metric is cosine, L2 normalisation are inside. The
-    metadata carries architecture, dim, metric, preprocessing, data, versions and digests; see docs/formats.md.
+    (antialiased), crop, normalisation, network and, where the metric is cosine, L2 normalisation are inside. With
+    ``input="tensor"`` the file has no preprocessing; its input ``tensor`` is float32 ``(N, 3, h, w)``, what the
+    preprocessing would give. The metadata carries architecture, dim, metric, preprocessing, data, versions and digests;
+    see docs/formats.md.
 
     The file is checked (ONNX checker, full mode) and compared with the torch model at batch 1, 2, 3 and 5 and three
     image sizes before it appears under its name.
@@ -29,41 +34,34 @@ def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = ()) -> P
         model: a model folder; in Python also a timm model in memory.
         path: the file to write.
         images: uint8 ``(H, W, 3)`` images to compare on; none for smooth random ones.
+        input: pixels, or tensor to leave preprocessing to the caller.
 
     Returns:
         The path.
 
     Raises:
+        OptionError: another input.
         ModelError: the model cannot be exported, or an embedding differs from the model's by more than 1e-4 (of its
             largest element, where that is above 1).
     """
-    import onnx
+    from export.tracing import trace_model
 
-    from export.tracing import difference, metadata, pixels_to_vector, smooth_images, trace
+    return write_fp32(trace_model(model), Path(path), images, input)
+
+
+def write_fp32(traced: Traced, path: Path, images: Sequence[Any], takes: str) -> Path:
+    """Write a traced model in fp32, checked and compared as :func:`to_onnx` says, and return the path."""
+    from export.tracing import difference, join, metadata, save, smooth_images
     from zoo.files import replacing
-    from zoo.models import load_model
 
-    path = Path(path)
-    folder = Path(model) if isinstance(model, str | Path) else None
-    name = type(model).__name__ if folder is None else str(folder)
-    network = load_model(model) if isinstance(model, str | Path) else model
-    whole = pixels_to_vector(network)
-    log.info("exporting %s", name)
-    try:
-        proto = trace(whole)
-    except Exception as error:  # the exporter raises many kinds
-        reason = first_line(error)
-        raise ModelError(f"Cannot export {name} to ONNX: {reason}") from error
-    for key, value in metadata(network, folder, proto).items():
-        proto.metadata_props.add(key=key, value=value)
+    proto = join(traced.graphs, takes)
     with replacing(path) as temporary:
-        onnx.save(proto, temporary)
-        onnx.checker.check_model(str(temporary), full_check=True)
-        worst = difference(whole, temporary, images or smooth_images())
+        save(proto, temporary, metadata(traced, takes))
+        worst = difference(traced.whole, temporary, images or smooth_images(), takes)
         if not worst <= TOLERANCE:
             raise ModelError(
-                f"The ONNX file of {name} differs from the model by {worst:.1e} (limit {TOLERANCE:.0e}) and was not "
-                "written. Another version of torch or onnxscript may export it right."
+                f"The ONNX file of {traced.name} differs from the model by {worst:.1e} (limit {TOLERANCE:.0e}) and was "
+                "not written. Another version of torch or onnxscript may export it right."
             )
     log.info("%s: %.2f MB, differs from torch by %.1e at most", path, path.stat().st_size / 1e6, worst)
     return path

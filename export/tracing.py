@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,25 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx.compose import add_prefix, merge_models
 from PIL import Image
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo.arguments import ModelLike
+from zoo.errors import ModelError, OptionError, did_you_mean, first_line
 from zoo.files import digest
-from zoo.models import COSINE, facts_of, normalize_embeddings, preprocessing_of, summary_of
+from zoo.models import COSINE, facts_of, load_model, normalize_embeddings, preprocessing_of, summary_of
 from zoo.preprocessing import Preprocess
 from zoo.versions import versions
 
+log = logging.getLogger(__name__)
+
 OPSET = 18
 METADATA_SCHEMA = "1"
+MODULE_OF_NODE = "pkg.torch.onnx.name_scopes"
+PIXELS, TENSOR = INPUTS = ("pixels", "tensor")
 
 
 class PixelsToVector(nn.Module):
@@ -48,32 +57,150 @@ def pixels_to_vector(model: nn.Module) -> PixelsToVector:
     return PixelsToVector(Preprocess(preprocessing_of(model)), network, facts_of(model).metric == COSINE).eval()
 
 
-def trace(whole: PixelsToVector) -> onnx.ModelProto:
-    """Export to ONNX by PyTorch's dynamo exporter: batch, height and width dynamic, weights inside."""
-    example = torch.randint(0, 256, (2, 121, 133, 3), dtype=torch.uint8)
+@dataclass(frozen=True, eq=False)
+class Graphs:
+    """The parts of an ONNX file; only the network is ever put in another precision.
+
+    Attributes:
+        preprocess: ``image`` uint8 ``(N, H, W, 3)``, any N, H and W, to ``tensor`` float32 ``(N, 3, h, w)``.
+        network: ``tensor`` to ``vector`` float32 ``(N, dim)``; any N.
+        normalize: ``vector`` to ``embedding`` float32 ``(N, dim)`` of unit norm; None where the metric is not cosine.
+    """
+
+    preprocess: onnx.ModelProto
+    network: onnx.ModelProto
+    normalize: onnx.ModelProto | None
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A model with its graphs.
+
+    Attributes:
+        name: of the model, for messages.
+        folder: where it came from, if from a folder.
+        model: the model.
+        whole: what the file must compute.
+        graphs: its parts, in fp32.
+    """
+
+    name: str
+    folder: Path | None
+    model: nn.Module
+    whole: PixelsToVector
+    graphs: Graphs
+
+    @property
+    def dim(self) -> int:
+        """Return the dimensions of the embedding."""
+        return int(self.graphs.network.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
+
+
+def trace_model(model: ModelLike) -> Traced:
+    """Open a model and trace it.
+
+    Raises:
+        ModelError: it is missing, broken, or cannot be exported.
+    """
+    folder = Path(model) if isinstance(model, str | Path) else None
+    network = load_model(model) if isinstance(model, str | Path) else model
+    name = type(model).__name__ if folder is None else str(folder)
+    whole = pixels_to_vector(network)
+    log.info("exporting %s", name)
+    try:
+        graphs = trace(whole)
+    except Exception as error:  # the exporter raises many kinds
+        reason = first_line(error)
+        raise ModelError(f"Cannot export {name} to ONNX: {reason}") from error
+    return Traced(name, folder, network, whole, graphs)
+
+
+def trace(whole: PixelsToVector) -> Graphs:
+    """Export the parts to ONNX by PyTorch's dynamo exporter, weights inside."""
+    image = torch.randint(0, 256, (2, 121, 133, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        tensor = whole.preprocess(image)
+        vector = whole.network(tensor)
+    preprocess = _traced(whole.preprocess, image, ("image", "tensor"), {0: "N", 1: "H", 2: "W"})
+    network = _traced(whole.network, tensor, ("tensor", "vector"), {0: "N"})
+    normalize = _traced(_Normalize(), vector, ("vector", "embedding"), {0: "N"}) if whole.normalize else None
+    return Graphs(preprocess, network, normalize)
+
+
+class _Normalize(nn.Module):
+    def forward(self, vector: Tensor) -> Tensor:
+        return normalize_embeddings(vector)
+
+
+def _traced(module: nn.Module, example: Tensor, names: tuple[str, str], dynamic: dict[int, str]) -> onnx.ModelProto:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            whole,
+            module,
             (example,),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["image"],
-            output_names=["embedding"],
-            dynamic_shapes={"image": {0: "N", 1: "H", 2: "W"}},
+            input_names=[names[0]],
+            output_names=[names[1]],
+            dynamic_shapes=(dynamic,),
             external_data=False,
             verbose=False,
         )
     assert program is not None  # only without dynamo is there no program
-    return program.model_proto
+    proto = program.model_proto
+    for node in proto.graph.node:  # of the exporter's notes keep the module, not source lines and paths of this machine
+        modules = [note for note in node.metadata_props if note.key == MODULE_OF_NODE]
+        del node.metadata_props[:]
+        node.metadata_props.extend(modules)
+    # What the exporter notes of shapes is partly stale after its own rewriting, which breaks quantisers.
+    del proto.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(proto)
+
+
+def join(graphs: Graphs, takes: str) -> onnx.ModelProto:
+    """Return one graph that ends in ``embedding``: from ``image`` if it takes "pixels", from ``tensor`` if "tensor".
+
+    Raises:
+        OptionError: it is to take something else.
+    """
+    if takes not in INPUTS:
+        raise OptionError(f"Unknown input {takes!r}; known are {' and '.join(INPUTS)}.{did_you_mean(takes, INPUTS)}")
+    joined = graphs.network
+    if graphs.normalize is not None:
+        normalize = add_prefix(graphs.normalize, "normalize/", rename_inputs=False, rename_outputs=False)
+        joined = _merged(joined, normalize, "vector")
+    else:
+        joined = onnx.ModelProto.FromString(joined.SerializeToString())
+        for node in joined.graph.node:
+            node.output[:] = ["embedding" if name == "vector" else name for name in node.output]
+        joined.graph.output[0].name = "embedding"
+    if takes == PIXELS:
+        preprocess = add_prefix(graphs.preprocess, "preprocess/", rename_inputs=False, rename_outputs=False)
+        joined = _merged(preprocess, joined, "tensor")
+    return joined
+
+
+def _merged(first: onnx.ModelProto, second: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    versions_of = {entry.domain: entry.version for proto in (first, second) for entry in proto.opset_import}
+    first.ir_version = second.ir_version = max(first.ir_version, second.ir_version)  # merging wants them equal
+    merged = merge_models(first, second, [(name, name)])
+    del merged.opset_import[:]  # it lists what both have twice
+    merged.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions_of.items())
+    return merged
 
 
 @torch.inference_mode()
-def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray]) -> float:
+def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray], takes: str = PIXELS) -> float:
     """Return how far an ONNX file is from the module: the largest absolute difference of an element.
 
     Taken over batches of 1, 2, 3 and 5 images at three sizes; as a share of the largest element where that is above 1.
     Infinite where a shape differs or a value is not finite.
+
+    Args:
+        whole: the module.
+        path: the file.
+        images: uint8 ``(H, W, 3)``.
+        takes: the file's input, "pixels" or "tensor".
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = 0.0
@@ -81,31 +208,28 @@ def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray]) 
         for height, width in ((64, 64), (96, 131), (150, 77)):
             batch = np.stack([_resized(images[i % len(images)], height, width) for i in range(count)])
             expected = whole(torch.from_numpy(batch)).numpy()
-            (found,) = session.run(None, {"image": batch})
+            given = (
+                {"image": batch} if takes == PIXELS else {"tensor": whole.preprocess(torch.from_numpy(batch)).numpy()}
+            )
+            (found,) = session.run(None, given)
             if found.shape != expected.shape or not np.isfinite(found).all():
                 return float("inf")
             worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
     return worst
 
 
-def metadata(model: nn.Module, folder: Path | None, proto: onnx.ModelProto) -> dict[str, str]:
-    """Return what the file says of itself; see docs/formats.md.
-
-    Args:
-        model: the model it was made from.
-        folder: where that came from, if from a folder.
-        proto: the graph.
-    """
+def metadata(traced: Traced, takes: str) -> dict[str, str]:
+    """Return what an fp32 file that takes "pixels" or "tensor" says of itself; see docs/formats.md."""
+    model, folder = traced.model, traced.folder
     facts, summary = facts_of(model), summary_of(model)
-    dim = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     entries: dict[str, Any] = {
         "schema": METADATA_SCHEMA,
         "architecture": str(summary["architecture"]),
-        "dim": str(dim),
+        "dim": str(traced.dim),
         "parameters": str(summary["parameters"]),
         "metric": facts.metric,
         "precision": "fp32",
-        "preprocessing": json.dumps(preprocessing_of(model).as_pretrained_cfg() | {"inside": True}),
+        "preprocessing": json.dumps(preprocessing_of(model).as_pretrained_cfg() | {"inside": takes == PIXELS}),
         "loss": facts.loss or "",
         "data": json.dumps(facts.data),
         "teacher": json.dumps(facts.teacher or {}),
@@ -114,6 +238,14 @@ def metadata(model: nn.Module, folder: Path | None, proto: onnx.ModelProto) -> d
     if folder is not None:
         entries["source_digest"] = digest(folder / "model.safetensors")
     return entries
+
+
+def save(proto: onnx.ModelProto, path: Path, entries: dict[str, str]) -> None:
+    """Write a graph with its metadata, and check it: ONNX checker, full mode."""
+    for key, value in entries.items():
+        proto.metadata_props.add(key=key, value=value)
+    onnx.save(proto, path)
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def smooth_images(count: int = 5) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.data import DataSplits, ImageSet, load_data
     from zoo.embedding import embed
-    from zoo.errors import DataError, ModelError, OptionError, UserError
+    from zoo.errors import DataError, ModelError, OptionError, RefusedError, UserError
     from zoo.label_retrieval import measure_by_labels
     from zoo.models import create_model, load_model, save_model
     from zoo.preprocessing import Preprocessing
@@ -25,6 +25,7 @@ __all__ = [
     "ModelError",
     "OptionError",
     "Preprocessing",
+    "RefusedError",
     "UserError",
     "create_model",
     "embed",
@@ -42,6 +43,7 @@ _HOME = {
     "ImageSet": "zoo.data",
     "ModelError": "zoo.errors",
     "OptionError": "zoo.errors",
+    "RefusedError": "zoo.errors",
     "Preprocessing": "zoo.preprocessing",
     "UserError": "zoo.errors",
     "create_model": "zoo.models",

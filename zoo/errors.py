@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -24,6 +25,18 @@ class ModelError(UserError):
 
 class OptionError(UserError):
     """An option has a value that cannot work."""
+
+
+class RefusedError(UserError):
+    """No int8 file keeps recall inside the budget.
+
+    Attributes:
+        content: what was tried, as ``candidates.json`` holds it.
+    """
+
+    def __init__(self, message: str, content: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.content = content
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -165,6 +165,24 @@ def retention_interval(
     return float(low), float(high)
 
 
+def drop_interval(
+    model: np.ndarray, reference: np.ndarray, resamples: int, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the percentile interval of mean(reference) - mean(model), queries resampled in pairs.
+
+    Args:
+        model: ``(Q,)``, of each query hit or miss (bool), or a score (float).
+        reference: ``(Q,)``, of the same queries.
+        resamples: number of bootstrap samples.
+        seed: of the resampling.
+        confidence: coverage of the interval, in (0, 1).
+    """
+    draw = _resampled_hits if model.dtype == bool else _resampled_scores
+    kept, expected = draw(model, reference, resamples, np.random.default_rng(seed))
+    low, high = np.quantile((expected - kept) / len(model), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
 def _resampled_hits(
     model: np.ndarray, teacher: np.ndarray, resamples: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,284 @@
+"""One network graph in fp16 or int8: the schemes, calibration, and the quantisers, which are onnxruntime's."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_dynamic
+from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.onnx_model import ONNXModel
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from export.tracing import MODULE_OF_NODE
+from zoo.errors import OptionError, did_you_mean
+
+TARGETS = ("x86", "arm64", "web")
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+"""Operators that int8 makes smaller and faster. The others stay in float, but for ``_ABSORBED``."""
+_ABSORBED = ("Relu", "Clip")  # the quantiser makes them the lower end of what precedes them: no node is left to run
+_ADDITIONS = ("Add",)
+_PERCENTILE = 99.99
+_MINMAX, _CLIPPED = "minmax", "percentile"
+_HISTOGRAM_BATCH = 8  # images whose intermediate tensors are in memory at one time
+_ATTENTION_SHARE = 0.5  # of the weights in matrix products, from which on a network counts as a transformer
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a network is quantised.
+
+    Attributes:
+        kind: "static" (QDQ: ranges of activations measured beforehand on images) or "dynamic" (found at each run).
+        activations: "uint8" or "int8", one scale per tensor, asymmetric.
+        per_channel: whether each output channel of a weight has a scale of its own; weights are symmetric int8.
+        ranges: with kind static, "minmax" or "percentile" (the most extreme 0.01 % is clipped); else "".
+        additions: whether residual additions are quantised too.
+        reduce_range: 7 bits for weights: what x86 without VNNI needs, where sums of 8-bit products saturate.
+    """
+
+    kind: str
+    activations: str = "uint8"
+    per_channel: bool = True
+    ranges: str = ""
+    additions: bool = False
+    reduce_range: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return a name for tables, such as "static u8s8 per-channel minmax"."""
+        activations = "u8" if self.activations == "uint8" else "s8"
+        words = [self.kind, f"{activations}s8", "per-channel" if self.per_channel else "per-tensor", self.ranges]
+        words += ["with additions" if self.additions else "", "7-bit weights" if self.reduce_range else ""]
+        return " ".join(word for word in words if word)
+
+
+def schemes_for(network: ModelProto, target: str, vnni: bool = True) -> list[Scheme]:
+    """Return the schemes that fit a network and a target, the usual best first.
+
+    Static for convolutional networks, dynamic for transformers, where ranges change from image to image; both for a
+    mixture. On x86 and in browsers activations are uint8, which their kernels want; on arm64 int8 as well.
+
+    Args:
+        network: the graph.
+        target: "x86", "arm64" or "web".
+        vnni: whether the processors that it will run on have VNNI; x86 only.
+
+    Raises:
+        OptionError: unknown target.
+    """
+    if target not in TARGETS:
+        raise OptionError(f"Unknown target {target!r}; known are {', '.join(TARGETS)}.{did_you_mean(target, TARGETS)}")
+    reduced = target == "x86" and not vnni
+    share = matmul_share(network)
+    transformer = share >= _ATTENTION_SHARE
+    schemes = []
+    for activations in ("int8", "uint8") if target == "arm64" else ("uint8",):
+        schemes += [
+            Scheme("static", activations, per_channel, ranges, reduce_range=reduced and activations == "uint8")
+            for ranges in ((_MINMAX,) if transformer else (_MINMAX, _CLIPPED))
+            for per_channel in (True, False)
+        ]
+    if not transformer:
+        schemes.append(replace(schemes[0], additions=True))
+    if share == 0:
+        return schemes
+    dynamic = [Scheme("dynamic", "uint8", per_channel, reduce_range=reduced) for per_channel in (True, False)]
+    return [*dynamic, *schemes] if transformer else [*schemes, *dynamic]
+
+
+def matmul_share(network: ModelProto) -> float:
+    """Return the share of the weights of convolutions and matrix products that is in MatMul nodes, in [0, 1].
+
+    Gemm, the embedding head, counts as neither.
+    """
+    counts = dict.fromkeys(WEIGHTED, 0)
+    for node in network.graph.node:
+        if node.op_type in counts:
+            counts[node.op_type] += weights_of(network, [node.name])
+    total = counts["Conv"] + counts["MatMul"]
+    return counts["MatMul"] / total if total else 0.0
+
+
+def weights_of(network: ModelProto, nodes: Iterable[str]) -> int:
+    """Return how many weights nodes of these names have, biases aside."""
+    names = set(nodes)
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in network.graph.initializer if len(tensor.dims) > 1}
+    return sum(
+        sizes.get(name, 0)
+        for node in network.graph.node
+        if node.name in names and node.op_type in WEIGHTED
+        for name in node.input
+    )
+
+
+def blocks_of(network: ModelProto, most: int = 24) -> dict[str, list[str]]:
+    """Return the names of the nodes that can be quantised, by the module of the torch model that they come from.
+
+    Modules are named as in the torch model, as deep as gives no more than ``most`` blocks, but at least one name deep;
+    in the graph's order.
+    """
+    quantised = (*WEIGHTED, *_ABSORBED, *_ADDITIONS)
+    weights = {tensor.name for tensor in network.graph.initializer}
+    paths = {node.name: _module_path(node, weights) for node in network.graph.node if node.op_type in quantised}
+    deepest = max((len(path) for path in paths.values()), default=1)
+    for depth in range(deepest, 0, -1):
+        blocks: dict[str, list[str]] = {}
+        for name, path in paths.items():
+            blocks.setdefault(".".join(path[:depth]) or "(model)", []).append(name)
+        # A block without weights has nothing of its own to leave in float.
+        blocks = {block: nodes for block, nodes in blocks.items() if weights_of(network, nodes)}
+        if len(blocks) <= most:
+            break
+    return blocks
+
+
+def _module_path(node: NodeProto, weights: set[str]) -> list[str]:
+    for name in node.input:
+        if name in weights and name.endswith(".weight"):  # a convolution and its BatchNorm are one node by now
+            return name.split(".")[:-1]
+    for note in node.metadata_props:
+        if note.key == MODULE_OF_NODE:
+            scopes = ast.literal_eval(note.value)  # "['', 'layer1', 'layer1.0', 'layer1.0.conv1', 'conv2d']"
+            return str(scopes[-2] if len(scopes) > 1 else "").split(".")
+    return [""]
+
+
+class _Batches(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, batches: Iterable[np.ndarray]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"tensor": batch}
+
+
+def calibrate(network: ModelProto, ranges: str, tensors: Iterable[np.ndarray]) -> TensorsData:
+    """Return the range of each activation that a static scheme needs.
+
+    Memory is that of the network on one batch, and for percentiles a histogram of each activation.
+
+    Args:
+        network: the graph.
+        ranges: "minmax" or "percentile".
+        tensors: inputs of the network, float32 ``(1, 3, h, w)`` each.
+    """
+    method = CalibrationMethod.MinMax if ranges == _MINMAX else CalibrationMethod.Percentile
+    settings: dict[str, Any] = {}
+    if method == CalibrationMethod.Percentile:
+        settings = {"percentile": _PERCENTILE, "num_bins": 2048, "symmetric": False}
+    with tempfile.TemporaryDirectory() as folder, _quietly():
+        source = Path(folder) / "network.onnx"
+        onnx.save(network, source)
+        calibrator = create_calibrator(
+            source,
+            [*WEIGHTED, *_ABSORBED, *_ADDITIONS],
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            calibrate_method=method,
+            extra_options=settings,
+        )
+        for batch in _batched(tensors, _HISTOGRAM_BATCH):
+            calibrator.collect_data(_Batches([batch]))
+        return calibrator.compute_data()
+
+
+def _batched(tensors: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    waiting: list[np.ndarray] = []
+    for tensor in tensors:
+        waiting.append(tensor)
+        if len(waiting) == count:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def to_int8(
+    network: ModelProto, scheme: Scheme, activations: TensorsData | None, in_float: Iterable[str] = ()
+) -> ModelProto:
+    """Return the network in int8.
+
+    Args:
+        network: the graph, in fp32; left as it is.
+        scheme: how.
+        activations: their ranges, from :func:`calibrate`; None for a dynamic scheme.
+        in_float: names of nodes to leave in float.
+    """
+    copied = ModelProto.FromString(network.SerializeToString())
+    with _quietly():
+        if scheme.kind == "dynamic":
+            return _dynamic(copied, scheme, list(in_float))
+        operators = [*WEIGHTED, *_ABSORBED, *(_ADDITIONS if scheme.additions else ())]
+        quantizer = QDQQuantizer(
+            copied,
+            scheme.per_channel,
+            scheme.reduce_range,
+            QuantType.QInt8,
+            QuantType.QUInt8 if scheme.activations == "uint8" else QuantType.QInt8,
+            activations,
+            [],
+            list(in_float),
+            operators,
+            {"WeightSymmetric": True, "ActivationSymmetric": False},
+        )
+        quantizer.quantize_model()
+        return _sorted(quantizer.model.model)
+
+
+def _dynamic(network: ModelProto, scheme: Scheme, in_float: list[str]) -> ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        quantize_dynamic(
+            network,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],  # dynamic convolutions are ten times slower than float ones
+            per_channel=scheme.per_channel,
+            reduce_range=scheme.reduce_range,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=in_float,
+        )
+        return _sorted(onnx.load(path))
+
+
+def to_fp16(network: ModelProto) -> ModelProto:
+    """Return the network in float16 by onnxruntime's converter; its input and output stay float32."""
+    copied = ModelProto.FromString(network.SerializeToString())
+    with _quietly():
+        return _sorted(convert_float_to_float16(copied, keep_io_types=True))
+
+
+def _sorted(network: ModelProto) -> ModelProto:
+    """Put nodes in an order that the ONNX checker accepts; the converters append some at the end."""
+    ordered = ONNXModel(network)
+    ordered.topological_sort()
+    return ordered.model
+
+
+def fits_float16(network: ModelProto) -> bool:
+    """Return whether all weights lie in float16's range; the converter would clip the others to its ends."""
+    largest = np.finfo(np.float16).max
+    arrays = (numpy_helper.to_array(tensor) for tensor in network.graph.initializer)
+    return all(bool((np.abs(array) <= largest).all()) for array in arrays if array.dtype.kind == "f")
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep onnxruntime's quantisers from printing, and from advising steps that were taken already."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

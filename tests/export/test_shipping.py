@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import export.selection
+from compressor.cli import main
+from export import Embedder, export_model, to_onnx
+from export.selection import balanced
+from export.tracing import smooth_images
+from zoo import (
+    DataError,
+    ImageSet,
+    ModelError,
+    OptionError,
+    RefusedError,
+    create_model,
+    load_data,
+    load_model,
+    save_model,
+)
+from zoo.files import digest
+from zoo.retrieval import drop_interval
+
+QUICK: dict[str, Any] = {"validation": 0.34, "calibration_images": 16, "latency_runs": 2}
+
+
+def one_channel_that_rules(model: nn.Module) -> nn.Module:
+    """Make one channel behind the first convolution large and of no use.
+
+    In float nothing comes of it; in int8 the other channels vanish, since a tensor has one scale.
+    """
+    stem = model.conv1  # type: ignore[union-attr]
+    with torch.no_grad():
+        stem[1].weight[0] = 0
+        stem[1].bias[0] = 3000
+        stem[3].weight[:, 0] = 0
+    return model
+
+
+@pytest.fixture(scope="module")
+def fragile(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fragile") / "student"
+    model = one_channel_that_rules(load_model(tiny_teacher))
+    save_model(model, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shipped(tiny_teacher: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shipped") / "export"
+    words = ["export", str(tiny_teacher), str(folder), "--precision", "fp32,fp16,auto", "--data", f"folder:{photos}"]
+    assert main([*words, "--validation", "0.34", "--calibration-images", "16", "--latency-runs", "2"]) == 0
+    return folder
+
+
+def test_files_of_all_precisions_agree(shipped: Path, tiny_teacher: Path, photos: Path) -> None:
+    images = load_data(f"folder:{photos}").test
+    pixels = [images.pixels(i) for i in range(len(images))]
+    files = {"fp32": "model.onnx", "fp16": "model-fp16.onnx", "int8": "model-int8.onnx"}
+    embedded = {precision: Embedder(shipped / name)(pixels) for precision, name in files.items()}
+    for precision, least in (("fp16", 0.9999), ("int8", 0.98)):
+        cosine = (embedded["fp32"] * embedded[precision]).sum(1)
+        assert least < cosine.min() < 1 - 1e-9
+        assert Embedder(shipped / files[precision]).precision == precision
+        assert Embedder(shipped / files[precision]).metadata["source_digest"] == digest(
+            tiny_teacher / "model.safetensors"
+        )
+    sizes = {precision: (shipped / name).stat().st_size for precision, name in files.items()}
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    assert sizes["int8"] < 0.35 * sizes["fp32"]
+
+
+def test_what_was_tried_is_on_record(shipped: Path) -> None:
+    content = json.loads((shipped / "candidates.json").read_text())
+    by_name = {entry["name"]: entry for entry in content["candidates"]}
+    assert {"fp32", "fp16", "static u8s8 per-channel minmax", "static u8s8 per-tensor percentile"} <= set(by_name)
+    assert by_name["fp32"]["drop"] == 0
+    assert by_name["fp32"]["neighbour_overlap"] == 1
+    assert content["calibration"] == {"images": 16, "classes": 4, "seed": 0}
+    assert content["judged_on"] == {"images": 16, "of": "validation classes", "data": content["judged_on"]["data"]}
+    chosen = by_name[content["chosen"]]
+    assert chosen["precision"] == "int8"
+    assert chosen["inside_budget"]
+    for entry in content["candidates"]:
+        assert entry["drop"] == pytest.approx(by_name["fp32"]["score"] - entry["score"])
+        assert entry["drop_interval"][0] <= entry["drop"] <= entry["drop_interval"][1]
+        assert set(entry["latency_ms"]) == {"pixels", "tensor"}
+    note = json.loads(Embedder(shipped / "model-int8.onnx").metadata["quantization"])
+    assert note["scheme"] == content["chosen"]
+    assert note["calibration"] == content["calibration"]
+    assert note["kind"] == "static"
+
+
+def test_no_test_image_is_looked_at(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, ...]] = []
+    preprocessed = export.selection.preprocessed
+
+    def watched(graphs: Any, images: ImageSet) -> Any:
+        seen.append(tuple(images.ids))
+        return preprocessed(graphs, images)
+
+    monkeypatch.setattr(export.selection, "preprocessed", watched)
+    export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **QUICK)
+    splits = load_data(f"folder:{photos}", validation=0.34)
+    judged, calibrated = set(seen[0]), set(seen[1])
+    assert judged == set(splits.validation.ids)
+    assert calibrated < set(splits.train.ids)
+    assert not (judged | calibrated) & set(splits.test.ids)
+
+
+def test_without_validation_classes_other_training_images_judge(
+    photos: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    options = QUICK | {"validation": 0.0}
+    content = export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **options).candidates
+    assert content is not None
+    assert content["judged_on"]["of"] == "training classes"
+    assert content["judged_on"]["images"] == 48 - 16
+    with pytest.raises(DataError, match="All 48 training images"):
+        options["calibration_images"] = 48
+        export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **options)
+
+
+def test_blocks_that_harm_stay_in_float(fragile: Path, photos: Path, tmp_path: Path) -> None:
+    content = export_model(
+        fragile, tmp_path, precision="auto", data=f"folder:{photos}", max_drop=0.0, **QUICK
+    ).candidates
+    assert content is not None
+    whole = [entry for entry in content["candidates"] if entry["precision"] == "int8" and not entry["float_blocks"]]
+    assert min(entry["drop"] for entry in whole) > 0.1
+    chosen = next(entry for entry in content["candidates"] if entry["name"] == content["chosen"])
+    assert {"conv1.0", "conv1.3"} & set(chosen["float_blocks"])
+    assert chosen["drop"] <= 0
+    overlaps = content["blocks"]["neighbour_overlap"]
+    assert {"conv1.0", "conv1.3"} & set(sorted(overlaps, key=overlaps.__getitem__)[:2])
+    weights = {t.name: t.data_type for t in onnx.load(tmp_path / "model-int8.onnx").graph.initializer}
+    for block in chosen["float_blocks"]:
+        assert weights[f"{block}.weight"] == onnx.TensorProto.FLOAT
+
+
+def test_int8_that_does_not_retrieve_is_refused(
+    fragile: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", str(fragile), str(tmp_path), "--precision", "fp32,int8", "--data", f"folder:{photos}"]
+    words += ["--validation", "0.34", "--calibration-images", "16", "--latency-runs", "1"]
+    assert main(words) == 3
+    said = capsys.readouterr()
+    assert "Refused: No int8 file keeps Recall@1 within 0.5 points of fp32" in said.err
+    assert "Traceback" not in said.err
+    assert "outside" in said.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["candidates.json", "model.onnx"]
+    content = json.loads((tmp_path / "candidates.json").read_text())
+    assert content["chosen"] is None
+    assert [entry["name"] for entry in content["candidates"]] == ["fp32", "fp16", "static u8s8 per-channel minmax"]
+    with pytest.raises(RefusedError, match="No int8 file keeps Recall@1") as refused:
+        export_model(fragile, tmp_path / "again", precision="int8", data=f"folder:{photos}", **QUICK)
+    assert refused.value.content["chosen"] is None
+    kept = export_model(fragile, tmp_path / "any", precision="int8", data=f"folder:{photos}", max_drop=None, **QUICK)
+    assert kept.files["int8"].is_file()
+
+
+def test_preprocessing_left_to_the_caller(tiny_teacher: Path, photos: Path, tmp_path: Path) -> None:
+    files = export_model(
+        tiny_teacher, tmp_path, precision="fp32,int8", input="tensor", data=f"folder:{photos}", **QUICK
+    ).files
+    assert [path.name for path in files.values()] == ["model-tensor.onnx", "model-int8-tensor.onnx"]
+    tensor = np.random.default_rng(0).standard_normal((3, 3, 32, 32), dtype=np.float32)
+    with torch.inference_mode():
+        expected = nn.functional.normalize(load_model(tiny_teacher)(torch.from_numpy(tensor))).numpy()
+    found = {}
+    for precision, path in files.items():
+        session = onnxruntime.InferenceSession(str(path))
+        (taken,) = session.get_inputs()
+        assert (taken.name, taken.type, taken.shape) == ("tensor", "tensor(float)", ["N", 3, 32, 32])
+        found[precision] = session.run(None, {"tensor": tensor})[0]
+        preprocessing = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
+        assert preprocessing["inside"] is False
+    np.testing.assert_allclose(found["fp32"], expected, atol=1e-5)
+    assert (found["int8"] * expected).sum(1).min() > 0.8
+
+
+def test_the_same_file_as_to_onnx(shipped: Path, tiny_teacher: Path, tmp_path: Path) -> None:
+    image = smooth_images(1)[0]
+    expected = Embedder(to_onnx(tiny_teacher, tmp_path / "small.onnx"))(image)
+    np.testing.assert_array_equal(Embedder(shipped / "model.onnx")(image), expected)
+
+
+def test_positions_of_spots(spot_teacher: Path, spots: Path, tmp_path: Path) -> None:
+    data = {"data": f"csv:{spots / 'images.csv'}", "continuous_labels": spots / "positions.csv"}
+    content = export_model(spot_teacher, tmp_path, precision="int8", max_drop=0.05, **data, **QUICK).candidates
+    assert content is not None
+    assert content["measure"] == "nDCG@10"
+    assert content["calibration"]["classes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, r"'int4'; known are fp32, fp16, int8, auto\. Did you mean int8"),
+        ({"precision": "int8"}, "needs data"),
+        ({"precision": "int8,auto", "data": "glyphs"}, "Give one of them"),
+        ({"precision": "fp32,fp16", "path": "small.onnx"}, "one file for 2 precisions"),
+        ({"input": "pixel"}, r"'pixel'; known are pixels and tensor\. Did you mean pixels\?"),
+    ],
+)
+def test_options_that_cannot_work(tiny_teacher: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    path = tmp_path / str(options.pop("path", "out"))
+    with pytest.raises(OptionError, match=message):
+        export_model(tiny_teacher, path, **options)
+
+
+def test_weights_beyond_float16(tmp_path: Path) -> None:
+    model = create_model("test_resnet", 8, image_size=32)
+    with torch.no_grad():
+        model.get_classifier().weight[0, 0] = 1e5  # type: ignore[operator, index]
+    with pytest.raises(ModelError, match="float16's range"):
+        export_model(model, tmp_path / "model.onnx", precision="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_hold_no_path_of_the_machine(shipped: Path) -> None:
+    for path in shipped.glob("*.onnx"):
+        assert str(Path(torch.__file__).parents[1]).encode() not in path.read_bytes()
+        assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+
+
+def test_calibration_is_balanced_over_classes() -> None:
+    labels = np.repeat([0, 1, 2], [50, 5, 20])
+    images = ImageSet([str(i) for i in range(75)], [np.zeros((2, 2, 3), np.uint8)] * 75, labels, ["a", "b", "c"])
+    rows = balanced(images, 12, seed=3)
+    assert np.bincount(labels[rows]).tolist() == [4, 4, 4]
+    assert len(set(rows.tolist())) == 12
+    assert np.array_equal(rows, balanced(images, 12, seed=3))
+    assert not np.array_equal(rows, balanced(images, 12, seed=4))
+    assert np.bincount(labels[balanced(images, 30, seed=0)]).tolist() in ([13, 5, 12], [12, 5, 13])
+    assert sorted(balanced(images, 200, seed=0).tolist()) == list(range(75))
+
+
+@pytest.mark.parametrize("kind", [bool, float])
+def test_interval_of_a_drop(kind: type) -> None:
+    generator = np.random.default_rng(0)
+    reference = generator.random(400) < 0.8
+    model = reference ^ (generator.random(400) < 0.1)
+    low, high = drop_interval(model.astype(kind), reference.astype(kind), 20000)
+    differences = reference.astype(float) - model
+    spread = 1.96 * differences.std() / 20  # of a mean of 400, normal approximation
+    assert low == pytest.approx(differences.mean() - spread, abs=0.004)
+    assert high == pytest.approx(differences.mean() + spread, abs=0.004)
+    assert drop_interval(reference.astype(kind), reference.astype(kind), 100) == (0, 0)
