@@ -13,7 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from compressor.distillation import distill
 from compressor.pipeline import SHARED, run
+from export.benchmark import bench
 from export.graph import to_onnx
+from export.inspection import inspect
 from export.validation import Report, validate
 from zoo.errors import UserError, did_you_mean
 from zoo.training import train
@@ -26,6 +28,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "export": to_onnx,
     "validate": validate,
     "run": run,
+    "bench": bench,
+    "inspect": inspect,
 }
 # Options that may be given as plain words right after the verb, in this order; a list takes all of them.
 _LEADING = {
@@ -34,6 +38,8 @@ _LEADING = {
     "export": ["model", "path"],
     "validate": ["models"],
     "run": ["config"],
+    "bench": ["files"],
+    "inspect": ["file"],
 }
 _NOT_IN_SHELL = {"export": {"images"}, "run": {"teacher", "student", "report"}}
 
@@ -87,6 +93,9 @@ def parser_of(verb: str) -> ArgumentParser:
         parser.add_function_arguments(train, "teacher", skip=_skip(SHARED))
         parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))
         parser.add_function_arguments(validate, "report", skip=_skip(SHARED | {"models", "teacher"}))
+    if verb == "inspect":
+        parser.add_argument("--json", action="store_true", help="Print JSON.")
+        parser.add_argument("--nodes", action="store_true", help="Name all nodes that compute in float.")
     return parser
 
 
@@ -96,6 +105,7 @@ def _skip(names: Iterable[str]) -> set[str | int]:
 
 def _carry_out(verb: str, options: Namespace) -> int:
     options.pop("config", None)
+    printing = {name: options.pop(name) for name in ("json", "nodes") if verb == "inspect"}
     result = VERBS[verb](**{name: _plain(value) for name, value in options.items(branches=True) if "." not in name})
     if isinstance(result, Report):
         from export.report import print_table, retained
@@ -106,6 +116,14 @@ def _carry_out(verb: str, options: Namespace) -> int:
             gate, measure = result.content["gate"]["min_retention"], retained(result.content)
             print(f"Gate failed: a model keeps less than {gate:.1%} of the teacher's {measure}.", file=sys.stderr)
             return GATE_FAILED
+    elif verb == "bench":
+        from export.benchmark import print_bench
+
+        print_bench(result)
+    elif verb == "inspect":
+        from export.inspection import print_inspection
+
+        print(json.dumps(result, indent=2)) if printing["json"] else print_inspection(result, printing["nodes"])
     else:
         print(f"Done: {result}")
     return DONE
@@ -120,8 +138,8 @@ def _with_leading(verb: str, words: list[str]) -> list[str]:
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     plain, rest = words[:count], words[count:]
     names = _LEADING[verb]
-    if names == ["models"] and plain:
-        return [f"--models={json.dumps(plain)}", *rest]
+    if names in (["models"], ["files"]) and plain:
+        return [f"--{names[0]}={json.dumps(plain)}", *rest]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
     if names == ["config"] and plain and not Path(plain[0]).is_file():
         raise UserError(f"Configuration {plain[0]} does not exist. Check the path; configs/ has examples.")
@@ -147,7 +165,7 @@ def _overview() -> str:
     lines = [f"  {name:9} {_summary(verb)}" for name, verb in VERBS.items()]
     return "\n".join(
         [
-            "usage: compressor {train,distill,export,validate,run} [options]",
+            f"usage: compressor {{{','.join(VERBS)}}} [options]",
             "",
             "Make an image-retrieval model small enough to ship, and prove that it still retrieves.",
             "",

@@ -9,15 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from export.benchmark import bench
     from export.graph import to_onnx
+    from export.inspection import inspect
     from export.runtime import Embedder
     from export.validation import Report, validate
 
-__all__ = ["Embedder", "Report", "to_onnx", "validate"]
+__all__ = ["Embedder", "Report", "bench", "inspect", "to_onnx", "validate"]
 
 _HOME = {
     "Embedder": "export.runtime",
     "Report": "export.validation",
+    "bench": "export.benchmark",
+    "inspect": "export.inspection",
     "to_onnx": "export.graph",
     "validate": "export.validation",
 }

@@ -129,7 +129,7 @@ def render_html(
         "decimals": _decimals,
         "count": _count,
         "megabytes": _megabytes,
-        "readable": _readable,
+        "readable": readable,
         "score": _score,
         "significant": _significant,
     }
@@ -250,14 +250,10 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
         console: where to print; standard output if None, widened where that is a file or pipe, so that nothing is cut.
     """
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    if console is None:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=max(console.width, _TABLE_WIDTH))
+    console = console or wide_console()
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("stage", overflow="fold")
     columns = _measure_columns(content)
@@ -276,6 +272,14 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
         ]
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
+
+
+def wide_console() -> Console:
+    """Return standard output to print tables on, widened where that is a file or pipe, so that nothing is cut."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, _TABLE_WIDTH))
 
 
 def _measure_columns(content: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], str]]:
@@ -559,12 +563,12 @@ def _megabytes(value: int | None) -> str:
     return DASH if value is None else f"{value / 1e6:.{2 if value >= 100_000 else 4}f}"
 
 
-def _readable(value: Any) -> str:
+def readable(value: Any) -> str:
     """Return a value of the protocol in words: "images 40, classes 8" for a dictionary."""
     if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_readable(entry)}" for key, entry in value.items())
+        return ", ".join(f"{key.replace('_', ' ')} {readable(entry)}" for key, entry in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(_readable, value))
+        return ", ".join(map(readable, value))
     if isinstance(value, float):
         return f"{value:g}"
     return DASH if value is None or value == "" else str(value)
