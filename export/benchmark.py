@@ -80,8 +80,8 @@ def bench(
     del opened
     memory = {}
     for index, file in enumerate(files):
+        log.info("measuring the memory of %s", file)
         for batch in batches:
-            log.info("measuring the memory of %s, batch %d", file, batch)
             memory[index, batch] = _peak_memory(Path(file), max(counts), (batch, *samples[index].shape))
     rows = []
     for count in counts:

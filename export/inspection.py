@@ -31,14 +31,8 @@ _INT8_OPERATORS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul
 }
 # Which input of theirs is the bias, where there is one beside scales and zero points.
 _BIAS = {"QLinearConv": 8, "QGemm": 6, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6, "QAttention": 2}
-_PRECISIONS = {
-    "FLOAT": "fp32",
-    "FLOAT16": "fp16",
-    "BFLOAT16": "bf16",
-    "DOUBLE": "fp64",
-    "INT8": "int8",
-    "UINT8": "int8",
-}
+_FLOATS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "fp64"}
+_PRECISIONS = _FLOATS | {"INT8": "int8", "UINT8": "int8"}
 
 
 def inspect(file: str | Path) -> dict[str, Any]:
@@ -46,7 +40,7 @@ def inspect(file: str | Path) -> dict[str, Any]:
 
     A Conv, Gemm or MatMul computes in int8 where both its inputs come from a DequantizeLinear of 8-bit integers, which
     is what onnxruntime fuses; the operators that are made for integers do so as such. Weights are counted as they are
-    stored: all constants with an axis of floating or 8-bit type, and the integer biases, without scales and zero points.
+    stored: all constants of one axis or more in floats or 8 bits, and integer biases, without scales and zero points.
 
     Args:
         file: an .onnx file; of one that ``export`` did not make, what can be known.
@@ -142,9 +136,8 @@ class _Graph:
     def _precision(self, node: onnx.NodeProto, factors: list[str]) -> str:
         if node.op_type in _INT8_OPERATORS or all(self._dequantized(name) for name in factors):
             return "int8"
-        return next(
-            (_PRECISIONS[self._types[name]] for name in factors if self._types.get(name) in _PRECISIONS), "unknown"
-        )
+        known = [_FLOATS[self._types[name]] for name in factors if self._types.get(name) in _FLOATS]
+        return known[0] if known else "unknown"
 
     def _dequantized(self, name: str) -> bool:
         """Whether a value is a DequantizeLinear of 8-bit integers."""
@@ -225,10 +218,7 @@ def _lines(content: dict[str, Any], nodes: bool) -> Iterator[tuple[str, str]]:
         yield "quantization", readable(content["quantization"])
     yield "weights", _weights(content["weights"])
     total = Counter(entry["precision"] for entry in content["computing"])
-    yield (
-        "computing",
-        f"{_counts(total)} of {sum(total.values())} Conv, Gemm and MatMul; {content['nodes']} nodes in all",
-    )
+    yield "computing", f"Conv, Gemm and MatMul: {_counts(total)}; {content['nodes']} nodes in all"
     for operator, counts in content["operators"].items():
         yield f"  {operator}", _counts(counts)
     if "int8" in total:
