@@ -117,11 +117,11 @@ def _carry_out(verb: str, options: Namespace) -> int:
             print(f"Gate failed: a model keeps less than {gate:.1%} of the teacher's {measure}.", file=sys.stderr)
             return GATE_FAILED
     elif verb == "bench":
-        from export.benchmark import print_bench
+        from export.tables import print_bench
 
         print_bench(result)
     elif verb == "inspect":
-        from export.inspection import print_inspection
+        from export.tables import print_inspection
 
         print(json.dumps(result, indent=2)) if printing["json"] else print_inspection(result, printing["nodes"])
     else:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from zoo.errors import ModelError, OptionError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from rich.console import Console
-
-    from export.runtime import Embedder
+from zoo.errors import OptionError
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +49,10 @@ def bench(
     if not files:
         raise OptionError("No file to time. Name at least one .onnx file.")
 
-    import numpy as np
-
+    from export.peak_memory import peak_memory
     from export.runtime import Embedder
-    from export.timing import median_and_p95, thread_counts, timed_in_turn
-    from zoo.files import write_json
+    from export.timing import embedding_of, median_and_p95, sample_image, thread_counts, timed_in_turn
+    from zoo.files import digest, write_json
     from zoo.versions import machine, versions
 
     counts = thread_counts() if threads is None else list(dict.fromkeys(threads))
@@ -75,20 +65,32 @@ def bench(
 
     opened = [Embedder(file, threads=1) for file in files]
     side = image_size or 2 * max(max(embedder.input_size) for embedder in opened)
-    samples = [_sample(embedder, side) for embedder in opened]
-    described = [_described(embedder) for embedder in opened]
+    samples = [sample_image(embedder, side) for embedder in opened]
+    described = [
+        {
+            "file": str(file),
+            "bytes": embedder.path.stat().st_size,
+            "digest": digest(file),
+            "architecture": embedder.metadata["architecture"],
+            "precision": embedder.precision,
+            "input": embedder.input,
+            "input_size": list(embedder.input_size),
+            "dim": embedder.dim,
+        }
+        for file, embedder in zip(files, opened, strict=True)
+    ]
     del opened
     memory = {}
     for index, file in enumerate(files):
         log.info("measuring the memory of %s", file)
         for batch in batches:
-            memory[index, batch] = _peak_memory(Path(file), max(counts), (batch, *samples[index].shape))
+            memory[index, batch] = peak_memory(Path(file), max(counts), (batch, *samples[index].shape))
     rows = []
     for count in counts:
         embedders = [Embedder(file, threads=count) for file in files]
         for batch in batches:
             log.info("timing at batch %d, threads %d", batch, count)
-            calls = {i: _on(embedder, np.stack([samples[i]] * batch)) for i, embedder in enumerate(embedders)}
+            calls = {i: embedding_of(embedder, samples[i], batch) for i, embedder in enumerate(embedders)}
             times = {i: median_and_p95(taken) for i, taken in timed_in_turn(calls, runs).items()}
             for i, file in enumerate(files):
                 median = times[i]["median"]
@@ -116,98 +118,3 @@ def bench(
     if out is not None:
         write_json(out, content)
     return content
-
-
-def print_bench(content: dict[str, Any], console: Console | None = None) -> None:
-    """Print what :func:`bench` found as a table.
-
-    Args:
-        content: what it returned.
-        console: where to print; standard output if None, widened where that is a file or pipe, so that nothing is cut.
-    """
-    from rich.box import SIMPLE
-    from rich.table import Table
-    from rich.text import Text
-
-    from export.report import DASH, wide_console
-
-    console = console or wide_console()
-    of_file = {entry["file"]: entry for entry in content["files"]}
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for heading in ("file", "input", "precision"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("threads", "batch", "median ms", "p95 ms", "images/s", "× first", "peak MB"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for number, row in enumerate(content["rows"], start=1):
-        entry = of_file[row["file"]]
-        peak = row["peak_memory_bytes"]
-        cells = [
-            row["file"],
-            entry["input"],
-            entry["precision"],
-            str(row["threads"]),
-            str(row["batch"]),
-            f"{row['latency_ms']['median']:.2f}",
-            f"{row['latency_ms']['p95']:.2f}",
-            f"{row['images_per_second']:.1f}",
-            f"{row['speed_to_first']:.2f}",
-            DASH if peak is None else f"{peak / 1e6:.0f}",
-        ]
-        table.add_row(*(Text(cell) for cell in cells), end_section=number % len(content["files"]) == 0)
-    console.print(table)
-    console.print(Text("\n".join(_notes(content))))
-
-
-def _notes(content: dict[str, Any]) -> list[str]:
-    inputs = {entry["input"] for entry in content["files"]}
-    side, runtime = content["image_size"], content["runtime_memory_bytes"]
-    notes = [f"{content['machine']['processor']}, {content['runs']} runs, all files in turn; × first: images/s over"]
-    notes[0] += " the first file's."
-    if "pixels" in inputs:
-        notes.append(f"pixels: random images of {side} x {side}, resized inside the file and inside the time.")
-    if "tensor" in inputs:
-        notes.append("tensor: prepared arrays; resize and normalisation are the caller's and are not in the time.")
-    if runtime is not None:
-        notes.append(f"peak MB: of a process of its own, {runtime / 1e6:.0f} of them Python, numpy and onnxruntime.")
-    return notes
-
-
-def _described(embedder: Embedder) -> dict[str, Any]:
-    from zoo.files import digest
-
-    return {
-        "file": str(embedder.path),
-        "bytes": embedder.path.stat().st_size,
-        "digest": digest(embedder.path),
-        "architecture": embedder.metadata["architecture"],
-        "precision": embedder.precision,
-        "input": embedder.input,
-        "input_size": list(embedder.input_size),
-        "dim": embedder.dim,
-    }
-
-
-def _sample(embedder: Embedder, side: int) -> np.ndarray:
-    """Return a random image as the file takes it: uint8 ``(side, side, 3)``, or float32 ``(3, H, W)``."""
-    import numpy as np
-
-    generator = np.random.default_rng(0)
-    if embedder.input == "pixels":
-        return generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
-    return generator.standard_normal((3, *embedder.input_size), dtype=np.float32)
-
-
-def _on(embedder: Embedder, images: np.ndarray) -> Callable[[int], object]:
-    return lambda run: embedder(images, batch_size=len(images))
-
-
-def _peak_memory(file: Path, threads: int, shape: tuple[int, ...]) -> dict[str, int | None]:
-    """Return the peak of a fresh process in bytes: ``{"runtime", "peak"}``, after its imports and at its end."""
-    script = Path(__file__).with_name("peak_memory.py")
-    command = [sys.executable, "-P", str(script), str(file), str(threads), json.dumps(shape)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it was stopped, which is how a lack of memory ends"])[-1]
-        raise ModelError(f"{file} failed on a batch of shape {shape} ({reason}). Try a smaller batch or image size.")
-    found: dict[str, int | None] = json.loads(done.stdout)
-    return found

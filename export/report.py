@@ -25,7 +25,6 @@ DASH = "–"
 _SHOWN_NEIGHBOURS = 5
 _SHOWN_CHANGED, _SHOWN_RIGHT, _SHOWN_CLASSES = 6, 3, 10
 _THUMBNAIL = 96  # pixels; shown at 85 or less
-_TABLE_WIDTH = 120
 _COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 # Paths instead of fonts and a fixed salt: the same content gives the same bytes wherever it is opened.
@@ -253,6 +252,8 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
     from rich.table import Table
     from rich.text import Text
 
+    from export.tables import wide_console
+
     console = console or wide_console()
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("stage", overflow="fold")
@@ -272,14 +273,6 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
         ]
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
-
-
-def wide_console() -> Console:
-    """Return standard output to print tables on, widened where that is a file or pipe, so that nothing is cut."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, _TABLE_WIDTH))
 
 
 def _measure_columns(content: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], str]]:

@@ -1,4 +1,4 @@
-"""Timing of several calls in one run. Needs numpy only."""
+"""Timing of several calls in one run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+
+from export.runtime import Embedder
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -45,3 +47,17 @@ def thread_counts() -> list[int]:
     """Return 1, 2 and the number of cores that this process may use, without repetition."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return sorted({1, min(2, cores), cores})
+
+
+def sample_image(embedder: Embedder, side: int) -> np.ndarray:
+    """Return a random image as the file takes it: uint8 ``(side, side, 3)``, or float32 ``(3, H, W)``."""
+    generator = np.random.default_rng(0)
+    if embedder.input == "pixels":
+        return generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return generator.standard_normal((3, *embedder.input_size), dtype=np.float32)
+
+
+def embedding_of(embedder: Embedder, image: np.ndarray, batch: int) -> Callable[[int], object]:
+    """Return a call that embeds a batch of one image in one inference."""
+    images = np.stack([image] * batch)
+    return lambda run: embedder(images, batch_size=batch)

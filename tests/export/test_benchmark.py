@@ -11,7 +11,8 @@ from rich.console import Console
 
 from compressor.cli import main
 from export import bench
-from export.benchmark import _peak_memory, print_bench
+from export.peak_memory import peak_memory
+from export.tables import print_bench
 from export.timing import median_and_p95, timed_in_turn
 from zoo import ModelError, OptionError
 from zoo.files import digest
@@ -68,8 +69,8 @@ def test_files_are_described(files: dict[str, Path], content: dict[str, Any]) ->
 
 def test_peak_memory_is_of_the_file_alone(files: dict[str, Path]) -> None:
     ours = bytearray(b"1") * 600_000_000  # a child's ru_maxrss would start at this
-    small = _peak_memory(files["fp32"], 1, (1, 64, 64, 3))
-    large = _peak_memory(files["fp32"], 1, (16, 640, 640, 3))
+    small = peak_memory(files["fp32"], 1, (1, 64, 64, 3))
+    large = peak_memory(files["fp32"], 1, (16, 640, 640, 3))
     assert small["peak"] is not None and large["peak"] is not None
     assert small["peak"] < 300_000_000 < len(ours)
     # The batch in bytes and, to be resized, in float32.
@@ -118,4 +119,4 @@ def test_files_that_cannot_be(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"text\.onnx is not an ONNX file"):
         bench([tmp_path / "text.onnx"])
     with pytest.raises(ModelError, match=r"failed on a batch of shape .* smaller batch"):
-        _peak_memory(files["tensor"], 1, (1, 3, 40, 40))
+        peak_memory(files["tensor"], 1, (1, 3, 40, 40))
