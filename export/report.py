@@ -561,7 +561,7 @@ def readable(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')} {readable(entry)}" for key, entry in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(readable, value))
+        return ", ".join(map(readable, value)) or DASH
     if isinstance(value, float):
         return f"{value:g}"
     return DASH if value is None or value == "" else str(value)
