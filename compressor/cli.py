@@ -13,6 +13,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from compressor.distillation import distill
 from compressor.pipeline import SHARED, run
+from export.benchmark import bench
+from export.inspection import inspect
 from export.shipping import Exported, export_model
 from export.validation import Report, validate
 from zoo.errors import RefusedError, UserError, did_you_mean
@@ -26,6 +28,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "export": export_model,
     "validate": validate,
     "run": run,
+    "bench": bench,
+    "inspect": inspect,
 }
 # Options that may be given as plain words right after the verb, in this order; a list takes all of them.
 _LEADING = {
@@ -34,6 +38,8 @@ _LEADING = {
     "export": ["model", "path"],
     "validate": ["models"],
     "run": ["config"],
+    "bench": ["files"],
+    "inspect": ["file"],
 }
 _NOT_IN_SHELL = {"run": {"teacher", "student", "export", "report"}}
 
@@ -88,6 +94,9 @@ def parser_of(verb: str) -> ArgumentParser:
         parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))
         parser.add_function_arguments(export_model, "export", skip=_skip(SHARED | {"model", "path"}))
         parser.add_function_arguments(validate, "report", skip=_skip(SHARED | {"models", "teacher"}))
+    if verb == "inspect":
+        parser.add_argument("--json", action="store_true", help="Print JSON.")
+        parser.add_argument("--nodes", action="store_true", help="Name all nodes that compute in float.")
     return parser
 
 
@@ -97,10 +106,11 @@ def _skip(names: Iterable[str]) -> set[str | int]:
 
 def _carry_out(verb: str, options: Namespace) -> int:
     options.pop("config", None)
+    printing = {name: options.pop(name) for name in ("json", "nodes") if verb == "inspect"}
     try:
         result = _call(verb, options)
     except RefusedError as error:
-        from export.candidate_table import print_candidates
+        from export.tables import print_candidates
 
         print_candidates(error.content)
         print(f"Refused: {error}", file=sys.stderr)
@@ -116,10 +126,18 @@ def _carry_out(verb: str, options: Namespace) -> int:
             return GATE_FAILED
     elif isinstance(result, Exported):
         if result.candidates is not None:
-            from export.candidate_table import print_candidates
+            from export.tables import print_candidates
 
             print_candidates(result.candidates)
         print("Done:", *result.files.values())
+    elif verb == "bench":
+        from export.tables import print_bench
+
+        print_bench(result)
+    elif verb == "inspect":
+        from export.tables import print_inspection
+
+        print(json.dumps(result, indent=2)) if printing["json"] else print_inspection(result, printing["nodes"])
     else:
         print(f"Done: {result}")
     return DONE
@@ -138,8 +156,8 @@ def _with_leading(verb: str, words: list[str]) -> list[str]:
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     plain, rest = words[:count], words[count:]
     names = _LEADING[verb]
-    if names == ["models"] and plain:
-        return [f"--models={json.dumps(plain)}", *rest]
+    if names in (["models"], ["files"]) and plain:
+        return [f"--{names[0]}={json.dumps(plain)}", *rest]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
     if names == ["config"] and plain and not Path(plain[0]).is_file():
         raise UserError(f"Configuration {plain[0]} does not exist. Check the path; configs/ has examples.")
@@ -165,7 +183,7 @@ def _overview() -> str:
     lines = [f"  {name:9} {_summary(verb)}" for name, verb in VERBS.items()]
     return "\n".join(
         [
-            "usage: compressor {train,distill,export,validate,run} [options]",
+            f"usage: compressor {{{','.join(VERBS)}}} [options]",
             "",
             "Make an image-retrieval model small enough to ship, and prove that it still retrieves.",
             "",

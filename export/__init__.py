@@ -9,17 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from export.benchmark import bench
     from export.graph import to_onnx
+    from export.inspection import inspect
     from export.runtime import Embedder
     from export.shipping import Exported, export_model
     from export.validation import Report, validate
 
-__all__ = ["Embedder", "Exported", "Report", "export_model", "to_onnx", "validate"]
+__all__ = ["Embedder", "Exported", "Report", "bench", "export_model", "inspect", "to_onnx", "validate"]
 
 _HOME = {
     "Embedder": "export.runtime",
     "Exported": "export.shipping",
     "Report": "export.validation",
+    "bench": "export.benchmark",
+    "inspect": "export.inspection",
     "export_model": "export.shipping",
     "to_onnx": "export.graph",
     "validate": "export.validation",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,13 @@ import torch
 from tqdm import tqdm
 
 from export.runtime import Embedder
+from export.timing import median_and_p95, thread_counts, timed_in_turn
 from zoo.arguments import TeacherLike
 from zoo.data.image_set import ImageSet
 from zoo.embedding import fastest_device
 from zoo.errors import ModelError
 from zoo.models import load_model
-from zoo.preprocessing import Preprocess
+from zoo.preprocessing import Preprocess, Preprocessing
 from zoo.teachers import Teacher, TorchTeacher
 
 
@@ -110,13 +110,25 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
 
 def _onnx(path: Path) -> Candidate:
     embedder = Embedder(path)
+    preprocess = Preprocess(Preprocessing.of(json.loads(embedder.metadata["preprocessing"])))
+
+    def prepared(pixels: np.ndarray) -> np.ndarray:
+        if embedder.input == "pixels":
+            return pixels
+        return np.asarray(preprocess(torch.from_numpy(pixels)[None])[0])
 
     def embed(images: ImageSet) -> np.ndarray:
-        pixels = (images.pixels(i) for i in tqdm(range(len(images)), desc="embedding", leave=False))
-        return np.asarray(embedder(pixels))
+        indices = tqdm(range(len(images)), desc="embedding", leave=False)
+        return np.asarray(embedder(prepared(images.pixels(i)) for i in indices))
 
     def timed(threads: int) -> Callable[[np.ndarray], object]:
-        return Embedder(path, threads=threads)
+        embed_one = Embedder(path, threads=threads)
+
+        def call(pixels: np.ndarray) -> object:
+            torch.set_num_threads(threads)
+            return embed_one(prepared(pixels))
+
+        return embed_one if embedder.input == "pixels" else call
 
     parameters = int(embedder.metadata["parameters"])
     size = path.stat().st_size
@@ -146,19 +158,13 @@ def latencies(candidates: list[Candidate], images: ImageSet, runs: int) -> dict[
         return times
     shown = [images.pixels(i) for i in range(min(len(images), 16))]
     before = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for threads in sorted({1, min(2, cores), cores}):
-        calls = {c.stage: c.embed_one(threads) for c in candidates if c.embed_one is not None}
-        taken: dict[str, list[float]] = {stage: [] for stage in calls}
-        for run in range(-5, runs):  # the first five warm up
-            pixels = shown[run % len(shown)]
-            for stage, call in calls.items():
-                start = time.perf_counter()
-                call(pixels)
-                if run >= 0:
-                    taken[stage].append(1000 * (time.perf_counter() - start))
-        for stage, values in taken.items():
-            median, p95 = np.quantile(values, [0.5, 0.95])
-            times[stage].append({"median": round(float(median), 3), "p95": round(float(p95), 3), "threads": threads})
+    for threads in thread_counts():
+        calls = {c.stage: _on(c.embed_one(threads), shown) for c in candidates if c.embed_one is not None}
+        for stage, values in timed_in_turn(calls, runs).items():
+            times[stage].append(median_and_p95(values) | {"threads": threads})
     torch.set_num_threads(before)
     return times
+
+
+def _on(call: Callable[[np.ndarray], object], shown: list[np.ndarray]) -> Callable[[int], object]:
+    return lambda run: call(shown[run % len(shown)])

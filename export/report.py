@@ -25,7 +25,6 @@ DASH = "–"
 _SHOWN_NEIGHBOURS = 5
 _SHOWN_CHANGED, _SHOWN_RIGHT, _SHOWN_CLASSES = 6, 3, 10
 _THUMBNAIL = 96  # pixels; shown at 85 or less
-_TABLE_WIDTH = 120
 _COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 # Paths instead of fonts and a fixed salt: the same content gives the same bytes wherever it is opened.
@@ -129,7 +128,7 @@ def render_html(
         "decimals": _decimals,
         "count": _count,
         "megabytes": _megabytes,
-        "readable": _readable,
+        "readable": readable,
         "score": _score,
         "significant": _significant,
     }
@@ -250,14 +249,12 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
         console: where to print; standard output if None, widened where that is a file or pipe, so that nothing is cut.
     """
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    if console is None:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=max(console.width, _TABLE_WIDTH))
+    from export.tables import wide_console
+
+    console = console or wide_console()
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("stage", overflow="fold")
     columns = _measure_columns(content)
@@ -559,12 +556,12 @@ def _megabytes(value: int | None) -> str:
     return DASH if value is None else f"{value / 1e6:.{2 if value >= 100_000 else 4}f}"
 
 
-def _readable(value: Any) -> str:
+def readable(value: Any) -> str:
     """Return a value of the protocol in words: "images 40, classes 8" for a dictionary."""
     if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_readable(entry)}" for key, entry in value.items())
+        return ", ".join(f"{key.replace('_', ' ')} {readable(entry)}" for key, entry in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(_readable, value))
+        return ", ".join(map(readable, value)) or DASH
     if isinstance(value, float):
         return f"{value:g}"
     return DASH if value is None or value == "" else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from zoo.errors import DataError, ModelError, first_line
 from zoo.images import read_pixels
 
 ImageLike = str | Path | Image.Image | np.ndarray
+
+_INPUTS = {("image", "tensor(uint8)"): "pixels", ("tensor", "tensor(float)"): "tensor"}
 
 
 class Embedder:
@@ -28,7 +30,8 @@ class Embedder:
     Attributes:
         dim: dimensions of the embedding.
         metric: how to compare embeddings: "cosine" (they are L2-normalised: use the dot product) or "euclidean".
-        precision: of the weights, such as "fp32".
+        precision: of the weights: "fp32", "fp16" or "int8".
+        input: "pixels" where preprocessing is inside the file, "tensor" where it is left to the caller.
         input_size: height and width that the network works at, pixels.
         metadata: all that the file says of itself.
 
@@ -44,6 +47,8 @@ class Embedder:
             raise ModelError(f"{path} does not exist. Check the path of the ONNX file.")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Threads that go on spinning after an inference take the cores from whatever comes next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
@@ -55,16 +60,19 @@ class Embedder:
                 f"{path} is not an ONNX file that onnxruntime loads ({reason}). Export it anew."
             ) from error
         self.metadata: dict[str, Any] = dict(self._session.get_modelmeta().custom_metadata_map)
-        inputs = self._session.get_inputs()
-        if self.metadata.get("schema") != "1" or [(i.name, i.type) for i in inputs] != [("image", "tensor(uint8)")]:
+        first, *others = self._session.get_inputs()
+        kind = _INPUTS.get((first.name, first.type))
+        if self.metadata.get("schema") != "1" or kind is None or others:
             raise ModelError(
-                f"{path} was not made by to_onnx: it lacks its metadata or its input image. Export it anew."
+                f"{path} was not made by to_onnx: it lacks its metadata, or its input image or tensor. Export it anew."
             )
         self.path = path
+        self.input = kind
         self.dim = int(self.metadata["dim"])
         self.metric = str(self.metadata["metric"])
         self.precision = str(self.metadata["precision"])
-        _, height, width = json.loads(self.metadata["preprocessing"])["input_size"]
+        self._preprocessing = json.loads(self.metadata["preprocessing"])
+        _, height, width = self._preprocessing["input_size"]
         self.input_size = (int(height), int(width))
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> np.ndarray:
@@ -72,22 +80,25 @@ class Embedder:
 
         Args:
             images: a path, a PIL image or a uint8 array ``(H, W)``, ``(H, W, 1 or 3 or 4)``; or several of them, or one
-                array ``(N, H, W, 3)``. Files are turned as EXIF says; transparent images are laid on white.
+                array ``(N, H, W, 3)``. Files are turned as EXIF says; transparent images are laid on white. Where
+                ``input`` is "tensor": a float32 array ``(3, H, W)`` of ``input_size``, prepared as the metadata say;
+                or several of them, or one array ``(N, 3, H, W)``.
             batch_size: most images in one inference; only neighbours of equal size share one.
 
         Returns:
             float32 ``(dim,)`` for one image, ``(N, dim)`` for several.
 
         Raises:
-            DataError: an image cannot be read; names it.
+            DataError: an image cannot be read, or is not what this file takes; names it.
         """
+        prepare = _pixels if self.input == "pixels" else self._tensor
         if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim <= 3):
-            row: np.ndarray = self._embed([_pixels(images)])[0]
+            row: np.ndarray = self._embed([prepare(images)])[0]
             return row
         rows: list[np.ndarray] = []
         batch: list[np.ndarray] = []
         for image in images:
-            pixels = _pixels(image)
+            pixels = prepare(image)
             if batch and (len(batch) == batch_size or pixels.shape != batch[0].shape):
                 rows.append(self._embed(batch))
                 batch = []
@@ -97,8 +108,37 @@ class Embedder:
         return np.concatenate(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
 
     def _embed(self, batch: list[np.ndarray]) -> np.ndarray:
-        (embeddings,) = self._session.run(["embedding"], {"image": np.stack(batch)})
+        name = "image" if self.input == "pixels" else "tensor"
+        (embeddings,) = self._session.run(["embedding"], {name: np.stack(batch)})
         return np.asarray(embeddings, dtype=np.float32)
+
+    def _tensor(self, image: ImageLike) -> np.ndarray:
+        """Return what a file that leaves preprocessing to the caller takes, or say what it takes."""
+        shape = (3, *self.input_size)
+        if isinstance(image, np.ndarray) and image.dtype == np.float32 and image.shape == shape:
+            return image
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(
+            f"{self.path} leaves preprocessing to the caller and takes float32 arrays {shape}, found {found}. Give "
+            f"images {preprocessing_in_words(self._preprocessing)}; or export the model with input pixels."
+        )
+
+
+def preprocessing_in_words(preprocessing: Mapping[str, Any]) -> str:
+    """Say what is done to pixels before the network, as a participle.
+
+    Args:
+        preprocessing: the entry of a file's metadata; see docs/formats.md.
+    """
+    _, height, width = preprocessing["input_size"]
+    share = preprocessing["crop_pct"]
+    size = f"{int(height / share)} x {int(width / share)} pixels ({preprocessing['interpolation']}, antialiased)"
+    resized = f"squashed to {size}" if preprocessing["crop_mode"] == "squash" else f"resized to cover {size}"
+    mean, std = (", ".join(f"{value:g}" for value in preprocessing[key]) for key in ("mean", "std"))
+    return (
+        f"{resized}, cropped at the centre to {height} x {width}, scaled to [0, 1] and normalised with mean ({mean}) "
+        f"and deviation ({std})"
+    )
 
 
 def _pixels(image: ImageLike) -> np.ndarray:

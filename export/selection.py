@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 from tqdm import tqdm
 
 from export.quantization import Scheme, blocks_of, calibrate, schemes_for, to_fp16, to_int8, weights_of
+from export.timing import median_and_p95, timed_in_turn
 from export.tracing import INPUTS, PIXELS, Graphs, Traced, join
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import DataError, RefusedError, first_line
@@ -311,16 +313,13 @@ class _Trial:
             for name, network in self.networks.items()
             for takes in INPUTS
         }
-        taken: dict[tuple[str, str], list[float]] = {key: [] for key in sessions}
-        for run in range(-5, runs):  # the first five warm up
-            for key, session in sessions.items():
-                start = time.perf_counter()
-                session.run(None, given[key[1]])
-                if run >= 0:
-                    taken[key].append(1000 * (time.perf_counter() - start))
+        calls = {key: partial(_run, session, given[key[1]]) for key, session in sessions.items()}
+        taken = timed_in_turn(calls, runs)
         for entry in self.entries:
             if entry["name"] in self.networks:
-                entry["latency_ms"] = {takes: _summary(taken[entry["name"], takes]) for takes in INPUTS}
+                entry["latency_ms"] = {
+                    takes: median_and_p95(taken[entry["name"], takes]) | {"threads": 1} for takes in INPUTS
+                }
 
 
 def _choose(trial: _Trial, target: str) -> dict[str, Any] | None:
@@ -415,9 +414,8 @@ def _session(proto: ModelProto, threads: int | None) -> onnxruntime.InferenceSes
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _summary(times: list[float]) -> dict[str, Any]:
-    median, p95 = np.quantile(times, [0.5, 0.95])
-    return {"median": round(float(median), 3), "p95": round(float(p95), 3), "threads": 1}
+def _run(session: onnxruntime.InferenceSession, given: dict[str, np.ndarray], run: int) -> None:
+    session.run(None, given)
 
 
 def _type_of(value: Any) -> Any:

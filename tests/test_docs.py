@@ -119,7 +119,7 @@ def test_formats_name_every_key(photos: Path, tmp_path: Path) -> None:
     import onnx
     import torch
 
-    from export import to_onnx, validate
+    from export import bench, inspect, to_onnx, validate
     from zoo import create_model, save_model
     from zoo.generated_report import report_generated
     from zoo.models import FACTS_KEY, ModelFacts
@@ -142,6 +142,9 @@ def test_formats_name_every_key(photos: Path, tmp_path: Path) -> None:
     report = validate([folder, file], folder, f"folder:{photos}", tmp_path / "report", bootstrap=10, latency_runs=1)
     content = json.loads((report.folder / "report.json").read_text(encoding="utf-8"))
     assert documented("Report", 0) == set(_keys(content)) | {"data.note"}
+
+    assert documented("Benchmark", 0) == set(_keys(bench([file], batch_sizes=[1], threads=[1], runs=1)))
+    assert documented("Inspection", 0) == set(inspect(file))
 
 
 def test_formats_name_every_key_of_label_distance(spots: Path, spot_teacher: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_own_teacher_is_not_trained(finished: Path, photos: Path, tmp_path: Path
     assert report.content["stages"][0]["recall"] == first["stages"][0]["recall"]
 
 
-@pytest.mark.parametrize("verb", ["", "train", "distill", "export", "validate", "run"])
+@pytest.mark.parametrize("verb", ["", "train", "distill", "export", "validate", "run", "bench", "inspect"])
 def test_help_answers_in_under_a_second(verb: str) -> None:
     command = [sys.executable, "-m", "compressor", *([verb] if verb else []), "--help"]
     taken = []
@@ -194,6 +194,8 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
         1,
         ["nowhere", "does not exist"],
     ),
+    (["bench", "nowhere.onnx"], 1, ["nowhere.onnx does not exist"]),
+    (["inspect", "nowhere.onnx"], 1, ["nowhere.onnx does not exist"]),
     (["validate", "a.onnx", "--teacher", "b", "--data", "PHOTOS", "--out", "OUT"], 1, ["b does not exist"]),
 ]
 

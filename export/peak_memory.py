@@ -1,0 +1,69 @@
+"""How much memory one file takes. A script too, for a process of its own, since a process's peak never falls.
+
+``python -P peak_memory.py FILE THREADS JSON_SHAPE`` needs numpy and onnxruntime only.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+
+def peak_memory(file: str | Path, threads: int, shape: Sequence[int]) -> dict[str, int | None]:
+    """Measure the resident memory of a fresh process that loads a file and runs it twice on a batch of that shape.
+
+    Returns:
+        Its peak in bytes: ``"runtime"`` after the imports, ``"peak"`` at its end; None where the system does not tell.
+
+    Raises:
+        ModelError: the file fails on such a batch.
+    """
+    from zoo.errors import ModelError
+
+    command = [sys.executable, "-P", __file__, str(file), str(threads), json.dumps(shape)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it was stopped, as for lack of memory"])[-1]
+        raise ModelError(f"{file} failed on a batch of shape {shape} ({reason}). Try a smaller batch or image size.")
+    found: dict[str, int | None] = json.loads(done.stdout)
+    return found
+
+
+def _peak() -> int | None:
+    """Return the peak of this process's resident memory in bytes; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not ru_maxrss: on Linux that starts at the memory of the process that started this one.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _main(file: str, threads: str, shape: str) -> None:
+    """Load a file, run a batch twice, and print both peaks as JSON."""
+    before = _peak()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = int(threads)
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    batch = np.ones(json.loads(shape), np.uint8 if entry.type == "tensor(uint8)" else np.float32)
+    for _ in range(2):  # the second uses what the first has set aside
+        session.run(None, {entry.name: batch})
+    print(json.dumps({"runtime": before, "peak": _peak()}))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,63 @@
+"""Timing of several calls in one run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from export.runtime import Embedder
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def timed_in_turn(
+    calls: Mapping[Name, Callable[[int], object]], runs: int, warm_up: int = 5
+) -> dict[Name, list[float]]:
+    """Time all calls in turn, so that what disturbs the machine disturbs all of them.
+
+    Args:
+        calls: each is given the number of the run; negative ones warm up.
+        runs: timed runs of each call.
+        warm_up: runs of each call that come first and are not timed.
+
+    Returns:
+        For each call, the ``runs`` times in milliseconds.
+    """
+    taken: dict[Name, list[float]] = {name: [] for name in calls}
+    for run in range(-warm_up, runs):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call(run)
+            if run >= 0:
+                taken[name].append(1000 * (time.perf_counter() - start))
+    return taken
+
+
+def median_and_p95(values: Sequence[float]) -> dict[str, float]:
+    """Return ``{"median", "p95"}`` of times, rounded to three digits after the point."""
+    median, p95 = np.quantile(values, [0.5, 0.95])
+    return {"median": round(float(median), 3), "p95": round(float(p95), 3)}
+
+
+def thread_counts() -> list[int]:
+    """Return 1, 2 and the number of cores that this process may use, without repetition."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return sorted({1, min(2, cores), cores})
+
+
+def sample_image(embedder: Embedder, side: int) -> np.ndarray:
+    """Return a random image as the file takes it: uint8 ``(side, side, 3)``, or float32 ``(3, H, W)``."""
+    generator = np.random.default_rng(0)
+    if embedder.input == "pixels":
+        return generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return generator.standard_normal((3, *embedder.input_size), dtype=np.float32)
+
+
+def embedding_of(embedder: Embedder, image: np.ndarray, batch: int) -> Callable[[int], object]:
+    """Return a call that embeds a batch of one image in one inference."""
+    images = np.stack([image] * batch)
+    return lambda run: embedder(images, batch_size=batch)

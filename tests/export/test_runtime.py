@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from export import Embedder
+from export.candidates import _onnx, latencies
+from export.runtime import preprocessing_in_words
+from export.tracing import smooth_images
+from zoo import DataError, ModelError, load_data
+from zoo.preprocessing import Preprocess, Preprocessing
+
+
+def prepared(file: Path, images: np.ndarray) -> np.ndarray:
+    preprocessing = Preprocessing.of(json.loads(Embedder(file).metadata["preprocessing"]))
+    return Preprocess(preprocessing)(torch.from_numpy(images)).numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "least_cosine"),
+    [("fp32", "fp32", 1 - 1e-6), ("fp16", "fp16", 0.9999), ("int8", "int8", 0.99), ("dynamic", "int8", 0.99)],
+)
+def test_every_precision(files: dict[str, Path], name: str, precision: str, least_cosine: float) -> None:
+    embedder, images = Embedder(files[name]), np.stack(smooth_images())
+    assert (embedder.precision, embedder.input, embedder.dim) == (precision, "pixels", 8)
+    found, expected = embedder(images), Embedder(files["fp32"])(images)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
+    assert (found * expected).sum(axis=1).min() > least_cosine
+
+
+def test_a_prepared_tensor_has_the_embedding_of_its_pixels(files: dict[str, Path]) -> None:
+    embedder, pixels = Embedder(files["tensor"]), np.stack(smooth_images())
+    assert (embedder.input, embedder.input_size) == ("tensor", (32, 32))
+    tensors = prepared(files["tensor"], pixels)
+    expected = Embedder(files["fp32"])(pixels)
+    np.testing.assert_allclose(embedder(tensors, batch_size=2), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder(tensor for tensor in tensors), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder(tensors[3]), expected[3], atol=1e-5)
+    assert embedder([]).shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("cat.png", "found str"),
+        (Image.new("RGB", (32, 32)), "found Image"),
+        (np.zeros((32, 32, 3), np.uint8), "found uint8 (32, 32, 3)"),
+        (np.zeros((2, 32, 32, 3), np.uint8), "found uint8 (32, 32, 3)"),
+        (np.zeros((3, 32, 32)), "found float64 (3, 32, 32)"),
+        (np.zeros((3, 40, 32), np.float32), "found float32 (3, 40, 32)"),
+        (np.zeros((32, 32), np.float32), "found float32 (32, 32)"),
+        ([np.zeros((1, 3, 32, 32), np.float32)], "found float32 (1, 3, 32, 32)"),
+    ],
+)
+def test_what_a_tensor_file_refuses(files: dict[str, Path], given: object, found: str) -> None:
+    with pytest.raises(DataError) as raised:
+        Embedder(files["tensor"])(given)  # type: ignore[arg-type]
+    text = str(raised.value)
+    assert found in text and str(files["tensor"]) in text and "float32 arrays (3, 32, 32)" in text
+    assert "cropped at the centre to 32 x 32" in text and "mean (0.5, 0.5, 0.5)" in text and "input pixels" in text
+
+
+def test_preprocessing_in_words() -> None:
+    squash = Preprocessing((200, 100), 0.8, "bicubic", "squash", (0.5, 0.25, 0.1), (1, 1, 1)).as_pretrained_cfg()
+    assert preprocessing_in_words(squash) == (
+        "squashed to 250 x 125 pixels (bicubic, antialiased), cropped at the centre to 200 x 100, scaled to [0, 1] and "
+        "normalised with mean (0.5, 0.25, 0.1) and deviation (1, 1, 1)"
+    )
+
+
+def test_another_input_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    proto = onnx.load(files["tensor"])
+    first = next(node for node in proto.graph.node if "tensor" in node.input)
+    first.input[0] = proto.graph.input[0].name = "image"  # float32 under the name of pixels
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(ModelError, match="not made by to_onnx"):
+        Embedder(tmp_path / "other.onnx")
+
+
+def test_validate_prepares_images_for_a_tensor_file(files: dict[str, Path], photos: Path) -> None:
+    images = load_data(f"folder:{photos}", "even-odd").test
+    candidate = _onnx(files["tensor"])
+    np.testing.assert_allclose(candidate.embed(images), _onnx(files["fp32"]).embed(images), atol=1e-5)
+    entries = latencies([candidate], images, runs=2)["onnx-fp32"]
+    assert entries[0]["threads"] == 1 and 0 < entries[0]["median"] <= entries[0]["p95"]
