@@ -12,9 +12,20 @@ if TYPE_CHECKING:
     from compressor.distillation import distill
     from compressor.pipeline import run
     from compressor.quantization_aware import finish_quantized
+    from compressor.shipping import ship
     from zoo.teachers import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher
 
-__all__ = ["ArrayTeacher", "OnnxTeacher", "Teacher", "TorchTeacher", "distill", "finish_quantized", "open_teacher", "run"]
+__all__ = [
+    "ArrayTeacher",
+    "OnnxTeacher",
+    "Teacher",
+    "TorchTeacher",
+    "distill",
+    "finish_quantized",
+    "open_teacher",
+    "run",
+    "ship",
+]
 
 _HOME = {
     "ArrayTeacher": "zoo.teachers",
@@ -25,6 +36,7 @@ _HOME = {
     "finish_quantized": "compressor.quantization_aware",
     "open_teacher": "zoo.teachers",
     "run": "compressor.pipeline",
+    "ship": "compressor.shipping",
 }
 
 

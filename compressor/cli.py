@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from compressor.distillation import distill
 from compressor.pipeline import SHARED, run
+from compressor.shipping import ship
 from export.benchmark import bench
 from export.inspection import inspect
 from export.shipping import Exported, export_model
@@ -25,7 +26,7 @@ DONE, USER_ERROR, BAD_USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "distill": distill,
-    "export": export_model,
+    "export": ship,
     "validate": validate,
     "run": run,
     "bench": bench,
@@ -92,8 +93,12 @@ def parser_of(verb: str) -> ArgumentParser:
     if verb == "run":
         parser.add_function_arguments(train, "teacher", skip=_skip(SHARED))
         parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))
-        parser.add_function_arguments(export_model, "export", skip=_skip(SHARED | {"model", "path"}))
+        parser.add_function_arguments(export_model, "export", skip=_skip(SHARED | {"model", "path", "before"}))
+        skipped = _skip(SHARED | {"model", "path", "teacher"})
+        parser.add_function_arguments(ship, "export", as_group=False, skip=skipped)
         parser.add_function_arguments(validate, "report", skip=_skip(SHARED | {"models", "teacher"}))
+    if verb == "export":
+        parser.add_function_arguments(export_model, as_group=False, skip={"model", "path", "before"})
     if verb == "inspect":
         parser.add_argument("--json", action="store_true", help="Print JSON.")
         parser.add_argument("--nodes", action="store_true", help="Name all nodes that compute in float.")

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from compressor.distillation import distill
+from compressor.shipping import ship
 from export.shipping import export_model
 from export.validation import Report, validate
 from zoo.arguments import DataLike
@@ -81,7 +82,10 @@ def run(
     shared = divided | {"max_unreadable": max_unreadable, "seed": seed}
     teacher_options = _resolved(train, "teacher", teacher)
     student_options = _resolved(distill, "student", student, also_skip={"teacher"})
-    export_options = _resolved(export_model, "export", export, also_skip={"model", "path"})
+    given_export = dict(export or {})
+    qat_epochs = given_export.pop("qat_epochs", 0)
+    export_options = _resolved(export_model, "export", given_export, also_skip={"model", "path", "before"})
+    export_options["qat_epochs"] = qat_epochs
     report_options = _resolved(validate, "report", report, also_skip={"models", "teacher"})
     config = {
         "data": data,
@@ -109,7 +113,7 @@ def run(
     splits = load_data(data, **divided)
     refused: RefusedError | None = None
     try:
-        artefacts = _export(small, splits, out / "export", divided, shared | export_options)
+        artefacts = _export(small, source, splits, out / "export", divided, shared | export_options)
     except RefusedError as error:
         refused, artefacts = error, sorted((out / "export").glob("*.onnx"))
     log.info("[4/4] report")
@@ -124,7 +128,12 @@ def _announce(number: int, what: str, folder: Path) -> None:
 
 
 def _export(
-    student: Path, splits: DataSplits, folder: Path, divided: dict[str, Any], options: dict[str, Any]
+    student: Path,
+    teacher: str | Path,
+    splits: DataSplits,
+    folder: Path,
+    divided: dict[str, Any],
+    options: dict[str, Any],
 ) -> list[Path]:
     """Export, unless the files were made of these very weights with these options."""
     inputs = plain({"options": options, "data": splits.digest, "model": digest(student / "model.safetensors")})
@@ -137,7 +146,8 @@ def _export(
             return files
     for stale in folder.glob("*.onnx"):
         stale.unlink()
-    exported = export_model(student, folder, data=splits, **{k: v for k, v in options.items() if k not in divided})
+    left = {name: value for name, value in options.items() if name not in divided}  # the data are divided already
+    exported = ship(student, folder, teacher=teacher, data=splits, **left)
     files = list(exported.files.values())
     write_json(made_of, inputs | {"files": [file.name for file in files]})
     return files

@@ -41,7 +41,7 @@ class Scheme:
 
     Attributes:
         kind: "static" (QDQ: ranges of activations measured beforehand on images) or "dynamic" (found at each run).
-        activations: "uint8" or "int8", one scale per tensor, asymmetric.
+        activations: "uint8", asymmetric, or "int8", symmetric; one scale per tensor.
         per_channel: whether each output channel of a weight has a scale of its own; weights are symmetric int8.
         ranges: with kind static, "minmax" or "percentile" (the most extreme 0.01 % is clipped); else "".
         additions: whether residual additions are quantised too.
@@ -230,7 +230,7 @@ def to_int8(
             [],
             list(in_float),
             operators,
-            {"WeightSymmetric": True, "ActivationSymmetric": False},
+            {"WeightSymmetric": True, "ActivationSymmetric": scheme.activations == "int8"},
         )
         quantizer.quantize_model()
         return _sorted(quantizer.model.model)

@@ -66,6 +66,7 @@ def choose_int8(
     max_unreadable: int = 10,
     latency_runs: int = 50,
     seed: int = 0,
+    before: RefusedError | None = None,
     save: Callable[[dict[str, Any]], object] = lambda content: None,
 ) -> Chosen:
     """Quantise a network, measure what each candidate retrieves and how fast it is, and choose one.
@@ -85,6 +86,8 @@ def choose_int8(
         max_unreadable: how many unreadable images are left out before an error.
         latency_runs: how often each candidate is timed; 0 for never.
         seed: of the choice of images and of bootstrap samples.
+        before: where the model was finished after a refusal, that refusal: drops are against its fp32, and what was
+            tried then stays on record.
         save: called with what is known after each candidate.
 
     Raises:
@@ -117,7 +120,11 @@ def choose_int8(
     with tempfile.TemporaryDirectory() as folder:
         judge = _Judge(traced, judged, Path(folder), seed)
         content["measure"] = judge.name
-        trial = _Trial(judge, calibration, content, max_drop, save)
+        if before is None:
+            trial = _Trial(judge, calibration, content, max_drop, save)
+        else:
+            content["candidates"] = [entry | {"inside_budget": False} for entry in before.content["candidates"]]
+            trial = _Trial(judge, calibration, content, max_drop, save, "finished, ", before.network)
         trial.add("fp32", network, None)
         trial.add("fp16", to_fp16(network), None)
         for scheme in schemes if search else schemes[:1]:
@@ -128,7 +135,7 @@ def choose_int8(
     entry = _choose(trial, target)
     save(content)
     if entry is None:
-        raise RefusedError(_refusal(trial), content)
+        raise RefusedError(_refusal(trial), content, network)
     return Chosen(trial.networks[entry["name"]], entry, content)
 
 
@@ -174,7 +181,7 @@ class _Judge:
 
 
 class _Trial:
-    """What was tried, in order, the first being fp32."""
+    """What was tried, in order; drops are against the first, or against a network given for that."""
 
     def __init__(
         self,
@@ -183,16 +190,21 @@ class _Trial:
         content: dict[str, Any],
         max_drop: float | None,
         save: Callable[[dict[str, Any]], object],
+        prefix: str = "",
+        reference: ModelProto | None = None,
     ) -> None:
         self.judge = judge
         self.calibration = calibration
         self.content = content
         self.max_drop = max_drop
         self.save = save
+        self.prefix = prefix
         self.networks: dict[str, ModelProto] = {}
         self.schemes: dict[str, Scheme] = {}
         self._ranges: dict[str, TensorsData] = {}
         self._reference: tuple[np.ndarray, np.ndarray] | None = None
+        if reference is not None:
+            self._reference = judge.measure(judge.embed(reference, one_by_one=False))
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -206,10 +218,11 @@ class _Trial:
     def add(self, name: str, network: ModelProto, scheme: Scheme | None, in_float: tuple[str, ...] = ()) -> None:
         """Measure a network and note it."""
         start = time.monotonic()
+        precision, name = "int8" if scheme is not None else name, self.prefix + name
         embeddings = self.judge.embed(network, one_by_one=scheme is not None and scheme.kind == "dynamic")
         entry: dict[str, Any] = {
             "name": name,
-            "precision": "int8" if scheme is not None else name,
+            "precision": precision,
             "scheme": None if scheme is None else asdict(scheme),
             "float_blocks": list(in_float),
             "bytes": len(join(replace(self.judge.graphs, network=network), PIXELS).SerializeToString()),
@@ -246,9 +259,9 @@ class _Trial:
             network = self.quantized(scheme, in_float)
         except Exception as error:  # onnxruntime's quantisers raise many kinds
             log.warning("%s cannot be made: %s", name, first_line(error))
-            self.entries.append(_failed(name, scheme, in_float, first_line(error)))
+            self.entries.append(_failed(self.prefix + name, scheme, in_float, first_line(error)))
             return
-        self.schemes[name] = scheme
+        self.schemes[self.prefix + name] = scheme
         self.add(name, network, scheme, in_float)
 
     def quantized(self, scheme: Scheme, in_float: tuple[str, ...] = (), only: str | None = None) -> ModelProto:
@@ -271,7 +284,7 @@ class _Trial:
 
     def add_mixed(self) -> None:
         """Leave blocks in float, those first that harm retrieval most, until a candidate is inside the budget."""
-        measured = [entry for entry in self.entries if entry["precision"] == "int8" and entry["drop"] is not None]
+        measured = [entry for entry in self.entries if entry["name"] in self.schemes]
         if not measured:
             return
         scheme = self.schemes[min(measured, key=lambda entry: entry["drop"])["name"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.arguments import DataLike, ModelLike
-from zoo.errors import ModelError, OptionError, did_you_mean
+from zoo.errors import ModelError, OptionError, RefusedError, did_you_mean
 
 if TYPE_CHECKING:
     from export.selection import Chosen
@@ -52,6 +52,7 @@ def export_model(
     max_unreadable: int = 10,
     latency_runs: int = 50,
     seed: int = 0,
+    before: RefusedError | None = None,
 ) -> Exported:
     """Export a model to ONNX, in one precision or several, int8 chosen by measured recall.
 
@@ -77,6 +78,8 @@ def export_model(
         max_unreadable: how many unreadable images are reported and left out before the run stops.
         latency_runs: how often each int8 candidate is timed; 0 for never.
         seed: of the choice of images, and of bootstrap samples.
+        before: where the model was finished after a refusal, that refusal: drops are against its fp32, and what was
+            tried then stays on record.
 
     Returns:
         The files, and what was tried.
@@ -86,7 +89,7 @@ def export_model(
         UserError: model, data or options that cannot work.
     """
     asked = _asked(precision)
-    files = _files(model, path, asked, input)
+    files = files_of(model, path, precision, input)
     int8 = "int8" in files
     if int8 and data is None:
         raise OptionError(f"Precision {precision} needs data to calibrate and judge on. Give --data.")
@@ -127,6 +130,7 @@ def export_model(
         max_unreadable=max_unreadable,
         latency_runs=latency_runs,
         seed=seed,
+        before=before,
         save=save,
     )
     _write_int8(traced, chosen, splits, files["int8"], input)
@@ -145,9 +149,9 @@ def _asked(precision: str) -> list[str]:
     return asked
 
 
-def _files(model: ModelLike, path: str | Path | None, asked: list[str], takes: str) -> dict[str, Path]:
-    """Return where each precision goes."""
-    kinds = ["int8" if word == "auto" else word for word in asked]
+def files_of(model: ModelLike, path: str | Path | None, precision: str, input: str = "pixels") -> dict[str, Path]:
+    """Return where :func:`export_model` writes each precision: "fp32", "fp16", "int8"."""
+    kinds = ["int8" if word == "auto" else word for word in _asked(precision)]
     if path is not None and Path(path).suffix == ".onnx":
         if len(kinds) > 1:
             raise OptionError(f"{path} is one file for {len(kinds)} precisions. Give a folder, or one precision.")
@@ -156,7 +160,7 @@ def _files(model: ModelLike, path: str | Path | None, asked: list[str], takes: s
         if not isinstance(model, str | Path):
             raise OptionError("A model in memory has no folder to write beside. Give a path.")
         path = Path(model).parent / "export"
-    ending = "" if takes == "pixels" else f"-{takes}"
+    ending = "" if input == "pixels" else f"-{input}"
     return {kind: Path(path) / f"model{'' if kind == 'fp32' else f'-{kind}'}{ending}.onnx" for kind in kinds}
 
 

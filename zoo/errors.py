@@ -32,11 +32,13 @@ class RefusedError(UserError):
 
     Attributes:
         content: what was tried, as ``candidates.json`` holds it.
+        network: the graph that was to be quantised, in fp32.
     """
 
-    def __init__(self, message: str, content: dict[str, Any]) -> None:
+    def __init__(self, message: str, content: dict[str, Any], network: Any) -> None:
         super().__init__(message)
         self.content = content
+        self.network = network
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:

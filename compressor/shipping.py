@@ -1,0 +1,73 @@
+"""Export with a second chance for int8: :func:`ship`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from export.shipping import Exported, export_model, files_of
+from zoo.arguments import TeacherLike
+from zoo.errors import OptionError, RefusedError
+
+log = logging.getLogger(__name__)
+
+FINISHED = "finished"
+
+
+def ship(
+    model: str | Path,
+    path: str | Path | None = None,
+    *,
+    teacher: TeacherLike | None = None,
+    qat_epochs: int = 0,
+    **options: Any,
+) -> Exported:
+    """Export a model to ONNX, in one precision or several, int8 chosen by measured recall.
+
+    Where int8 is refused and ``qat_epochs`` are given, the student is finished by its teacher while it computes as if
+    quantised, and int8 is tried again. The finished student is saved in ``finished`` beside the files; drops are still
+    against the student as it was.
+
+    Args:
+        model: a model folder.
+        path: the .onnx file to write, or a folder where there are several; null for the folder export beside the
+            model's.
+        teacher: for qat_epochs: a model folder, an .onnx or .npz file; in Python also a torch module.
+        qat_epochs: epochs of a quantisation-aware finish, where int8 would be refused otherwise; 0 for none.
+        options: of export_model.
+
+    Returns:
+        The files, and what was tried.
+
+    Raises:
+        RefusedError: no int8 file is inside the budget; other precisions are written.
+        UserError: model, data or options that cannot work.
+    """
+    if qat_epochs and teacher is None:
+        raise OptionError(f"qat_epochs {qat_epochs} needs a teacher to learn from. Give --teacher.")
+    try:
+        return export_model(model, path, **options)
+    except RefusedError as error:
+        if not qat_epochs:
+            raise
+        refused = error
+    log.info("%s Finishing it for %d epochs.", refused, qat_epochs)
+    assert teacher is not None
+    from compressor.quantization_aware import finish_quantized
+
+    precision = options["precision"]
+    files = files_of(model, path, precision, options.get("input", "pixels"))
+    shared = ("split", "validation", "continuous_labels", "label_metric", "max_unreadable", "seed")
+    finished = finish_quantized(
+        model,
+        teacher,
+        options["data"],
+        files["int8"].parent / FINISHED,
+        scheme="s8s8" if options.get("target") == "arm64" else "u8s8",
+        epochs=qat_epochs,
+        **{name: options[name] for name in shared if name in options},
+    )
+    options["precision"] = next(word.strip() for word in precision.split(",") if word.strip() in ("int8", "auto"))
+    again = export_model(finished, files["int8"], **options, before=refused)
+    return Exported(files, again.candidates)
