@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from compressor.distillation import distill
 from compressor.pipeline import SHARED, run
 from export.graph import to_onnx
+from export.index import Hit, build_index, search_index
 from export.validation import Report, validate
 from zoo.errors import UserError, did_you_mean
 from zoo.training import train
@@ -26,6 +27,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "export": to_onnx,
     "validate": validate,
     "run": run,
+    "index build": build_index,
+    "index search": search_index,
 }
 # Options that may be given as plain words right after the verb, in this order; a list takes all of them.
 _LEADING = {
@@ -34,7 +37,10 @@ _LEADING = {
     "export": ["model", "path"],
     "validate": ["models"],
     "run": ["config"],
+    "index build": ["model", "gallery", "out"],
+    "index search": ["index", "queries"],
 }
+_LISTS = {"models", "queries"}
 _NOT_IN_SHELL = {"export": {"images"}, "run": {"teacher", "student", "report"}}
 
 
@@ -53,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(version("embedding-compressor"))
         return DONE
-    verb, *rest = words
+    verb, rest = _split(words)
     if verb not in VERBS:
         print(
             f"error: unknown command {verb!r}.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}.", file=sys.stderr
@@ -83,6 +89,8 @@ def parser_of(verb: str) -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_function_arguments(VERBS[verb], as_group=False, skip=_skip(_NOT_IN_SHELL.get(verb, set())))
+    if verb == "index search":
+        parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines.")
     if verb == "run":
         parser.add_function_arguments(train, "teacher", skip=_skip(SHARED))
         parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))
@@ -96,6 +104,7 @@ def _skip(names: Iterable[str]) -> set[str | int]:
 
 def _carry_out(verb: str, options: Namespace) -> int:
     options.pop("config", None)
+    as_json = options.pop("json", False)
     result = VERBS[verb](**{name: _plain(value) for name, value in options.items(branches=True) if "." not in name})
     if isinstance(result, Report):
         from export.report import print_table, retained
@@ -106,9 +115,28 @@ def _carry_out(verb: str, options: Namespace) -> int:
             gate, measure = result.content["gate"]["min_retention"], retained(result.content)
             print(f"Gate failed: a model keeps less than {gate:.1%} of the teacher's {measure}.", file=sys.stderr)
             return GATE_FAILED
+    elif verb == "index search":
+        _print_hits([str(query) for query in options.queries], result, as_json)
     else:
         print(f"Done: {result}")
     return DONE
+
+
+def _print_hits(queries: list[str], found: list[list[Hit]], as_json: bool) -> None:
+    """Print query, rank, id and score of each image found, tabs between them."""
+    if as_json:
+        print(json.dumps([{"query": q, "hits": [hit._asdict() for hit in hits]} for q, hits in zip(queries, found, strict=True)]))
+        return
+    for query, hits in zip(queries, found, strict=True):
+        for rank, hit in enumerate(hits, start=1):
+            line = f"{query}\t{rank}\t{hit.id}\t{hit.score:.6f}"
+            print(line.encode("utf-8", "replace").decode())  # names of files need not be valid Unicode
+
+
+def _split(words: list[str]) -> tuple[str, list[str]]:
+    """Part the verb, of one word or two, from what follows it."""
+    count = 2 if " ".join(words[:2]) in VERBS else 1
+    return " ".join(words[:count]), words[count:]
 
 
 def _with_leading(verb: str, words: list[str]) -> list[str]:
@@ -120,8 +148,8 @@ def _with_leading(verb: str, words: list[str]) -> list[str]:
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     plain, rest = words[:count], words[count:]
     names = _LEADING[verb]
-    if names == ["models"] and plain:
-        return [f"--models={json.dumps(plain)}", *rest]
+    if names[-1] in _LISTS and len(plain) >= len(names):
+        plain[len(names) - 1 :] = [json.dumps(plain[len(names) - 1 :])]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
     if names == ["config"] and plain and not Path(plain[0]).is_file():
         raise UserError(f"Configuration {plain[0]} does not exist. Check the path; configs/ has examples.")
@@ -144,10 +172,10 @@ def _summary(verb: Callable[..., Any]) -> str:
 
 
 def _overview() -> str:
-    lines = [f"  {name:9} {_summary(verb)}" for name, verb in VERBS.items()]
+    lines = [f"  {name:13} {_summary(verb)}" for name, verb in VERBS.items()]
     return "\n".join(
         [
-            "usage: compressor {train,distill,export,validate,run} [options]",
+            f"usage: compressor {{{','.join(VERBS)}}} [options]",
             "",
             "Make an image-retrieval model small enough to ship, and prove that it still retrieves.",
             "",

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export.graph import to_onnx
+    from export.index import build_index, search_index
     from export.runtime import Embedder
     from export.validation import Report, validate
 
-__all__ = ["Embedder", "Report", "to_onnx", "validate"]
+__all__ = ["Embedder", "Report", "build_index", "search_index", "to_onnx", "validate"]
 
 _HOME = {
     "Embedder": "export.runtime",
     "Report": "export.validation",
+    "build_index": "export.index",
+    "search_index": "export.index",
     "to_onnx": "export.graph",
     "validate": "export.validation",
 }

@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from export.index import embed_images
 from export.runtime import Embedder
 from zoo.arguments import TeacherLike
 from zoo.data.image_set import ImageSet
@@ -111,17 +112,20 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
 def _onnx(path: Path) -> Candidate:
     embedder = Embedder(path)
 
-    def embed(images: ImageSet) -> np.ndarray:
-        pixels = (images.pixels(i) for i in tqdm(range(len(images)), desc="embedding", leave=False))
-        return np.asarray(embedder(pixels))
-
     def timed(threads: int) -> Callable[[np.ndarray], object]:
         return Embedder(path, threads=threads)
 
     parameters = int(embedder.metadata["parameters"])
     size = path.stat().st_size
     return Candidate(
-        f"onnx-{embedder.precision}", str(path), embed, timed, embedder.metric, parameters, size, "onnxruntime"
+        stage=f"onnx-{embedder.precision}",
+        source=str(path),
+        embed=partial(embed_images, embedder),
+        embed_one=timed,
+        metric=embedder.metric,
+        parameters=parameters,
+        bytes=size,
+        runtime="onnxruntime",
     )
 
 
