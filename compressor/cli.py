@@ -125,7 +125,11 @@ def _carry_out(verb: str, options: Namespace) -> int:
 def _print_hits(queries: list[str], found: list[list[Hit]], as_json: bool) -> None:
     """Print query, rank, id and score of each image found, tabs between them."""
     if as_json:
-        print(json.dumps([{"query": q, "hits": [hit._asdict() for hit in hits]} for q, hits in zip(queries, found, strict=True)]))
+        print(
+            json.dumps(
+                [{"query": q, "hits": [hit._asdict() for hit in hits]} for q, hits in zip(queries, found, strict=True)]
+            )
+        )
         return
     for query, hits in zip(queries, found, strict=True):
         for rank, hit in enumerate(hits, start=1):

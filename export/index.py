@@ -234,7 +234,7 @@ def _encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, 
     built_with = facts["encoder"]
     path = Path(built_with["source"] if model is None else model)
     if model is None and not path.exists():
-        raise ModelError(f"{path}, which index {folder} was built with, is no longer there. Say where with --model.")
+        raise ModelError(f"{path}, which index {folder} was built with, is no longer there. Give model.")
     encoder = open_encoder(path)
     for what, here, there in (("dim", encoder.dim, facts["dim"]), ("metric", encoder.metric, facts["metric"])):
         if here != there:
@@ -245,9 +245,9 @@ def _encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, 
     if encoder.facts["digest"] != built_with["digest"] and not allow_other:
         kin = encoder.facts["source_digest"] is not None
         if kin and encoder.facts["source_digest"] == built_with["source_digest"]:
-            remedy = "Both were made from the same student, so this may be meant: then add --allow-other-encoder."
+            remedy = "Both were made from the same student, so this may be meant: then set allow_other_encoder to true."
         else:
-            remedy = "Their vectors need not be comparable: give the other file, or add --allow-other-encoder."
+            remedy = "Their vectors need not be comparable: give the other file, or set allow_other_encoder to true."
         raise ModelError(
             f"Index {folder} was built with {_named(built_with)}, but the queries are for {_named(encoder.facts)}. "
             f"{remedy}"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,26 @@ def make_index(
         fixed_bytes = len(faiss.serialize_index(index))
         index.add(vectors)
     return VectorIndex(kind, metric, parameters, fixed_bytes, index)
+
+
+def milliseconds_per_query(index: VectorIndex, queries: np.ndarray, k: int, runs: int) -> float | None:
+    """Return the median time of a search for k neighbours of one query on one thread, in ms; None without runs.
+
+    Args:
+        index: what is searched.
+        queries: float ``(Q, D)``, taken in turn.
+        k: neighbours asked for.
+        runs: timed searches.
+    """
+    taken = []
+    with _one_thread():
+        for run in range(-5, runs):  # the first five warm up
+            query = queries[run % len(queries)][None]
+            start = time.perf_counter()
+            index.search(query, k)
+            if run >= 0:
+                taken.append(1000 * (time.perf_counter() - start))
+    return round(float(np.median(taken)), 4) if taken else None
 
 
 def write_index(index: VectorIndex, path: Path) -> None:
