@@ -25,7 +25,7 @@ DASH = "–"
 _SHOWN_NEIGHBOURS = 5
 _SHOWN_CHANGED, _SHOWN_RIGHT, _SHOWN_CLASSES = 6, 3, 10
 _THUMBNAIL = 96  # pixels; shown at 85 or less
-_TABLE_WIDTH = 120
+_TABLE_WIDTH, _INDEX_WIDTH = 120, 40
 _COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 # Paths instead of fonts and a fixed salt: the same content gives the same bytes wherever it is opened.
@@ -273,7 +273,7 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
     if console is None:
         console = Console()
         if not console.is_terminal:
-            console = Console(width=max(console.width, _TABLE_WIDTH))
+            console = Console(width=max(console.width, _TABLE_WIDTH + (_INDEX_WIDTH if _indexes(content) else 0)))
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("stage", overflow="fold")
     columns = _measure_columns(content)

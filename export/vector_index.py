@@ -8,7 +8,7 @@ All compare by squared Euclidean distance; where the metric is cosine, of vector
 * ivfpq: lists of vectors around ``nlist`` centres, ``nprobe`` of which are searched; in a list, ``m`` bytes a vector
   (Jegou et al., "Product Quantization for Nearest Neighbor Search", TPAMI 2011).
 * hnsw: a graph of near vectors, ``m`` links each (Malkov and Yashunin, arXiv:1603.09320); vectors as they are.
-* binary: one bit a dimension, above its median in the gallery or not; ``overfetch`` times the neighbours asked for are
+* binary: one bit a dimension, below its median in the gallery or not; ``overfetch`` times the neighbours asked for are
   found by Hamming distance and put in order by sq8 codes.
 """
 
@@ -180,7 +180,7 @@ def read_index(path: Path, kind: str, metric: str, parameters: dict[str, int], f
 def parameters_for(kind: str, options: Mapping[str, Any] | None, count: int, dim: int) -> dict[str, int]:
     """Return all options of a kind of index, chosen where they are not given.
 
-    Of ivfpq, 4 sqrt(N) lists, but no more than have 39 vectors each, as faiss advises; an eighth of the lists are
+    Of ivfpq, 4 sqrt(N) lists, but no more than have 39 vectors each, as faiss advises; a sixteenth of the lists are
     searched, 8 at least; and a byte for every two dimensions, the smallest number of bytes that divides them.
 
     Args:
@@ -208,7 +208,7 @@ def parameters_for(kind: str, options: Mapping[str, Any] | None, count: int, dim
     if kind == "ivfpq":
         nlist = chosen.setdefault("nlist", max(1, min(round(4 * math.sqrt(count)), count // _VECTORS_A_LIST)))
         m = chosen.setdefault("m", next(m for m in range(math.ceil(dim / 2), dim + 1) if dim % m == 0))
-        chosen.setdefault("nprobe", min(nlist, max(8, math.ceil(nlist / 8))))
+        chosen.setdefault("nprobe", min(nlist, max(8, math.ceil(nlist / 16))))
         if dim % m:
             raise OptionError(
                 f"m of an index is {m}, which does not divide the {dim} dimensions. Choose one that does."
