@@ -90,7 +90,7 @@ def parser_of(verb: str) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_function_arguments(VERBS[verb], as_group=False, skip=_skip(_NOT_IN_SHELL.get(verb, set())))
     if verb == "index search":
-        parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines.")
+        parser.add_argument("--json", type=bool, default=False, help="print one JSON document instead of lines.")
     if verb == "run":
         parser.add_function_arguments(train, "teacher", skip=_skip(SHARED))
         parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))

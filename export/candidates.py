@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.index import embed_images
+from export.gallery import embed_images
 from export.runtime import Embedder
 from zoo.arguments import TeacherLike
 from zoo.data.image_set import ImageSet

@@ -46,7 +46,7 @@ def validate(
     ks: Sequence[int] = (1, 2, 4, 8, 10),
     bootstrap: int = 2000,
     latency_runs: int = 50,
-    index: str | Sequence[str] = (),
+    index: Sequence[str] | str = (),
     query_encoder: str | Path | None = None,
     gallery_encoder: str | Path | None = None,
     seed: int = 0,

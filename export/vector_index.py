@@ -94,12 +94,10 @@ class VectorIndex:
         wanted = min(k, len(self))
         own = np.full(len(queries), -1) if exclude is None else exclude
         depth = min(wanted + int((own >= 0).any()), len(self))
-        search: dict[str, Any] = {}
         if self.kind == "binary":
             candidates = max(self.parameters["overfetch"] * (as_for or k), depth)
-            search["params"] = refining = faiss.IndexRefineSearchParameters()
-            refining.k_factor = (min(candidates, len(self)) + 0.5) / depth  # faiss multiplies and cuts the fraction off
-        distances, found = self.faiss.search(comparable(queries, self.metric), depth, **search)
+            self.faiss.k_factor = (min(candidates, len(self)) + 0.5) / depth  # faiss multiplies and drops the fraction
+        distances, found = self.faiss.search(comparable(queries, self.metric), depth)
         nowhere = (found < 0) | (found == own[:, None])
         distances = np.where(nowhere, np.inf, np.maximum(distances, 0))
         order = np.lexsort((found, distances), axis=1)[:, :wanted]

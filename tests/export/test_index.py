@@ -226,7 +226,7 @@ def test_an_index_that_was_not_finished_is_none(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("zoo.files.write_json", stop)
+        patch.setattr("export.gallery.write_json", stop)
         build_index(encoder, str(photos / "class00"), index)
     with pytest.raises(ModelError, match="is not an index"):
         search_index(index, [photos / "class00" / "0.png"])
