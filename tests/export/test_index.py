@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from export import Embedder, build_index, search_index, to_onnx
 from export.index import Hit
 from zoo import DataError, ModelError, OptionError, create_model, save_model
 from zoo.files import digest
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +240,14 @@ def test_a_query_of_another_size_finds_its_like(flat: Path, photos: Path, tmp_pa
     with Image.open(photos / "class05" / "3.png") as image:
         image.resize((400, 400), Image.Resampling.NEAREST).save(tmp_path / "large.png")
     assert search_index(flat, [tmp_path / "large.png"], k=1)[0][0].score > 0.9
+
+
+def test_search_with_an_onnx_file_does_without_torch(flat: Path, photos: Path) -> None:
+    query = str(photos / "class02" / "4.png")
+    code = (
+        "import sys; from export import search_index\n"
+        f"assert search_index({str(flat)!r}, [{query!r}], k=1)[0][0].id == 'class02/4.png'\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
