@@ -124,14 +124,11 @@ def _carry_out(verb: str, options: Namespace) -> int:
 
 def _print_hits(queries: list[str], found: list[list[Hit]], as_json: bool) -> None:
     """Print query, rank, id and score of each image found, tabs between them."""
+    of_each = list(zip(queries, found, strict=True))
     if as_json:
-        print(
-            json.dumps(
-                [{"query": q, "hits": [hit._asdict() for hit in hits]} for q, hits in zip(queries, found, strict=True)]
-            )
-        )
+        print(json.dumps([{"query": query, "hits": [hit._asdict() for hit in hits]} for query, hits in of_each]))
         return
-    for query, hits in zip(queries, found, strict=True):
+    for query, hits in of_each:
         for rank, hit in enumerate(hits, start=1):
             line = f"{query}\t{rank}\t{hit.id}\t{hit.score:.6f}"
             print(line.encode("utf-8", "replace").decode())  # names of files need not be valid Unicode

@@ -108,7 +108,7 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
 
     parameters = model.parameters()
     size = weights.stat().st_size if weights is not None and weights.is_file() else None
-    dim = summary_of(model.module)["dim"]
+    dim = summary_of(model.module)["dim"] or None  # a network without a head says 0
     return Candidate(stage, source, embed_all, timed, model.metric, dim, parameters, size, "torch")
 
 

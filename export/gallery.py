@@ -57,9 +57,10 @@ def open_encoder(path: Path) -> Encoder:
 
     network = load_model(path)
     summary, weights = summary_of(network), digest(path / "model.safetensors")
+    dim = int(summary["dim"] or network.num_features)  # type: ignore[arg-type]
     said = {"source_digest": weights, "architecture": summary["architecture"], "precision": "fp32"}
     facts = {"source": str(path), "digest": weights, **said}
-    return Encoder(partial(embed, network.to(fastest_device())), facts_of(network).metric, int(summary["dim"]), facts)
+    return Encoder(partial(embed, network.to(fastest_device())), facts_of(network).metric, dim, facts)
 
 
 def embed_images(embedder: Embedder, images: ImageSet) -> np.ndarray:
@@ -79,6 +80,7 @@ def write_folder(folder: Path, index: VectorIndex, ids: Sequence[str], facts: di
     """
     (folder / _FACTS).unlink(missing_ok=True)
     write_index(index, folder / _VECTORS)
+    size = (folder / _VECTORS).stat().st_size
     write_json(folder / _IDS, list(ids))
     known = {
         "schema": SCHEMA,
@@ -88,7 +90,7 @@ def write_folder(folder: Path, index: VectorIndex, ids: Sequence[str], facts: di
         "dim": index.dim,
         "count": len(index),
         "fixed_bytes": index.fixed_bytes,
-        "bytes_per_vector": index.bytes_per_vector,
+        "bytes_per_vector": (size - index.fixed_bytes) / len(index),
     }
     write_json(folder / _FACTS, known | facts | {"versions": versions()})
 

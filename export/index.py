@@ -66,7 +66,7 @@ def build_index(
     index = make_index(encoder.embed(images), kind, encoder.metric, options, seed)
     out = Path(out)
     write_folder(out, index, images.ids, {"seed": seed, "gallery": gallery, "encoder": encoder.facts})
-    log.info("%s: %d images, %.1f bytes each", out, len(index), index.bytes_per_vector)
+    log.info("%s: %d images, %s", out, len(index), kind)
     return out
 
 
