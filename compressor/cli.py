@@ -15,6 +15,7 @@ from compressor.distillation import distill
 from compressor.pipeline import SHARED, run
 from compressor.shipping import ship
 from export.benchmark import bench
+from export.index import Hit, build_index, search_index
 from export.inspection import inspect
 from export.shipping import Exported, export_model
 from export.validation import Report, validate
@@ -31,6 +32,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "run": run,
     "bench": bench,
     "inspect": inspect,
+    "index build": build_index,
+    "index search": search_index,
 }
 # Options that may be given as plain words right after the verb, in this order; a list takes all of them.
 _LEADING = {
@@ -41,7 +44,10 @@ _LEADING = {
     "run": ["config"],
     "bench": ["files"],
     "inspect": ["file"],
+    "index build": ["model", "gallery", "out"],
+    "index search": ["index", "queries"],
 }
+_LISTS = {"models", "files", "queries"}
 _NOT_IN_SHELL = {"run": {"teacher", "student", "export", "report"}}
 
 
@@ -60,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(version("embedding-compressor"))
         return DONE
-    verb, *rest = words
+    verb, rest = _split(words)
     if verb not in VERBS:
         print(
             f"error: unknown command {verb!r}.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}.", file=sys.stderr
@@ -90,6 +96,8 @@ def parser_of(verb: str) -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_function_arguments(VERBS[verb], as_group=False, skip=_skip(_NOT_IN_SHELL.get(verb, set())))
+    if verb == "index search":
+        parser.add_argument("--json", action="store_true", help="Print JSON.")
     if verb == "run":
         parser.add_function_arguments(train, "teacher", skip=_skip(SHARED))
         parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))
@@ -111,7 +119,7 @@ def _skip(names: Iterable[str]) -> set[str | int]:
 
 def _carry_out(verb: str, options: Namespace) -> int:
     options.pop("config", None)
-    printing = {name: options.pop(name) for name in ("json", "nodes") if verb == "inspect"}
+    as_json, all_nodes = options.pop("json", False), options.pop("nodes", False)
     try:
         result = _call(verb, options)
     except RefusedError as error:
@@ -142,7 +150,9 @@ def _carry_out(verb: str, options: Namespace) -> int:
     elif verb == "inspect":
         from export.tables import print_inspection
 
-        print(json.dumps(result, indent=2)) if printing["json"] else print_inspection(result, printing["nodes"])
+        print(json.dumps(result, indent=2)) if as_json else print_inspection(result, all_nodes)
+    elif verb == "index search":
+        _print_hits([str(query) for query in options.queries], result, as_json)
     else:
         print(f"Done: {result}")
     return DONE
@@ -150,6 +160,24 @@ def _carry_out(verb: str, options: Namespace) -> int:
 
 def _call(verb: str, options: Namespace) -> Any:
     return VERBS[verb](**{name: _plain(value) for name, value in options.items(branches=True) if "." not in name})
+
+
+def _print_hits(queries: list[str], found: list[list[Hit]], as_json: bool) -> None:
+    """Print query, rank, id and score of each image found, tabs between them."""
+    of_each = list(zip(queries, found, strict=True))
+    if as_json:
+        print(json.dumps([{"query": query, "hits": [hit._asdict() for hit in hits]} for query, hits in of_each]))
+        return
+    for query, hits in of_each:
+        for rank, hit in enumerate(hits, start=1):
+            line = f"{query}\t{rank}\t{hit.id}\t{hit.score:.6f}"
+            print(line.encode("utf-8", "replace").decode())  # names of files need not be valid Unicode
+
+
+def _split(words: list[str]) -> tuple[str, list[str]]:
+    """Part the verb, of one word or two, from what follows it."""
+    count = 2 if " ".join(words[:2]) in VERBS else 1
+    return " ".join(words[:count]), words[count:]
 
 
 def _with_leading(verb: str, words: list[str]) -> list[str]:
@@ -161,8 +189,8 @@ def _with_leading(verb: str, words: list[str]) -> list[str]:
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     plain, rest = words[:count], words[count:]
     names = _LEADING[verb]
-    if names in (["models"], ["files"]) and plain:
-        return [f"--{names[0]}={json.dumps(plain)}", *rest]
+    if names[-1] in _LISTS and len(plain) >= len(names):
+        plain[len(names) - 1 :] = [json.dumps(plain[len(names) - 1 :])]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
     if names == ["config"] and plain and not Path(plain[0]).is_file():
         raise UserError(f"Configuration {plain[0]} does not exist. Check the path; configs/ has examples.")
@@ -185,7 +213,7 @@ def _summary(verb: Callable[..., Any]) -> str:
 
 
 def _overview() -> str:
-    lines = [f"  {name:9} {_summary(verb)}" for name, verb in VERBS.items()]
+    lines = [f"  {name:13} {_summary(verb)}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             f"usage: compressor {{{','.join(VERBS)}}} [options]",

@@ -157,7 +157,8 @@ def _report(
     models: list[Path], teacher: str | Path, splits: DataSplits, folder: Path, options: dict[str, Any]
 ) -> Report:
     """Validate, unless the report was made of these very models with these options."""
-    files = [path / "model.safetensors" if path.is_dir() else path for path in (Path(teacher), *models)]
+    pair = [Path(options[name]) for name in ("query_encoder", "gallery_encoder") if options[name] is not None]
+    files = [path / "model.safetensors" if path.is_dir() else path for path in (Path(teacher), *models, *pair)]
     inputs = plain({"options": options, "data": splits.digest, "models": [digest(file) for file in files]})
     made_of, finished = folder / "inputs.json", folder / "report.json"
     if finished.is_file() and made_of.is_file() and json.loads(made_of.read_text(encoding="utf-8")) == inputs:

@@ -11,12 +11,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.benchmark import bench
     from export.graph import to_onnx
+    from export.index import build_index, search_index
     from export.inspection import inspect
     from export.runtime import Embedder
     from export.shipping import Exported, export_model
     from export.validation import Report, validate
 
-__all__ = ["Embedder", "Exported", "Report", "bench", "export_model", "inspect", "to_onnx", "validate"]
+__all__ = [
+    "Embedder",
+    "Exported",
+    "Report",
+    "bench",
+    "build_index",
+    "export_model",
+    "inspect",
+    "search_index",
+    "to_onnx",
+    "validate",
+]
 
 _HOME = {
     "Embedder": "export.runtime",
@@ -25,6 +37,8 @@ _HOME = {
     "bench": "export.benchmark",
     "inspect": "export.inspection",
     "export_model": "export.shipping",
+    "build_index": "export.index",
+    "search_index": "export.index",
     "to_onnx": "export.graph",
     "validate": "export.validation",
 }

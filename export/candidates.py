@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from export.gallery import embed_images
 from export.runtime import Embedder
 from export.timing import median_and_p95, thread_counts, timed_in_turn
 from zoo.arguments import TeacherLike
 from zoo.data.image_set import ImageSet
 from zoo.embedding import fastest_device
 from zoo.errors import ModelError
-from zoo.models import load_model
+from zoo.models import load_model, summary_of
 from zoo.preprocessing import Preprocess, Preprocessing
 from zoo.teachers import Teacher, TorchTeacher
 
@@ -33,6 +34,7 @@ class Candidate:
         embed: embeds a whole set; float32 ``(N, D)``.
         embed_one: embeds one image, uint8 ``(H, W, 3)``, with a number of threads; None where nothing can be timed.
         metric: "cosine" or "euclidean".
+        dim: of the embedding, or None if unknown before one is made.
         parameters: of the network, or None if unknown.
         bytes: of the weight file, or None if there is none.
         runtime: what runs it: "torch" or "onnxruntime"; "" for ready embeddings.
@@ -43,6 +45,7 @@ class Candidate:
     embed: Callable[[ImageSet], np.ndarray]
     embed_one: Callable[[int], Callable[[np.ndarray], object]] | None
     metric: str
+    dim: int | None
     parameters: int | None
     bytes: int | None
     runtime: str
@@ -81,7 +84,7 @@ def _teacher(reference: Teacher, given: object) -> Candidate:
     size = weights.stat().st_size if weights is not None and is_onnx else None
     runtime = "onnxruntime" if is_onnx else ""
     return Candidate(
-        "teacher", source, reference.embed_images, None, reference.metric, reference.parameters(), size, runtime
+        "teacher", source, reference.embed_images, None, reference.metric, None, reference.parameters(), size, runtime
     )
 
 
@@ -105,7 +108,8 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
 
     parameters = model.parameters()
     size = weights.stat().st_size if weights is not None and weights.is_file() else None
-    return Candidate(stage, source, embed_all, timed, model.metric, parameters, size, "torch")
+    dim = summary_of(model.module)["dim"] or None  # a network without a head says 0
+    return Candidate(stage, source, embed_all, timed, model.metric, dim, parameters, size, "torch")
 
 
 def _onnx(path: Path) -> Candidate:
@@ -118,6 +122,8 @@ def _onnx(path: Path) -> Candidate:
         return np.asarray(preprocess(torch.from_numpy(pixels)[None])[0])
 
     def embed(images: ImageSet) -> np.ndarray:
+        if embedder.input == "pixels":
+            return embed_images(embedder, images)
         indices = tqdm(range(len(images)), desc="embedding", leave=False)
         return np.asarray(embedder(prepared(images.pixels(i)) for i in indices))
 
@@ -133,7 +139,15 @@ def _onnx(path: Path) -> Candidate:
     parameters = int(embedder.metadata["parameters"])
     size = path.stat().st_size
     return Candidate(
-        f"onnx-{embedder.precision}", str(path), embed, timed, embedder.metric, parameters, size, "onnxruntime"
+        stage=f"onnx-{embedder.precision}",
+        source=str(path),
+        embed=embed,
+        embed_one=timed,
+        metric=embedder.metric,
+        dim=embedder.dim,
+        parameters=parameters,
+        bytes=size,
+        runtime="onnxruntime",
     )
 
 

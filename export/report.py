@@ -25,6 +25,7 @@ DASH = "–"
 _SHOWN_NEIGHBOURS = 5
 _SHOWN_CHANGED, _SHOWN_RIGHT, _SHOWN_CLASSES = 6, 3, 10
 _THUMBNAIL = 96  # pixels; shown at 85 or less
+_TABLE_WIDTH, _INDEX_WIDTH = 120, 40
 _COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 # Paths instead of fonts and a fixed salt: the same content gives the same bytes wherever it is opened.
@@ -99,7 +100,7 @@ def render_html(
 
     Args:
         content: what ``report.json`` holds; see :func:`export.validation.validate`.
-        results: the measures of each query, by stage; "teacher" and the last stage of ``content`` are compared. Empty
+        results: the measures of each query, by stage; "teacher" and the last model of ``content`` are compared. Empty
             where the images have no classes.
         images: the labelled images that were measured on.
         by_labels: the same by continuous labels; needed where there are no classes.
@@ -110,7 +111,8 @@ def render_html(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     stages = content["stages"]
-    last = stages[-1]
+    models = _models(content)
+    last = models[-1]
     if results:
         compared = _class_comparison(results["teacher"], results[last["stage"]], images, last["stage"])
     elif by_labels:
@@ -136,6 +138,9 @@ def render_html(
         content=content,
         data=content["data"],
         stages=stages,
+        models=models,
+        pairs=[stage["pair"]["finding"] for stage in stages if "pair" in stage],
+        indexes=_indexes(content),
         last=last,
         ks=_ks(content),
         label_ks=sorted(stages[0].get("ndcg", {}), key=int),
@@ -156,6 +161,17 @@ def render_html(
 def retained(content: dict[str, Any]) -> str:
     """Return the name of the measure of which models keep a share: of classes where they are known."""
     return "Recall@1" if "recall" in content["stages"][0] else f"nDCG@{NDCG_K}"
+
+
+def _models(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the stages that are a model alone: no index, no mixed pair."""
+    return [stage for stage in content["stages"] if "index" not in stage and "pair" not in stage]
+
+
+def _indexes(content: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return each stage with an index, and that of its model searched exactly."""
+    by_name = {stage["stage"]: stage for stage in content["stages"]}
+    return [(stage, by_name[stage["index"]["of"]]) for stage in content["stages"] if "index" in stage]
 
 
 def _score(stage: dict[str, Any]) -> float:
@@ -242,7 +258,8 @@ def _label_comparison(
 def print_table(content: dict[str, Any], console: Console | None = None) -> None:
     """Print the stages as a table: measures and retention in percent, size in MB, median latency on one thread in ms.
 
-    Label distances are what the labels have them in.
+    Where there are indexes, also what a vector takes in them and how long a search takes, embedding left out; below the
+    table, what was found of mixed pairs. Label distances are what the labels have them in.
 
     Args:
         content: what ``report.json`` holds.
@@ -254,11 +271,14 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
 
     from export.tables import wide_console
 
-    console = console or wide_console()
+    console = console or wide_console(_TABLE_WIDTH + (_INDEX_WIDTH if _indexes(content) else 0))
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("stage", overflow="fold")
     columns = _measure_columns(content)
     for heading in (*columns, "retention", "parameters", "dim", "MB", "ms"):
+        table.add_column(heading, justify="right", overflow="fold")
+    indexed = bool(_indexes(content))
+    for heading in ("bytes/vector", "ms/query") if indexed else ():
         table.add_column(heading, justify="right", overflow="fold")
     for stage in content["stages"]:
         low, high = stage["retention_interval"]
@@ -271,8 +291,14 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
             _megabytes(stage["bytes"]),
             _decimals((stage["latency_ms"] or {}).get("median")),
         ]
+        if indexed:
+            index = stage.get("index", {})
+            cells += [_decimals(index.get("bytes_per_vector"), 1), _decimals(index.get("ms_per_query"), 3)]
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
+    for stage in content["stages"]:
+        if "pair" in stage:
+            console.print(Text(stage["pair"]["finding"]), soft_wrap=True)
 
 
 def _measure_columns(content: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], str]]:
@@ -376,7 +402,7 @@ def _draw_size(axes: Axes, content: dict[str, Any]) -> None:
 
     sizes = []
     for i, stage in enumerate(content["stages"]):
-        if stage["bytes"]:
+        if stage in _models(content) and stage["bytes"]:
             sizes.append(stage["bytes"] / 1e6)
             axes.plot(sizes[-1:], [100 * _score(stage)], label=stage["stage"], **_look(i), linestyle="none")
     measure = retained(content)

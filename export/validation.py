@@ -46,6 +46,9 @@ def validate(
     ks: Sequence[int] = (1, 2, 4, 8, 10),
     bootstrap: int = 2000,
     latency_runs: int = 50,
+    index: Sequence[str] | str = (),
+    query_encoder: str | Path | None = None,
+    gallery_encoder: str | Path | None = None,
     seed: int = 0,
 ) -> Report:
     """Compare models with their teacher on classes never seen in training, and write a report.
@@ -54,6 +57,9 @@ def validate(
     interval of 95 %. Where images have continuous labels, nDCG@K and the mean label distance of the nearest K are
     measured too; where they have no classes, retention is of nDCG@10. Latency is of one image, raw pixels in and vector
     out, all models in turn.
+
+    Models are measured by exact search. The report can also have the last of them searched through indexes, and a
+    mixed pair, in which one model embeds the queries and another the gallery.
 
     Args:
         models: model folders and .onnx files to validate.
@@ -66,11 +72,15 @@ def validate(
         label_metric: how vectors in that file are compared: euclidean or cosine.
         max_unreadable: how many unreadable images are reported and left out before the run stops.
         min_retention: the gate: smallest share of the teacher's Recall@1, or nDCG@10 where there are no classes, that
-            every model must keep; null for none.
+            every model, index and pair must keep; null for none.
         ks: the K of Recall@K; must include 1.
         bootstrap: resamples of the queries for the interval.
-        latency_runs: timed runs of each model; 0 to leave latency out.
-        seed: of the bootstrap.
+        latency_runs: timed runs of each model and index; 0 to leave latency out.
+        index: kinds of index to measure the last model with, such as sq8,binary; see docs/indexes.md.
+        query_encoder: the model that embeds the queries of a mixed pair, such as the int8 file of a phone; it is
+            measured alone too.
+        gallery_encoder: the model that embeds the gallery of the pair, such as the fp32 file of a server.
+        seed: of the bootstrap, and of the indexes.
 
     Returns:
         The report. The gate is in ``passed``; nothing is raised when it fails.
@@ -79,7 +89,14 @@ def validate(
         UserError: models, teacher, data or options that cannot work.
     """
     models = [models] if isinstance(models, str | Path) else list(models)
-    if not models:
+    named = index.split(",") if isinstance(index, str) else index
+    kinds = list(dict.fromkeys(kind.strip() for kind in named if kind.strip()))
+    pair = [Path(encoder) for encoder in (query_encoder, gallery_encoder) if encoder is not None]
+    if len(pair) == 1:
+        raise OptionError(
+            f"Only one encoder of a mixed pair is given, {pair[0]}. Give query_encoder and gallery_encoder."
+        )
+    if not models and not pair:
         raise OptionError("No model to validate. Name at least one model folder or .onnx file.")
     if 1 not in ks:
         raise OptionError(f"ks is {list(ks)}; retention needs Recall@1 among them.")
@@ -87,11 +104,12 @@ def validate(
         raise OptionError(f"min_retention is {min_retention}; it must be above 0, such as 0.95.")
 
     from export.candidates import latencies, open_candidates
-    from export.report import render_html
+    from export.report import render_html, retained
+    from export.searches import Search, all_searches, finding, require_possible
     from zoo.data import load_data
     from zoo.files import write_json, write_text
-    from zoo.label_retrieval import NDCG_K, LabelRetrievalResult, measure_by_labels, random_and_best
-    from zoo.retrieval import RetrievalResult, measure, neighbour_overlap, retention_interval
+    from zoo.label_retrieval import NDCG_K, LabelRetrievalResult, measure_found_by_labels, random_and_best
+    from zoo.retrieval import RetrievalResult, measure_found, neighbour_overlap, retention_interval
     from zoo.teachers import open_teacher
     from zoo.versions import machine, versions
 
@@ -99,19 +117,23 @@ def validate(
     if not len(splits.test):
         raise DataError(f"{splits.name} has no test images after split {split!r}. Choose another split, or label them.")
     reference = open_teacher(teacher)
-    candidates = open_candidates(reference, teacher, models)
+    given = [Path(model) for model in models]
+    places = [path.resolve() for path in given]
+    added = [path for path in dict.fromkeys(pair) if path.resolve() not in places]
+    candidates = open_candidates(reference, teacher, [*added, *given])  # the last one given is the one that ships
+    places = [path.resolve() for path in [*added, *given]]
+    mixed = [candidates[1 + places.index(path.resolve())] for path in pair]
+    require_possible(mixed, kinds, candidates[-1], splits.test)
     images = splits.test.checked(max_unreadable)
     by_class: dict[str, RetrievalResult] = {}
     by_labels: dict[str, LabelRetrievalResult] = {}
-    dims: dict[str, int] = {}
-    for candidate in candidates:
-        log.info("measuring %s (%s)", candidate.stage, candidate.source)
-        embeddings = candidate.embed(images)
-        dims[candidate.stage] = int(embeddings.shape[1])
+    searches: list[Search] = []
+    for search in all_searches(candidates, mixed, kinds, images, k=max(ks), runs=latency_runs, seed=seed):
         if images.continuous is not None:
-            by_labels[candidate.stage] = measure_by_labels(embeddings, images, candidate.metric)
+            by_labels[search.stage] = measure_found_by_labels(search.find, images)
         if images.labels is not None or not by_labels:
-            by_class[candidate.stage] = measure(embeddings, images, candidate.metric, ks)
+            by_class[search.stage] = measure_found(search.find, images, ks)
+        searches.append(search)
     times = latencies(candidates, images, latency_runs)
     # What retention compares, query by query.
     kept = {stage: result.recall[1] for stage, result in by_class.items()} or {
@@ -119,8 +141,8 @@ def validate(
     }
     results: Mapping[str, RetrievalResult | LabelRetrievalResult] = by_class or by_labels
     stages = []
-    for candidate in candidates:
-        stage = candidate.stage
+    for search in searches:
+        stage, candidate = search.stage, search.candidate
         low, high = retention_interval(kept[stage], kept["teacher"], bootstrap, seed)
         stages.append(
             {
@@ -132,12 +154,13 @@ def validate(
                 "retention_interval": [low, high],
                 "neighbour_overlap": neighbour_overlap(results[stage].neighbours, results["teacher"].neighbours),
                 "metric": candidate.metric,
-                "dim": dims[stage],
+                "dim": search.dim,
                 "parameters": candidate.parameters,
                 "bytes": candidate.bytes,
                 "runtime": candidate.runtime,
-                "latency_ms": times[stage][0] if times[stage] else None,
-                "latency_ms_by_threads": times[stage],
+                "latency_ms": next(iter(times[candidate.stage]), None),
+                "latency_ms_by_threads": times[candidate.stage],
+                **search.more,
             }
         )
     passed = min_retention is None or all(stage["retention"] >= min_retention for stage in stages[1:])
@@ -160,6 +183,9 @@ def validate(
         "machine": machine(),
         "versions": versions(),
     }
+    for row in stages:
+        if "pair" in row:
+            row["pair"] |= finding(row["stage"], row["pair"], kept, retained(content), bootstrap, seed)
     out = Path(out)
     write_text(out / "report.html", render_html(content, by_class, images, by_labels))
     write_json(out / "report.json", content)

@@ -156,8 +156,36 @@ def test_formats_name_every_key_of_label_distance(spots: Path, spot_teacher: Pat
     by_class = {
         key for key in documented("Report", 0) if key.endswith((".classes", "r_precision", "map_at_r", "recall.K"))
     }
-    expected = (documented("Report", 0) | documented("Report", 1)) - by_class - {"data.note"}
+    expected = (documented("Report", 0) | documented("Report", 3)) - by_class - {"data.note"}
     assert set(_keys(report.content)) == expected and len(by_class) == 6
+
+
+def test_formats_name_every_key_of_indexes_and_pairs(photos: Path, tmp_path: Path) -> None:
+    from export import build_index, validate
+    from zoo import create_model, save_model
+
+    folder = tmp_path / "model"
+    save_model(create_model("test_resnet", 8, image_size=32), folder)
+    index = build_index(folder, str(photos), tmp_path / "index")
+    files = documented("Index folder", 0)
+    assert files == {file.name for file in index.iterdir()}
+    facts = json.loads((index / "index.json").read_text(encoding="utf-8"))
+    assert documented("Index folder", 1) == set(_keys(facts)) | {"parameters"}  # of flat there are none
+
+    report = validate(
+        [folder],
+        folder,
+        f"folder:{photos}",
+        tmp_path / "report",
+        bootstrap=10,
+        latency_runs=1,
+        index="binary",
+        query_encoder=folder,
+        gallery_encoder=folder,
+    )
+    pair, indexed = report.content["stages"][2:]
+    assert documented("Report", 1) == {f"stages[].index.{key}" for key in indexed["index"]}
+    assert documented("Report", 2) == {f"stages[].pair.{key}" for key in pair["pair"]}
 
 
 def documented(heading: str, table: int) -> set[str]:

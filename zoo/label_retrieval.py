@@ -21,7 +21,7 @@ import numpy as np
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import DataError, OptionError
-from zoo.retrieval import comparable, nearest, queries_and_gallery
+from zoo.retrieval import Find, exact, queries_and_gallery
 
 LABEL_KS = tuple(range(1, 11))
 NDCG_K = 10
@@ -96,13 +96,25 @@ def measure_by_labels(
         DataError: no continuous labels, no query with another image in the gallery, or embeddings not finite.
         OptionError: unknown metric or K below 1.
     """
+    return measure_found_by_labels(exact(embeddings, images, metric), images, ks)
+
+
+def measure_found_by_labels(find: Find, images: ImageSet, ks: Sequence[int] = LABEL_KS) -> LabelRetrievalResult:
+    """Measure what a search finds, as :func:`measure_by_labels` does for the exact one.
+
+    Args:
+        find: the search.
+        images: the continuous labels and roles of the images.
+        ks: the K of the measures, each at least 1.
+
+    Raises:
+        DataError: no continuous labels, or no query with another image in the gallery.
+        OptionError: K below 1.
+    """
     if images.continuous is None:
         raise DataError("Retrieval cannot be measured by label distance without continuous labels. Give them.")
-    if len(embeddings) != len(images):
-        raise DataError(f"{len(embeddings)} embeddings for {len(images)} images; there must be one each.")
     if not ks or min(ks) < 1:
         raise OptionError(f"nDCG@K needs K of at least 1, found {list(ks)}.")
-    vectors = comparable(embeddings, metric)
     queries, gallery, own = queries_and_gallery(images)
     answerable = len(gallery) - (own >= 0) > 0
     left_out = int((~answerable).sum())
@@ -110,7 +122,7 @@ def measure_by_labels(
     if not len(queries):
         raise DataError("No query has another image in the gallery, so retrieval cannot be measured.")
     depth = max(ks)
-    found = nearest(vectors[queries], vectors[gallery], min(depth, len(gallery)), exclude=own)
+    found = find(queries, min(depth, len(gallery)), own)
     found = np.pad(found, ((0, 0), (0, depth - found.shape[1])), constant_values=-1)
     best = images.continuous.nearest(queries, gallery, depth, exclude=own)
     neighbours = np.where(found >= 0, gallery[found], -1)

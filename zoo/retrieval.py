@@ -13,7 +13,7 @@ counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,11 @@ from zoo.errors import DataError, OptionError
 
 DEFAULT_KS = (1, 2, 4, 8, 10)
 _CHUNK_BYTES = 128 << 20
+Find = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
+"""How neighbours are found, exactly or by an index. Takes int64 ``(Q,)`` rows of queries in the image set, how many
+neighbours k, and for each query its own position in the gallery, or -1; gives int64 ``(Q, k)`` positions in the
+gallery, nearest first, never its own, and -1 where there are fewer. The gallery holds the images of
+:func:`queries_and_gallery`, in that order."""
 _BRUTE_FORCE_FROM = 4096  # candidates; beyond, one row of all distances costs less than sorting gathered ones
 
 
@@ -84,13 +89,49 @@ def measure(
         DataError: no labels, no query with an image of its class in the gallery, or embeddings that are not finite.
         OptionError: unknown metric or K below 1.
     """
+    return measure_found(exact(embeddings, images, metric), images, ks)
+
+
+def exact(embeddings: np.ndarray, images: ImageSet, metric: str, gallery: np.ndarray | None = None) -> Find:
+    """Return exact search among the images of a set.
+
+    Args:
+        embeddings: float ``(N, D)``, one row per image.
+        images: their roles.
+        metric: "cosine" or "euclidean".
+        gallery: float ``(N, D)``, what another model makes of the same images, if that is to be searched; None for
+            the same embeddings.
+
+    Raises:
+        DataError: embeddings that are not finite, or not one for each image.
+        OptionError: unknown metric.
+    """
+    for rows in (embeddings, embeddings if gallery is None else gallery):
+        if len(rows) != len(images):
+            raise DataError(f"{len(rows)} embeddings for {len(images)} images; there must be one each.")
+    vectors = comparable(embeddings, metric)
+    searched = vectors if gallery is None else comparable(gallery, metric)
+    if images.roles is not None:
+        searched = searched[queries_and_gallery(images)[1]]
+    return lambda rows, k, own: nearest(vectors[rows], searched, k, exclude=own)
+
+
+def measure_found(find: Find, images: ImageSet, ks: Sequence[int] = DEFAULT_KS) -> RetrievalResult:
+    """Measure what a search finds, as :func:`measure` does for the exact one.
+
+    Args:
+        find: the search.
+        images: the labels and roles of the images.
+        ks: the K of Recall@K, each at least 1.
+
+    Raises:
+        DataError: no labels, or no query with an image of its class in the gallery.
+        OptionError: K below 1.
+    """
     if images.labels is None:
         raise DataError("Retrieval cannot be measured on images without labels. Give a labelled set.")
-    if len(embeddings) != len(images):
-        raise DataError(f"{len(embeddings)} embeddings for {len(images)} images; there must be one each.")
     if not ks or min(ks) < 1:
         raise OptionError(f"Recall@K needs K of at least 1, found {list(ks)}.")
-    vectors = comparable(embeddings, metric)
     query_rows, gallery_rows, own = queries_and_gallery(images)
     gallery_labels = images.labels[gallery_rows]
 
@@ -109,11 +150,10 @@ def measure(
     average_precision = np.zeros(len(query_rows))
     neighbours = np.full((len(query_rows), largest_k), -1, dtype=np.int64)
     ranks = np.arange(1, depth + 1)
-    gallery = vectors if images.roles is None else vectors[gallery_rows]
     step = max(1, _CHUNK_BYTES // (16 * depth))
     for start in range(0, len(query_rows), step):
         part = slice(start, start + step)
-        found = nearest(vectors[query_rows[part]], gallery, depth, exclude=own[part])
+        found = find(query_rows[part], depth, own[part])
         matches = (gallery_labels[found] == images.labels[query_rows[part]][:, None]) & (found >= 0)
         for k in ks:
             recall[k][part] = matches[:, :k].any(axis=1)

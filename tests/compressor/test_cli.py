@@ -128,6 +128,44 @@ def test_export_takes_plain_words(finished: Path, tmp_path: Path) -> None:
     assert (tmp_path / "small.onnx").is_file()
 
 
+def test_index_is_built_and_searched(finished: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
+    model, index = str(finished / "out" / "export" / "model.onnx"), str(tmp_path / "index")
+    assert main(["index", "build", model, str(photos), index, "--kind", "hnsw", "--options.ef_search", "90"]) == 0
+    facts = json.loads((tmp_path / "index" / "index.json").read_text())
+    assert facts["parameters"] == {"m": 32, "ef_construction": 200, "ef_search": 90}
+    queries = [str(photos / "class01" / "2.png"), str(photos / "class07" / "0.png")]
+    capsys.readouterr()
+    assert main(["index", "search", index, *queries, "--k", "2"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in lines] == [[query, rank] for query in queries for rank in ("1", "2")]
+    assert [lines[0][2], lines[2][2]] == ["class01/2.png", "class07/0.png"]
+    assert main(["index", "search", index, *queries, "--k", "2", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [entry["query"] for entry in printed] == queries
+    hits = [hit for entry in printed for hit in entry["hits"]]
+    assert [[hit["id"], f"{hit['score']:.6f}"] for hit in hits] == [line[2:] for line in lines]
+    student = str(finished / "out" / "student")
+    words = ["index", "search", index, queries[0], "--model", student]
+    assert main(words) == 1
+    refusal = capsys.readouterr().err
+    assert model in refusal and student in refusal and "Both were made from the same student" in refusal
+    assert main([*words, "--allow-other-encoder", "true"]) == 0
+
+
+def test_validate_takes_kinds_of_index_and_a_pair(finished: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
+    student, model = (str(finished / "out" / name) for name in ("student", "export/model.onnx"))
+    words = ["validate", student, model, "--teacher", str(finished / "out" / "teacher"), "--data", f"folder:{photos}"]
+    words += ["--latency-runs", "0", "--bootstrap", "10", "--out", str(tmp_path)]
+    pair = ["--query-encoder", model, "--gallery-encoder", student]
+    for kinds in ("sq8,binary", "[sq8,binary]"):
+        assert main([*words, "--index", kinds, *pair]) == 0
+        stages = json.loads((tmp_path / "report.json").read_text())["stages"]
+        added = [stage["stage"] for stage in stages[3:]]
+        assert added == ["onnx-fp32 → student", "onnx-fp32 + sq8", "onnx-fp32 + binary"]
+        out = capsys.readouterr().out
+        assert "bytes/vector" in out and "Recall@1 of onnx-fp32 → student (" in out
+
+
 def test_own_teacher_is_not_trained(finished: Path, photos: Path, tmp_path: Path) -> None:
     report = run(
         f"folder:{photos}",
@@ -145,9 +183,12 @@ def test_own_teacher_is_not_trained(finished: Path, photos: Path, tmp_path: Path
     assert report.content["stages"][0]["recall"] == first["stages"][0]["recall"]
 
 
-@pytest.mark.parametrize("verb", ["", "train", "distill", "export", "validate", "run", "bench", "inspect"])
+VERB_NAMES = ["", "train", "distill", "export", "validate", "run", "bench", "inspect", "index build", "index search"]
+
+
+@pytest.mark.parametrize("verb", VERB_NAMES)
 def test_help_answers_in_under_a_second(verb: str) -> None:
-    command = [sys.executable, "-m", "compressor", *([verb] if verb else []), "--help"]
+    command = [sys.executable, "-m", "compressor", *verb.split(), "--help"]
     taken = []
     for _ in range(3):
         start = time.perf_counter()
@@ -196,6 +237,10 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     ),
     (["bench", "nowhere.onnx"], 1, ["nowhere.onnx does not exist"]),
     (["inspect", "nowhere.onnx"], 1, ["nowhere.onnx does not exist"]),
+    (["index"], 2, ["Did you mean index build or index search"]),
+    (["index", "build", "nowhere.onnx", "PHOTOS", "OUT"], 1, ["nowhere.onnx", "does not exist"]),
+    (["index", "search", "OUT", "query.png"], 1, ["is not an index"]),
+    (["index", "search", "OUT"], 2, ["queries"]),
     (["validate", "a.onnx", "--teacher", "b", "--data", "PHOTOS", "--out", "OUT"], 1, ["b does not exist"]),
 ]
 

@@ -245,6 +245,51 @@ def test_steps(content: Content, results: Results, images: ImageSet) -> None:
     ]
 
 
+@pytest.fixture
+def searched(content: Content) -> Content:
+    """The content with the model's row once more, through an index and in a mixed pair."""
+    model = content["stages"][1]
+    index = {"kind": "binary", "of": "onnx-fp32", "parameters": {"overfetch": 10}, "fixed_bytes": 983}
+    index |= {"bytes_per_vector": 144.04, "ms_per_query": 0.1234}
+    recall = model["recall"] | {"1": 0.8091}
+    pair = {"query": "onnx-fp32", "gallery": "teacher", "agreement": 0.99, "between": True, "finding": "1 < <b>2</b>."}
+    content["stages"] += [
+        model | {"stage": "onnx-fp32 → teacher", "pair": pair},
+        model | {"stage": "onnx-fp32 + binary", "recall": recall, "index": index},
+        model | {"stage": "onnx-fp32 + flat", "index": index | {"parameters": {}, "ms_per_query": None}},
+    ]
+    return content
+
+
+def test_indexes_and_pairs_are_rows_but_no_models(
+    content: Content, searched: Content, results: Results, images: ImageSet
+) -> None:
+    page = Page(render_html(searched, results, images))
+    assert page.tables["indexes"][1:] == [
+        ["onnx-fp32 + binary", "80.91", "−0.27", "144.0", "0.123", "overfetch 10"],
+        ["onnx-fp32 + flat", "81.18", "0.00", "144.0", "–", "–"],
+    ]
+    assert [row[0] for row in page.tables["stages"][2:]] == [stage["stage"] for stage in searched["stages"]]
+    for table in ("steps", "threads"):
+        assert len(page.tables[table]) == (2 if table == "steps" else 3)
+    assert "onnx-fp32 keeps 97.8\u00a0% of the teacher's Recall@1" in page.text
+    assert "1 < <b>2</b>." in page.text
+    assert "search is exact, but through indexes, and a query" in page.text
+    axes = Figure().subplots()
+    _draw_size(axes, searched)
+    assert [line.get_label() for line in axes.lines] == ["teacher", "onnx-fp32"]
+
+
+def test_printed_table_has_what_indexes_take(searched: Content) -> None:
+    stream = io.StringIO()
+    print_table(searched, Console(file=stream, width=200))
+    heading, _, teacher, *_ = lines = stream.getvalue().splitlines()
+    assert heading.split()[-2:] == ["bytes/vector", "ms/query"]
+    assert teacher.split()[-2:] == ["–", "–"]
+    assert [line.split()[-2:] for line in lines if " + " in line] == [["144.0", "0.123"], ["144.0", "–"]]
+    assert lines[-1] == "1 < <b>2</b>."
+
+
 def test_headline(content: Content, results: Results, images: ImageSet) -> None:
     text = Page(render_html(content, results, images)).text
     assert (

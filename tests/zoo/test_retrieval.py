@@ -13,7 +13,7 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from zoo import retrieval
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
 from zoo.errors import DataError, OptionError
-from zoo.retrieval import RetrievalResult, measure, nearest
+from zoo.retrieval import RetrievalResult, exact, measure, measure_found, nearest
 
 KS = (1, 2, 5, 100)
 
@@ -173,6 +173,38 @@ def test_roles_separate_queries_from_the_gallery() -> None:
     assert result.queries.tolist() == [0, 1, 4]
     assert result.neighbours.tolist() == [[3], [3], [2]]
     assert (result.left_out, result.gallery_size, result.recall_at(1)) == (1, 2, 1.0)
+
+
+def test_queries_of_one_model_in_the_gallery_of_another_by_hand() -> None:
+    # On a line; the other model has moved everything by 1, so that each image is nearest to its right neighbour's left.
+    queries = np.array([[0.0], [1], [2.2], [3]], dtype=np.float32)
+    images = image_set(np.array([0, 1, 0, 1]))
+    find = exact(queries, images, "euclidean", gallery=queries + 1)
+    result = measure_found(find, images, [1, 3])
+    # The gallery lies at 1, 2, 3.2, 4; own copies are passed over: from 0 to 2, 3.2, 4; from 1 to 1, 3.2, 4 ...
+    assert result.neighbours.tolist() == [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]]
+    assert result.recall_at(1) == 0
+    roles = np.array([QUERY, GALLERY, GALLERY, BOTH], dtype=object)
+    split = image_set(np.array([0, 1, 0, 1]), roles)
+    result = measure_found(exact(queries, split, "euclidean", gallery=queries + 1), split, [2])
+    assert result.neighbours.tolist() == [[1, 2], [2, 1]] and result.queries.tolist() == [0, 3]
+    with pytest.raises(DataError, match="3 embeddings for 4 images"):
+        exact(queries, images, "euclidean", gallery=queries[:3])
+
+
+def test_a_search_that_finds_less_is_measured_so() -> None:
+    # It gives the others in order of their index, and of image 0 nothing but the last.
+    images = image_set(np.array([0, 0, 1, 0, 1]))
+
+    def find(rows: np.ndarray, k: int, own: np.ndarray) -> np.ndarray:
+        found = [[other for other in range(5) if other != row][:k] for row in rows.tolist()]
+        return np.array([[4] + [-1] * (k - 1) if row == 0 else of for row, of in zip(rows, found, strict=True)])
+
+    result = measure_found(find, images, [1, 2])
+    assert result.neighbours.tolist() == [[4, -1], [0, 2], [0, 1], [0, 1], [0, 1]]
+    assert result.recall[1].tolist() == [False, True, False, True, False]
+    assert result.r_precision.tolist() == [0, 0.5, 0, 1, 0]  # R = 2, 2, 1, 2, 1
+    assert result.average_precision.tolist() == [0, 0.5, 0, 1, 0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

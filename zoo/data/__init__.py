@@ -9,7 +9,7 @@ from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.splits import Reader, Source, divide
 from zoo.errors import DataError, did_you_mean
 
-__all__ = ["READERS", "DataSplits", "ImageSet", "Source", "load_data"]
+__all__ = ["READERS", "DataSplits", "ImageSet", "Source", "load_data", "load_images"]
 
 # kind -> module and function that reads it; imported when asked for
 READERS: dict[str, str] = {
@@ -63,6 +63,30 @@ def load_data(
 
     table_ids = source.images.ids if kind == "csv" else None
     return read_labels(continuous_labels, label_metric, table_ids).label(splits)
+
+
+def load_images(data: str) -> ImageSet:
+    """Read all images of a data set, whatever their class, split or role.
+
+    Args:
+        data: as in :func:`load_data`. The images of a folder may lie as deep as they like, in classes or not.
+
+    Returns:
+        The images, without labels.
+
+    Raises:
+        DataError: the data are missing, broken or of an unknown kind, or there is no image.
+    """
+    kind, path = _kind_and_path(data)
+    if kind != "folder":
+        return _reader(kind)(path).images.without_labels()
+
+    from zoo.data.folder import list_images
+
+    members = list_images(Path(path))
+    if not members:
+        raise DataError(f"{path} holds no images. Check the path.")
+    return ImageSet([str(name) for name, _ in members], [source for _, source in members])
 
 
 def _kind_and_path(data: str) -> tuple[str, str]:
