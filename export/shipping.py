@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.arguments import DataLike, ModelLike
-from zoo.errors import ModelError, OptionError, RefusedError, did_you_mean
-
-if TYPE_CHECKING:
-    from export.selection import Chosen
-    from export.tracing import Traced
-    from zoo.data import DataSplits
+from zoo.errors import OptionError, RefusedError, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +88,8 @@ def export_model(
     if int8 and data is None:
         raise OptionError(f"Precision {precision} needs data to calibrate and judge on. Give --data.")
     from export.graph import write_fp32
-    from export.quantization import fits_float16, to_fp16
     from export.tracing import INPUTS, trace_model
+    from export.writing import some_images, write_fp16, write_int8
     from zoo.data import load_data
 
     if input not in INPUTS:
@@ -105,10 +99,7 @@ def export_model(
     if "fp32" in files:
         write_fp32(traced, files["fp32"], some_images(splits), input)
     if "fp16" in files:
-        if not fits_float16(traced.graphs.network):
-            raise ModelError(f"{traced.name} has weights beyond float16's range (65504). Ship fp32 or int8.")
-        network = to_fp16(traced.graphs.network)
-        _write(traced, replace(traced.graphs, network=network), files["fp16"], input, {"precision": "fp16"})
+        write_fp16(traced, files["fp16"], input)
     if not int8:
         return Exported(files)
     from export.selection import choose_int8
@@ -133,7 +124,7 @@ def export_model(
         before=before,
         save=save,
     )
-    _write_int8(traced, chosen, splits, files["int8"], input)
+    write_int8(traced, chosen, files["int8"], input)
     return Exported(files, chosen.content)
 
 
@@ -162,49 +153,3 @@ def files_of(model: ModelLike, path: str | Path | None, precision: str, input: s
         path = Path(model).parent / "export"
     ending = "" if input == "pixels" else f"-{input}"
     return {kind: Path(path) / f"model{'' if kind == 'fp32' else f'-{kind}'}{ending}.onnx" for kind in kinds}
-
-
-def some_images(splits: DataSplits | None, count: int = 5) -> list[Any]:
-    """Return the first training images that can be read, uint8 ``(H, W, 3)``, to compare files on."""
-    import contextlib
-
-    from zoo.errors import DataError
-
-    found: list[Any] = []
-    for index in range(min(len(splits.train), 10 * count) if splits is not None else 0):
-        assert splits is not None
-        with contextlib.suppress(DataError):  # reported when the images were read to train on
-            found.append(splits.train.pixels(index))
-        if len(found) == count:
-            break
-    return found
-
-
-def _write(traced: Traced, graphs: Any, path: Path, takes: str, entries: dict[str, str]) -> None:
-    import numpy as np
-    import onnxruntime
-    import torch
-
-    from export.tracing import TENSOR, join, metadata, save, smooth_images
-    from zoo.files import replacing
-
-    with replacing(path) as temporary:
-        save(join(graphs, takes), temporary, metadata(traced, takes) | entries)
-        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-        given = smooth_images(1)[0][None]
-        if takes == TENSOR:
-            given = traced.whole.preprocess(torch.from_numpy(given)).numpy()
-        (embedding,) = session.run(None, {session.get_inputs()[0].name: given})
-        if not np.isfinite(embedding).all():
-            raise ModelError(
-                f"{traced.name} gives embeddings that are not finite in {entries['precision']}. Ship fp32."
-            )
-    log.info("%s: %.2f MB", path, path.stat().st_size / 1e6)
-
-
-def _write_int8(traced: Traced, chosen: Chosen, splits: DataSplits, path: Path, takes: str) -> None:
-    entry = chosen.entry
-    scheme = entry["scheme"] | {"scheme": entry["name"], "float_blocks": entry["float_blocks"]}
-    scheme |= {"calibration": chosen.content["calibration"], "target": chosen.content["target"]}
-    graphs = replace(traced.graphs, network=chosen.network)
-    _write(traced, graphs, path, takes, {"precision": "int8", "quantization": json.dumps(scheme)})

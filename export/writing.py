@@ -1,0 +1,69 @@
+"""Files of lower precision, and the images that files are compared on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from export.quantization import fits_float16, to_fp16
+from export.selection import Chosen
+from export.tracing import TENSOR, Graphs, Traced, join, metadata, save, smooth_images
+from zoo.data import DataSplits
+from zoo.errors import DataError, ModelError
+from zoo.files import replacing
+
+log = logging.getLogger(__name__)
+
+
+def write_fp16(traced: Traced, path: Path, takes: str) -> None:
+    """Write the model in float16.
+
+    Raises:
+        ModelError: a weight lies beyond float16's range, or embeddings are not finite.
+    """
+    if not fits_float16(traced.graphs.network):
+        raise ModelError(f"{traced.name} has weights beyond float16's range (65504). Ship fp32 or int8.")
+    graphs = replace(traced.graphs, network=to_fp16(traced.graphs.network))
+    _write(traced, graphs, path, takes, {"precision": "fp16"})
+
+
+def write_int8(traced: Traced, chosen: Chosen, path: Path, takes: str) -> None:
+    """Write the int8 network that was chosen; the metadata say how it was made."""
+    entry, content = chosen.entry, chosen.content
+    scheme = entry["scheme"] | {"scheme": entry["name"], "float_blocks": entry["float_blocks"]}
+    scheme |= {"calibration": content["calibration"], "target": content["target"]}
+    graphs = replace(traced.graphs, network=chosen.network)
+    _write(traced, graphs, path, takes, {"precision": "int8", "quantization": json.dumps(scheme)})
+
+
+def _write(traced: Traced, graphs: Graphs, path: Path, takes: str, entries: dict[str, str]) -> None:
+    with replacing(path) as temporary:
+        save(join(graphs, takes), temporary, metadata(traced, takes) | entries)
+        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        given = smooth_images(1)[0][None]
+        if takes == TENSOR:
+            given = traced.whole.preprocess(torch.from_numpy(given)).numpy()
+        (embedding,) = session.run(None, {session.get_inputs()[0].name: given})
+        if not np.isfinite(embedding).all():
+            kind = entries["precision"]
+            raise ModelError(f"{traced.name} gives embeddings that are not finite in {kind}. Ship fp32.")
+    log.info("%s: %.2f MB", path, path.stat().st_size / 1e6)
+
+
+def some_images(splits: DataSplits | None, count: int = 5) -> list[np.ndarray]:
+    """Return the first training images that can be read, uint8 ``(H, W, 3)``; none where there are no data."""
+    found: list[np.ndarray] = []
+    if splits is not None:
+        for index in range(min(len(splits.train), 10 * count)):
+            with contextlib.suppress(DataError):  # reported when the images were read to train on
+                found.append(splits.train.pixels(index))
+            if len(found) == count:
+                break
+    return found
