@@ -1,4 +1,4 @@
-"""The main job on real data, seed by seed: teacher, student, ONNX, and the same student trained on labels alone.
+"""The main job on real data, seed by seed: teacher, student, ONNX files, and the same student on labels alone.
 
     python -m benchmarks.main_job.run omniglot --data folder:PATH --seeds 0 1 2 --work runs/main_job
 
@@ -9,6 +9,7 @@ last whole epoch when the command is repeated with the same --work. The table is
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
 RESULTS = Results(HERE / "results.jsonl")
 TABLE = HERE / "results.md"
+INDEXES = ("sq8", "binary")
 
 
 def main() -> None:
@@ -57,17 +59,24 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path) -> dict[str
     shared = {name: settings[name] for name in ("split", "validation", "max_unreadable") if name in settings}
     options = as_labels_only(settings["student"], settings["teacher"])
     labels_only = train(settings["data"], folder / "labels-only", seed=seed, **shared, **options)
-    models = [folder / "student", labels_only, folder / "export" / "model.onnx"]
+    files = sorted((folder / "export").glob("*.onnx"), reverse=True)  # int8 last: indexes are measured over it
+    models = [folder / "student", labels_only, *files]
+    int8 = folder / "export" / "model-int8.onnx"
+    more: dict[str, Any] = {}
+    if int8 in files:
+        more = {"index": INDEXES, "query_encoder": int8, "gallery_encoder": folder / "export" / "model.onnx"}
     teacher = folder / "teacher"
-    report = validate(models, teacher, settings["data"], folder / "comparison", latency_runs=20, **shared)
+    report = validate(models, teacher, settings["data"], folder / "comparison", latency_runs=20, **more, **shared)
     stages = {stage["stage"]: stage for stage in report.content["stages"]}
     stages["labels only"] = stages.pop("student-2")
     keep = ("recall", "r_precision", "map_at_r", "retention", "retention_interval", "dim", "parameters", "bytes")
+    candidates = folder / "export" / "candidates.json"
     return {
         "config": config,
         "seed": seed,
         "seconds": seconds,
         "stages": {name: {key: stage[key] for key in keep} for name, stage in stages.items()},
+        "int8": json.loads(candidates.read_text(encoding="utf-8")) if candidates.is_file() else None,
         "settings": {section: settings[section] for section in ("teacher", "student")},
         "data": report.content["data"] | {"name": config},
         "machine": report.content["machine"],
@@ -80,14 +89,15 @@ def table(lines: list[dict[str, Any]]) -> str:
     rows = []
     for config in dict.fromkeys(line["config"] for line in lines):
         of_config = sorted((line for line in lines if line["config"] == config), key=lambda line: line["seed"])
-        for stage in of_config[0]["stages"]:
-            found = [line["stages"][stage] for line in of_config]
+        for stage in dict.fromkeys(stage for line in of_config for stage in line["stages"]):
+            having = [line for line in of_config if stage in line["stages"]]
+            found = [line["stages"][stage] for line in having]
             recalls = [spread([100 * entry["recall"][k] for entry in found]) for k in ("1", "2", "4", "8")]
             rows.append(
                 [
                     config,
                     stage,
-                    ", ".join(str(line["seed"]) for line in of_config),
+                    ", ".join(str(line["seed"]) for line in having),
                     *recalls,
                     spread([100 * entry["map_at_r"] for entry in found]),
                     spread([100 * entry["retention"] for entry in found]),
