@@ -242,6 +242,7 @@ def metadata(traced: Traced, takes: str) -> dict[str, str]:
 
 def save(proto: onnx.ModelProto, path: Path, entries: dict[str, str]) -> None:
     """Write a graph with its metadata, and check it: ONNX checker, full mode."""
+    del proto.metadata_props[:]  # what quantisers note
     for key, value in entries.items():
         proto.metadata_props.add(key=key, value=value)
     onnx.save(proto, path)
