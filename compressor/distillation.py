@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from zoo.arguments import DataLike, TeacherLike
 from zoo.stage import Stage
+
+log = logging.getLogger(__name__)
 
 
 def distill(
@@ -129,6 +132,7 @@ def distill(
 
     from compressor.losses import LOSSES
     from compressor.transfer import require_transferable, transfer
+    from zoo.int8_speed import advice
     from zoo.learner import finish
     from zoo.losses import find_loss
     from zoo.models import EUCLIDEAN, ModelFacts, create_model, set_facts
@@ -138,6 +142,8 @@ def distill(
     lightning.seed_everything(seed, verbose=False)
     metric = getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)
     model = create_model(arch, dim, pretrained, pool, image_size, crop_pct, metric)
+    if (warning := advice(arch)) is not None:
+        log.warning(warning)
     learner, measured = transfer(model, source, splits, stage.folder, options)
     set_facts(
         model,

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+import compressor
+import compressor.quantization_aware
 import export.selection
 from compressor.cli import main
 from export import Embedder, export_model, to_onnx
@@ -258,3 +260,43 @@ def test_interval_of_a_drop(kind: type) -> None:
     assert low == pytest.approx(differences.mean() - spread, abs=0.004)
     assert high == pytest.approx(differences.mean() + spread, abs=0.004)
     assert drop_interval(reference.astype(kind), reference.astype(kind), 100) == (0, 0)
+
+
+def test_a_finish_gives_int8_a_second_chance(
+    fragile: Path, tiny_teacher: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def finished(student: Path, teacher: Path, data: str, out: Path, **options: Any) -> Path:
+        asked.update(options, student=student, teacher=teacher, out=out)
+        return tiny_teacher  # as if training had evened the channels out
+
+    monkeypatch.setattr(compressor.quantization_aware, "finish_quantized", finished)
+    options = QUICK | {"data": f"folder:{photos}", "precision": "fp32, int8", "seed": 3}
+    shipped = compressor.ship(fragile, tmp_path, teacher=tiny_teacher, qat_epochs=2, **options)
+    assert asked["student"] == fragile
+    assert (asked["epochs"], asked["seed"], asked["validation"]) == (2, 3, 0.34)
+    assert (asked["scheme"], asked["out"]) == ("u8s8", tmp_path / "finished")
+    assert list(shipped.files) == ["fp32", "int8"]
+    content = shipped.candidates
+    assert content is not None
+    assert [entry["name"] for entry in content["candidates"]] == [
+        "fp32",
+        "fp16",
+        "static u8s8 per-channel minmax",
+        "finished, fp32",
+        "finished, fp16",
+        "finished, static u8s8 per-channel minmax",
+    ]
+    assert content["chosen"] == "finished, static u8s8 per-channel minmax"
+    before, refused, after = (content["candidates"][row] for row in (0, 2, 3))
+    assert refused["drop"] > 0.005
+    assert after["drop"] == pytest.approx(before["score"] - after["score"])
+    source = digest(tiny_teacher / "model.safetensors")
+    assert Embedder(shipped.files["int8"]).metadata["source_digest"] == source
+    assert Embedder(shipped.files["fp32"]).metadata["source_digest"] == digest(fragile / "model.safetensors")
+
+
+def test_a_finish_needs_a_teacher(fragile: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="needs a teacher"):
+        compressor.ship(fragile, tmp_path, qat_epochs=2, precision="int8", data=f"folder:{photos}")
