@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zoo.arguments import DataLike, TeacherLike
-from zoo.errors import DataError, OptionError
 from zoo.stage import Stage
-
-log = logging.getLogger(__name__)
 
 
 def distill(
@@ -116,74 +111,34 @@ def distill(
     Raises:
         UserError: teacher, data, model or options that cannot work.
     """
+    options = dict(locals())
+
     from zoo.data import load_data
 
     splits = load_data(data, split, validation, continuous_labels, label_metric)
 
-    from zoo.teachers import ArrayTeacher, open_teacher, prove_teacher
+    from zoo.teachers import open_teacher
 
     source = open_teacher(teacher, teacher_precision)
-    stage = Stage.open(
-        out, distill, {**locals(), "teacher": source.name}, data_digest=splits.digest, teacher_digest=source.digest
-    )
+    digests = {"data_digest": splits.digest, "teacher_digest": source.digest}
+    stage = Stage.open(out, distill, options | {"teacher": source.name}, **digests)
     if stage.finished:
         return stage.folder
-    if rotate_classes and isinstance(source, ArrayTeacher):
-        raise OptionError("rotate_classes needs a teacher that sees images; embeddings by id have none of turned ones.")
-    if not len(splits.train):
-        raise DataError(f"{splits.name} has no training images after split {split!r}. Choose another split.")
 
     import lightning
 
     from compressor.losses import LOSSES
-    from compressor.transfer import TransferLearner, class_indices, create_transfer_loss
-    from zoo.augmentation import Views
-    from zoo.data.rotations import with_rotations
-    from zoo.learner import finish, fit, training_loader
+    from compressor.transfer import require_transferable, transfer
+    from zoo.learner import finish
     from zoo.losses import find_loss
-    from zoo.models import EUCLIDEAN, ModelFacts, create_model, preprocessing_of, set_facts
+    from zoo.models import EUCLIDEAN, ModelFacts, create_model, set_facts
     from zoo.versions import versions
 
+    require_transferable(source, splits, options)
     lightning.seed_everything(seed, verbose=False)
     metric = getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)
     model = create_model(arch, dim, pretrained, pool, image_size, crop_pct, metric)
-    preprocessing = preprocessing_of(model)
-    upright = splits.train.checked(max_unreadable)
-    images = with_rotations(upright) if rotate_classes else upright
-    labels = class_indices(images) if use_labels else None
-    objective = create_transfer_loss(loss, loss_options or {}, model, source, images, labels)
-    held_out = splits.validation.checked(max_unreadable) if len(splits.validation) else None
-    measured: dict[str, Any] = {}
-    judged = held_out if held_out is not None else upright
-    if judged.labels is None and judged.continuous is None:
-        log.warning("the images have no labels, so teacher %s goes unmeasured", source.name)
-    else:
-        where = "teacher on validation" if held_out is not None else "teacher on train"
-        measured[where] = {name: round(value, 6) for name, value in prove_teacher(source, judged).items()}
-    learner = TransferLearner(
-        model,
-        objective,
-        held_out,
-        source,
-        images,
-        labels,
-        lr=lr,
-        proxy_lr_factor=proxy_lr_factor,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        step_epochs=step_epochs,
-        step_factor=step_factor,
-        warmup_epochs=0,
-        freeze_batchnorm=freeze_batchnorm,
-        validate_every=validate_every,
-        seed=seed,
-    )
-    # Views are made at the larger of the two input sizes; each network scales them down to its own.
-    sizes = [preprocessing.input_size, source.input_size or preprocessing.input_size]
-    size = (max(height for height, _ in sizes), max(width for _, width in sizes))
-    shown = Views(images, replace(preprocessing, input_size=size), augment, min_crop, views)
-    loader = training_loader(images, shown, batch_size, images_per_class, use_labels, workers, seed)
-    best = fit(learner, loader, stage.folder, epochs, precision, gradient_clip, devices, num_nodes)
+    learner, measured = transfer(model, source, splits, stage.folder, options)
     set_facts(
         model,
         ModelFacts(
@@ -192,7 +147,7 @@ def distill(
             options=stage.options,
             data={"name": splits.name, **splits.protocol},
             teacher={"name": source.name, "digest": source.digest},
-            measured=measured | {"validation": best},
+            measured=measured,
             versions=versions(),
         ),
     )

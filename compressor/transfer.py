@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compressor.fake_quantization import FakeQuantization
 from compressor.feature_maps import pair_stages
 from compressor.losses import LOSSES
-from zoo.data.image_set import ImageSet
-from zoo.embedding import fastest_device
-from zoo.errors import OptionError
-from zoo.learner import Learner
+from zoo.augmentation import Views
+from zoo.data.image_set import DataSplits, ImageSet
+from zoo.data.rotations import with_rotations
+from zoo.embedding import embed, fastest_device
+from zoo.errors import DataError, OptionError
+from zoo.learner import Learner, fit, training_loader
 from zoo.losses import create_loss, find_loss
 from zoo.models import embed_with_maps, preprocessing_of
-from zoo.teachers import Teacher, resize_views
+from zoo.teachers import ArrayTeacher, Teacher, prove_teacher, resize_views
+
+log = logging.getLogger(__name__)
+
+CALIBRATION_IMAGES = 256
+RANGE_RATE = 0.05
 
 _LABELS = frozenset({"num_classes", "labels"})
 _MAPS = frozenset({"student_channels", "teacher_channels", "student_maps", "teacher_maps"})
@@ -82,6 +93,108 @@ class TransferLearner(Learner):
 
     def _gathered(self, value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         return [self.of_all_ranks(map_) for map_ in value] if isinstance(value, list) else self.of_all_ranks(value)
+
+
+class QuantizedLearner(TransferLearner):
+    """A TransferLearner whose student computes as if quantised, with ranges that follow the batches until near the end.
+
+    Args:
+        quantization: of the student, whose BatchNorm statistics are kept.
+    """
+
+    def __init__(self, *args: Any, quantization: FakeQuantization, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.quantization = quantization
+
+    def setup(self, stage: str) -> None:
+        """Leave BatchNorm layers what they are: their statistics are kept, so there is nothing to synchronise."""
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if not self.quantization.calibrated:  # else resumed
+            chosen = np.linspace(0, len(self.images) - 1, min(CALIBRATION_IMAGES, len(self.images))).astype(int)
+            with self.quantization.calibrating():
+                embed(self.model, self.images.subset(chosen), progress=False)
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        if self.current_epoch >= (self.trainer.max_epochs or 1) * 3 // 4:
+            return super().training_step(batch)
+        with self.quantization.observing(RANGE_RATE):
+            return super().training_step(batch)
+
+
+def require_transferable(teacher: Teacher, splits: DataSplits, options: Mapping[str, Any]) -> None:
+    """Refuse what :func:`transfer` cannot work on, before a network is made.
+
+    Raises:
+        OptionError: images are to be turned, and the teacher does not see images.
+        DataError: there are no training images.
+    """
+    if options["rotate_classes"] and isinstance(teacher, ArrayTeacher):
+        raise OptionError("rotate_classes needs a teacher that sees images; embeddings by id have none of turned ones.")
+    if not len(splits.train):
+        raise DataError(f"{splits.name} has no training images after split {options['split']!r}. Choose another split.")
+
+
+def transfer(
+    model: nn.Module,
+    teacher: Teacher,
+    splits: DataSplits,
+    folder: Path,
+    options: Mapping[str, Any],
+    make_learner: Callable[..., TransferLearner] = TransferLearner,
+) -> tuple[TransferLearner, dict[str, Any]]:
+    """Train a student from a teacher, which is measured first, and leave the best weights in the student.
+
+    Args:
+        model: the student.
+        teacher: what it learns from.
+        splits: training images, and validation images to choose the best epoch on.
+        folder: for logs, and checkpoints to resume from.
+        options: those of :func:`compressor.distillation.distill`, by name.
+        make_learner: takes the arguments of TransferLearner.
+
+    Returns:
+        The learner, and the measures of teacher and student on the validation images, each named by where it was taken.
+
+    Raises:
+        UserError: teacher, data or options that cannot work.
+    """
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: options[name] for name in names}
+
+    upright = splits.train.checked(options["max_unreadable"])
+    images = with_rotations(upright) if options["rotate_classes"] else upright
+    labels = class_indices(images) if options["use_labels"] else None
+    loss = create_transfer_loss(options["loss"], options["loss_options"] or {}, model, teacher, images, labels)
+    held_out = splits.validation.checked(options["max_unreadable"]) if len(splits.validation) else None
+    measured: dict[str, Any] = {}
+    judged = held_out if held_out is not None else upright
+    if judged.labels is None and judged.continuous is None:
+        log.warning("the images have no labels, so teacher %s goes unmeasured", teacher.name)
+    else:
+        where = "teacher on validation" if held_out is not None else "teacher on train"
+        measured[where] = {name: round(value, 6) for name, value in prove_teacher(teacher, judged).items()}
+    learner = make_learner(
+        model,
+        loss,
+        held_out,
+        teacher,
+        images,
+        labels,
+        warmup_epochs=0,
+        **chosen("lr", "proxy_lr_factor", "weight_decay", "schedule", "step_epochs", "step_factor"),
+        **chosen("freeze_batchnorm", "validate_every", "seed"),
+    )
+    # Views are made at the larger of the two input sizes; each network scales them down to its own.
+    preprocessing = preprocessing_of(model)
+    sizes = [preprocessing.input_size, teacher.input_size or preprocessing.input_size]
+    size = (max(height for height, _ in sizes), max(width for _, width in sizes))
+    shown = Views(images, replace(preprocessing, input_size=size), **chosen("augment", "min_crop", "views"))
+    loader = training_loader(images, shown, **chosen("batch_size", "images_per_class", "use_labels", "workers", "seed"))
+    best = fit(learner, loader, folder, **chosen("epochs", "precision", "gradient_clip", "devices", "num_nodes"))
+    return learner, measured | {"validation": best}
 
 
 def create_transfer_loss(

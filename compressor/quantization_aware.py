@@ -1,0 +1,154 @@
+"""A short fine-tune of a student for its int8 file: :func:`finish_quantized`."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.distillation import distill
+from zoo.arguments import DataLike, TeacherLike
+from zoo.stage import Stage
+
+if TYPE_CHECKING:
+    from zoo.models import ModelFacts
+
+log = logging.getLogger(__name__)
+
+FINISH_KEY = "finish_quantized"
+"""The finish's options in the facts of a finished student, among those that it was distilled with."""
+
+
+def finish_quantized(
+    student: str | Path,
+    teacher: TeacherLike,
+    data: DataLike,
+    out: str | Path,
+    *,
+    scheme: str = "u8s8",
+    per_channel: bool = True,
+    epochs: int = 4,
+    lr: float | None = None,
+    split: str | None = None,
+    validation: float | None = None,
+    continuous_labels: str | Path | None = None,
+    label_metric: str | None = None,
+    max_unreadable: int | None = None,
+    views: int | None = None,
+    batch_size: int | None = None,
+    augment: str | None = None,
+    min_crop: float | None = None,
+    precision: str | None = None,
+    devices: str | int = "auto",
+    num_nodes: int = 1,
+    workers: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Fine-tune a student for some epochs while it computes as if quantised to int8, and save it as a model folder.
+
+    The student learns from its teacher as it did, with weights and activations rounded as the static quantiser will
+    round them; see ``compressor.fake_quantization``. Statistics of BatchNorm layers stay as they are. Ranges of
+    activations begin with those of 256 training images, follow the batches, and stay fixed in the last quarter of the
+    epochs. The best epoch is chosen by what the rounded student retrieves on the validation images. What is saved is an
+    ordinary float model: quantise it as any other. A run that was interrupted goes on from its last whole epoch when
+    called again with the same options; a finished one is left as it is.
+
+    Args:
+        student: a model folder, as distill writes it.
+        teacher: what the student learned from, in any of the kinds that distill takes.
+        data: what to train on, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
+        out: folder to save the finished student in.
+        scheme: activations as u8s8 (uint8, asymmetric: x86) or s8s8 (int8, symmetric: ARM); weights are int8.
+        per_channel: weights have a scale for each output channel; false for one a layer.
+        epochs: passes over the training images.
+        lr: learning rate; null for a tenth of the student's own.
+        split: how classes are divided; null for the student's own, as with all that follow.
+        validation: fraction of the training classes held out to choose the best epoch on.
+        continuous_labels: a file with a continuous label for each image.
+        label_metric: how vectors in that file are compared.
+        max_unreadable: how many unreadable images are reported and left out before the run stops.
+        views: random views of each image in a batch.
+        batch_size: images in a batch, over all devices; each counts views times.
+        augment: random views: photo, photo-strong, drawing or none.
+        min_crop: smallest part of an image's area that a view may show.
+        precision: Lightning's, of the student.
+        devices: how many devices, or auto.
+        num_nodes: how many machines.
+        workers: processes that decode and augment; null to choose by the machine.
+        seed: of batches and augmentation.
+
+    Returns:
+        The finished student's folder.
+
+    Raises:
+        UserError: student, teacher, data or options that cannot work.
+    """
+    given = dict(locals())
+
+    from zoo.files import digest
+    from zoo.models import facts_of, load_model
+
+    model = load_model(student)
+    facts = facts_of(model)
+    options = _options(facts, given)
+
+    from zoo.data import load_data
+
+    splits = load_data(data, *(options[name] for name in ("split", "validation", "continuous_labels", "label_metric")))
+
+    from zoo.teachers import open_teacher
+
+    source = open_teacher(teacher, options["teacher_precision"])
+    digests = {"data_digest": splits.digest, "teacher_digest": source.digest}
+    digests["student_digest"] = digest(Path(student) / "model.safetensors")[:16]
+    stage = Stage.open(out, finish_quantized, given | options | {"teacher": source.name}, **digests)
+    if stage.finished:
+        return stage.folder
+
+    import lightning
+
+    from compressor.fake_quantization import FakeQuantization
+    from compressor.transfer import QuantizedLearner, require_transferable, transfer
+    from zoo.learner import finish
+    from zoo.models import set_facts
+    from zoo.versions import versions
+
+    require_transferable(source, splits, options)
+    if facts.teacher is not None and facts.teacher.get("digest") != source.digest:
+        log.warning("the student learned from teacher %s, which %s is not", facts.teacher.get("name"), source.name)
+    lightning.seed_everything(seed, verbose=False)
+    quantization = FakeQuantization(model, scheme, per_channel)
+    make_learner = partial(QuantizedLearner, quantization=quantization)
+    learner, measured = transfer(model, source, splits, stage.folder, options, make_learner)
+    quantization.remove()
+    measured["validation as int8"] = measured.pop("validation")
+    set_facts(
+        model,
+        replace(
+            facts,
+            loss=options["loss"],
+            options=facts.options | {FINISH_KEY: stage.options},
+            data={"name": splits.name, **splits.protocol},
+            teacher={"name": source.name, "digest": source.digest},
+            measured=measured,
+            versions=versions(),
+        ),
+    )
+    finish(learner, stage.folder)
+    return stage.folder
+
+
+def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
+    """Return options of distill, by name: what was given, else the student's own, else the default."""
+    options = {name: parameter.default for name, parameter in inspect.signature(distill).parameters.items()}
+    own = dict(facts.options)
+    if facts.teacher is None:  # trained on labels: with another kind of loss
+        own = {name: value for name, value in own.items() if name not in ("loss", "loss_options")}
+    options = {name: own.get(name, default) for name, default in options.items()}
+    options |= {name: value for name, value in given.items() if name in options and value is not None}
+    if given["lr"] is None:
+        options["lr"] /= 10
+    return options | {"freeze_batchnorm": True, "validate_every": 1, "workers": given["workers"]}
