@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from compressor.distillation import distill
     from compressor.pipeline import run
+    from compressor.quantization_aware import finish_quantized
     from zoo.teachers import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher
 
-__all__ = ["ArrayTeacher", "OnnxTeacher", "Teacher", "TorchTeacher", "distill", "open_teacher", "run"]
+__all__ = ["ArrayTeacher", "OnnxTeacher", "Teacher", "TorchTeacher", "distill", "finish_quantized", "open_teacher", "run"]
 
 _HOME = {
     "ArrayTeacher": "zoo.teachers",
@@ -21,6 +22,7 @@ _HOME = {
     "Teacher": "zoo.teachers",
     "TorchTeacher": "zoo.teachers",
     "distill": "compressor.distillation",
+    "finish_quantized": "compressor.quantization_aware",
     "open_teacher": "zoo.teachers",
     "run": "compressor.pipeline",
 }
