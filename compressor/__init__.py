@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from compressor.quantization_aware import finish_quantized
     from zoo.teachers import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher
 
-__all__ = ["ArrayTeacher", "OnnxTeacher", "Teacher", "TorchTeacher", "distill", "finish_quantized", "open_teacher", "run"]
+__all__ = [
+    "ArrayTeacher",
+    "OnnxTeacher",
+    "Teacher",
+    "TorchTeacher",
+    "distill",
+    "finish_quantized",
+    "open_teacher",
+    "run",
+]
 
 _HOME = {
     "ArrayTeacher": "zoo.teachers",
