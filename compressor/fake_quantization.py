@@ -35,7 +35,10 @@ from zoo.errors import ModelError, OptionError, did_you_mean
 from zoo.models import preprocessing_of, summary_of
 
 SCHEMES = {"u8s8": (0, 255), "s8s8": (-128, 127)}
-"""Activations of each scheme, smallest and largest integer: uint8 and asymmetric, or int8 and symmetric."""
+"""Activations of each scheme, smallest and largest integer: uint8 and asymmetric, or int8 and symmetric.
+
+Int8 and asymmetric is the arithmetic of u8s8, with all integers lower by 128.
+"""
 
 T = TypeVar("T", bound=nn.Module)
 _TensorKey = tuple[int, int]

@@ -61,10 +61,10 @@ def finish_quantized(
         teacher: what the student learned from, in any of the kinds that distill takes.
         data: what to train on, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
         out: folder to save the finished student in.
-        scheme: activations as u8s8 (uint8, asymmetric: x86) or s8s8 (int8, symmetric: ARM); weights are int8.
+        scheme: activations as u8s8 (asymmetric, in uint8 or int8) or s8s8 (int8, symmetric); weights are int8.
         per_channel: weights have a scale for each output channel; false for one a layer.
         epochs: passes over the training images.
-        lr: learning rate; null for a tenth of the student's own.
+        lr: learning rate; null for half of the student's own.
         split: how classes are divided; null for the student's own, as with all that follow.
         validation: fraction of the training classes held out to choose the best epoch on.
         continuous_labels: a file with a continuous label for each image.
@@ -150,5 +150,5 @@ def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
     options = {name: own.get(name, default) for name, default in options.items()}
     options |= {name: value for name, value in given.items() if name in options and value is not None}
     if given["lr"] is None:
-        options["lr"] /= 10
+        options["lr"] /= 2
     return options | {"freeze_batchnorm": True, "validate_every": 1, "workers": given["workers"]}

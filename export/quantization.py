@@ -230,7 +230,11 @@ def to_int8(
             [],
             list(in_float),
             operators,
-            {"WeightSymmetric": True, "ActivationSymmetric": scheme.activations == "int8"},
+            {
+                "WeightSymmetric": True,
+                "ActivationSymmetric": scheme.activations == "int8",
+                "OpTypesToExcludeOutputQuantization": ["Gemm"],  # the head: embeddings stay in float
+            },
         )
         quantizer.quantize_model()
         return _sorted(quantizer.model.model)

@@ -91,14 +91,14 @@ def test_a_finished_one_is_reused_and_other_options_are_refused(
     data = f"folder:{photos}"
     folder = finish_quantized(student, tiny_teacher, data, tmp_path / "f", epochs=1)
     options = json.loads((folder / "options.json").read_text())
-    assert options["lr"] == pytest.approx(2e-4)
+    assert options["lr"] == pytest.approx(1e-3)
     written = (folder / "model.safetensors").stat().st_mtime_ns
     finish_quantized(student, tiny_teacher, data, folder, epochs=1)
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(OptionError, match=r"was begun with scheme 'u8s8' \(now 's8s8'\)"):
         finish_quantized(student, tiny_teacher, data, folder, epochs=1, scheme="s8s8")
     with pytest.raises(OptionError, match="student_digest"):
-        finish_quantized(folder, tiny_teacher, data, folder, epochs=1, lr=2e-4)
+        finish_quantized(folder, tiny_teacher, data, folder, epochs=1, lr=1e-3)
 
 
 def test_another_teacher_is_noticed(
