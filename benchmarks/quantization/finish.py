@@ -35,6 +35,7 @@ from compressor.quantization_aware import finish_quantized
 from zoo import DataSplits, ImageSet, load_data, load_model, measure, save_model, train
 from zoo.models import facts_of, preprocessing_of
 from zoo.preprocessing import Preprocess
+from zoo.retrieval import drop_interval
 from zoo.versions import machine, versions
 
 HERE = Path(__file__).resolve().parent
@@ -105,7 +106,7 @@ def run_seed(data: DataSplits, seed: int, work: Path) -> dict[str, Any]:
                     "recall_at_1": result.recall_at(1),
                     "map_at_r": float(result.average_precision.mean()),
                     "drop": float(reference.mean() - result.recall_at(1)),
-                    "drop_interval": drop_interval(reference, result.recall[1]),
+                    "drop_interval": list(drop_interval(result.recall[1], reference, 2000)),
                 }
     return line | {"machine": machine(), "versions": versions()}
 
@@ -133,13 +134,6 @@ def inputs(model: nn.Module, images: ImageSet) -> np.ndarray:
     """Return images as a model's input, float32 ``(N, 3, H, W)``, through the preprocessing that ships."""
     prepare = Preprocess(preprocessing_of(model))
     return np.concatenate([prepare(torch.from_numpy(images.pixels(i)[None])).numpy() for i in range(len(images))])
-
-
-def drop_interval(before: np.ndarray, after: np.ndarray, resamples: int = 2000) -> list[float]:
-    """Return the 95 % interval of how much lower the mean of ``after`` is, by a paired bootstrap over queries."""
-    difference = before.astype(float) - after.astype(float)
-    drawn = np.random.default_rng(0).integers(len(difference), size=(resamples, len(difference)))
-    return [float(bound) for bound in np.quantile(difference[drawn].mean(axis=1), [0.025, 0.975])]
 
 
 def table(lines: list[dict[str, Any]]) -> str:
