@@ -1,11 +1,12 @@
-"""What int8 gives and takes, architecture by architecture: sizes, times at 224 pixels, and recall kept.
+"""What int8 gives and takes, architecture by architecture: sizes and times at 224 pixels, and recall kept.
 
-    python -m benchmarks.quantization.architectures
+    python -m benchmarks.quantization.architectures times
+    python -m benchmarks.quantization.architectures recall
 
-Each network is trained for some epochs on rendered letters at 32 pixels (64 for patches) and exported in fp32, fp16 and
-int8, which is measured on scripts never seen; its times are those of the same architecture at 224 pixels, with
-preprocessing left out, all precisions in one run. A finished architecture is a line in the results and is not run
-again. What ``distill`` warns of, ``zoo.int8_speed``, is copied from the table.
+Times need no training: weights do not matter for them. They are of one image of 224 pixels, preprocessing left out, all
+precisions in turn. For recall, each network is trained on rendered letters at 32 pixels (64 for patches), exported with
+``--precision fp32,fp16,auto`` and measured on scripts never seen. A finished architecture is a line in the results and
+is not run again. What ``distill`` warns of, ``zoo.int8_speed``, is copied from the table.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import Any
 from benchmarks.results import Results, made_with, markdown_table
 from compressor.cli import quieten
 from export import Embedder, bench, export_model
+from export.shipping import files_of
 from zoo import RefusedError, create_model, load_data, measure, train
 from zoo.retrieval import drop_interval
 from zoo.versions import machine, versions
 
 HERE = Path(__file__).resolve().parent
-RESULTS = Results(HERE / "architectures.jsonl")
+TIMES = Results(HERE / "architecture-times.jsonl")
+RECALL = Results(HERE / "architecture-recall.jsonl")
 TABLE = HERE / "architectures.md"
 
 ARCHITECTURES = (
@@ -42,7 +45,7 @@ DIM = 64
 TRAINING: dict[str, Any] = {
     "image_size": 32,
     "crop_pct": 1.0,
-    "epochs": 12,
+    "epochs": 60,
     "batch_size": 64,
     "images_per_class": 4,
     "augment": "drawing",
@@ -50,7 +53,7 @@ TRAINING: dict[str, Any] = {
     "lr": 2e-3,
     "proxy_lr_factor": 30,
     "validation": 0.15,
-    "validate_every": 12,
+    "validate_every": 20,
     "precision": "auto",
 }
 
@@ -58,16 +61,18 @@ TRAINING: dict[str, Any] = {
 def main() -> None:
     """Run the architectures that are not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["times", "recall"])
     parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
     parser.add_argument("--work", type=Path, default=Path("runs/architectures"), help="folder for the runs")
     options = parser.parse_args()
     quieten()
+    results, run = (TIMES, times_of) if options.part == "times" else (RECALL, recall_of)
     for arch in options.architectures:
-        if not RESULTS.lines(arch=arch):
-            line = {"arch": arch, **recall_of(arch, options.work / arch), **times_of(arch, options.work / arch / "224")}
-            RESULTS.add(line | {"machine": machine(), "versions": versions()})
-        TABLE.write_text(table(RESULTS.lines()), encoding="utf-8")
-    print(table(RESULTS.lines()))
+        if not results.lines(arch=arch):
+            line = {"arch": arch, **run(arch, options.work / options.part / arch)}
+            results.add(line | {"machine": machine(), "versions": versions()})
+        TABLE.write_text(table(TIMES.lines(), RECALL.lines()), encoding="utf-8")
+    print(TABLE.read_text(encoding="utf-8"))
 
 
 def recall_of(arch: str, work: Path) -> dict[str, Any]:
@@ -75,13 +80,12 @@ def recall_of(arch: str, work: Path) -> dict[str, Any]:
     own = {"lr": 5e-4, "image_size": 64} if arch.startswith(("vit", "convnext")) else {}  # patches, large strides
     folder = train("glyphs", work / "model", arch, DIM, **TRAINING | own)
     start = time.monotonic()
+    asked = "fp32,fp16,auto"
+    files = files_of(folder, work / "export", asked)
     try:
-        files = export_model(
-            folder, work / "export", precision="fp32,fp16,auto", data="glyphs", validation=TRAINING["validation"]
-        ).files
+        export_model(folder, work / "export", precision=asked, data="glyphs", validation=TRAINING["validation"])
     except RefusedError:
-        files = {precision: work / "export" / f"model-{precision}.onnx" for precision in ("fp16",)}
-        files["fp32"] = work / "export" / "model.onnx"
+        del files["int8"]
     seconds = time.monotonic() - start
     images = load_data("glyphs").test.checked()
     pixels = [images.pixels(i) for i in range(len(images))]
@@ -119,39 +123,42 @@ def times_of(arch: str, work: Path) -> dict[str, Any]:
     }
 
 
-def table(lines: list[dict[str, Any]]) -> str:
+def table(times: list[dict[str, Any]], recall: list[dict[str, Any]]) -> str:
     """Return the results as Markdown, one row an architecture, the fastest in int8 first."""
+    kept = {line["arch"]: line for line in recall}
     rows = []
-    for line in sorted(lines, key=lambda line: line["ms"]["1"]["int8"]):
+    for line in sorted(times, key=lambda line: line["ms"]["1"]["int8"]):
         one, two = line["ms"]["1"], line["ms"]["2"]
-        int8 = line["drops"].get("int8")
-        rows.append(
-            [
-                line["arch"],
-                " / ".join(f"{line['bytes'][precision] / 1e6:.1f}" for precision in PRECISIONS),
-                " / ".join(f"{one[precision]:.1f}" for precision in PRECISIONS),
-                " / ".join(f"{two[precision]:.1f}" for precision in PRECISIONS),
-                f"{one['fp32'] / one['int8']:.2f}×",
-                f"{100 * line['recall_at_1']:.1f}",
-                _drop(line["drops"]["fp16"]),
-                "refused" if int8 is None else _drop(int8),
-            ]
-        )
+        row = [
+            line["arch"],
+            " / ".join(f"{line['bytes'][precision] / 1e6:.1f}" for precision in PRECISIONS),
+            " / ".join(f"{one[precision]:.1f}" for precision in PRECISIONS),
+            " / ".join(f"{two[precision]:.1f}" for precision in PRECISIONS),
+            f"{one['fp32'] / one['int8']:.2f}×",
+        ]
+        if recall:
+            measured = kept.get(line["arch"])
+            row += ["", "", ""] if measured is None else _kept(measured)
+        rows.append(row)
     header = ["architecture", "MB fp32 / fp16 / int8", "ms, 1 thread", "ms, 2 threads", "int8 faster, 1 thread"]
-    header += ["Recall@1 fp32", "drop fp16", "drop int8"]
-    text = [
-        "# int8 by architecture",
-        "",
-        "Times: one image of 224 pixels, median, preprocessing left to the caller. Recall@1 in percent and its drop in",
-        "points with the 95 % interval: on rendered letters of scripts never seen, networks of 64 dimensions trained",
-        f"at 32 pixels (ViT and ConvNeXt 64) for {TRAINING['epochs']} epochs, one seed; int8 by `--precision auto`.",
-        "",
-        *markdown_table(header, rows),
-        "",
-    ]
-    if lines:
-        text.append(made_with(lines[-1]))
+    text = ["# int8 by architecture", "", "Times: one image of 224 pixels, median, preprocessing left to the caller."]
+    if recall:
+        header += ["Recall@1 fp32", "drop fp16", "drop int8"]
+        text += [
+            "Recall@1 in percent and its drop in points with the 95 % interval: on rendered letters of scripts never",
+            f"seen, {DIM} dimensions, trained at 32 pixels (ViT and ConvNeXt 64) for {TRAINING['epochs']} epochs, one",
+            "seed; int8 by `--precision auto`.",
+        ]
+    text += ["", *markdown_table(header, rows), ""]
+    if times:
+        text.append(made_with(times[-1]))
     return "\n".join(text) + "\n"
+
+
+def _kept(line: dict[str, Any]) -> list[str]:
+    int8 = line["drops"].get("int8")
+    refused = "refused" if int8 is None else _drop(int8)
+    return [f"{100 * line['recall_at_1']:.1f}", _drop(line["drops"]["fp16"]), refused]
 
 
 def _drop(found: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import pytest
 import zoo.int8_speed
 from zoo.int8_speed import INT8_SPEED, advice, int8_speed
 
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "quantization" / "architectures.jsonl"
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "quantization" / "architecture-times.jsonl"
 
 
 @pytest.fixture
