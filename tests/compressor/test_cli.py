@@ -237,7 +237,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     ),
     (["bench", "nowhere.onnx"], 1, ["nowhere.onnx does not exist"]),
     (["inspect", "nowhere.onnx"], 1, ["nowhere.onnx does not exist"]),
-    (["index"], 2, ["Did you mean index build or index search"]),
+    (["index"], 2, ["Did you mean index build, index search"]),
     (["index", "build", "nowhere.onnx", "PHOTOS", "OUT"], 1, ["nowhere.onnx", "does not exist"]),
     (["index", "search", "OUT", "query.png"], 1, ["is not an index"]),
     (["index", "search", "OUT"], 2, ["queries"]),

@@ -248,7 +248,7 @@ def test_in_the_shell(files: dict[str, Path], capsys: Any) -> None:
         "inside the file: resized to cover",
         "Conv, Gemm and MatMul: 3 fp32, 13 int8",
         "scheme u8s8 per-channel minmax",
-        "network.layer4.0.conv1.weight",
+        "layer4.0.conv1.weight",
         f"sha256:{digest(files['int8'])}",
     ):
         assert said in text

@@ -5,10 +5,10 @@ Lightning starts the other processes by running this script again.
 
 from __future__ import annotations
 
-import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,15 @@ from zoo import load_data, train
 from zoo.data.continuous import VectorLabels
 
 
+def momentum_steps(groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
+    """Return SGD, never fused: torch's fused one fails where parameters join after the warm-up."""
+    return torch.optim.SGD(groups, momentum=0.9)
+
+
 def main(data: str, out: Path, devices: int) -> None:
     """Make ``out/teacher``, students of it, and a teacher with each of three other losses."""
     # Adam would hide a constant factor in the gradients. So would a limit to their norm.
-    torch.optim.AdamW = functools.partial(torch.optim.SGD, momentum=0.9)  # type: ignore[assignment,misc]
+    torch.optim.AdamW = momentum_steps  # type: ignore[assignment,misc]
     options = {
         "pool": None,
         "image_size": 32,
