@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/compressor run configs/quickstart.yaml --out $(DEMO)
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

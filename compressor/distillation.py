@@ -49,6 +49,7 @@ def distill(
     validate_every: int = 1,
     precision: str = "32-true",
     teacher_precision: str = "fp32",
+    compile: bool = False,
     devices: str | int = "auto",
     num_nodes: int = 1,
     workers: int | None = None,
@@ -103,6 +104,8 @@ def distill(
         precision: Lightning's, of the student: 32-true, bf16-mixed or 16-mixed; or auto: bf16-mixed where the device
             has it in hardware, else 32-true.
         teacher_precision: of the teacher's forward pass: fp32, bf16, fp16 or auto.
+        compile: run the student, and a teacher of torch, through torch.compile: a wait of a minute or so, then faster
+            steps; needs a C++ compiler on CPUs. Not with losses of feature maps.
         devices: how many devices, or auto.
         num_nodes: how many machines.
         workers: processes that decode and augment; null to choose by the machine.

@@ -103,7 +103,7 @@ class QuantizedLearner(TransferLearner):
     """
 
     def __init__(self, *args: Any, quantization: FakeQuantization, **options: Any) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, **options | {"compile": False})  # what it computes changes as ranges follow or stay
         self.quantization = quantization
 
     def setup(self, stage: str) -> None:
@@ -176,6 +176,8 @@ def transfer(
     else:
         where = "teacher on validation" if held_out is not None else "teacher on train"
         measured[where] = {name: round(value, 6) for name, value in prove_teacher(teacher, judged).items()}
+    if options["compile"]:
+        teacher.compile()
     learner = make_learner(
         model,
         loss,
@@ -185,7 +187,7 @@ def transfer(
         labels,
         warmup_epochs=0,
         **chosen("lr", "proxy_lr_factor", "weight_decay", "schedule", "step_epochs", "step_factor"),
-        **chosen("freeze_batchnorm", "validate_every", "seed"),
+        **chosen("freeze_batchnorm", "validate_every", "seed", "compile"),
     )
     # Views are made at the larger of the two input sizes; each network scales them down to its own.
     preprocessing = preprocessing_of(model)

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from zoo.augmentation import Views
 from zoo.data.image_set import ImageSet
 from zoo.embedding import embed, fastest_device, worker_count
-from zoo.errors import OptionError
+from zoo.errors import OptionError, first_line
 from zoo.files import replacing
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.losses import CONTINUOUS, labels_of
@@ -59,6 +61,7 @@ class Learner(lightning.LightningModule):
         warmup_epochs: epochs at the start that train only the head and the loss's own parameters.
         freeze_batchnorm: keep the statistics of BatchNorm layers as they are.
         validate_every: epochs between two measurements; the last epoch is always measured.
+        compile: run the model's training passes through torch.compile; feature maps and measurements do not.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Learner(lightning.LightningModule):
         freeze_batchnorm: bool,
         validate_every: int,
         seed: int,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if schedule not in ("cosine", "step"):
@@ -96,14 +100,17 @@ class Learner(lightning.LightningModule):
         self.lr, self.proxy_lr_factor, self.weight_decay = lr, proxy_lr_factor, weight_decay
         self.schedule, self.step_epochs, self.step_factor = schedule, step_epochs, step_factor
         self.warmup_epochs, self.freeze_batchnorm = warmup_epochs, freeze_batchnorm
-        self.validate_every, self.seed = validate_every, seed
+        self.validate_every, self.seed, self.compile_passes = validate_every, seed, compile
+        self._network: Callable[[Tensor], Tensor] | None = None
         self.best: dict[str, Any] = {"epoch": None, self.measured: None}
         self.checkpoints: Path | None = None
 
     def embed_views(self, views: Tensor) -> Tensor:
         """Embed bytes ``(N, 3, H, W)`` into ``(N, D)``."""
-        embeddings: Tensor = self.model(self._pixels(views))
-        return embeddings
+        if self._network is None:
+            # The function, not the module: that one would change the names in the state dict.
+            self._network = torch.compile(self.model.forward) if self.compile_passes else self.model.__call__
+        return self._network(self._pixels(views))
 
     def embed_views_with_maps(self, views: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Embed bytes ``(N, 3, H, W)`` into ``(N, D)``, and return the feature maps too, as ``embed_with_maps``."""
@@ -268,6 +275,7 @@ def fit(
 
     Raises:
         Interrupted: the user stopped the run; it can be resumed.
+        OptionError: an option out of range, or torch.compile failed.
     """
     if epochs < 1:
         raise OptionError(f"epochs is {epochs}; it must be at least 1.")
@@ -301,6 +309,8 @@ def fit(
             trainer.fit(learner, loader, ckpt_path=resumed, weights_only=True)
         except SystemExit as error:  # what Lightning makes of Ctrl-C
             raise Interrupted("Interrupted. Run the same command again to go on from the last whole epoch.") from error
+        except BackendCompilerFailed as error:
+            raise OptionError(f"torch.compile failed ({first_line(error)}) Set compile to false.") from error
     best = learner.checkpoints / _BEST
     if learner.best["epoch"] is None:
         return learner.best | {"epoch": epochs}

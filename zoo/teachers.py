@@ -89,6 +89,10 @@ class Teacher(ABC):
         """Move to a device, where that applies."""
         return self
 
+    def compile(self) -> Teacher:
+        """Have the views' forward pass compiled, where that applies."""
+        return self
+
     def parameters(self) -> int | None:
         """Return the number of parameters, or None if unknown."""
         return None
@@ -123,6 +127,7 @@ class TorchTeacher(Teacher):
         self.precision = precision
         self.input_size = self.preprocessing.input_size
         self._normalize = Normalize(self.preprocessing)
+        self._network: Callable[[Tensor], Tensor] = self.module.__call__
         hashed = hashlib.sha256()
         for key, tensor in module.state_dict().items():
             hashed.update(key.encode())
@@ -133,7 +138,7 @@ class TorchTeacher(Teacher):
         return embed(self.module, images, preprocessing=self.preprocessing)
 
     def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
-        return self._run(self.module, views).float()
+        return self._run(self._network, views).float()
 
     def embed_views_with_maps(self, views: Tensor, indices: Tensor, images: ImageSet) -> tuple[Tensor, list[Tensor]]:
         embeddings, maps = self._run(partial(embed_with_maps, self.module), views)
@@ -153,6 +158,10 @@ class TorchTeacher(Teacher):
     def to(self, device: torch.device) -> Teacher:
         self.module.to(device)
         self._normalize.to(device)
+        return self
+
+    def compile(self) -> Teacher:
+        self._network = torch.compile(self.module.forward)
         return self
 
     def parameters(self) -> int | None:

@@ -48,6 +48,7 @@ def train(
     gradient_clip: float | None = 10.0,
     validate_every: int = 1,
     precision: str = "32-true",
+    compile: bool = False,
     devices: str | int = "auto",
     num_nodes: int = 1,
     workers: int | None = None,
@@ -95,6 +96,8 @@ def train(
         validate_every: epochs between two measurements on the validation classes.
         precision: Lightning's: 32-true, bf16-mixed or 16-mixed; or auto: bf16-mixed where the device has it in
             hardware, else 32-true.
+        compile: run the network through torch.compile: a wait of a minute or so, then faster steps; needs a C++
+            compiler on CPUs.
         devices: how many devices, or auto.
         num_nodes: how many machines.
         workers: processes that decode and augment; null to choose by the machine.
@@ -191,6 +194,7 @@ def train(
         freeze_batchnorm=freeze_batchnorm,
         validate_every=validate_every,
         seed=seed,
+        compile=compile,
     )
     views = Views(images, preprocessing_of(model), augment, min_crop)
     nearest = neighbours if continuous else None
