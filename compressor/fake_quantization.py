@@ -10,6 +10,8 @@ and whose BatchNorms are folded into the convolutions:
 - the output of each, after the BatchNorm, and after the ReLU or ReLU6 where one follows directly. The network's own
   output, the embedding, stays in float.
 
+A first layer of few products (``export.quantization.FEWEST_TERMS``) stays in float, as there.
+
 Sums, pooling, other activations and the normalisation of the embedding are computed in float, of rounded inputs. Biases
 are not rounded: the file holds them in 32 bits. Products of two activations, as in attention, are not seen.
 
@@ -31,6 +33,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
+from export.quantization import FEWEST_TERMS
 from zoo.errors import ModelError, OptionError, did_you_mean
 from zoo.models import preprocessing_of, summary_of
 
@@ -305,7 +308,8 @@ def _follow(model: nn.Module) -> tuple[dict[nn.Module, _BatchNorm | None], list[
     try:
         model.eval()
         device = next(model.parameters()).device
-        embedding = key_of(model(torch.zeros(1, 3, *preprocessing_of(model).input_size, device=device)))
+        image = torch.zeros(1, 3, *preprocessing_of(model).input_size, device=device)
+        shown, embedding = key_of(image), key_of(model(image))
     finally:
         for handle in handles:
             handle.remove()
@@ -319,6 +323,8 @@ def _follow(model: nn.Module) -> tuple[dict[nn.Module, _BatchNorm | None], list[
     rounded: dict[_TensorKey, None] = {}
     for layer in made:
         if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        if taken[layer] == shown and layer.weight[0].numel() < FEWEST_TERMS:
             continue
         key = made[layer]
         batchnorm = follower(key, _BatchNorm) if isinstance(layer, nn.Conv2d) else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from export.candidates import Candidate
+from export.measured_models import MeasuredModel
 from export.vector_index import VectorIndex, make_index, milliseconds_per_query, parameters_for
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError
@@ -24,20 +24,22 @@ class Search:
 
     Attributes:
         stage: its name.
-        candidate: the model that embeds the queries, whose size and latency the row has.
+        model: the model that embeds the queries, whose size and latency the row has.
         dim: dimensions of the vectors.
         find: the search.
         more: what ``report.json`` has for this row alone.
     """
 
     stage: str
-    candidate: Candidate
+    model: MeasuredModel
     dim: int
     find: Find
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def require_possible(pair: Sequence[Candidate], kinds: Sequence[str], last: Candidate, images: ImageSet) -> None:
+def require_possible(
+    pair: Sequence[MeasuredModel], kinds: Sequence[str], last: MeasuredModel, images: ImageSet
+) -> None:
     """Refuse, before any work, a pair whose vectors cannot be compared and indexes that cannot be made.
 
     Args:
@@ -64,8 +66,8 @@ def require_possible(pair: Sequence[Candidate], kinds: Sequence[str], last: Cand
 
 
 def all_searches(
-    candidates: Sequence[Candidate],
-    pair: Sequence[Candidate],
+    models: Sequence[MeasuredModel],
+    pair: Sequence[MeasuredModel],
     kinds: Sequence[str],
     images: ImageSet,
     *,
@@ -76,7 +78,7 @@ def all_searches(
     """Yield exact search with each model, then with the pair, then with the last model through each index.
 
     Args:
-        candidates: the models; each embeds the images once.
+        models: the models; each embeds the images once.
         pair: those of them that embed queries and gallery, or none.
         kinds: of index, with the parameters chosen for this gallery.
         images: the images.
@@ -86,19 +88,21 @@ def all_searches(
         seed: of the indexes.
     """
     embeddings: dict[str, np.ndarray] = {}
-    for candidate in candidates:
-        log.info("measuring %s (%s)", candidate.stage, candidate.source)
-        vectors = candidate.embed(images)
-        if candidate in (*pair, candidates[-1]):
-            embeddings[candidate.stage] = vectors
-        yield Search(candidate.stage, candidate, int(vectors.shape[1]), exact(vectors, images, candidate.metric))
+    for model in models:
+        log.info("measuring %s (%s)", model.stage, model.source)
+        vectors = model.embed(images)
+        if model in (*pair, models[-1]):
+            embeddings[model.stage] = vectors
+        yield Search(model.stage, model, int(vectors.shape[1]), exact(vectors, images, model.metric))
     if pair:
         yield _mixed(pair[0], pair[1], embeddings, images)
     for kind in kinds:
-        yield _indexed(candidates[-1], embeddings[candidates[-1].stage], kind, images, k, runs, seed)
+        yield _indexed(models[-1], embeddings[models[-1].stage], kind, images, k, runs, seed)
 
 
-def _mixed(query: Candidate, gallery: Candidate, embeddings: Mapping[str, np.ndarray], images: ImageSet) -> Search:
+def _mixed(
+    query: MeasuredModel, gallery: MeasuredModel, embeddings: Mapping[str, np.ndarray], images: ImageSet
+) -> Search:
     of_query, of_gallery = embeddings[query.stage], embeddings[gallery.stage]
     cosines = np.einsum("nd,nd->n", comparable(of_query, "cosine"), comparable(of_gallery, "cosine"), dtype=np.float64)
     pair = {"query": query.stage, "gallery": gallery.stage, "agreement": float(cosines.mean())}
@@ -112,14 +116,14 @@ def _mixed(query: Candidate, gallery: Candidate, embeddings: Mapping[str, np.nda
 
 
 def _indexed(
-    candidate: Candidate, vectors: np.ndarray, kind: str, images: ImageSet, k: int, runs: int, seed: int
+    model: MeasuredModel, vectors: np.ndarray, kind: str, images: ImageSet, k: int, runs: int, seed: int
 ) -> Search:
     queries, gallery, _ = queries_and_gallery(images)
-    index: VectorIndex = make_index(vectors[gallery], kind, candidate.metric, seed=seed)
-    log.info("measuring %s through %s", candidate.stage, kind)
+    index: VectorIndex = make_index(vectors[gallery], kind, model.metric, seed=seed)
+    log.info("measuring %s through %s", model.stage, kind)
     facts = {
         "kind": kind,
-        "of": candidate.stage,
+        "of": model.stage,
         "parameters": index.parameters,
         "bytes_per_vector": index.bytes_per_vector,
         "fixed_bytes": index.fixed_bytes,
@@ -129,7 +133,7 @@ def _indexed(
     def find(rows: np.ndarray, count: int, own: np.ndarray) -> np.ndarray:
         return index.search(vectors[rows], count, own, as_for=k)[1]
 
-    return Search(f"{candidate.stage} + {kind}", candidate, int(vectors.shape[1]), find, {"index": facts})
+    return Search(f"{model.stage} + {kind}", model, int(vectors.shape[1]), find, {"index": facts})
 
 
 def finding(

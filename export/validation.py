@@ -103,7 +103,7 @@ def validate(
     if min_retention is not None and not min_retention > 0:
         raise OptionError(f"min_retention is {min_retention}; it must be above 0, such as 0.95.")
 
-    from export.candidates import latencies, open_candidates
+    from export.measured_models import latencies, open_models
     from export.report import render_html, retained
     from export.searches import Search, all_searches, finding, require_possible
     from zoo.data import load_data
@@ -120,21 +120,21 @@ def validate(
     given = [Path(model) for model in models]
     places = [path.resolve() for path in given]
     added = [path for path in dict.fromkeys(pair) if path.resolve() not in places]
-    candidates = open_candidates(reference, teacher, [*added, *given])  # the last one given is the one that ships
+    opened = open_models(reference, teacher, [*added, *given])  # the last one given is the one that ships
     places = [path.resolve() for path in [*added, *given]]
-    mixed = [candidates[1 + places.index(path.resolve())] for path in pair]
-    require_possible(mixed, kinds, candidates[-1], splits.test)
+    mixed = [opened[1 + places.index(path.resolve())] for path in pair]
+    require_possible(mixed, kinds, opened[-1], splits.test)
     images = splits.test.checked(max_unreadable)
     by_class: dict[str, RetrievalResult] = {}
     by_labels: dict[str, LabelRetrievalResult] = {}
     searches: list[Search] = []
-    for search in all_searches(candidates, mixed, kinds, images, k=max(ks), runs=latency_runs, seed=seed):
+    for search in all_searches(opened, mixed, kinds, images, k=max(ks), runs=latency_runs, seed=seed):
         if images.continuous is not None:
             by_labels[search.stage] = measure_found_by_labels(search.find, images)
         if images.labels is not None or not by_labels:
             by_class[search.stage] = measure_found(search.find, images, ks)
         searches.append(search)
-    times = latencies(candidates, images, latency_runs)
+    times = latencies(opened, images, latency_runs)
     # What retention compares, query by query.
     kept = {stage: result.recall[1] for stage, result in by_class.items()} or {
         stage: result.ndcg(NDCG_K) for stage, result in by_labels.items()
@@ -142,24 +142,24 @@ def validate(
     results: Mapping[str, RetrievalResult | LabelRetrievalResult] = by_class or by_labels
     stages = []
     for search in searches:
-        stage, candidate = search.stage, search.candidate
+        stage, model = search.stage, search.model
         low, high = retention_interval(kept[stage], kept["teacher"], bootstrap, seed)
         stages.append(
             {
                 "stage": stage,
-                "source": candidate.source,
+                "source": model.source,
                 **(by_class[stage].summary() if by_class else {}),
                 **(by_labels[stage].summary() if by_labels else {}),
                 "retention": _ratio(float(kept[stage].mean()), float(kept["teacher"].mean())),
                 "retention_interval": [low, high],
                 "neighbour_overlap": neighbour_overlap(results[stage].neighbours, results["teacher"].neighbours),
-                "metric": candidate.metric,
+                "metric": model.metric,
                 "dim": search.dim,
-                "parameters": candidate.parameters,
-                "bytes": candidate.bytes,
-                "runtime": candidate.runtime,
-                "latency_ms": next(iter(times[candidate.stage]), None),
-                "latency_ms_by_threads": times[candidate.stage],
+                "parameters": model.parameters,
+                "bytes": model.bytes,
+                "runtime": model.runtime,
+                "latency_ms": next(iter(times[model.stage]), None),
+                "latency_ms_by_threads": times[model.stage],
                 **search.more,
             }
         )

@@ -37,21 +37,24 @@ def main() -> None:
     parser.add_argument("--data", help="where the data is; none for the configuration's own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/main_job"), help="folder for the runs")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for the student: same result, sooner")
     options = parser.parse_args()
     quieten()
     for seed in options.seeds:
         if RESULTS.lines(config=options.config, seed=seed):
             print(f"{options.config}, seed {seed}: in {RESULTS.path.name} already")
             continue
-        RESULTS.add(run_seed(options.config, options.data, seed, options.work / options.config / f"seed{seed}"))
+        folder = options.work / options.config / f"seed{seed}"
+        RESULTS.add(run_seed(options.config, options.data, seed, folder, options.compile))
         TABLE.write_text(table(RESULTS.lines()), encoding="utf-8")
     print(table(RESULTS.lines()))
 
 
-def run_seed(config: str, data: str | None, seed: int, folder: Path) -> dict[str, Any]:
+def run_seed(config: str, data: str | None, seed: int, folder: Path, compiled: bool) -> dict[str, Any]:
     """Run one seed and return its line of results."""
     settings = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))
     settings |= {"seed": seed, "out": folder, "data": data or settings["data"]}
+    settings["student"] |= {"compile": True} if compiled else {}
     settings["report"] = settings.get("report", {}) | {"min_retention": None}
     start = time.monotonic()
     report = run(**settings)

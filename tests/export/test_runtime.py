@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from export import Embedder
-from export.candidates import _onnx, latencies
+from export.measured_models import _onnx, latencies
 from export.runtime import preprocessing_in_words
 from export.tracing import smooth_images
 from zoo import DataError, ModelError, load_data

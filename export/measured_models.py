@@ -25,7 +25,7 @@ from zoo.teachers import Teacher, TorchTeacher
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class MeasuredModel:
     """One model under validation.
 
     Attributes:
@@ -51,7 +51,7 @@ class Candidate:
     runtime: str
 
 
-def open_candidates(reference: Teacher, given: TeacherLike, models: Sequence[str | Path]) -> list[Candidate]:
+def open_models(reference: Teacher, given: TeacherLike, models: Sequence[str | Path]) -> list[MeasuredModel]:
     """Return the teacher and then the models, each with a stage name of its own.
 
     Args:
@@ -65,7 +65,7 @@ def open_candidates(reference: Teacher, given: TeacherLike, models: Sequence[str
     return [_teacher(reference, given), *_named([_model(Path(model)) for model in models])]
 
 
-def _model(path: Path) -> Candidate:
+def _model(path: Path) -> MeasuredModel:
     if path.suffix == ".onnx":
         return _onnx(path)
     if not path.exists():
@@ -74,7 +74,7 @@ def _model(path: Path) -> Candidate:
     return _torch("student", model, str(path), path / "model.safetensors")
 
 
-def _teacher(reference: Teacher, given: object) -> Candidate:
+def _teacher(reference: Teacher, given: object) -> MeasuredModel:
     path = Path(given) if isinstance(given, str | Path) else None
     weights = None if path is None else path / "model.safetensors" if path.is_dir() else path
     source = str(given) if path is not None else reference.name
@@ -83,12 +83,12 @@ def _teacher(reference: Teacher, given: object) -> Candidate:
     is_onnx = weights is not None and weights.suffix == ".onnx"
     size = weights.stat().st_size if weights is not None and is_onnx else None
     runtime = "onnxruntime" if is_onnx else ""
-    return Candidate(
+    return MeasuredModel(
         "teacher", source, reference.embed_images, None, reference.metric, None, reference.parameters(), size, runtime
     )
 
 
-def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -> Candidate:
+def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -> MeasuredModel:
     prepare = Preprocess(model.preprocessing)
 
     def timed(threads: int) -> Callable[[np.ndarray], object]:
@@ -109,10 +109,10 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
     parameters = model.parameters()
     size = weights.stat().st_size if weights is not None and weights.is_file() else None
     dim = summary_of(model.module)["dim"] or None  # a network without a head says 0
-    return Candidate(stage, source, embed_all, timed, model.metric, dim, parameters, size, "torch")
+    return MeasuredModel(stage, source, embed_all, timed, model.metric, dim, parameters, size, "torch")
 
 
-def _onnx(path: Path) -> Candidate:
+def _onnx(path: Path) -> MeasuredModel:
     embedder = Embedder(path)
     preprocess = Preprocess(Preprocessing.of(json.loads(embedder.metadata["preprocessing"])))
 
@@ -138,7 +138,7 @@ def _onnx(path: Path) -> Candidate:
 
     parameters = int(embedder.metadata["parameters"])
     size = path.stat().st_size
-    return Candidate(
+    return MeasuredModel(
         stage=f"onnx-{embedder.precision}",
         source=str(path),
         embed=embed,
@@ -151,29 +151,29 @@ def _onnx(path: Path) -> Candidate:
     )
 
 
-def _named(candidates: list[Candidate]) -> list[Candidate]:
+def _named(models: list[MeasuredModel]) -> list[MeasuredModel]:
     """Make the stages unique: a second ``onnx-fp32`` becomes ``onnx-fp32-2``."""
     seen: dict[str, int] = {}
     named = []
-    for candidate in candidates:
-        seen[candidate.stage] = count = seen.get(candidate.stage, 0) + 1
-        named.append(candidate if count == 1 else replace(candidate, stage=f"{candidate.stage}-{count}"))
+    for model in models:
+        seen[model.stage] = count = seen.get(model.stage, 0) + 1
+        named.append(model if count == 1 else replace(model, stage=f"{model.stage}-{count}"))
     return named
 
 
-def latencies(candidates: list[Candidate], images: ImageSet, runs: int) -> dict[str, list[dict[str, Any]]]:
-    """Time all candidates in turn, so that what disturbs the machine disturbs all of them.
+def latencies(models: list[MeasuredModel], images: ImageSet, runs: int) -> dict[str, list[dict[str, Any]]]:
+    """Time all models in turn, so that what disturbs the machine disturbs all of them.
 
     Returns:
         For each stage, one entry for 1 thread, 2 and all: ``{"median", "p95"}`` in milliseconds, ``"threads"``.
     """
-    times: dict[str, list[dict[str, Any]]] = {candidate.stage: [] for candidate in candidates}
+    times: dict[str, list[dict[str, Any]]] = {model.stage: [] for model in models}
     if runs < 1:
         return times
     shown = [images.pixels(i) for i in range(min(len(images), 16))]
     before = torch.get_num_threads()
     for threads in thread_counts():
-        calls = {c.stage: _on(c.embed_one(threads), shown) for c in candidates if c.embed_one is not None}
+        calls = {c.stage: _on(c.embed_one(threads), shown) for c in models if c.embed_one is not None}
         for stage, values in timed_in_turn(calls, runs).items():
             times[stage].append(median_and_p95(values) | {"threads": threads})
     torch.set_num_threads(before)
