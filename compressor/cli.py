@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ _LEADING = {
     "index search": ["index", "queries"],
 }
 _LISTS = {"models", "files", "queries"}
+_SECTIONS: dict[str, Callable[..., Any]] = {  # of the verb run
+    "teacher": train,
+    "student": distill,
+    "export": export_model,
+    "report": validate,
+}
 _NOT_IN_SHELL = {"run": {"teacher", "student", "export", "report"}}
 
 
@@ -191,10 +198,38 @@ def _with_leading(verb: str, words: list[str]) -> list[str]:
     names = _LEADING[verb]
     if names[-1] in _LISTS and len(plain) >= len(names):
         plain[len(names) - 1 :] = [json.dumps(plain[len(names) - 1 :])]
+    rest = _with_lists_joined(verb, rest)
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
     if names == ["config"] and plain and not Path(plain[0]).is_file():
         raise UserError(f"Configuration {plain[0]} does not exist. Check the path; configs/ has examples.")
     return [*options, *plain[len(names) :], *rest]
+
+
+def _with_lists_joined(verb: str, words: list[str]) -> list[str]:
+    """Turn the values of options that take several numbers into one list.
+
+    ``--threads 1 2`` becomes ``--threads=[1,2]``; so does ``--threads 1,2``.
+    """
+    parts = {"": VERBS[verb]}
+    if verb == "run":
+        parts |= {f"{name}.": part for name, part in _SECTIONS.items()}
+    several = {
+        f"--{prefix}{name}"
+        for prefix, part in parts.items()
+        for name, parameter in signature(part).parameters.items()
+        if str(parameter.annotation).startswith("Sequence[int]")
+    }
+    joined: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in several:
+            joined.append(f"{name}=[{value.strip('[]')}]" if equals and value != "null" else word)
+        elif joined and joined[-1].partition("=")[0] in several and not word.startswith("--") and word != "null":
+            before, _, values = joined[-1].partition("=")
+            joined[-1] = f"{before}=[{','.join(filter(None, [values.strip('[],'), word.strip('[],')]))}]"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _underscored(word: str) -> str:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 
-INT8_SPEED: dict[str, float] = {}
+INT8_SPEED: dict[str, float] = {
+    "mobilenetv4_conv_small": 1.54,
+    "resnet18": 2.62,
+    "mobilenetv3_small_100": 0.84,
+    "efficientnet_lite0": 1.86,
+    "repvgg_a0": 2.80,
+    "convnext_atto": 1.04,
+    "vit_tiny_patch16_224": 1.57,
+    "fastvit_t8": 0.52,
+    "resnet50": 2.83,
+}
 """fp32's latency over int8's, one image of 224 pixels on one thread of an x86 processor with VNNI, by architecture.
 
 From ``benchmarks/quantization/architectures.md``.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from compressor.cli import main
+from compressor.cli import _with_leading, main, parser_of
 from compressor.pipeline import run
 from zoo import OptionError
 
@@ -126,6 +126,19 @@ def test_gate_decides_the_exit_code(finished: Path, photos: Path, tmp_path: Path
 def test_export_takes_plain_words(finished: Path, tmp_path: Path) -> None:
     assert main(["export", str(finished / "out" / "student"), str(tmp_path / "small.onnx")]) == 0
     assert (tmp_path / "small.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    "given", [["--threads", "1", "2"], ["--threads", "1,2"], ["--threads", "[1,", "2]"], ["--threads=1,2"]]
+)
+def test_several_numbers_are_plain_words(given: list[str]) -> None:
+    words = ["a.onnx", *given, "--batch-sizes", "4", "--runs", "3"]
+    options = parser_of("bench").parse_args(_with_leading("bench", words))
+    assert (options.files, options.threads, options.batch_sizes, options.runs) == (["a.onnx"], [1, 2], [4], 3)
+    nulls = parser_of("bench").parse_args(_with_leading("bench", ["a.onnx", "--threads", "null"]))
+    assert nulls.threads is None
+    words = ["configs/quickstart.yaml", "--report.ks", "1", "4", "--out", "x"]
+    assert parser_of("run").parse_args(_with_leading("run", words)).report.ks == [1, 4]
 
 
 def test_index_is_built_and_searched(finished: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
