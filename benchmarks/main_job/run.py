@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +55,14 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path, compiled: b
     settings |= {"seed": seed, "out": folder, "data": data or settings["data"]}
     settings["student"] |= {"compile": True} if compiled else {}
     settings["report"] = settings.get("report", {}) | {"min_retention": None}
-    start = time.monotonic()
     report = run(**settings)
-    seconds = round(time.monotonic() - start)
+    begun = (folder / "teacher" / "options.json").stat().st_mtime  # what lay between interruptions counts too
+    seconds = round((report.folder / "report.json").stat().st_mtime - begun)
     shared = {name: settings[name] for name in ("split", "validation", "max_unreadable") if name in settings}
     options = as_labels_only(settings["student"], settings["teacher"])
     labels_only = train(settings["data"], folder / "labels-only", seed=seed, **shared, **options)
-    files = sorted((folder / "export").glob("*.onnx"), reverse=True)  # int8 last: indexes are measured over it
+    ordered = [folder / "export" / f"model{ending}.onnx" for ending in ("", "-fp16", "-int8")]
+    files = [file for file in ordered if file.is_file()]  # int8 last: indexes are measured over it
     models = [folder / "student", labels_only, *files]
     int8 = folder / "export" / "model-int8.onnx"
     more: dict[str, Any] = {}
@@ -74,12 +74,15 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path, compiled: b
     stages["labels only"] = stages.pop("student-2")
     keep = ("recall", "r_precision", "map_at_r", "retention", "retention_interval", "dim", "parameters", "bytes")
     candidates = folder / "export" / "candidates.json"
+    tried = json.loads(candidates.read_text(encoding="utf-8")) if candidates.is_file() else None
+    if tried is not None:
+        tried["model"], tried["judged_on"]["data"] = "student", config  # not where they lay
     return {
         "config": config,
         "seed": seed,
         "seconds": seconds,
         "stages": {name: {key: stage[key] for key in keep} for name, stage in stages.items()},
-        "int8": json.loads(candidates.read_text(encoding="utf-8")) if candidates.is_file() else None,
+        "int8": tried,
         "settings": {section: settings[section] for section in ("teacher", "student")},
         "data": report.content["data"] | {"name": config},
         "machine": report.content["machine"],
