@@ -7,8 +7,8 @@ from typing import Any
 
 def as_labels_only(student: dict[str, Any], teacher: dict[str, Any]) -> dict[str, Any]:
     """Return the options that train the student's network on labels alone: its schedule, the teacher's loss."""
-    from_student = ("arch", "dim", "pool", "image_size", "crop_pct", "augment", "min_crop", "epochs", "lr")
-    from_student += ("precision", "compile")
+    network, training = ("arch", "dim", "pool", "image_size", "crop_pct"), ("augment", "min_crop", "epochs", "lr")
+    from_student = (*network, *training, "precision", "compile")
     from_teacher = ("proxy_lr_factor", "rotate_classes", "images_per_class")
     options = {name: student[name] for name in from_student if name in student}
     options |= {name: teacher[name] for name in from_teacher if name in teacher}

@@ -55,7 +55,7 @@ _SECTIONS: dict[str, Callable[..., Any]] = {  # of the verb run
     "export": export_model,
     "report": validate,
 }
-_NOT_IN_SHELL = {"run": {"teacher", "student", "export", "report"}}
+_NOT_IN_SHELL = {"run": set(_SECTIONS)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

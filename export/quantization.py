@@ -32,8 +32,8 @@ _ADDITIONS = ("Add",)
 FEWEST_TERMS = 32
 """Convolutions of the image stay in float where an output adds up fewer products than this, as 3×3 on three colours do.
 
-Int8's kernels want many: MobileNetV4's first layer takes three times as long in int8 as in float on x86, ResNet's, with
-147 products, half as long.
+Int8's kernels want many: on x86, MobileNetV4's first layer takes 1.2 ms in int8 and 0.5 ms in float. A ResNet-18 whose
+first layer, of 147 products, is in float takes 20 ms in place of 14.
 """
 _PERCENTILE = 99.99
 _MINMAX, _CLIPPED = "minmax", "percentile"
