@@ -1,4 +1,4 @@
-# make demo   teacher, student, ONNX and report on rendered glyphs, in about 5 minutes on 2 cores
+# make demo   teacher, student, ONNX and report on rendered glyphs, in about 4 minutes on 2 cores
 # make test   the whole test suite, under 10 minutes on 2 cores
 # make lint   ruff and mypy
 PYTHON ?= python3
@@ -21,9 +21,10 @@ lint: $(VENV)/installed
 # One environment for all; made anew when what is installed changes.
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (torch and its libraries: some minutes and 6 GB the first time)"
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -c 'import pip, sys; assert sys.version_info >= (3, 11)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
 	touch $@
 
+# The environment and what the demo made; models of one's own stay.
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(DEMO)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from zoo.errors import UserError
 
 
 class Results:
@@ -22,14 +26,49 @@ class Results:
         """Return the runs that have these values."""
         if not self.path.is_file():
             return []
-        found = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-        return [line for line in found if all(line[name] == value for name, value in values.items())]
+        found = []
+        for text in self.path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # the last one, where a run was killed in writing it
+                found.append(json.loads(text))
+        return [line for line in found if all(line.get(name) == value for name, value in values.items())]
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a run."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = self.path.read_bytes() if self.path.is_file() else b""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write("\n" * (not before.endswith(b"\n") and bool(before)) + json.dumps(line) + "\n")
+
+
+def try_options(
+    tuning: Results, grid: list[dict[str, Any]], run: Callable[[int, dict[str, Any]], dict[str, Any]], **values: Any
+) -> None:
+    """Run the options of a grid that were not tried yet; those that fail, as by diverging, are noted with the error.
+
+    Args:
+        tuning: where a line goes for each: ``values``, the ``options``, and what the run returns.
+        grid: the options.
+        run: takes the place in the grid and the options.
+        values: what tells these runs from others.
+    """
+    for number, options in enumerate(grid):
+        if tuning.lines(options=options, **values):
+            continue
+        line = values | {"options": options}
+        try:
+            line |= run(number, options)
+        except UserError as error:
+            line["error"] = str(error)
+        tuning.add(line)
+
+
+def digest_of(settings: dict[str, Any]) -> str:
+    """Return 12 hexadecimal digits that change when the settings of a benchmark do, so that old runs count no more.
+
+    Where the data lies, the seed and the folder of the results do not count.
+    """
+    what = {name: value for name, value in settings.items() if name not in ("data", "seed", "out")}
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def best_options(
@@ -44,10 +83,19 @@ def best_options(
         values: what else the runs must have.
     """
     lines = [line for line in tuning.lines(**values) if line["options"] in grid]
-    if len(lines) < len(grid):
-        raise SystemExit(f"{values} has {len(lines)} of {len(grid)} runs in {tuning.path}; run --tune first.")
-    options: dict[str, Any] = max(lines, key=score)["options"]
+    tried = [options for options in grid if any(line["options"] == options for line in lines)]
+    if len(tried) < len(grid):
+        raise SystemExit(f"{values} has {len(tried)} of {len(grid)} runs in {tuning.path}; run --tune first.")
+    finished = [line for line in lines if "error" not in line]
+    if not finished:
+        raise SystemExit(f"{values}: none of {len(grid)} runs in {tuning.path} finished. Choose another grid.")
+    options: dict[str, Any] = max(finished, key=score)["options"]
     return options
+
+
+def percent(line: dict[str, Any], score: Callable[[dict[str, Any]], float]) -> str:
+    """Return the score of a tuning run in percent, or that it failed."""
+    return "failed" if "error" in line else f"{100 * score(line):.2f}"
 
 
 def spread(values: list[float], decimals: int = 2) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -20,7 +21,7 @@ from export.index import Hit, build_index, search_index
 from export.inspection import inspect
 from export.shipping import Exported, export_model
 from export.validation import Report, validate
-from zoo.errors import RefusedError, UserError, did_you_mean
+from zoo.errors import RefusedError, UserError, did_you_mean, first_line
 from zoo.training import train
 
 DONE, USER_ERROR, BAD_USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -36,6 +37,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "index build": build_index,
     "index search": search_index,
 }
+_GROUPS = {"index": ["build", "search"]}  # the first word of verbs of two
 # Options that may be given as plain words right after the verb, in this order; a list takes all of them.
 _LEADING = {
     "train": ["data"],
@@ -74,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(version("embedding-compressor"))
         return DONE
     verb, rest = _split(words)
+    if verb in _GROUPS and rest and rest[0] in ("-h", "--help"):
+        print(f"usage: compressor {verb} {{{','.join(_GROUPS[verb])}}} [options]")
+        return DONE
     if verb not in VERBS:
         print(
             f"error: unknown command {verb!r}.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}.", file=sys.stderr
@@ -87,6 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or first_line(error)
+        print(f"error: {where}{reason}. Check the path, its permissions and the free space.", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt as stop:
         print(str(stop) or "Interrupted.", file=sys.stderr)
         return INTERRUPTED
@@ -94,10 +104,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
 
 
+class _Parser(ArgumentParser):
+    """Says what is wrong in a line or two, where argparse would print every option first."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        known = {action.dest for action in self._actions}
+        group = re.search(r"Group '([\w.]+)'", message)
+        hint = ""
+        for name in re.findall(r"(?:--|[Oo]ption '|key ')([\w.]+)", message):
+            unknown = f"{group[1]}.{name}" if group else name
+            if unknown not in known:
+                hint = did_you_mean(unknown, known)
+                break
+        lines = [line.strip() for line in message.strip().splitlines()]
+        if re.match(r"unrecognized arguments: [^-]", lines[0]):
+            hint = " Words without an option's name come right after the command."
+        print(f"error: {' '.join(lines)[:500]}{hint and '.'}{hint}", file=sys.stderr)
+        print(f"{self.prog} --help lists the options.", file=sys.stderr)
+        sys.exit(BAD_USAGE)
+
+
 def parser_of(verb: str) -> ArgumentParser:
     """Build the parser of one verb from its signature and docstring."""
     leading = " ".join(name.upper() for name in _LEADING[verb])
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=f"compressor {verb}",
         description=f"{_summary(VERBS[verb])} Short form: compressor {verb} {leading} [options].",
     )
@@ -190,46 +220,81 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
 def _with_leading(verb: str, words: list[str]) -> list[str]:
     """Turn plain words after the verb into options, and dashes in options' names into underscores.
 
-    ``export student model.onnx`` becomes ``--model=student --path=model.onnx``.
+    ``export student model.onnx`` becomes ``--model=student --path=model.onnx``. A configuration comes first, so that
+    all other options go over it.
     """
     words = [_underscored(word) for word in words]
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     plain, rest = words[:count], words[count:]
     names = _LEADING[verb]
     if names[-1] in _LISTS and len(plain) >= len(names):
-        plain[len(names) - 1 :] = [json.dumps(plain[len(names) - 1 :])]
-    rest = _with_lists_joined(verb, rest)
+        plain[len(names) - 1 :] = [_as_list(plain[len(names) - 1 :], of_numbers=False)]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
-    if names == ["config"] and plain and not Path(plain[0]).is_file():
-        raise UserError(f"Configuration {plain[0]} does not exist. Check the path; configs/ has examples.")
-    return [*options, *plain[len(names) :], *rest]
+    words = [*options, *plain[len(names) :], *_with_lists_joined(verb, rest)]
+    configs: list[str] = []
+    others: list[str] = []
+    for word in words:
+        is_config = word.startswith("--config=") or (configs and configs[-1] == "--config=")
+        if word == "--config":
+            configs.append("--config=")
+        elif is_config and not word.startswith("--config="):
+            configs[-1] += word
+        else:
+            (configs if is_config else others).append(word)
+    for word in configs:
+        _require_config(Path(word.removeprefix("--config=")))
+    return [*configs, *others]
+
+
+def _require_config(path: Path) -> None:
+    """Refuse a configuration that is not there, or not YAML, by its name; what is in it is the parser's to judge."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"Configuration {path} does not exist. Check the path; configs/ has examples.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split()).replace('"<unicode string>", ', "")
+        raise UserError(f"Configuration {path} is not valid YAML ({reason}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"Configuration {path} holds no options. Write lines such as 'seed: 0'; configs/ has examples.")
 
 
 def _with_lists_joined(verb: str, words: list[str]) -> list[str]:
-    """Turn the values of options that take several numbers into one list.
+    """Turn the values of options that take several into one list.
 
     ``--threads 1 2`` becomes ``--threads=[1,2]``; so does ``--threads 1,2``.
     """
     parts = {"": VERBS[verb]}
     if verb == "run":
         parts |= {f"{name}.": part for name, part in _SECTIONS.items()}
-    several = {
-        f"--{prefix}{name}"
+    of_numbers = {
+        f"--{prefix}{name}": str(parameter.annotation).startswith("Sequence[int]")
         for prefix, part in parts.items()
         for name, parameter in signature(part).parameters.items()
-        if str(parameter.annotation).startswith("Sequence[int]")
+        if str(parameter.annotation).startswith("Sequence[")
     }
     joined: list[str] = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name in several:
-            joined.append(f"{name}=[{value.strip('[]')}]" if equals and value != "null" else word)
-        elif joined and joined[-1].partition("=")[0] in several and not word.startswith("--") and word != "null":
-            before, _, values = joined[-1].partition("=")
-            joined[-1] = f"{before}=[{','.join(filter(None, [values.strip('[],'), word.strip('[],')]))}]"
+    while words:
+        end = next((i for i, word in enumerate(words) if i and word.startswith("--")), len(words))
+        name, equals, value = words[0].partition("=")
+        values = [value, *words[1:end]] if equals else words[1:end]
+        if name in of_numbers and values:
+            joined.append(f"{name}={_as_list(values, of_numbers[name])}")
         else:
-            joined.append(word)
+            joined += words[:end]
+        words = words[end:]
     return joined
+
+
+def _as_list(values: list[str], of_numbers: bool) -> str:
+    """Write values as a list that the parser reads; leave null and what is a list already."""
+    if len(values) == 1 and (values[0] == "null" or values[0].startswith("[")):
+        return values[0]
+    if of_numbers:
+        return f"[{','.join(filter(None, [value.strip('[],') for value in values]))}]"
+    return json.dumps(values, ensure_ascii=False)
 
 
 def _underscored(word: str) -> str:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import DataLike, TeacherLike
+from zoo.arguments import DataLike, TeacherLike, require_ranges
 from zoo.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ def distill(
         UserError: teacher, data, model or options that cannot work.
     """
     options = dict(locals())
+    require_ranges(options)
 
     from zoo.data import load_data
 

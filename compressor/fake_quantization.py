@@ -34,7 +34,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from export.quantization import FEWEST_TERMS
-from zoo.errors import ModelError, OptionError, did_you_mean
+from zoo.errors import ModelError, require_known
 from zoo.models import preprocessing_of, summary_of
 
 SCHEMES = {"u8s8": (0, 255), "s8s8": (-128, 127)}
@@ -118,10 +118,7 @@ class FakeQuantization(nn.Module):
 
     def __init__(self, model: nn.Module, scheme: str = "u8s8", per_channel: bool = True) -> None:
         super().__init__()
-        if scheme not in SCHEMES:
-            raise OptionError(
-                f"Unknown scheme {scheme!r}; known are {' and '.join(SCHEMES)}.{did_you_mean(scheme, SCHEMES)}"
-            )
+        require_known("scheme", scheme, SCHEMES)
         _require_unbranched(model)
         layers, outputs, inputs = _follow(model)
         self.ranges = nn.ModuleList()

@@ -15,9 +15,9 @@ import yaml
 
 from compressor.distillation import distill
 from compressor.shipping import ship
-from export.shipping import export_model
-from export.validation import Report, validate
-from zoo.arguments import DataLike
+from export.shipping import export_model, require_export_options
+from export.validation import Report, require_report_options, validate
+from zoo.arguments import DataLike, require_ranges
 from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean
 from zoo.files import digest, write_json, write_text
@@ -30,6 +30,7 @@ SHARED = frozenset(
     {"data", "split", "validation", "continuous_labels", "label_metric", "max_unreadable", "seed", "out"}
 )
 """Options that all stages have in common; given once."""
+_CONFIG = "config.yaml"
 
 
 def run(
@@ -76,6 +77,8 @@ def run(
         RefusedError: no int8 file keeps recall; the report is written without it.
         UserError: data, models or options that cannot work.
     """
+    from zoo.retrieval import require_test_images
+
     out = Path(out)
     divided: dict[str, Any] = {"split": split, "validation": validation}
     divided |= {"continuous_labels": continuous_labels, "label_metric": label_metric}
@@ -97,7 +100,12 @@ def run(
         "export": export_options,
         "report": report_options,
     }
-    write_text(out / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
+    resolved = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    _require_possible(student_options, export_options, report_options)
+    splits = load_data(data, **divided)
+    require_test_images(splits, split)
+    if not (out / _CONFIG).exists():
+        write_text(out / _CONFIG, resolved)
 
     if given_teacher is None:
         _announce(1, f"teacher: {teacher_options['arch']}, {teacher_options['dim']} dimensions", out / "teacher")
@@ -107,10 +115,10 @@ def run(
         log.info("[1/4] teacher: %s, given", source)
     _announce(2, f"student: {student_options['arch']}, {student_options['dim']} dimensions", out / "student")
     small = distill(source, data=data, out=out / "student", **shared, **student_options)
+    write_text(out / _CONFIG, resolved)  # not before: a folder begun with other options keeps what it was made with
     if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
         sys.exit(0)  # one of several processes that trained together; the first does the rest
     log.info("[3/4] ONNX")
-    splits = load_data(data, **divided)
     refused: RefusedError | None = None
     try:
         artefacts = _export(small, source, splits, out / "export", divided, shared | export_options)
@@ -121,6 +129,20 @@ def run(
     if refused is not None:
         raise refused
     return written
+
+
+def _require_possible(student: dict[str, Any], export: dict[str, Any], report: dict[str, Any]) -> None:
+    """Refuse what later stages would refuse, before hours of training."""
+    from compressor.losses import LOSSES
+    from zoo.losses import find_loss
+    from zoo.models import create_model
+
+    for options in (student, export, report):
+        require_ranges(options)
+    find_loss(student["loss"], LOSSES)
+    create_model(**{name: student[name] for name in ("arch", "dim", "pretrained", "pool", "image_size", "crop_pct")})
+    require_export_options(**{name: export[name] for name in ("precision", "input", "target")})
+    require_report_options(**{name: report[name] for name in ("ks", "min_retention", "index")})
 
 
 def _announce(number: int, what: str, folder: Path) -> None:
@@ -139,7 +161,7 @@ def _export(
     inputs = plain({"options": options, "data": splits.digest, "model": digest(student / "model.safetensors")})
     made_of = folder / "inputs.json"
     if made_of.is_file():
-        made = json.loads(made_of.read_text(encoding="utf-8"))
+        made = _read(made_of)
         files = [folder / name for name in made.pop("files")]
         if made == inputs and all(file.is_file() for file in files):
             log.info("%s is finished already: reused", folder)
@@ -161,13 +183,23 @@ def _report(
     files = [path / "model.safetensors" if path.is_dir() else path for path in (Path(teacher), *models, *pair)]
     inputs = plain({"options": options, "data": splits.digest, "models": [digest(file) for file in files]})
     made_of, finished = folder / "inputs.json", folder / "report.json"
-    if finished.is_file() and made_of.is_file() and json.loads(made_of.read_text(encoding="utf-8")) == inputs:
+    if finished.is_file() and made_of.is_file() and _read(made_of) == inputs:
         log.info("%s is finished already: reused", folder)
-        content = json.loads(finished.read_text(encoding="utf-8"))
+        content = _read(finished)
         return Report(folder, content, content["gate"]["passed"])
     report = validate(models, teacher, splits, folder, **options)
     write_json(made_of, inputs)
     return report
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OptionError(
+            f"{file} is not valid JSON ({error}). Remove its folder; the stage is then made anew."
+        ) from error
+    return content
 
 
 def _resolved(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.distillation import distill
-from zoo.arguments import DataLike, TeacherLike
+from zoo.arguments import DataLike, TeacherLike, require_ranges
 from zoo.stage import Stage
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def finish_quantized(
         UserError: student, teacher, data or options that cannot work.
     """
     given = dict(locals())
+    require_ranges(given)
 
     from zoo.files import digest
     from zoo.models import facts_of, load_model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from export.shipping import Exported, export_model, files_of
-from zoo.arguments import TeacherLike
+from zoo.arguments import TeacherLike, require_ranges
 from zoo.errors import OptionError, RefusedError
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def ship(
         RefusedError: no int8 file is inside the budget; other precisions are written.
         UserError: model, data or options that cannot work.
     """
+    require_ranges({"qat_epochs": qat_epochs})
     if qat_epochs and teacher is None:
         raise OptionError(f"qat_epochs {qat_epochs} needs a teacher to learn from. Give --teacher.")
     try:

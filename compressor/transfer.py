@@ -19,12 +19,14 @@ from compressor.losses import LOSSES
 from zoo.augmentation import Views
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.rotations import with_rotations
+from zoo.data.splits import require_training_images
 from zoo.embedding import embed, fastest_device
-from zoo.errors import DataError, OptionError
+from zoo.errors import OptionError
 from zoo.learner import Learner, fit, training_loader
 from zoo.losses import create_loss, find_loss
 from zoo.models import embed_with_maps, preprocessing_of
-from zoo.teachers import ArrayTeacher, Teacher, prove_teacher, resize_views
+from zoo.retrieval import require_measurable
+from zoo.teachers import ArrayTeacher, Teacher, enough_to_prove, prove_teacher, resize_views
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +130,13 @@ def require_transferable(teacher: Teacher, splits: DataSplits, options: Mapping[
 
     Raises:
         OptionError: images are to be turned, and the teacher does not see images.
-        DataError: there are no training images.
+        DataError: there are no two training images, or nothing can be measured on the validation images.
     """
     if options["rotate_classes"] and isinstance(teacher, ArrayTeacher):
         raise OptionError("rotate_classes needs a teacher that sees images; embeddings by id have none of turned ones.")
-    if not len(splits.train):
-        raise DataError(f"{splits.name} has no training images after split {options['split']!r}. Choose another split.")
+    require_training_images(splits, options["split"])
+    if len(splits.validation):
+        require_measurable(splits.validation, "validation")
 
 
 def transfer(
@@ -170,12 +173,15 @@ def transfer(
     loss = create_transfer_loss(options["loss"], options["loss_options"] or {}, model, teacher, images, labels)
     held_out = splits.validation.checked(options["max_unreadable"]) if len(splits.validation) else None
     measured: dict[str, Any] = {}
-    judged = held_out if held_out is not None else upright
-    if judged.labels is None and judged.continuous is None:
+    if upright.labels is None and upright.continuous is None:
         log.warning("the images have no labels, so teacher %s goes unmeasured", teacher.name)
     else:
-        where = "teacher on validation" if held_out is not None else "teacher on train"
-        measured[where] = {name: round(value, 6) for name, value in prove_teacher(teacher, judged).items()}
+        judged = {} if held_out is None else {"teacher on validation": held_out}
+        if held_out is None or not enough_to_prove(held_out):
+            judged["teacher on train"] = upright
+        for where, shown_images in judged.items():
+            found = prove_teacher(teacher, shown_images)
+            measured[where] = {name: round(value, 6) for name, value in found.items()}
     if options["compile"]:
         teacher.compile()
     learner = make_learner(

@@ -52,7 +52,7 @@ def bench(
     from export.peak_memory import peak_memory
     from export.runtime import Embedder
     from export.timing import embedding_of, median_and_p95, sample_image, thread_counts, timed_in_turn
-    from zoo.files import digest, write_json
+    from zoo.files import digest, require_writable, write_json
     from zoo.versions import machine, versions
 
     counts = thread_counts() if threads is None else list(dict.fromkeys(threads))
@@ -62,6 +62,8 @@ def bench(
             raise OptionError(f"{option} is {values if option != 'runs' else runs}; it must be 1 or more.")
     if image_size is not None and image_size < 1:
         raise OptionError(f"image_size is {image_size}; it must be 1 or more, in pixels.")
+    if out is not None:
+        require_writable(Path(out).parent)
 
     opened = [Embedder(file, threads=1) for file in files]
     side = image_size or 2 * max(max(embedder.input_size) for embedder in opened)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zoo.arguments import require_ranges
 from zoo.errors import OptionError
+from zoo.files import require_writable
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ class Hit(NamedTuple):
 
 def build_index(
     model: str | Path,
-    gallery: str,
+    gallery: str | Path,
     out: str | Path,
     *,
     kind: str = "flat",
@@ -59,13 +61,15 @@ def build_index(
     from export.vector_index import make_index, parameters_for
     from zoo.data import load_images
 
+    require_ranges({"max_unreadable": max_unreadable, "seed": seed})
+    require_writable(out)
     encoder = open_encoder(Path(model))
     images = load_images(gallery)
     parameters_for(kind, options, len(images), encoder.dim)  # mistakes are told before the work
     images = images.checked(max_unreadable)
     index = make_index(encoder.embed(images), kind, encoder.metric, options, seed)
     out = Path(out)
-    write_folder(out, index, images.ids, {"seed": seed, "gallery": gallery, "encoder": encoder.facts})
+    write_folder(out, index, images.ids, {"seed": seed, "gallery": str(gallery), "encoder": encoder.facts})
     log.info("%s: %d images, %s", out, len(index), kind)
     return out
 

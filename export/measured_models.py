@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from tqdm import tqdm
 from export.gallery import embed_images
 from export.runtime import Embedder
 from export.timing import median_and_p95, thread_counts, timed_in_turn
-from zoo.arguments import TeacherLike
-from zoo.data.image_set import ImageSet
+from zoo.arguments import TeacherLike, same_place
+from zoo.data.image_set import DataSplits, ImageSet
 from zoo.embedding import fastest_device
 from zoo.errors import ModelError
-from zoo.models import load_model, summary_of
+from zoo.models import facts_of, load_model, summary_of
 from zoo.preprocessing import Preprocess, Preprocessing
 from zoo.teachers import Teacher, TorchTeacher
 
@@ -38,6 +38,7 @@ class MeasuredModel:
         parameters: of the network, or None if unknown.
         bytes: of the weight file, or None if there is none.
         runtime: what runs it: "torch" or "onnxruntime"; "" for ready embeddings.
+        trained_on: name and protocol of its training data; empty if unknown.
     """
 
     stage: str
@@ -49,6 +50,7 @@ class MeasuredModel:
     parameters: int | None
     bytes: int | None
     runtime: str
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_models(reference: Teacher, given: TeacherLike, models: Sequence[str | Path]) -> list[MeasuredModel]:
@@ -109,7 +111,8 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
     parameters = model.parameters()
     size = weights.stat().st_size if weights is not None and weights.is_file() else None
     dim = summary_of(model.module)["dim"] or None  # a network without a head says 0
-    return MeasuredModel(stage, source, embed_all, timed, model.metric, dim, parameters, size, "torch")
+    seen = facts_of(model.module).data
+    return MeasuredModel(stage, source, embed_all, timed, model.metric, dim, parameters, size, "torch", seen)
 
 
 def _onnx(path: Path) -> MeasuredModel:
@@ -148,6 +151,7 @@ def _onnx(path: Path) -> MeasuredModel:
         parameters=parameters,
         bytes=size,
         runtime="onnxruntime",
+        trained_on=json.loads(embedder.metadata.get("data", "{}")),
     )
 
 
@@ -182,3 +186,14 @@ def latencies(models: list[MeasuredModel], images: ImageSet, runs: int) -> dict[
 
 def _on(call: Callable[[np.ndarray], object], shown: list[np.ndarray]) -> Callable[[int], object]:
     return lambda run: call(shown[run % len(shown)])
+
+
+def seen_in_training(model: MeasuredModel, splits: DataSplits) -> str:
+    """Return a warning where a model may have been trained on the test images of a division, else an empty text."""
+    name, split, here = model.trained_on.get("name"), model.trained_on.get("split"), splits.protocol.get("split")
+    if name is None or not same_place(name, splits.name) or same_place(split, here):
+        return ""
+    return (
+        f"{model.stage} was trained on {name} divided by split {split}, and is measured on it divided by {here}: "
+        "it may have been trained on what it is measured on."
+    )

@@ -22,7 +22,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.tracing import MODULE_OF_NODE
-from zoo.errors import OptionError, did_you_mean
+from zoo.errors import require_known
 
 TARGETS = ("x86", "arm64", "web")
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -84,8 +84,7 @@ def schemes_for(network: ModelProto, target: str, vnni: bool = True) -> list[Sch
     Raises:
         OptionError: unknown target.
     """
-    if target not in TARGETS:
-        raise OptionError(f"Unknown target {target!r}; known are {', '.join(TARGETS)}.{did_you_mean(target, TARGETS)}")
+    require_known("target", target, TARGETS)
     reduced = target == "x86" and not vnni
     share = matmul_share(network)
     transformer = share >= _ATTENTION_SHARE

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import DataLike, ModelLike
-from zoo.errors import OptionError, RefusedError, did_you_mean
+from zoo.arguments import DataLike, ModelLike, require_ranges
+from zoo.errors import OptionError, RefusedError, require_known
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +82,17 @@ def export_model(
         RefusedError: no int8 file is inside the budget; other precisions are written.
         UserError: model, data or options that cannot work.
     """
-    asked = _asked(precision)
+    require_ranges({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed})
+    asked = require_export_options(precision, input, target)
     files = files_of(model, path, precision, input)
     int8 = "int8" in files
     if int8 and data is None:
         raise OptionError(f"Precision {precision} needs data to calibrate and judge on. Give --data.")
     from export.graph import write_fp32
-    from export.tracing import INPUTS, trace_model
+    from export.tracing import trace_model
     from export.writing import some_images, write_fp16, write_int8
     from zoo.data import load_data
 
-    if input not in INPUTS:
-        raise OptionError(f"Unknown input {input!r}; known are {' and '.join(INPUTS)}.{did_you_mean(input, INPUTS)}")
     splits = None if data is None else load_data(data, split, validation, continuous_labels, label_metric)
     traced = trace_model(model)
     if "fp32" in files:
@@ -128,13 +127,24 @@ def export_model(
     return Exported(files, chosen.content)
 
 
+def require_export_options(precision: str, input: str, target: str) -> list[str]:
+    """Return the precisions asked for, one by one.
+
+    Raises:
+        OptionError: unknown precision, input or target, or int8 beside auto.
+    """
+    from export.quantization import TARGETS
+    from export.tracing import INPUTS
+
+    require_known("input", input, INPUTS)
+    require_known("target", target, TARGETS)
+    return _asked(precision)
+
+
 def _asked(precision: str) -> list[str]:
     asked = [word.strip() for word in precision.split(",")]
     for word in asked:
-        if word not in PRECISIONS:
-            raise OptionError(
-                f"Unknown precision {word!r}; known are {', '.join(PRECISIONS)}.{did_you_mean(word, PRECISIONS)}"
-            )
+        require_known("precision", word, PRECISIONS)
     if {"int8", "auto"} <= set(asked):
         raise OptionError("Precision int8 is one scheme and auto chooses among several. Give one of them.")
     return asked

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.arguments import ModelLike
-from zoo.errors import ModelError, OptionError, did_you_mean, first_line
+from zoo.errors import ModelError, first_line, require_known
 from zoo.files import digest
 from zoo.models import COSINE, facts_of, load_model, normalize_embeddings, preprocessing_of, summary_of
 from zoo.preprocessing import Preprocess
@@ -163,8 +163,7 @@ def join(graphs: Graphs, takes: str) -> onnx.ModelProto:
     Raises:
         OptionError: it is to take something else.
     """
-    if takes not in INPUTS:
-        raise OptionError(f"Unknown input {takes!r}; known are {' and '.join(INPUTS)}.{did_you_mean(takes, INPUTS)}")
+    require_known("input", takes, INPUTS)
     joined = graphs.network
     if graphs.normalize is not None:
         normalize = add_prefix(graphs.normalize, "normalize/", rename_inputs=False, rename_outputs=False)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import DataLike, TeacherLike
-from zoo.errors import DataError, OptionError
+from zoo.arguments import DataLike, TeacherLike, require_ranges
+from zoo.errors import OptionError, require_known
+from zoo.files import require_writable
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,11 @@ def validate(
     Raises:
         UserError: models, teacher, data or options that cannot work.
     """
+    require_ranges(
+        {"bootstrap": bootstrap, "latency_runs": latency_runs, "seed": seed, "max_unreadable": max_unreadable}
+    )
+    kinds = require_report_options(ks, min_retention, index)
     models = [models] if isinstance(models, str | Path) else list(models)
-    named = index.split(",") if isinstance(index, str) else index
-    kinds = list(dict.fromkeys(kind.strip() for kind in named if kind.strip()))
     pair = [Path(encoder) for encoder in (query_encoder, gallery_encoder) if encoder is not None]
     if len(pair) == 1:
         raise OptionError(
@@ -98,24 +101,26 @@ def validate(
         )
     if not models and not pair:
         raise OptionError("No model to validate. Name at least one model folder or .onnx file.")
-    if 1 not in ks:
-        raise OptionError(f"ks is {list(ks)}; retention needs Recall@1 among them.")
-    if min_retention is not None and not min_retention > 0:
-        raise OptionError(f"min_retention is {min_retention}; it must be above 0, such as 0.95.")
+    require_writable(out)
 
-    from export.measured_models import latencies, open_models
+    from export.measured_models import latencies, open_models, seen_in_training
     from export.report import render_html, retained
     from export.searches import Search, all_searches, finding, require_possible
     from zoo.data import load_data
     from zoo.files import write_json, write_text
     from zoo.label_retrieval import NDCG_K, LabelRetrievalResult, measure_found_by_labels, random_and_best
-    from zoo.retrieval import RetrievalResult, measure_found, neighbour_overlap, retention_interval
+    from zoo.retrieval import (
+        RetrievalResult,
+        measure_found,
+        neighbour_overlap,
+        require_test_images,
+        retention_interval,
+    )
     from zoo.teachers import open_teacher
     from zoo.versions import machine, versions
 
     splits = load_data(data, split, validation, continuous_labels, label_metric)
-    if not len(splits.test):
-        raise DataError(f"{splits.name} has no test images after split {split!r}. Choose another split, or label them.")
+    require_test_images(splits, split)
     reference = open_teacher(teacher)
     given = [Path(model) for model in models]
     places = [path.resolve() for path in given]
@@ -124,6 +129,9 @@ def validate(
     places = [path.resolve() for path in [*added, *given]]
     mixed = [opened[1 + places.index(path.resolve())] for path in pair]
     require_possible(mixed, kinds, opened[-1], splits.test)
+    warnings = [warning for model in opened if (warning := seen_in_training(model, splits))]
+    for warning in warnings:
+        log.warning(warning)
     images = splits.test.checked(max_unreadable)
     by_class: dict[str, RetrievalResult] = {}
     by_labels: dict[str, LabelRetrievalResult] = {}
@@ -174,10 +182,12 @@ def validate(
             "queries": len(baseline.queries),
             "gallery": baseline.gallery_size,
             "left_out": baseline.left_out,
+            "unreadable": len(splits.test) - len(images),
             "chance": by_class["teacher"].chance if by_class else orders["random_order"]["ndcg"][str(NDCG_K)],
             **orders,
         },
         "gate": {"min_retention": min_retention, "passed": passed},
+        "warnings": warnings,
         "stages": stages,
         "bootstrap": {"resamples": bootstrap, "confidence": 0.95, "seed": seed},
         "machine": machine(),
@@ -190,6 +200,25 @@ def validate(
     write_text(out / "report.html", render_html(content, by_class, images, by_labels))
     write_json(out / "report.json", content)
     return Report(out, content, passed)
+
+
+def require_report_options(ks: Sequence[int], min_retention: float | None, index: Sequence[str] | str) -> list[str]:
+    """Return the kinds of index asked for, each once.
+
+    Raises:
+        OptionError: K below 1 or without 1, a gate that none can pass or fail, or an unknown kind of index.
+    """
+    from export.vector_index import OPTIONS
+
+    if 1 not in ks or min(ks) < 1:
+        raise OptionError(f"ks is {list(ks)}; each must be at least 1, and retention needs Recall@1 among them.")
+    if min_retention is not None and not min_retention > 0:
+        raise OptionError(f"min_retention is {min_retention}; it must be above 0, such as 0.95.")
+    named = [index] if isinstance(index, str) else index
+    kinds = list(dict.fromkeys(kind.strip() for words in named for kind in words.split(",") if kind.strip()))
+    for kind in kinds:
+        require_known("kind of index", kind, OPTIONS)
+    return kinds
 
 
 def _ratio(recall: float, reference: float) -> float:

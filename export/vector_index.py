@@ -25,7 +25,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from zoo.errors import DataError, ModelError, OptionError, did_you_mean
+from zoo.errors import DataError, ModelError, OptionError, did_you_mean, require_known
 from zoo.files import replacing
 from zoo.retrieval import comparable
 
@@ -190,9 +190,7 @@ def parameters_for(kind: str, options: Mapping[str, Any] | None, count: int, dim
     Raises:
         OptionError: unknown kind or option, a value that cannot be, or fewer vectors than the kind needs.
     """
-    if kind not in OPTIONS:
-        hint = did_you_mean(kind, OPTIONS)
-        raise OptionError(f"Unknown kind of index {kind!r}; known are {', '.join(OPTIONS)}.{hint}")
+    require_known("kind of index", kind, OPTIONS)
     known = OPTIONS[kind]
     given = {name: value for name, value in (options or {}).items() if value is not None}
     for name, value in given.items():

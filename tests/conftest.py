@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# The tests are of CPUs, and several devices would have Lightning start pytest again. Set it to test on a GPU.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Several workers share the cores: a thread each, before anything that counts them is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

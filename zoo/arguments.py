@@ -1,26 +1,73 @@
-"""Types of arguments that the shell and YAML write as text and Python may give as objects.
+"""What the verbs' arguments have in common: types that the shell and YAML write as text, and ranges of numbers.
 
-At run time they are what text can say. The command line reads them so, without importing torch.
+Types that Python may give as objects are, at run time, what text can say. The command line reads them so, without
+importing torch.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zoo.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     from torch import nn
 
     from zoo.data import DataSplits
     from zoo.teachers import Teacher
 
-    DataLike: TypeAlias = str | DataSplits
+    DataLike: TypeAlias = str | Path | DataSplits
     ModelLike: TypeAlias = str | Path | nn.Module
     TeacherLike: TypeAlias = str | Path | nn.Module | Mapping[str, np.ndarray] | Teacher
 else:
     DataLike = str
     ModelLike = str | Path
     TeacherLike = str | Path
+
+_ABOVE_0 = ("lr", "proxy_lr_factor", "step_factor", "gradient_clip")
+_AT_LEAST_0 = ("weight_decay", "warmup_epochs", "max_unreadable", "workers", "latency_runs", "seed", "qat_epochs")
+_AT_LEAST_1 = ("dim", "epochs", "views", "neighbours", "step_epochs", "validate_every", "num_nodes", "bootstrap")
+_LARGEST_SEED = 2**32 - 1  # numpy's
+
+
+def require_ranges(options: Mapping[str, Any]) -> None:
+    """Refuse numbers that cannot work, before anything is read or computed.
+
+    Args:
+        options: a verb's, by name; None and names without a range pass.
+
+    Raises:
+        OptionError: a number is out of range.
+    """
+    require_above(0, **{name: options[name] for name in _ABOVE_0 if options.get(name) is not None})
+    for lowest, names in ((0, _AT_LEAST_0), (1, _AT_LEAST_1)):
+        require_at_least(lowest, **{name: options[name] for name in names if options.get(name) is not None})
+    seed = options.get("seed")
+    if seed is not None and seed > _LARGEST_SEED:
+        raise OptionError(f"seed is {seed}; it must be at most {_LARGEST_SEED}.")
+
+
+def same_place(one: Any, other: Any) -> bool:
+    """Return whether two values of an option, such as folder:PATH, name the same file or folder, wherever it lies.
+
+    What was moved, or is named from another working directory, has another path and the same name.
+    """
+    return bool(one == other or re.split("[:/]", str(one))[-1] == re.split("[:/]", str(other))[-1])
+
+
+def require_above(limit: float, **options: float) -> None:
+    """Raise an OptionError for the first option that is not above a limit."""
+    for name, value in options.items():
+        if not value > limit:
+            raise OptionError(f"{name} is {value}; it must be above {limit}.")
+
+
+def require_at_least(lowest: float, **options: float) -> None:
+    """Raise an OptionError for the first option that is below a limit."""
+    for name, value in options.items():
+        if not value >= lowest:
+            raise OptionError(f"{name} is {value}; it must be at least {lowest}.")

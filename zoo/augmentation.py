@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from zoo.data.image_set import ImageSet
-from zoo.errors import OptionError, did_you_mean
+from zoo.errors import OptionError, require_known
 from zoo.preprocessing import Preprocess, Preprocessing
 
 WHITE = 255
@@ -66,11 +66,7 @@ class Views(Dataset[tuple[Tensor, int]]):
     ) -> None:
         if not 0 < min_crop <= 1:
             raise OptionError(f"min_crop is {min_crop}; it must lie in (0, 1].")
-        if augment not in AUGMENTATIONS and augment != "none":
-            known = [*AUGMENTATIONS, "none"]
-            raise OptionError(
-                f"Unknown augmentation {augment!r}; known are {', '.join(known)}.{did_you_mean(augment, known)}"
-            )
+        require_known("augmentation", augment, [*AUGMENTATIONS, "none"])
         if views < 1:
             raise OptionError(f"views is {views}; it must be at least 1.")
         self.images = images

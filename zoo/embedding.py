@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from zoo.data.image_set import ImageSet
+from zoo.errors import ModelError
 from zoo.models import preprocessing_of
 from zoo.preprocessing import Preprocess, Preprocessing
 
@@ -51,6 +52,9 @@ def embed(
 
     Returns:
         float32 ``(len(images), D)``, as the model gives them: not normalised.
+
+    Raises:
+        ModelError: it gives something else.
     """
     loader = DataLoader(
         _Prepared(images, preprocessing or preprocessing_of(model)),
@@ -63,12 +67,32 @@ def embed(
     model.eval()
     try:
         rows = [
-            model(batch.to(device, memory_format=torch.channels_last)).float().cpu()
+            vectors_of(model, model(batch.to(device, dtype_of(model), memory_format=torch.channels_last))).cpu()
             for batch in tqdm(loader, desc="embedding", leave=False, disable=not progress)
         ]
     finally:
         model.train(was_training)
     return torch.cat(rows).numpy()
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the floating-point type of a model's weights, which its input must have."""
+    return next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+
+
+def vectors_of(model: nn.Module, output: object) -> Tensor:
+    """Return what a model gives as float32 ``(N, D)``; maps of one pixel, ``(N, D, 1, 1)``, count as vectors.
+
+    Raises:
+        ModelError: it gives something else.
+    """
+    if isinstance(output, Tensor) and output.ndim >= 2 and output[0, 0].numel() == 1:
+        return output.flatten(1).float()
+    found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    raise ModelError(
+        f"Model {type(model).__name__} must give a tensor (N, D) of embeddings, found {found}. "
+        "Wrap it in a module that returns them."
+    )
 
 
 def fastest_device() -> torch.device:

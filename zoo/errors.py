@@ -50,6 +50,20 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
     return f" Did you mean {listed}?"
 
 
+def require_known(what: str, word: str, known: Iterable[str]) -> None:
+    """Raise an OptionError where a word is not one of those known; it names them, and those that are near.
+
+    Args:
+        what: what the word stands for, such as "split".
+        word: what was given.
+        known: what may be given.
+    """
+    names = list(known)
+    if word not in names:
+        listed = f"{', '.join(names[:-1])} and {names[-1]}"
+        raise OptionError(f"Unknown {what} {word!r}; known are {listed}.{did_you_mean(str(word), names)}")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its kind where it has none."""
     lines = str(error).strip().splitlines()

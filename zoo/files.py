@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zoo.errors import OptionError
+
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -40,6 +42,23 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write a JSON file, indented and in ASCII (file names need not be valid Unicode), whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def require_writable(folder: Path | str) -> None:
+    """Refuse a folder that cannot be made or written to, before work is lost on it. Nothing is made yet.
+
+    Raises:
+        OptionError: it, or what it is to lie in, is a file or cannot be written to.
+    """
+    there = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise OptionError(f"{there} is a file; {folder} must be a folder. Choose another.")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OptionError(f"{folder} cannot be written to ({reason}). Choose another place for results.") from error
 
 
 def digest(path: Path | str) -> str:

@@ -8,16 +8,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+_KINDS = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
+IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
+MAX_ASPECT = 200  # of an image's sides: networks see a crop of the middle, and more would take gigabytes to resize
+_ORIENTATION = 0x0112  # of EXIF; its values, and how an image is brought upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_pixels(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     """Decode an image into RGB pixels.
 
     Files are turned as their EXIF orientation says. Transparent images are laid on white; grey ones are repeated over
-    the three channels; 16-bit grey is scaled to 8 bits.
+    the three channels; of 16-bit grey the upper 8 bits are taken.
 
     Args:
         source: a path, a PIL image, or an array: ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or ``(H, W, 4)``, uint8.
@@ -27,8 +39,17 @@ def read_pixels(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 
     Raises:
         OSError: the file is missing, truncated or not an image.
-        ValueError: an array of another shape or dtype.
+        ValueError: an array of another shape or dtype, an image of 32 bits a channel, which has no agreed range, or
+            one whose sides differ more than 200 times.
     """
+    pixels = _decoded(source)
+    height, width = pixels.shape[:2]
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise ValueError(f"{width} x {height} pixels; its sides differ more than {MAX_ASPECT} times")
+    return pixels
+
+
+def _decoded(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source)
     if isinstance(source, Image.Image):
@@ -52,8 +73,13 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
 
 
 def _image_to_rgb(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode in ("I", "F") and not sixteen_bits:
+        raise ValueError(f"32 bits a channel (mode {image.mode}) have no agreed range; convert to 8 bits")
+    method = _UPRIGHT.get(_orientation(image))
+    if method is not None:
+        image = image.transpose(method)
+    if sixteen_bits:
         # PIL clips 16-bit grey at 255 where a viewer shows the high byte.
         grey = np.asarray(image).astype(np.int64)
         image = Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8))
@@ -62,3 +88,10 @@ def _image_to_rgb(image: Image.Image) -> np.ndarray:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return np.array(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # whatever is wrong with the note, the pixels can be read
+        return 1

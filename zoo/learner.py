@@ -9,12 +9,15 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file, save_file
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
@@ -25,8 +28,8 @@ from torch.utils.data import DataLoader
 from zoo.augmentation import Views
 from zoo.data.image_set import ImageSet
 from zoo.embedding import embed, fastest_device, worker_count
-from zoo.errors import OptionError, first_line
-from zoo.files import replacing
+from zoo.errors import ModelError, OptionError, first_line, require_known
+from zoo.files import replacing, write_json
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.losses import CONTINUOUS, labels_of
 from zoo.models import embed_with_maps, facts_of, head_of, preprocessing_of, save_model
@@ -82,11 +85,7 @@ class Learner(lightning.LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        if schedule not in ("cosine", "step"):
-            raise OptionError(f"Unknown schedule {schedule!r}; known are cosine and step.")
-        for name, value in (("lr", lr), ("step_epochs", step_epochs), ("validate_every", validate_every)):
-            if value <= 0:
-                raise OptionError(f"{name} is {value}; it must be above 0.")
+        require_known("schedule", schedule, ("cosine", "step"))
         # Convolutions on CPUs and tensor cores alike are fastest in this layout.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
@@ -103,6 +102,7 @@ class Learner(lightning.LightningModule):
         self.validate_every, self.seed, self.compile_passes = validate_every, seed, compile
         self._network: Callable[[Tensor], Tensor] | None = None
         self.best: dict[str, Any] = {"epoch": None, self.measured: None}
+        self.history: list[dict[str, Any]] = []
         self.checkpoints: Path | None = None
 
     def embed_views(self, views: Tensor) -> Tensor:
@@ -195,6 +195,9 @@ class Learner(lightning.LightningModule):
         measured = self._measure(self.validation)
         for name, value in measured.items():
             self.log(f"validation/{name}", value, prog_bar=name == self.measured, rank_zero_only=True)
+        self.history.append({"epoch": epoch, **measured})
+        if self.checkpoints is not None and self.trainer.is_global_zero:
+            write_json(self.checkpoints.parent / "validation.json", self.history)
         score = measured[self.measured]
         if self.best[self.measured] is None or score >= self.best[self.measured]:
             self.best = {"epoch": epoch, self.measured: round(score, 6)}
@@ -214,14 +217,18 @@ class Learner(lightning.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["best"] = self.best
+        checkpoint["best"], checkpoint["history"] = self.best, self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.best = checkpoint["best"]
+        self.best, self.history = checkpoint["best"], checkpoint["history"]
 
 
 def _contiguous(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Copies, since safetensors refuses memory that modules share.
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
 
 
 def training_loader(
@@ -275,10 +282,10 @@ def fit(
 
     Raises:
         Interrupted: the user stopped the run; it can be resumed.
-        OptionError: an option out of range, or torch.compile failed.
+        ModelError: the checkpoint to resume from is broken.
+        OptionError: precision, devices or num_nodes that Lightning does not take, torch.compile failed, or training
+            diverged.
     """
-    if epochs < 1:
-        raise OptionError(f"epochs is {epochs}; it must be at least 1.")
     learner.checkpoints = folder / CHECKPOINTS
     last = learner.checkpoints / "last.ckpt"
     resumed = last if last.is_file() else None
@@ -292,19 +299,24 @@ def fit(
     with warnings.catch_warnings():
         # Lightning advises on workers and logging intervals; both are chosen here.
         warnings.filterwarnings("ignore", module="lightning")
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            precision=precision,  # type: ignore[arg-type]
-            gradient_clip_val=gradient_clip,
-            devices=devices,
-            num_nodes=num_nodes,
-            use_distributed_sampler=False,
-            callbacks=[keep_last, TQDMProgressBar(refresh_rate=5)],
-            logger=CSVLogger(folder, name=None, version=_next_log(folder)),
-            log_every_n_steps=1,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
+        try:
+            trainer = lightning.Trainer(
+                max_epochs=epochs,
+                precision=precision,  # type: ignore[arg-type]
+                gradient_clip_val=gradient_clip,
+                devices=devices,
+                num_nodes=num_nodes,
+                use_distributed_sampler=False,
+                callbacks=[keep_last, TQDMProgressBar(refresh_rate=5)],
+                plugins=[_WholeCheckpoints()],
+                logger=CSVLogger(folder, name=None, version=_next_log(folder)),
+                log_every_n_steps=1,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            asked = f"precision {precision!r}, devices {devices!r} and num_nodes {num_nodes!r}"
+            raise OptionError(f"Lightning cannot train with {asked}: {first_line(error)}") from error
         try:
             trainer.fit(learner, loader, ckpt_path=resumed, weights_only=True)
         except SystemExit as error:  # what Lightning makes of Ctrl-C
@@ -313,10 +325,28 @@ def fit(
             raise OptionError(f"torch.compile failed ({first_line(error)}) Set compile to false.") from error
     best = learner.checkpoints / _BEST
     if learner.best["epoch"] is None:
+        if not all(bool(torch.isfinite(weight).all()) for weight in learner.model.parameters()):
+            raise OptionError(f"Training diverged: weights are no longer finite. Lower lr, which is {learner.lr}.")
         return learner.best | {"epoch": epochs}
     learner.load_state_dict(load_file(best))
     learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
     return learner.best
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, on any file system."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        try:
+            checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **options)
+        except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
+            reason = first_line(error)
+            raise ModelError(f"{path} cannot be read ({reason}). Remove it to begin this stage anew.") from error
+        return checkpoint
 
 
 def _next_log(folder: Path) -> str:

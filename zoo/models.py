@@ -12,6 +12,7 @@ import os
 import tempfile
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from zoo.card import model_card
-from zoo.errors import ModelError, OptionError, did_you_mean, first_line
+from zoo.errors import ModelError, OptionError, did_you_mean, first_line, require_known
 from zoo.files import write_text
 from zoo.preprocessing import Preprocessing
 
@@ -54,8 +55,7 @@ class ModelFacts:
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.metric not in (COSINE, EUCLIDEAN):
-            raise OptionError(f"Unknown metric {self.metric!r}; known are {COSINE} and {EUCLIDEAN}.")
+        require_known("metric", self.metric, (COSINE, EUCLIDEAN))
 
 
 def create_model(
@@ -78,7 +78,7 @@ def create_model(
         pretrained: True for timm's published weights, or the path of a local ``.safetensors`` file with the backbone's
             weights; a head of another size in it is left out. False for random weights.
         pool: ``avg``, ``max``, ``avgmax`` (the papers' average + max, halved) or whatever else timm knows; None for
-            the architecture's own.
+            the architecture's own, which is also taken for avgmax where the architecture has none, with a warning.
         image_size: side of the square network input, pixels; None for the architecture's own.
         crop_pct: fraction of the resized image that the centre crop keeps; None for the architecture's own.
         metric: how the embeddings are to be compared, "cosine" or "euclidean".
@@ -105,18 +105,31 @@ def create_model(
     if isinstance(pretrained, str | Path):
         overlay["file"] = str(_require_safetensors(Path(pretrained)))
         overlay["num_classes"] = _classes_in(Path(pretrained), timm.get_pretrained_cfg_value(arch, "classifier"))
+    make = partial(timm.create_model, arch, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay)
     try:
-        model = timm.create_model(arch, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **options)
+        model = make(**options)
     except Exception as error:  # timm, torch, safetensors and the hub raise many kinds for a weight that does not fit
         source = f"weights {pretrained}" if isinstance(pretrained, str | Path) else f"pretrained={pretrained}"
-        reason = first_line(error)
-        raise ModelError(f"Cannot make {arch} with {source}, pool={pool}, image_size={image_size}: {reason}") from error
+        asked = f"{arch} with {source}, pool={pool}, image_size={image_size}"
+        if pool is None:
+            raise ModelError(f"Cannot make {asked}: {first_line(error)}") from error
+        try:
+            model = make(**{name: value for name, value in options.items() if name != "global_pool"})
+        except Exception:
+            raise ModelError(f"Cannot make {asked}: {first_line(error)}") from error
+        if pool != "avgmax":
+            raise ModelError(f"{arch} has no pooling {pool!r} ({first_line(error)}) Set pool to null.") from error
+        log.warning("%s has no avgmax pooling: its own is used", arch)
+    if isinstance(pretrained, str | Path):
+        _require_loaded(model, Path(pretrained))
     for layer in head_of(model).modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.orthogonal_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-    preprocessing_of(model)  # raises if image_size or crop_pct cannot work
+    size = preprocessing_of(model).input_size  # raises if image_size or crop_pct cannot work
+    if image_size is not None:
+        _require_size(model, arch, size)
     set_facts(model, ModelFacts(metric=metric))
     return model
 
@@ -158,6 +171,7 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path, prefix=".saving.") as temporary:
         on_cpu = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        on_cpu.register_state_dict_post_hook(_unshare)
         timm.models.save_for_hf(
             on_cpu, temporary, model_config={FACTS_KEY: asdict(facts_of(model))}, safe_serialization=True
         )
@@ -241,6 +255,20 @@ def _require_architecture(arch: str) -> None:
     )
 
 
+def _require_size(model: nn.Module, arch: str, size: tuple[int, int]) -> None:
+    """Show the model an image, since only running it tells whether its patches and strides fit."""
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, *size))
+    except Exception as error:  # each architecture has its own
+        reason = first_line(error)
+        raise OptionError(
+            f"{arch} cannot take images of {size[0]} pixels ({reason}). Choose another image_size."
+        ) from error
+    finally:
+        model.train()
+
+
 def _classes_in(path: Path, classifier: str | tuple[str, ...] | None) -> int:
     """Return how many outputs the head in a weight file has, so that timm leaves out one of another size; else 0."""
     name = classifier if isinstance(classifier, str) else (classifier or ("",))[0]
@@ -250,6 +278,28 @@ def _classes_in(path: Path, classifier: str | tuple[str, ...] | None) -> int:
             return int(file.get_slice(key).get_shape()[0]) if key in file.keys() else 0  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise ModelError(f"Weight file {path} cannot be read ({error}). Save or download it anew.") from error
+
+
+def _unshare(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    """Give tensors that modules share a copy each: safetensors refuses shared memory."""
+    for name, tensor in state.items():
+        state[name] = tensor.clone()
+
+
+def _require_loaded(model: nn.Module, path: Path) -> None:
+    """Refuse a weight file that most of a network's weights are not from: timm leaves out names it does not know."""
+    head = {id(parameter) for parameter in head_of(model).parameters()}
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        held = {(tuple(tensor.shape), float(tensor.double().sum())) for tensor in map(file.get_tensor, names)}
+    body = {name: weight.detach() for name, weight in model.named_parameters() if id(weight) not in head}
+    body = {name: weight for name, weight in body.items() if weight.min() < weight.max()}  # ones are ones in any file
+    found = [weight.numel() for weight in body.values() if (tuple(weight.shape), float(weight.double().sum())) in held]
+    if sum(found) < sum(weight.numel() for weight in body.values()) / 2:
+        raise ModelError(
+            f"Weight file {path} does not fit {summary_of(model)['architecture']}: {len(found)} of its {len(body)} "
+            f"tensors were found. The file names {names[0]}, the network {next(iter(body))}."
+        )
 
 
 def _require_safetensors(path: Path) -> Path:

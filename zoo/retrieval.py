@@ -20,8 +20,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from zoo.data.image_set import GALLERY, QUERY, ImageSet
-from zoo.errors import DataError, OptionError
+from zoo.data.image_set import GALLERY, QUERY, DataSplits, ImageSet
+from zoo.errors import DataError, OptionError, require_known
 
 DEFAULT_KS = (1, 2, 4, 8, 10)
 _CHUNK_BYTES = 128 << 20
@@ -135,8 +135,7 @@ def measure_found(find: Find, images: ImageSet, ks: Sequence[int] = DEFAULT_KS) 
     query_rows, gallery_rows, own = queries_and_gallery(images)
     gallery_labels = images.labels[gallery_rows]
 
-    class_sizes = np.bincount(gallery_labels, minlength=len(images.class_names))
-    positives = class_sizes[images.labels[query_rows]] - (own >= 0)
+    positives = _positives(images)
     answerable = positives > 0
     left_out = int((~answerable).sum())
     query_rows, own, positives = query_rows[answerable], own[answerable], positives[answerable]
@@ -186,10 +185,70 @@ def queries_and_gallery(images: ImageSet) -> tuple[np.ndarray, np.ndarray, np.nd
     return query_rows, gallery_rows, position[query_rows]
 
 
+def _positives(images: ImageSet) -> np.ndarray:
+    """Return how many other images of its class each query has in the gallery, int64 ``(Q,)``."""
+    assert images.labels is not None
+    query_rows, gallery_rows, own = queries_and_gallery(images)
+    class_sizes = np.bincount(images.labels[gallery_rows], minlength=len(images.class_names))
+    return np.asarray(class_sizes[images.labels[query_rows]] - (own >= 0))
+
+
+def chance_of(images: ImageSet) -> tuple[float, int]:
+    """Return Recall@1 of a random order of labelled images, in [0, 1], and how many queries can be answered."""
+    _, gallery_rows, own = queries_and_gallery(images)
+    positives, others = _positives(images), len(gallery_rows) - (own >= 0)
+    answerable = positives > 0
+    count = int(answerable.sum())
+    return (float((positives[answerable] / others[answerable]).mean()) if count else 0.0), count
+
+
+def require_measurable(images: ImageSet, what: str) -> None:
+    """Refuse labelled images that retrieval among says nothing about, before work is done on them.
+
+    Args:
+        images: the images.
+        what: what the message calls them, such as "test".
+
+    Raises:
+        DataError: the gallery has fewer than two classes, or no image of any query's class.
+    """
+    if images.labels is None:
+        return
+    classes = np.unique(images.labels[queries_and_gallery(images)[1]])
+    if len(classes) < 2:
+        which = f"{images.class_names[classes[0]]!r} only" if len(classes) else "none"
+        raise DataError(
+            f"The {what} images to search in are of fewer than two classes ({which}), so a measure of retrieval would "
+            "say nothing. Give images of more classes, or divide them otherwise (split, validation)."
+        )
+    if not (_positives(images) > 0).any():
+        raise DataError(
+            f"No {what} query has another image of its class in the gallery, so retrieval cannot be measured. Give "
+            "classes of two images or more, or divide them otherwise (split, validation)."
+        )
+
+
+def require_test_images(splits: DataSplits, rule: str) -> None:
+    """Refuse data on whose test part nothing can be measured.
+
+    Args:
+        splits: the data.
+        rule: that divided it, for the message.
+
+    Raises:
+        DataError: it has no images, fewer than two classes, or no query with an image of its class in the gallery.
+    """
+    if not len(splits.test):
+        raise DataError(f"{splits.name} has no test images after split {rule!r}. Choose another split, or label them.")
+    require_measurable(splits.test, "test")
+
+
 def retention_interval(
     model: np.ndarray, teacher: np.ndarray, resamples: int, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Return the percentile interval of mean(model) / mean(teacher), queries resampled in pairs.
+
+    Resamples in which the teacher's mean is 0 have no ratio and are left out; where all are, both ends are 0.
 
     Args:
         model: ``(Q,)``, of each query hit or miss (bool), or a score of 0 or more (float).
@@ -200,7 +259,9 @@ def retention_interval(
     """
     draw = _resampled_hits if model.dtype == bool else _resampled_scores
     kept, reference = draw(model, teacher, resamples, np.random.default_rng(seed))
-    ratios = np.divide(kept, reference, out=np.array(kept, dtype=np.float64), where=reference > 0)
+    ratios = kept[reference > 0] / reference[reference > 0]  # no ratio to a teacher who finds nothing
+    if not len(ratios):
+        return 0.0, 0.0
     low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
@@ -334,9 +395,8 @@ def comparable(embeddings: np.ndarray, metric: str) -> np.ndarray:
     if not finite.all():
         row = int(np.argmin(finite))
         raise DataError(f"Embedding {row} is not finite; the model is broken or training diverged (lower the rate).")
+    require_known("metric", metric, ("cosine", "euclidean"))
     if metric == "euclidean":
         return vectors
-    if metric != "cosine":
-        raise OptionError(f"Unknown metric {metric!r}; known are cosine and euclidean.")
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from zoo.arguments import same_place
 from zoo.errors import OptionError
-from zoo.files import write_json
+from zoo.files import require_writable, write_json
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +55,7 @@ class Stage:
         parameters = inspect.signature(verb).parameters
         names = [name for name in parameters if name not in _NOT_COMPARED]
         options = {name: plain(arguments[name]) for name in names} | digests
-        if folder.exists() and not folder.is_dir():
-            raise OptionError(f"{folder} is a file; out must be a folder. Choose another.")
+        require_writable(folder)
         recorded = folder / _OPTIONS_FILE
         finished = (folder / "config.json").is_file()
         if finished and not recorded.is_file():
@@ -61,7 +63,7 @@ class Stage:
         if recorded.is_file() and (finished or (folder / CHECKPOINTS).is_dir()):
             # An option that came with a later version was at its default, so to say, in an earlier one.
             defaults = {name: plain(parameters[name].default) for name in names}
-            _require_same(folder, defaults | json.loads(recorded.read_text(encoding="utf-8")), options)
+            _require_same(folder, defaults | _read(recorded), options)
         else:
             write_json(recorded, options)  # nothing is lost by other options, such as a mistake mended
         if finished:
@@ -79,11 +81,27 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
     return getattr(value, "name", None) or type(value).__name__
 
 
+def _read(recorded: Path) -> dict[str, Any]:
+    try:
+        options: dict[str, Any] = json.loads(recorded.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OptionError(f"{recorded} is not valid JSON ({error}). Remove its folder to start anew.") from error
+    return options
+
+
 def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    def differs(name: str) -> bool:
+        before, now = old.get(name), new.get(name)
+        if name == "data":  # the digest knows what is in it
+            return not same_place(before, now)
+        return bool(before != now)
+
+    changed = [name for name in sorted(old.keys() | new.keys()) if differs(name)]
     if changed:
         listed = ", ".join(f"{name} {old.get(name)!r} (now {new.get(name)!r})" for name in changed[:3])
         raise OptionError(f"{folder} was begun with {listed}. Choose another out, or remove the folder to start anew.")

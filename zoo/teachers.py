@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -23,19 +24,21 @@ from tqdm import tqdm
 
 from zoo.arguments import TeacherLike
 from zoo.data.image_set import ImageSet
-from zoo.embedding import embed, fastest_device
-from zoo.errors import DataError, ModelError, OptionError, first_line
+from zoo.embedding import dtype_of, embed, fastest_device, vectors_of
+from zoo.errors import DataError, ModelError, OptionError, first_line, require_known
 from zoo.files import digest
 from zoo.label_retrieval import NDCG_K, measure_by_labels, random_order
 from zoo.models import COSINE, embed_with_maps, facts_of, load_model, preprocessing_of
 from zoo.precision import bfloat16_is_fast
 from zoo.preprocessing import Normalize, Preprocess, Preprocessing, half
-from zoo.retrieval import measure
+from zoo.retrieval import chance_of, measure, require_measurable
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_REACHABLE = 0.75  # a bound above this would refuse good teachers too
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -118,8 +121,7 @@ class TorchTeacher(Teacher):
         name: str | None = None,
         precision: str = "fp32",
     ) -> None:
-        if precision not in (*AUTOCAST, "auto"):
-            raise OptionError(f"Unknown teacher precision {precision!r}; known are {', '.join(AUTOCAST)}, auto.")
+        require_known("teacher precision", precision, [*AUTOCAST, "auto"])
         self.module = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.preprocessing = preprocessing or preprocessing_of(module)
         self.metric = metric or facts_of(module).metric
@@ -128,7 +130,7 @@ class TorchTeacher(Teacher):
         self.input_size = self.preprocessing.input_size
         self._normalize = Normalize(self.preprocessing)
         self._network: Callable[[Tensor], Tensor] = self.module.__call__
-        hashed = hashlib.sha256()
+        hashed = hashlib.sha256(f"{type(module).__name__} {self.metric} {self.preprocessing}".encode())
         for key, tensor in module.state_dict().items():
             hashed.update(key.encode())
             hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -138,7 +140,7 @@ class TorchTeacher(Teacher):
         return embed(self.module, images, preprocessing=self.preprocessing)
 
     def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
-        return self._run(self._network, views).float()
+        return vectors_of(self.module, self._run(self._network, views))
 
     def embed_views_with_maps(self, views: Tensor, indices: Tensor, images: ImageSet) -> tuple[Tensor, list[Tensor]]:
         embeddings, maps = self._run(partial(embed_with_maps, self.module), views)
@@ -153,7 +155,7 @@ class TorchTeacher(Teacher):
             precision = "bf16" if bfloat16_is_fast(views.device) else "fp32"
         dtype = AUTOCAST[precision]
         with torch.autocast(views.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            return network(pixels.contiguous(memory_format=torch.channels_last))
+            return network(pixels.to(dtype_of(self.module)).contiguous(memory_format=torch.channels_last))
 
     def to(self, device: torch.device) -> Teacher:
         self.module.to(device)
@@ -169,7 +171,9 @@ class TorchTeacher(Teacher):
 
 
 class OnnxTeacher(Teacher):
-    """An ONNX file: one of ours (pixels in), or any with one float input ``(N, 3, H, W)`` and one output ``(N, D)``.
+    """An ONNX file: one of ours (pixels in), or any with one float image input and an output ``(N, D)``.
+
+    The input may be ``(N, 3, H, W)`` or ``(N, H, W, 3)``, float32 or float16, and of a batch size that is fixed.
 
     Args:
         path: the file.
@@ -194,11 +198,18 @@ class OnnxTeacher(Teacher):
             raise ModelError(f"Teacher {path} must have one image input, found {[i.name for i in inputs]}.")
         self._input, self._output = inputs[0].name, outputs[0].name
         self._takes_pixels = inputs[0].type == "tensor(uint8)"
-        self.preprocessing = preprocessing or _onnx_preprocessing(path, metadata, inputs[0].shape, self._takes_pixels)
+        if inputs[0].type not in _DTYPES:
+            raise ModelError(f"Teacher {path} takes {inputs[0].type}; it must take one of {', '.join(_DTYPES)}.")
+        self._dtype = _DTYPES[inputs[0].type]
+        batch, *shape = inputs[0].shape
+        self._batch = batch if isinstance(batch, int) else None
+        self._channels_last = not self._takes_pixels and shape[2] == 3 and shape[0] != 3
+        sides = shape[:2] if self._channels_last else shape[1:]
+        self.preprocessing = preprocessing or _onnx_preprocessing(path, metadata, sides, self._takes_pixels)
         self._prepare = Preprocess(self.preprocessing)
         self.metric = metric or metadata.get("metric", COSINE)
         self.name = path.name
-        self.digest = digest(path)[:16]
+        self.digest = hashlib.sha256(f"{digest(path)} {self.metric} {self.preprocessing}".encode()).hexdigest()[:16]
         self.input_size = self.preprocessing.input_size
 
     def embed_images(self, images: ImageSet) -> np.ndarray:
@@ -222,6 +233,17 @@ class OnnxTeacher(Teacher):
         return torch.from_numpy(self._run(batch)).to(views.device)
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
+        """Embed a batch as the file wants it: its data type, its layout, and its own batch size where that is fixed."""
+        given = batch.astype(self._dtype, copy=False)
+        if self._channels_last:
+            given = np.ascontiguousarray(given.transpose(0, 2, 3, 1))
+        size = self._batch or len(given)
+        parts = [given[start : start + size] for start in range(0, len(given), size)]
+        missing = size - len(parts[-1])
+        parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], missing, axis=0)])
+        return np.concatenate([self._run_once(part) for part in parts])[: len(given)]
+
+    def _run_once(self, batch: np.ndarray) -> np.ndarray:
         try:
             (embeddings,) = self._session.run([self._output], {self._input: batch})
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -248,10 +270,10 @@ class ArrayTeacher(Teacher):
             ids, array = _read_npz(Path(embeddings))
         else:
             try:
-                array = np.stack([np.asarray(row, dtype=np.float32) for row in embeddings.values()])
+                array = np.stack([_as_array(row) for row in embeddings.values()])
             except ValueError as error:
                 raise DataError(f"The teacher's embeddings must be one vector for each image id ({error}).") from error
-            ids = list(embeddings)
+            ids = [str(name) for name in embeddings]
         if array.ndim != 2 or not np.isfinite(array).all():
             raise DataError(f"Teacher {self.name}: embeddings must be finite and (N, D), found shape {array.shape}.")
         if not len(ids) == len(set(ids)) == len(array):
@@ -261,7 +283,7 @@ class ArrayTeacher(Teacher):
             )
         self._row = {name: row for row, name in enumerate(ids)}
         self._array = np.ascontiguousarray(array, dtype=np.float32)
-        hashed = hashlib.sha256(json.dumps(ids).encode())
+        hashed = hashlib.sha256(json.dumps([ids, metric]).encode())
         hashed.update(self._array.tobytes())
         self.digest = hashed.hexdigest()[:16]
 
@@ -314,11 +336,14 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
         ``{"recall_at_1": fraction}``, or ``{"ndcg_at_10": fraction}`` where images have continuous labels and no class.
 
     Raises:
-        ModelError: it is within three standard errors of chance.
+        ModelError: it is within three standard errors of chance, or not above chance where there are so few queries and
+            classes that a good teacher might be.
         DataError: the labels do not tell one order of the images from another.
     """
     embeddings = teacher.to(fastest_device()).embed_images(images)
-    if images.labels is not None:
+    by_class = images.labels is not None
+    require_measurable(images, "labelled")
+    if by_class:
         key, name = "recall_at_1", "Recall@1"
         result = measure(embeddings, images, teacher.metric)
         score, chance, queries = result.recall_at(1), result.chance, len(result.queries)
@@ -334,21 +359,21 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
                 f"Every order of the {len(images)} images is the best by their continuous labels, so nothing can be "
                 "measured by them. Give more images, or labels that differ."
             )
-    log.info(
-        "the teacher (%s) has %s %.2f %% on %d queries (chance %.2f %%)",
-        teacher.name,
-        name,
-        100 * score,
-        queries,
-        100 * chance,
-    )
-    if score <= chance + 3 * error:
+    found = f"{name} {100 * score:.2f} % on {queries} queries (chance {100 * chance:.2f} %)"
+    log.info("the teacher (%s) has %s", teacher.name, found)
+    if not log.isEnabledFor(logging.INFO):  # Python's own default; this is to be seen before hours of training
+        print(f"the teacher ({teacher.name}) has {found}", file=sys.stderr)
+    bound = chance + 3 * error
+    if bound > _REACHABLE:
+        log.warning("%d queries are too few to tell the teacher (%s) from chance for sure", queries, teacher.name)
+        bound = chance
+    if score <= bound:
         raise ModelError(
             f"Teacher {teacher.name} is no better than chance: {name} {score:.4f}, chance {chance:.4f}, "
             f"{queries} queries. Check that its weights are loaded and its preprocessing is right."
         )
     thumbnails = _thumbnails(images)
-    if images.labels is not None:
+    if by_class:
         plain = measure(thumbnails, images).recall_at(1)
     else:
         plain = measure_by_labels(thumbnails, images).ndcg_at(NDCG_K)
@@ -362,12 +387,24 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
     return {key: score}
 
 
+def enough_to_prove(images: ImageSet) -> bool:
+    """Return whether images have enough classes and queries to tell a good teacher from chance."""
+    if images.labels is None:
+        return True
+    chance, queries = chance_of(images)
+    return chance + 3 * (chance * (1 - chance) / max(queries, 1)) ** 0.5 <= _REACHABLE
+
+
 def resize_views(views: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring uint8 views ``(N, 3, H, W)`` to a size, as float32 0..255, antialiased."""
     pixels = views.float()
     if tuple(pixels.shape[2:]) == tuple(size):
         return pixels
     return functional.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _as_array(row: np.ndarray | Tensor) -> np.ndarray:
+    return np.asarray(row.detach().cpu() if isinstance(row, Tensor) else row, dtype=np.float32)
 
 
 def _thumbnails(images: ImageSet) -> np.ndarray:
@@ -377,12 +414,12 @@ def _thumbnails(images: ImageSet) -> np.ndarray:
     )
 
 
-def _onnx_preprocessing(path: Path, metadata: dict[str, str], shape: list[Any], takes_pixels: bool) -> Preprocessing:
+def _onnx_preprocessing(path: Path, metadata: dict[str, str], sides: list[Any], takes_pixels: bool) -> Preprocessing:
     if "preprocessing" in metadata:
         return Preprocessing.of(json.loads(metadata["preprocessing"]))
     if takes_pixels:
         raise ModelError(f"Teacher {path} takes bytes but has no preprocessing in its metadata. Export it anew.")
-    height, width = (side if isinstance(side, int) else 224 for side in shape[2:])
+    height, width = (side if isinstance(side, int) else 224 for side in sides)
     return Preprocessing(input_size=(height, width))
 
 

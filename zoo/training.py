@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import DataLike
+from zoo.arguments import DataLike, require_ranges
 from zoo.errors import DataError, OptionError
 from zoo.stage import Stage
 
@@ -109,14 +109,20 @@ def train(
     Raises:
         UserError: data, model or options that cannot work.
     """
+    options = dict(locals())
+    require_ranges(options)
+
     from zoo.data import load_data
+    from zoo.data.splits import require_training_images
+    from zoo.retrieval import require_measurable
 
     splits = load_data(data, split, validation, continuous_labels, label_metric)
-    stage = Stage.open(out, train, locals(), data_digest=splits.digest)
+    stage = Stage.open(out, train, options, data_digest=splits.digest)
     if stage.finished:
         return stage.folder
-    if not len(splits.train):
-        raise DataError(f"{splits.name} has no training images after split {split!r}. Choose another split.")
+    require_training_images(splits, split)
+    if len(splits.validation):
+        require_measurable(splits.validation, "validation")
 
     from zoo.losses import CONTINUOUS, create_loss, find_loss, labels_of
 
@@ -128,6 +134,11 @@ def train(
         other = splits.train.continuous is not None
         remedy = "Train with log_ratio on its continuous ones." if other else "Put each class's images in a folder."
         raise DataError(f"{splits.name} has no labels, and {loss} needs them. {remedy}")
+    if splits.train.labels is not None and not continuous and len(set(splits.train.labels.tolist())) < 2:
+        raise DataError(
+            f"{splits.name} has one training class after split {split!r}, and {loss} tells classes apart. Give data of "
+            "more classes, or another split."
+        )
     if continuous and rotate_classes:
         raise OptionError(f"rotate_classes turns images, whose labels {loss} would not know then. Leave it out.")
 
@@ -173,13 +184,13 @@ def train(
     images = splits.train.checked(max_unreadable)
     if rotate_classes:
         images = with_rotations(images)
-    options = dict(loss_options or {})
+    loss_arguments = dict(loss_options or {})
     if not continuous:
         assert images.labels is not None
         classes, dense = np.unique(images.labels, return_inverse=True)
         targets = torch.from_numpy(dense.astype(np.int64))
-        options |= {"num_classes": len(classes), "dim": dim}
-    objective = create_loss(loss, **options)
+        loss_arguments |= {"num_classes": len(classes), "dim": dim}
+    objective = create_loss(loss, **loss_arguments)
     learner = (AnchorLearner if continuous else ProxyLearner)(
         model,
         objective,
@@ -190,7 +201,7 @@ def train(
         schedule=schedule,
         step_epochs=step_epochs,
         step_factor=step_factor,
-        warmup_epochs=int(bool(pretrained)) if warmup_epochs is None else warmup_epochs,
+        warmup_epochs=int(bool(pretrained) and epochs > 1) if warmup_epochs is None else warmup_epochs,
         freeze_batchnorm=freeze_batchnorm,
         validate_every=validate_every,
         seed=seed,

@@ -6,8 +6,9 @@
 FOLDER is what ``label_distances`` takes; the label file is made first if it is not there. With ``--tune`` every loss
 gets the four runs of ``GRID`` with the seed 0 and is judged by nDCG@10 on the validation classes, which are training
 classes held out; without it every loss runs with what was best there, and is measured on the test classes. All see the
-same batches: an anchor, its 5 nearest by label distance, others at random. A finished run is a line in the results and
-is not run again.
+same batches: an anchor, its 5 nearest by label distance, others at random; an epoch has as many batches as it takes to
+see as many images as there are, so only some images are anchors in it. A finished run is a line in the results and is
+not run again while its settings stay.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from typing import Any
 
 from benchmarks.papers.label_distances import write_stroke_distances, write_text_vectors
 from benchmarks.papers.omniglot import SPLIT
-from benchmarks.results import Results, best_options, made_with, markdown_table, spread
+from benchmarks.results import (
+    Results,
+    best_options,
+    digest_of,
+    made_with,
+    markdown_table,
+    percent,
+    spread,
+    try_options,
+)
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, train
 from zoo.embedding import embed
@@ -92,30 +102,37 @@ def read_task(task: str, folder: Path, work: Path) -> DataSplits:
 def tune(task: str, data: DataSplits, losses: list[str], work: Path) -> None:
     """Try the grid of each loss and note nDCG@10 on the validation classes."""
     for loss in losses:
-        for number, tried in enumerate(GRID[loss]):
-            if not TUNING.lines(task=task, loss=loss, options=tried):
-                folder = train(data, work / f"{task}-{loss}-{number}", loss=loss, **TASKS[task], **tried)
-                measured = facts_of(load_model(folder)).measured["validation"]
-                TUNING.add({"task": task, "loss": loss, "options": tried, "validation": measured})
+
+        def judged(number: int, tried: dict[str, Any], loss: str = loss) -> dict[str, Any]:
+            folder = train(data, work / f"{task}-{loss}-{number}", loss=loss, **TASKS[task], **tried)
+            return {"validation": facts_of(load_model(folder)).measured["validation"]}
+
+        try_options(TUNING, GRID[loss], judged, loss=loss, task=task, settings=digest_of(TASKS[task]))
 
 
 def compare(task: str, data: DataSplits, losses: list[str], seed: int, work: Path) -> None:
     """Train with each loss and measure on the test classes."""
     for loss in losses:
-        if RESULTS.lines(task=task, loss=loss, seed=seed):
+        known = {"task": task, "loss": loss, "seed": seed, "settings": digest_of(TASKS[task])}
+        if RESULTS.lines(**known):
             continue
         tried = chosen(task, loss)
         folder = train(data, work / f"{task}-{loss}-{seed}", loss=loss, seed=seed, **TASKS[task], **tried)
         model = load_model(folder)
         result = measure_by_labels(embed(model, data.test), data.test, facts_of(model).metric)
-        line = {"task": task, "loss": loss, "seed": seed, **result.summary(), "options": tried}
+        line = {**known, **result.summary(), "options": tried}
         line |= random_and_best(result, data.test)
         RESULTS.add(line | {"machine": machine(), "versions": versions()})
 
 
 def chosen(task: str, loss: str) -> dict[str, Any]:
     """Return the options that were best on the validation classes."""
-    return best_options(TUNING, GRID[loss], lambda line: line["validation"]["ndcg_at_10"], task=task, loss=loss)
+    return best_options(TUNING, GRID[loss], _validated, task=task, loss=loss, settings=digest_of(TASKS[task]))
+
+
+def _validated(line: dict[str, Any]) -> float:
+    ndcg: float = line["validation"]["ndcg_at_10"]
+    return ndcg
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
@@ -144,10 +161,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         text += ["![nDCG@K and mean label distance](continuous.png)", ""]
     if tuning:
         text += ["## What tuning found", "", "nDCG@10 in percent on the validation classes, seed 0.", ""]
-        tried = [
-            [line["task"], line["loss"], str(line["options"]), f"{100 * line['validation']['ndcg_at_10']:.2f}"]
-            for line in tuning
-        ]
+        tried = [[line["task"], line["loss"], str(line["options"]), percent(line, _validated)] for line in tuning]
         text += [*markdown_table(["task", "loss", "options", "nDCG@10"], tried), ""]
     if lines:
         text += [made_with(lines[-1])]

@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.omniglot import SPLIT
-from benchmarks.results import Results, best_options, made_with, markdown_table, spread, standard_error
+from benchmarks.results import (
+    Results,
+    best_options,
+    digest_of,
+    made_with,
+    markdown_table,
+    percent,
+    spread,
+    standard_error,
+    try_options,
+)
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, measure, train
 from zoo.embedding import embed
@@ -93,31 +103,37 @@ def main() -> None:
 def tune(data: DataSplits, base: str, work: Path) -> None:
     """Try the grids of a base loss and note Recall@1 on the validation classes."""
     for variant in VARIANTS:
-        for number, tried in enumerate(grid(base, variant)):
-            if not TUNING.lines(base=base, variant=variant, options=tried):
-                folder = train(data, work / f"{base}-{variant}-{number}", **OPTIONS, **tried)
-                measured = facts_of(load_model(folder)).measured["validation"]
-                TUNING.add({"base": base, "variant": variant, "options": tried, "validation": measured})
+
+        def judged(number: int, tried: dict[str, Any], variant: str = variant) -> dict[str, Any]:
+            folder = train(data, work / f"{base}-{variant}-{number}", **OPTIONS, **tried)
+            return {"validation": facts_of(load_model(folder)).measured["validation"]}
+
+        try_options(TUNING, grid(base, variant), judged, base=base, variant=variant, settings=digest_of(OPTIONS))
 
 
 def compare(data: DataSplits, base: str, seed: int, work: Path) -> None:
     """Train each variant, and measure on the test classes."""
     for variant in VARIANTS:
-        if RESULTS.lines(base=base, variant=variant, seed=seed):
+        known = {"base": base, "variant": variant, "seed": seed, "settings": digest_of(OPTIONS)}
+        if RESULTS.lines(**known):
             continue
         tried = chosen(base, variant)
         folder = train(data, work / f"{base}-{variant}-{seed}", seed=seed, **OPTIONS, **tried)
         model = load_model(folder)
         result = measure(embed(model, data.test), data.test, facts_of(model).metric)
-        line = {"base": base, "variant": variant, "seed": seed, **result.summary(), "options": tried}
+        line = {**known, **result.summary(), "options": tried}
         RESULTS.add(line | {"machine": machine(), "versions": versions()})
 
 
 def chosen(base: str, variant: str) -> dict[str, Any]:
     """Return the options that were best on the validation classes."""
-    return best_options(
-        TUNING, grid(base, variant), lambda line: line["validation"]["recall_at_1"], base=base, variant=variant
-    )
+    digest = digest_of(OPTIONS)
+    return best_options(TUNING, grid(base, variant), _validated, base=base, variant=variant, settings=digest)
+
+
+def _validated(line: dict[str, Any]) -> float:
+    recall: float = line["validation"]["recall_at_1"]
+    return recall
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
@@ -140,7 +156,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         text += [*markdown_table(header, rows), ""]
     if tuning:
         text += ["## What tuning found", "", "Recall@1 on the validation classes, seed 0.", ""]
-        tried = [[str(line["options"]), f"{100 * line['validation']['recall_at_1']:.2f}"] for line in tuning]
+        tried = [[str(line["options"]), percent(line, _validated)] for line in tuning]
         text += [*markdown_table(["options", "Recall@1"], tried), ""]
     if lines:
         text += [made_with(lines[-1])]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from zoo.retrieval import nearest
+from zoo.retrieval import comparable, nearest
 
 
 def linear_probe(
@@ -45,25 +45,27 @@ def linear_probe(
 
 
 def knn_accuracy(
-    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, k: int = 5
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    metric: str = "cosine",
+    k: int = 5,
 ) -> float:
-    """Return the accuracy of the majority of the k nearest by cosine; of equal counts, the class of the nearest.
+    """Return the accuracy of the majority of the k nearest; of equal counts, the class of the nearest.
 
     Args:
         train: float ``(N, D)``, the neighbours.
         train_labels: int ``(N,)`` in 0..C-1.
         test: float ``(M, D)``, to judge on.
         test_labels: int ``(M,)``.
+        metric: how embeddings are compared, "cosine" or "euclidean".
         k: neighbours that vote.
 
     Returns:
         Accuracy in [0, 1].
     """
-    gallery, queries = (
-        (part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-        for part in (train, test)
-    )
-    votes = train_labels[nearest(queries, gallery, k)]
+    votes = train_labels[nearest(comparable(test, metric), comparable(train, metric), k)]
     counts = (votes[:, :, None] == votes[:, None, :]).sum(axis=2)
     found = votes[np.arange(len(votes)), counts.argmax(axis=1)]  # argmax takes the nearest of equal counts
     return float((found == test_labels).mean())

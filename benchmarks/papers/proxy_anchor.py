@@ -12,7 +12,7 @@ epochs are of the validation classes. A finished run is a line in the results an
 from __future__ import annotations
 
 import argparse
-import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.papers.omniglot import SPLIT
-from benchmarks.results import Results, best_options, made_with, markdown_table, spread
+from benchmarks.results import (
+    Results,
+    best_options,
+    digest_of,
+    made_with,
+    markdown_table,
+    percent,
+    spread,
+    try_options,
+)
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, measure, train
 from zoo.embedding import embed
@@ -55,13 +64,16 @@ LOSSES = {
     "triplet": "benchmarks.papers.rivals:Triplet",
     "contrastive": "benchmarks.papers.rivals:Contrastive",
 }
-_PROXIES = ("Proxy-Anchor", "Proxy-NCA", "normalised softmax")
+_PROXIES = ("Proxy-Anchor", "normalised softmax")
 _MARGINS = {"triplet": (0.1, 0.3), "contrastive": (0.5, 1.0)}
 _BASES = {"multi-similarity": (50.0, 20.0)}
 
 
 def grid(name: str) -> list[dict[str, Any]]:
     """Return six sets of options: three rates, and two values of what matters most in the loss."""
+    if name == "Proxy-NCA":  # 32 is the scale that Proxy-Anchor's authors compare with
+        scales = [{"softmax_scale": scale} for scale in (9.0, 32.0)]
+        return [{"lr": lr, "proxy_lr_factor": 30.0, "loss_options": scale} for lr in RATES for scale in scales]
     if name in _PROXIES:
         return [{"lr": lr, "proxy_lr_factor": factor} for lr in RATES for factor in (10.0, 30.0)]
     if name in _MARGINS:
@@ -97,16 +109,18 @@ def main() -> None:
 def tune(data: DataSplits, names: list[str], work: Path) -> None:
     """Try the grid of each loss and note Recall@1 on the validation classes."""
     for name in names:
-        for number, tried in enumerate(grid(name)):
-            if not TUNING.lines(loss=name, options=tried):
-                folder = train(data, work / f"{name}-{number}", loss=LOSSES[name], **OPTIONS, **tried)
-                TUNING.add({"loss": name, "options": tried, "curve": curve(folder)})
+
+        def judged(number: int, tried: dict[str, Any], name: str = name) -> dict[str, Any]:
+            return {"curve": curve(train(data, work / f"{name}-{number}", loss=LOSSES[name], **OPTIONS, **tried))}
+
+        try_options(TUNING, grid(name), judged, loss=name, settings=digest_of(OPTIONS))
 
 
 def compare(data: DataSplits, names: list[str], noise: float, seed: int, work: Path) -> None:
     """Train with each loss on labels of which a part is wrong, and measure on the test classes."""
     for name in names:
-        if RESULTS.lines(loss=name, noise=noise, seed=seed):
+        known = {"loss": name, "noise": noise, "seed": seed, "settings": digest_of(OPTIONS)}
+        if RESULTS.lines(**known):
             continue
         corrupted = replace(data, train=corrupt(data.train, noise, seed))
         tried = chosen(name)
@@ -114,7 +128,7 @@ def compare(data: DataSplits, names: list[str], noise: float, seed: int, work: P
         train(corrupted, folder, loss=LOSSES[name], seed=seed, **OPTIONS, **tried)
         model = load_model(folder)
         result = measure(embed(model, data.test), data.test, facts_of(model).metric)
-        line = {"loss": name, "noise": noise, "seed": seed, **result.summary(), "options": tried}
+        line = {**known, **result.summary(), "options": tried}
         RESULTS.add(line | {"curve": curve(folder), "machine": machine(), "versions": versions()})
 
 
@@ -132,14 +146,17 @@ def corrupt(images: Any, fraction: float, seed: int) -> Any:
 
 def curve(folder: Path) -> list[float]:
     """Return Recall@1 on the validation classes after each epoch."""
-    with (folder / "log" / "metrics.csv").open(encoding="utf-8") as file:
-        found = [row["validation/recall_at_1"] for row in csv.DictReader(file)]
-    return [round(float(value), 4) for value in found if value]
+    measured = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
+    return [round(entry["recall_at_1"], 4) for entry in measured]
 
 
 def chosen(name: str) -> dict[str, Any]:
     """Return the options that were best on the validation classes."""
-    return best_options(TUNING, grid(name), lambda line: max(line["curve"]), loss=name)
+    return best_options(TUNING, grid(name), _validated, loss=name, settings=digest_of(OPTIONS))
+
+
+def _validated(line: dict[str, Any]) -> float:
+    return max(line["curve"])
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
@@ -168,7 +185,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         text += ["![Recall@1 against epochs](proxy-anchor.png)", ""]
     if tuning:
         text += ["## What tuning found", "", "Best Recall@1 on the validation classes, seed 0, clean labels.", ""]
-        rows = [[line["loss"], str(line["options"]), f"{100 * max(line['curve']):.2f}"] for line in tuning]
+        rows = [[line["loss"], str(line["options"]), percent(line, _validated)] for line in tuning]
         text += [*markdown_table(["loss", "options", "Recall@1"], rows), ""]
     if lines:
         text += [made_with(lines[-1])]

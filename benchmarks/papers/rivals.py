@@ -43,17 +43,27 @@ class MultiSimilarity(_WithMiner):
 
 
 class ProxyNCA(losses.ProxyNCALoss):
-    """Proxy-NCA; its ``proxies`` learn at the proxies' rate."""
+    """Proxy-NCA; its ``proxies`` learn at the proxies' rate.
 
-    def __init__(self, num_classes: int, dim: int, softmax_scale: float = 3.0) -> None:
+    The scale is of squared distances: 9 is that of Proxy-NCA++ (arXiv:2004.01113), which multiplies vectors by 3.
+    """
+
+    def __init__(self, num_classes: int, dim: int, softmax_scale: float = 9.0) -> None:
         super().__init__(num_classes, dim, softmax_scale=softmax_scale)
 
 
-class NormalizedSoftmax(losses.NormalizedSoftmaxLoss):
-    """Normalised softmax; its class weights learn at the proxies' rate."""
+class NormalizedSoftmax(nn.Module):
+    """Normalised softmax; its class weights learn at the proxies' rate, which goes by the name ``proxies``."""
 
     def __init__(self, num_classes: int, dim: int, temperature: float = 0.05) -> None:
-        super().__init__(num_classes, dim, temperature=temperature)
+        super().__init__()
+        loss = losses.NormalizedSoftmaxLoss(num_classes, dim, temperature=temperature)
+        self.proxies = loss.W  # before the loss: a parameter has the name it is met by first
+        self.loss = loss
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        value: Tensor = self.loss(embeddings, labels)
+        return value
 
 
 class NTXent(_WithMiner):

@@ -24,6 +24,7 @@ from compressor import distill
 from compressor.cli import quieten
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.embedding import embed
+from zoo.models import facts_of
 from zoo.versions import machine, versions
 
 HERE = Path(__file__).resolve().parent
@@ -72,6 +73,8 @@ def run_seed(data: DataSplits, seed: int, work: Path) -> None:
     """Train teacher and students of a seed without labels and judge them."""
     unlabelled = replace(data, train=data.train.without_labels())
     alone = STUDENT | {name: TEACHER[name] for name in ("loss", "batch_size", "images_per_class")}
+    # Its batch holds two views of half as many images: twice the epochs make as many steps, of as many views.
+    alone["epochs"] *= TEACHER["batch_size"] // TRANSFER["batch_size"]
     for method in ("teacher", *METHODS, ALONE):
         if RESULTS.lines(method=method, seed=seed):
             continue
@@ -97,12 +100,13 @@ def each_its_own_class(data: DataSplits) -> DataSplits:
 
 def judge(folder: Path, images: ImageSet) -> dict[str, float]:
     """Return the accuracy of the probes on a quarter of each class's images, fitted on the others."""
-    embeddings = embed(load_model(folder), images)
+    model = load_model(folder)
+    embeddings = embed(model, images)
     assert images.labels is not None
     _, labels = np.unique(images.labels, return_inverse=True)
     held_out = every_fourth(labels)
     parts = (embeddings[~held_out], labels[~held_out], embeddings[held_out], labels[held_out])
-    return {"linear_probe": linear_probe(*parts), "knn": knn_accuracy(*parts)}
+    return {"linear_probe": linear_probe(*parts), "knn": knn_accuracy(*parts, metric=facts_of(model).metric)}
 
 
 def table(lines: list[dict[str, Any]]) -> str:

@@ -2,11 +2,13 @@
 
     python -m benchmarks.papers.transfer compression --data folder:PATH --tune
     python -m benchmarks.papers.transfer compression --data folder:PATH --seeds 0 1 2
+    python -m benchmarks.papers.transfer grocery --data grocery:PATH --tune
 
-The settings are ``configs/transfer/SETTING.yaml``. With ``--tune`` every method gets the same number of runs, ``GRID``,
-in the compression setting with the seed 0, and is judged on the validation classes, which are training classes held
-out; without it every method runs with what was best there, and is measured on the test classes. A finished run is a
-line in the results and is not run again; an interrupted one goes on when the command is repeated.
+The settings are ``configs/transfer/SETTING.yaml``; ``grocery`` is compression on photographs, of some of the methods.
+With ``--tune`` every method gets the same number of runs, ``GRID``, with the seed 0, in the compression setting or in
+grocery, and is judged on the validation classes, which are training classes held out; without it every method runs with
+what was best there, and is measured on the test classes. A finished run is a line in the results and is not run again
+while its settings stay; an interrupted one goes on when the command is repeated.
 """
 
 from __future__ import annotations
@@ -18,7 +20,17 @@ from typing import Any
 import yaml
 
 from benchmarks.labels_only import as_labels_only
-from benchmarks.results import Results, best_options, made_with, markdown_table, spread
+from benchmarks.results import (
+    Results,
+    best_options,
+    digest_of,
+    made_with,
+    markdown_table,
+    percent,
+    spread,
+    standard_error,
+    try_options,
+)
 from compressor import distill
 from compressor.cli import quieten
 from zoo import load_data, load_model, measure, train
@@ -33,8 +45,13 @@ RESULTS = Results(HERE / "results" / "transfer.jsonl")
 TABLE = HERE / "results" / "transfer.md"
 
 LABELS_ONLY = "labels only"
-TUNED_IN = "compression"
-TITLES = {"self": "Self-transfer", "dimension": "Dimension reduction", "compression": "Compression"}
+TUNED_IN = dict.fromkeys(("self", "dimension", "compression"), "compression") | {"grocery": "grocery"}
+TITLES = {
+    "self": "Self-transfer, Omniglot",
+    "dimension": "Dimension reduction, Omniglot",
+    "compression": "Compression, Omniglot",
+    "grocery": "Compression, Grocery Store",
+}
 
 # Four runs for each: two rates and two values of what matters most in the method, or four rates where it has nothing.
 RATES = (1e-3, 3e-3)
@@ -42,68 +59,88 @@ GRID: dict[str, list[dict[str, Any]]] = {
     "relaxed_contrastive": [{"lr": lr, "loss_options": {"sigma": s}} for lr in RATES for s in (1.0, 0.5)],
     "relaxed_multi_similarity": [{"lr": lr, "loss_options": {"beta": b}} for lr in RATES for b in (2.0, 4.0)],
     "rkd": [{"lr": lr, "loss_options": {"angle_weight": w}} for lr in RATES for w in (2.0, 0.5)],
-    "pkt": [{"lr": lr} for lr in (3e-4, 1e-3, 3e-3, 1e-2)],
+    "pkt": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (1.0, 1e4)],
     "darkrank": [{"lr": lr, "loss_options": {"triplet_weight": w}} for lr in RATES for w in (1.0, 0.1)],
     "fitnet": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (1.0, 10.0)],
-    "attention": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (1000.0, 100.0)],
+    "attention": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (1000.0, 1.0)],
     "crd": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (0.8, 0.1)],
     LABELS_ONLY: [{"lr": lr} for lr in (3e-4, 1e-3, 3e-3, 1e-2)],
 }
+ON_GROCERY = ["relaxed_contrastive", "rkd", "pkt", LABELS_ONLY]
 
 
 def main() -> None:
     """Run what is not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setting", choices=TITLES)
-    parser.add_argument("--data", required=True, help="folder:PATH of Omniglot's two small background sets")
+    parser.add_argument(
+        "--data", required=True, help="folder:PATH of Omniglot's two small background sets, or grocery:"
+    )
     parser.add_argument("--tune", action="store_true", help="choose each method's options on the validation classes")
-    parser.add_argument("--methods", nargs="+", choices=GRID, default=list(GRID))
+    parser.add_argument("--methods", nargs="+", choices=GRID, help="all, or on grocery four, where none is named")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
     options = parser.parse_args()
     quieten()
+    methods = options.methods or (ON_GROCERY if options.setting == "grocery" else list(GRID))
     if options.tune:
-        tune(options.data, options.methods, options.work)
+        tune(TUNED_IN[options.setting], options.data, methods, options.work)
     else:
         for seed in options.seeds:
-            compare(options.setting, options.data, seed, options.methods, options.work)
+            compare(options.setting, options.data, seed, methods, options.work)
     TABLE.write_text(table(RESULTS.lines(), TUNING.lines()), encoding="utf-8")
     print(TABLE.read_text(encoding="utf-8"))
 
 
-def tune(data: str, methods: list[str], work: Path) -> None:
+def tune(setting: str, data: str, methods: list[str], work: Path) -> None:
     """Try the grid of each method and note Recall@1 on the validation classes."""
-    settings = read_settings(TUNED_IN, data, seed=0)
-    teacher = train_teacher(settings, work)
+    settings = read_settings(setting, data, seed=0)
+    teacher = train_teacher(setting, settings, work)
     for method in methods:
-        for number, tried in enumerate(GRID[method]):
-            if not TUNING.lines(method=method, options=tried):
-                student = make_student(method, teacher, settings, tried, work / "tuning" / f"{method}-{number}")
-                measured = facts_of(load_model(student)).measured["validation"]
-                TUNING.add({"method": method, "options": tried, "validation": measured})
+
+        def judged(number: int, tried: dict[str, Any], method: str = method) -> dict[str, Any]:
+            student = make_student(method, teacher, settings, tried, tuned_folder(setting, method, number, work))
+            return {"validation": facts_of(load_model(student)).measured["validation"]}
+
+        try_options(TUNING, GRID[method], judged, method=method, setting=setting, settings=digest_of(settings))
 
 
 def compare(setting: str, data: str, seed: int, methods: list[str], work: Path) -> None:
     """Measure the teacher of a seed and its students on the test classes."""
     settings = read_settings(setting, data, seed)
+    known = {"setting": setting, "seed": seed, "settings": digest_of(settings)}
     for method in ["teacher", *methods]:
-        if RESULTS.lines(setting=setting, method=method, seed=seed):
+        if RESULTS.lines(method=method, **known):
             continue
-        folder = teacher = train_teacher(settings, work)
+        folder = teacher = train_teacher(setting, settings, work)
         tried: dict[str, Any] = {}
         if method != "teacher":
-            tried = chosen(method)
-            folder = make_student(method, teacher, settings, tried, work / setting / f"{method}-{seed}")
+            tried = chosen(method, TUNED_IN[setting], data)
+            out = work / setting / f"{method}-{seed}"
+            if setting == TUNED_IN[setting] and seed == 0:  # made in tuning
+                out = tuned_folder(setting, method, GRID[method].index(tried), work)
+            folder = make_student(method, teacher, settings, tried, out)
         images = load_data(data, settings["split"], settings["validation"]).test
         model = load_model(folder)
         result = measure(embed(model, images), images, facts_of(model).metric)
-        line = {"setting": setting, "method": method, "seed": seed, **result.summary(), "options": tried}
+        line = {"method": method, **known, **result.summary(), "options": tried}
         RESULTS.add(line | {"machine": machine(), "versions": versions()})
 
 
-def chosen(method: str) -> dict[str, Any]:
-    """Return the options that were best on the validation classes."""
-    return best_options(TUNING, GRID[method], lambda line: line["validation"]["recall_at_1"], method=method)
+def chosen(method: str, setting: str, data: str) -> dict[str, Any]:
+    """Return the options that were best on the validation classes of a setting."""
+    digest = digest_of(read_settings(setting, data, seed=0))
+    return best_options(TUNING, GRID[method], _validated, method=method, setting=setting, settings=digest)
+
+
+def _validated(line: dict[str, Any]) -> float:
+    recall: float = line["validation"]["recall_at_1"]
+    return recall
+
+
+def tuned_folder(setting: str, method: str, number: int, work: Path) -> Path:
+    """Return where tuning leaves the student of a place in the grid."""
+    return work / f"{setting}-tuning" / f"{method}-{number}"
 
 
 def read_settings(setting: str, data: str, seed: int) -> dict[str, Any]:
@@ -112,9 +149,9 @@ def read_settings(setting: str, data: str, seed: int) -> dict[str, Any]:
     return settings | {"data": data, "seed": seed}
 
 
-def train_teacher(settings: dict[str, Any], work: Path) -> Path:
-    """Train the teacher of a seed, or find it trained; all settings share it."""
-    out = work / "teachers" / str(settings["seed"])
+def train_teacher(setting: str, settings: dict[str, Any], work: Path) -> Path:
+    """Train the teacher of a seed, or find it trained; all settings on the same data share it."""
+    out = work / f"{TUNED_IN[setting]}-teachers" / str(settings["seed"])
     return train(settings["data"], out, **_shared(settings), **settings["teacher"])
 
 
@@ -129,18 +166,17 @@ def make_student(method: str, teacher: Path, settings: dict[str, Any], tried: di
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: a table for each setting, best first, then what tuning chose."""
-    text = ["# Embedding transfer on Omniglot", ""]
-    text += ["Recall and MAP in percent on the test classes, mean over seeds ± standard deviation.", ""]
+    text = ["# Embedding transfer", ""]
+    text += ["Recall and MAP in percent on the test classes, mean over seeds ± standard deviation; of the last column,"]
+    text += ["mean difference of the same seeds ± its standard error.", ""]
     for setting, title in TITLES.items():
         of_setting = [line for line in lines if line["setting"] == setting]
         if of_setting:
             text += [f"## {title}", "", *_setting_table(of_setting), ""]
     if tuning:
-        text += ["## What tuning chose", "", "Recall@1 on the validation classes, seed 0, compression setting.", ""]
-        rows = [
-            [line["method"], str(line["options"]), f"{100 * line['validation']['recall_at_1']:.2f}"] for line in tuning
-        ]
-        text += [*markdown_table(["method", "options", "Recall@1"], rows), ""]
+        text += ["## What tuning found", "", "Recall@1 in percent on the validation classes, seed 0.", ""]
+        rows = [[line["setting"], line["method"], str(line["options"]), percent(line, _validated)] for line in tuning]
+        text += [*markdown_table(["setting", "method", "options", "Recall@1"], rows), ""]
     if lines:
         text += [made_with(lines[-1])]
     return "\n".join(text) + "\n"
@@ -160,7 +196,7 @@ def _setting_table(lines: list[dict[str, Any]]) -> list[str]:
                 ", ".join(str(line["seed"]) for line in found),
                 *(spread([100 * line["recall"][k] for line in found]) for k in ("1", "2", "4", "8")),
                 spread([100 * line["map_at_r"] for line in found]),
-                spread(behind) if behind else "",
+                f"{_mean(behind):+.2f} ± {standard_error(behind):.2f}" if behind else "",
             ]
         )
     header = ["method", "seeds", "Recall@1", "@2", "@4", "@8", "MAP@R", "relaxed contrastive is ahead by"]

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from compressor.feature_maps import to_smaller
 from compressor.losses.distances import full_precision
+from zoo.arguments import require_above, require_at_least
 from zoo.directions import unit
 from zoo.losses.proxy_anchor import ProxyAnchorLoss
 
@@ -21,21 +22,26 @@ class AttentionTransferLoss(nn.Module):
 
     The paper's beta is 1000 over the number of images and positions, which here are in the mean; its 1/2 is left out.
     The paper adds it to a classification loss. With Proxy-Anchor in its place it is what "Embedding Transfer with Label
-    Relaxation" (CVPR 2021) compares with.
+    Relaxation" (CVPR 2021) compares with, whose authors' code gives it the weight 1.
 
     Memory is that of the maps, in float32, and O(N C) for C classes.
 
     Args:
         num_classes: classes C, one proxy each.
         student_dim: dimensions of the student's embedding.
-        weight: of the attention maps.
+        weight: of the attention maps, 0 or more.
         label_weight: of Proxy-Anchor, above 0, since nothing else trains the embedding.
+
+    Raises:
+        OptionError: a weight is out of its range.
     """
 
     metric = "cosine"
 
     def __init__(self, num_classes: int, student_dim: int, weight: float = 1000.0, label_weight: float = 1.0) -> None:
         super().__init__()
+        require_at_least(0, weight=weight)
+        require_above(0, label_weight=label_weight)
         self.weight = weight
         self.label_weight = label_weight
         self.proxy_anchor = ProxyAnchorLoss(num_classes, student_dim)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo.arguments import require_above, require_at_least
 from zoo.directions import unit
 from zoo.errors import OptionError
 from zoo.losses.proxy_anchor import ProxyAnchorLoss
@@ -72,10 +73,8 @@ class CRDLoss(nn.Module):
         label_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if negatives < 1:
-            raise OptionError(f"negatives is {negatives}; it must be at least 1.")
-        if not temperature > 0:
-            raise OptionError(f"temperature is {temperature}; it must be above 0.")
+        require_at_least(1, negatives=negatives)
+        require_above(0, temperature=temperature)
         if not 0 <= momentum < 1:
             raise OptionError(f"momentum is {momentum}; it must lie in [0, 1).")
         if num_images < negatives:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.losses.distances import full_precision, pairwise_distances
+from zoo.arguments import require_above, require_at_least
 from zoo.directions import unit
 
 
@@ -22,11 +23,14 @@ class DarkRankLoss(nn.Module):
     - ||t_a - t_n|| + margin). Which triplets is ours: all of the batch for which it is above 0. Memory is O(N^2).
 
     Args:
-        alpha: scale of the scores.
+        alpha: scale of the scores, above 0.
         beta: contrast of the scores, at least 1.
-        permute_length: L, neighbours in the list; all others where a batch has fewer.
-        triplet_weight: of the triplet loss.
+        permute_length: L, neighbours in the list, at least 1; all others where a batch has fewer.
+        triplet_weight: of the triplet loss, 0 or more.
         margin: of the triplet loss.
+
+    Raises:
+        OptionError: an option is out of its range.
     """
 
     metric = "cosine"
@@ -40,6 +44,9 @@ class DarkRankLoss(nn.Module):
         margin: float = 0.2,
     ) -> None:
         super().__init__()
+        require_above(0, alpha=alpha)
+        require_at_least(1, beta=beta, permute_length=permute_length)
+        require_at_least(0, triplet_weight=triplet_weight)
         self.alpha = alpha
         self.beta = beta
         self.permute_length = permute_length

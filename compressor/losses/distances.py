@@ -19,7 +19,8 @@ def pairwise_distances(embeddings: Tensor) -> Tensor:
     """Return the Euclidean distances between all rows.
 
     Equal rows are at distance 0 exactly and get no gradient from each other. Near rows keep their precision, since the
-    differences are taken before they are squared.
+    differences are taken before they are squared; that of their gradient falls as they near each other, in float32 to
+    two digits where they differ by a thousandth of the batch's extent.
 
     Args:
         embeddings: float32 or float64 ``(N, D)``.

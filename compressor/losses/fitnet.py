@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.feature_maps import to_smaller
+from zoo.arguments import require_above, require_at_least
 from zoo.losses.proxy_anchor import ProxyAnchorLoss
 
 
@@ -21,7 +22,7 @@ class FitNetLoss(nn.Module):
 
     The mean is over images, channels and positions. The paper trains on the hint of one stage first and on the labels
     afterwards; hints of several stages together with Proxy-Anchor are what "Embedding Transfer with Label Relaxation"
-    (CVPR 2021) compares with. The weights are not published: 1 each is ours, and so is 1 for the paper's 1/2.
+    (CVPR 2021) compares with, whose authors' code weights them 1 each. That the paper's 1/2 is left out is ours.
 
     Memory is that of the maps, in float32, and O(N C) for C classes.
 
@@ -30,8 +31,11 @@ class FitNetLoss(nn.Module):
         student_dim: dimensions of the student's embedding.
         student_channels: of its maps, for each stage.
         teacher_channels: of the teacher's maps, for each stage.
-        weight: of the regression.
+        weight: of the regression, 0 or more.
         label_weight: of Proxy-Anchor, above 0, since nothing else trains the embedding.
+
+    Raises:
+        OptionError: a weight is out of its range.
     """
 
     metric = "cosine"
@@ -46,6 +50,8 @@ class FitNetLoss(nn.Module):
         label_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        require_at_least(0, weight=weight)
+        require_above(0, label_weight=label_weight)
         self.weight = weight
         self.label_weight = label_weight
         self.proxy_anchor = ProxyAnchorLoss(num_classes, student_dim)

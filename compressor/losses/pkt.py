@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.losses.distances import full_precision
+from zoo.arguments import require_above
 from zoo.directions import unit
 
 _EPSILON = 1e-7
@@ -17,12 +18,24 @@ class PKTLoss(nn.Module):
     With the cosine kernel k(i, j) = (cos(i, j) + 1) / 2 and the conditional probability p(j | i) = k(i, j) /
     sum_j k(i, j), the image itself included, in the space of the teacher (p) and the student (q):
 
-        L = 1/n^2 sum_{i, j} p(j | i) log(p(j | i) / q(j | i))
+        L = weight * 1/n^2 sum_{i, j} p(j | i) log(p(j | i) / q(j | i))
 
-    Inside the logarithm 1e-7 is added to p and q, which are 0 for opposite embeddings.
+    Inside the logarithm 1e-7 is added to p and q, which are 0 for opposite embeddings. The weight is ours: gradients of
+    the loss as it is are so small that AdamW's 1e-8 beside their size begins to count.
+
+    Args:
+        weight: of the loss, above 0.
+
+    Raises:
+        OptionError: the weight is not above 0.
     """
 
     metric = "cosine"
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        require_above(0, weight=weight)
+        self.weight = weight
 
     def forward(self, student: Tensor, teacher: Tensor, image_ids: Tensor | None = None) -> Tensor:
         """Return the loss.
@@ -38,7 +51,7 @@ class PKTLoss(nn.Module):
         with torch.autocast(student.device.type, enabled=False):
             student, teacher = full_precision(student, teacher)
             p, q = _probabilities(teacher), _probabilities(student)
-            return (p * torch.log((p + _EPSILON) / (q + _EPSILON))).mean()
+            return self.weight * (p * torch.log((p + _EPSILON) / (q + _EPSILON))).mean()
 
 
 def _probabilities(embeddings: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from compressor.losses.distances import full_precision, pairwise_distances, relative_distances
+from zoo.arguments import require_above
 from zoo.directions import unit
-from zoo.errors import OptionError
 
 
 class RelaxedContrastiveLoss(nn.Module):
@@ -34,8 +34,7 @@ class RelaxedContrastiveLoss(nn.Module):
 
     def __init__(self, sigma: float = 1.0, delta: float = 1.0) -> None:
         super().__init__()
-        if not sigma > 0:
-            raise OptionError(f"sigma is {sigma}; it must be above 0.")
+        require_above(0, sigma=sigma)
         self.sigma = sigma
         self.delta = delta
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from compressor.losses.distances import full_precision, pairwise_distances, relative_distances
+from zoo.arguments import require_above
 from zoo.directions import unit
-from zoo.errors import OptionError
 
 
 class RelaxedMultiSimilarityLoss(nn.Module):
@@ -35,9 +35,7 @@ class RelaxedMultiSimilarityLoss(nn.Module):
 
     def __init__(self, sigma: float = 1.0, delta: float = 1.0, alpha: float = 1.0, beta: float = 2.0) -> None:
         super().__init__()
-        for name, value in (("sigma", sigma), ("alpha", alpha), ("beta", beta)):
-            if not value > 0:
-                raise OptionError(f"{name} is {value}; it must be above 0.")
+        require_above(0, sigma=sigma, alpha=alpha, beta=beta)
         self.sigma = sigma
         self.delta = delta
         self.alpha = alpha

@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from compressor.losses.distances import full_precision, pairwise_distances
+from zoo.arguments import require_above, require_at_least
 from zoo.directions import unit
 
 _ANCHORS = 8  # angles seen at once: this many times N x N
@@ -26,14 +27,19 @@ class RKDLoss(nn.Module):
     for some anchors k at a time, and anew for the gradient, so memory is O(N^2 + N D).
 
     Args:
-        distance_weight: of the distance term.
-        angle_weight: of the angle term.
+        distance_weight: of the distance term, 0 or more.
+        angle_weight: of the angle term, 0 or more.
+
+    Raises:
+        OptionError: a weight is below 0, or both are 0.
     """
 
     metric = "euclidean"
 
     def __init__(self, distance_weight: float = 1.0, angle_weight: float = 2.0) -> None:
         super().__init__()
+        require_at_least(0, distance_weight=distance_weight, angle_weight=angle_weight)
+        require_above(0, **{"distance_weight + angle_weight": distance_weight + angle_weight})
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
 

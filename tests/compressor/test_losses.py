@@ -634,3 +634,32 @@ def test_create_loss_knows_the_names(name: str) -> None:
     module, class_name = LOSSES[name].split(":")
     loss_class = find_loss(name, LOSSES)
     assert (loss_class.__module__, loss_class.__name__) == (module, class_name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("darkrank", {"alpha": 0.0}, r"alpha is 0\.0; it must be above 0"),
+        ("darkrank", {"beta": 0.5}, r"beta is 0\.5; it must be at least 1"),
+        ("darkrank", {"permute_length": 0}, "permute_length is 0; it must be at least 1"),
+        ("darkrank", {"triplet_weight": -1.0}, "triplet_weight is -1"),
+        ("rkd", {"distance_weight": -1.0}, "distance_weight is -1"),
+        ("rkd", {"distance_weight": 0.0, "angle_weight": 0.0}, r"distance_weight \+ angle_weight is 0"),
+        ("pkt", {"weight": 0.0}, r"weight is 0\.0; it must be above 0"),
+        ("fitnet", {"label_weight": 0.0}, r"label_weight is 0\.0; it must be above 0"),
+        ("attention", {"weight": -1.0}, r"weight is -1\.0; it must be at least 0"),
+        ("attention", {"label_weight": 0.0}, "label_weight is 0"),
+        ("crd", {"negatives": "many"}, "negatives of loss 'crd' is 'many'; it must be a number"),
+    ],
+)
+def test_options_out_of_range_are_named(name: str, options: dict[str, Any], message: str) -> None:
+    facts = {"num_images": 4, "num_classes": 2, "student_dim": 3, "teacher_dim": 3}
+    facts |= {"student_channels": (4,), "teacher_channels": (4,)}
+    named = inspect.signature(find_loss(name, LOSSES)).parameters
+    with pytest.raises(OptionError, match=message):
+        create_loss(name, LOSSES, **{key: value for key, value in facts.items() if key in named} | options)
+
+
+def test_the_weight_of_pkt_scales_it() -> None:
+    student, teacher = random(6, 4, 0), random(6, 5, 1)
+    assert PKTLoss(1e4)(student, teacher).item() == pytest.approx(1e4 * PKTLoss()(student, teacher).item(), rel=1e-12)

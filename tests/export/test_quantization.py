@@ -208,7 +208,7 @@ def test_schemes_fit_network_and_target(traced: Traced, transformer: tuple[nn.Mo
         assert {scheme.per_channel for scheme in schemes} == {True, False}
         assert {scheme.ranges for scheme in schemes} == {"minmax", "percentile"}
         assert len({scheme.name for scheme in schemes}) == len(schemes)
-    with pytest.raises(OptionError, match=r"'arm'; known are x86, arm64, web\. Did you mean arm64\?"):
+    with pytest.raises(OptionError, match=r"'arm'; known are x86, arm64 and web\. Did you mean arm64\?"):
         schemes_for(convolutional, "arm")
 
 

@@ -209,7 +209,7 @@ def test_positions_of_spots(spot_teacher: Path, spots: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int4"}, r"'int4'; known are fp32, fp16, int8, auto\. Did you mean int8"),
+        ({"precision": "int4"}, r"'int4'; known are fp32, fp16, int8 and auto\. Did you mean int8"),
         ({"precision": "int8"}, "needs data"),
         ({"precision": "int8,auto", "data": "glyphs"}, "Give one of them"),
         ({"precision": "fp32,fp16", "path": "small.onnx"}, "one file for 2 precisions"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,28 @@ def test_with_classes_too_retention_stays_that_of_recall(
 def test_neither_classes_nor_continuous_labels(spots: Path, spot_teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be measured on images without labels"):
         validate([spot_teacher], spot_teacher, f"csv:{spots / 'images.csv'}", tmp_path / "r")
+
+
+def test_a_model_that_may_have_seen_the_test_classes_is_warned_of(
+    photos: Path, tiny_teacher: Path, artefact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick: dict[str, Any] = {"bootstrap": 10, "latency_runs": 0, "validation": 0.34}
+    report = validate([artefact], tiny_teacher, photos, tmp_path / "a", split="even-odd", **quick)
+    expected = [
+        f"{stage} was trained on folder:{photos} divided by split first-half, and is measured on it divided by "
+        "even-odd: it may have been trained on what it is measured on."
+        for stage in ("teacher", "onnx-fp32")
+    ]
+    assert report.content["warnings"] == expected
+    assert all(warning in caplog.text for warning in expected)
+    assert "divided by split first-half, and is measured" in (tmp_path / "a" / "report.html").read_text()
+    report = validate([artefact], tiny_teacher, photos, tmp_path / "b", split="first-half", **quick)
+    assert report.content["warnings"] == [] and report.content["data"]["unreadable"] == 0
+
+
+def test_one_test_class_proves_nothing(photos: Path, tiny_teacher: Path, artefact: Path, tmp_path: Path) -> None:
+    data = load_data(photos, validation=0.34)
+    single = replace(data, test=data.test.subset(np.flatnonzero(data.test.labels == data.test.labels[0])))
+    with pytest.raises(DataError, match="fewer than two classes"):
+        validate([artefact], tiny_teacher, single, tmp_path, latency_runs=0)
+    assert not list(tmp_path.iterdir())

@@ -145,7 +145,7 @@ def test_strong_photos_vary_in_colour() -> None:
     [
         ({"min_crop": 0.0}, r"min_crop is 0\.0"),
         ({"min_crop": 1.1}, r"min_crop is 1\.1"),
-        ({"augment": "drawings"}, r"'drawings'; known are photo, photo-strong, drawing, none\. Did you mean drawing"),
+        ({"augment": "drawings"}, r"known are photo, photo-strong, drawing and none\. Did you mean drawing"),
         ({"views": 0}, "views is 0"),
     ],
 )

@@ -261,3 +261,9 @@ def test_functions_that_give_no_distances(distance: Any, message: str) -> None:
         FunctionLabels(np.arange(3.0), distance)
     with pytest.raises(DataError, match="No continuous labels"):
         FunctionLabels([], distance)
+
+
+def test_a_matrix_of_truth_values_is_one_of_distances() -> None:
+    labels = MatrixLabels(~np.eye(4, dtype=bool))
+    rows = np.arange(4)
+    assert labels.distances(rows[:1], rows).tolist() == [[0, 1, 1, 1]]

@@ -104,3 +104,55 @@ def test_a_broken_archive_in_the_folder_is_an_error(animals: Path) -> None:
     (animals / "more.zip").write_bytes(b"PK broken")
     with pytest.raises(DataError, match=r"more\.zip"):
         read_folder(str(animals))
+
+
+def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "1.png", 1)
+    write(tmp_path / "data" / "ant" / "0.png", 0)
+    (tmp_path / "data" / "bee").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "ant" / "again").symlink_to(tmp_path / "data")
+    images = read_folder(str(tmp_path / "data")).images
+    assert list(images.ids) == ["ant/0.png", "bee/1.png"]
+
+
+def test_folders_called_train_and_test_are_the_split(tmp_path: Path) -> None:
+    for value, name in enumerate(["train/ant/1.png", "train/bee/1.png", "val/cat/1.png", "Test/dog/1.png"]):
+        write(tmp_path / name, value)
+    data = load_data(f"folder:{tmp_path}")
+    found = [[part.class_names[label] for label in part.labels] for part in (data.train, data.validation, data.test)]
+    assert found == [["ant", "bee"], ["cat"], ["dog"]]
+    assert list(data.test.ids) == ["Test/dog/1.png"]
+    write(tmp_path / "Test/bee/2.png", 9)
+    with pytest.raises(DataError, match="'bee' among them, are in both train and test"):
+        load_data(f"folder:{tmp_path}")
+    again = load_data(f"folder:{tmp_path}", split="even-odd", validation=0)
+    assert list(again.test.ids) == ["Test/bee/2.png", "Test/dog/1.png", "train/bee/1.png"]
+    write(tmp_path / "other/ant/1.png", 9)  # then they are classes like any
+    assert read_folder(str(tmp_path)).split is None
+
+
+def test_a_zip_archive_of_each_class(tmp_path: Path) -> None:
+    for value, name in enumerate(["ant", "bee"]):
+        write(tmp_path / name / "0.png", value)
+        (tmp_path / "zips").mkdir(exist_ok=True)
+        pack(tmp_path / name, tmp_path / "zips" / f"{name}.zip")
+    images = read_folder(str(tmp_path / "zips")).images
+    assert list(images.ids) == ["ant/0.png", "bee/0.png"] and list(images.class_names) == ["ant", "bee"]
+
+
+def test_an_archive_with_backslashes_has_folders_too(tmp_path: Path) -> None:
+    write(tmp_path / "0.png", 3)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        member = zipfile.ZipInfo("x")
+        member.filename = "ant\\0.png"
+        opened.writestr(member, (tmp_path / "0.png").read_bytes())
+    images = read_folder(str(tmp_path / "a.zip")).images
+    assert list(images.ids) == ["ant/0.png"] and list(images.class_names) == ["ant"]
+    assert images.pixels(0)[0, 0, 0] == 3
+
+
+def test_files_that_are_passed_over_are_counted(animals: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    (animals / "ant" / "2.heic").write_bytes(b"")
+    read_folder(str(animals))
+    assert "1 .txt, 1 .heic" in caplog.text or "1 .heic, 1 .txt" in caplog.text

@@ -7,6 +7,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,3 +168,25 @@ def test_the_digest_tells_data_apart() -> None:
         replace(data, test=replace(test, labels=np.array([1, 0]))),
     ]
     assert len({data.digest, *(other.digest for other in changed)}) == 7
+
+
+def test_the_digest_notices_other_pixels(tmp_path: Path) -> None:
+    def digest(*sources: Any) -> str:
+        images = ImageSet([str(i) for i in range(len(sources))], sources)
+        return DataSplits("a", images, images.subset([]), images.subset([])).digest
+
+    black, white = np.zeros((2, 2, 3), dtype=np.uint8), np.full((2, 2, 3), 255, dtype=np.uint8)
+    assert digest(black) == digest(black.copy()) != digest(white)
+    file = tmp_path / "a.png"
+    Image.fromarray(black).save(file)
+    before = digest(file)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(file)
+    assert digest(file) != before
+    file.unlink()
+    assert digest(file) not in (before, digest(black))
+    of_archives = []
+    for name, content in (("a.zip", b"one"), ("b.zip", b"two")):
+        with zipfile.ZipFile(tmp_path / name, "w") as opened:
+            opened.writestr("x.png", content)
+        of_archives.append(digest(ZipMember(tmp_path / name, "x.png")))
+    assert of_archives[0] != of_archives[1]

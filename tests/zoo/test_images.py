@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from zoo.images import read_pixels
 
@@ -60,6 +61,8 @@ def test_16_bit_grey_keeps_its_high_byte(tmp_path: Path, suffix: str) -> None:
         (2, np.fliplr),
         (3, lambda stored: np.rot90(stored, 2)),
         (4, np.flipud),
+        (5, lambda stored: stored.transpose(1, 0, 2)),
+        (7, lambda stored: np.rot90(stored.transpose(1, 0, 2), 2)),
         (6, lambda stored: np.rot90(stored, -1)),  # "row 0 is the right side": turn clockwise
         (8, lambda stored: np.rot90(stored, 1)),
     ],
@@ -109,3 +112,28 @@ def test_truncated_images_are_errors_not_grey_areas(tmp_path: Path) -> None:
 def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_pixels(array)
+
+
+def test_a_broken_note_on_the_camera_does_not_matter(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0  # orientation, and the resolution
+    Image.fromarray(np.zeros((2, 3, 3), dtype=np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    content[content.index(b"\x01\x1a\x00\x05") + 3] = 1  # the resolution's type
+    (tmp_path / "a.jpg").write_bytes(content)
+    with Image.open(tmp_path / "a.jpg") as image, pytest.raises((struct.error, TypeError)):
+        ImageOps.exif_transpose(image)
+    assert read_pixels(tmp_path / "a.jpg").shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bits_are_refused(tmp_path: Path, dtype: type) -> None:
+    Image.fromarray(np.ones((2, 3), dtype=dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="32 bits a channel"):
+        read_pixels(tmp_path / "a.tif")
+
+
+def test_sides_may_differ_so_much_and_no_more() -> None:
+    assert read_pixels(np.zeros((1, 200), dtype=np.uint8)).shape == (1, 200, 3)
+    with pytest.raises(ValueError, match="1 x 201 pixels"):
+        read_pixels(np.zeros((201, 1), dtype=np.uint8))

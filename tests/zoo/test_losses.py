@@ -465,3 +465,9 @@ def test_an_embedding_without_direction_gets_no_gradient(name: str, dtype: torch
     loss(embeddings, torch.tensor([0, 1])).backward()
     assert embeddings.grad is not None and embeddings.grad.isfinite().all()
     assert (embeddings.grad[0] == 0).all() and (embeddings.grad[1] != 0).any()
+
+
+def test_logarithms_of_zero_are_refused() -> None:
+    for eps in (0.0, -1.0):
+        with pytest.raises(OptionError, match=rf"eps is {eps}; it must be above 0"):
+            create_loss("log_ratio", eps=eps)

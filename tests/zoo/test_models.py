@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,3 +192,36 @@ def test_maps_come_with_the_same_embedding(arch: str, images: torch.Tensor) -> N
 def test_a_network_without_maps_is_named() -> None:
     with pytest.raises(OptionError, match=r"Linear gives no feature maps .*relaxed_contrastive"):
         embed_with_maps(torch.nn.Linear(3, 2), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("rename", [lambda name: f"backbone.{name}", lambda name: "foo"])
+def test_a_weight_file_that_fits_nothing_is_refused(rename: Any, tmp_path: Path) -> None:
+    donor = timm.create_model("test_resnet", num_classes=1000)
+    file = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({rename(name): tensor for name, tensor in donor.state_dict().items()}, file)
+    with pytest.raises(ModelError, match=r"does not fit test_resnet: 0 of its .* The file names (backbone\.|foo)"):
+        create_model("test_resnet", 16, pretrained=file)
+
+
+def test_tensors_that_modules_share_are_saved(tmp_path: Path) -> None:
+    model = create_model("test_resnet", 8, image_size=32).eval()
+    model.layer1[0].conv2.weight = model.layer1[0].conv1.weight  # as CoaT shares its position encodings
+    save_model(model, tmp_path / "m")
+    again = load_model(tmp_path / "m")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+    assert model.layer1[0].conv2.weight is model.layer1[0].conv1.weight
+
+
+def test_the_own_pooling_is_taken_where_there_is_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    model = create_model("pit_ti_224", 8, pool="avgmax")
+    assert "pit_ti_224 has no avgmax pooling: its own is used" in caplog.text
+    assert model.num_classes == 8
+    with pytest.raises(ModelError, match=r"pit_ti_224 has no pooling 'max' .* Set pool to null"):
+        create_model("pit_ti_224", 8, pool="max")
+
+
+def test_a_size_that_the_network_cannot_take_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"crossvit_9_240 cannot take images of 96 pixels \(.*another image_size"):
+        create_model("crossvit_9_240", 8, image_size=96)
+    assert create_model("test_resnet", 8, image_size=40).training

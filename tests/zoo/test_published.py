@@ -48,6 +48,34 @@ def write_cars196(root: Path) -> None:
     io.savemat(root / "cars_annos.mat", {"annotations": annotations, "class_names": class_names})
 
 
+def write_cars196_devkit(root: Path) -> None:
+    """The other layout in which the cars are passed on: by another division, with lists of each part's images."""
+    io = pytest.importorskip("scipy.io")
+    fields = [("bbox_x1", object), ("class", object), ("fname", object)]
+    lists = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
+    for part, numbers in (("train", [1, 99]), ("test", [98, 196])):
+        names = [f"{number}.png" for number in numbers]
+        write_images(root / f"cars_{part}", names)
+        rows = [(0, number, name) for number, name in zip(numbers, names, strict=True)]
+        (root / "devkit").mkdir(exist_ok=True)
+        io.savemat(root / lists[part], {"annotations": np.array([rows], dtype=fields)})
+    class_names = np.array([[f"Car {i}" for i in range(1, 197)]], dtype=object)
+    io.savemat(root / "devkit/cars_meta.mat", {"class_names": class_names})
+
+
+def test_cars196_is_read_from_its_devkit_too(tmp_path: Path) -> None:
+    write_cars196_devkit(tmp_path / "cars")
+    for root in (tmp_path / "cars", tmp_path):
+        splits = load_data(f"cars196:{root}", validation=0.0)
+        assert list(splits.train.ids) == ["cars_train/1.png", "cars_test/98.png"]
+        assert list(splits.test.ids) == ["cars_train/99.png", "cars_test/196.png"]
+        assert [splits.test.class_names[label] for label in splits.test.labels] == ["Car 99", "Car 196"]
+        assert splits.test.pixels(1).shape[2] == 3
+    (tmp_path / "cars/devkit/cars_train_annos.mat").unlink()
+    with pytest.raises(DataError, match=r"cars_train_annos\.mat cannot be read"):
+        load_data(f"cars196:{tmp_path}")
+
+
 def write_sop(root: Path) -> None:
     names = ["bicycle_final/1_0.png", "bicycle_final/1_1.png", "chair_final/2_0.png", "chair_final/3_0.png"]
     write_images(root, names)

@@ -13,7 +13,15 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from zoo import retrieval
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
 from zoo.errors import DataError, OptionError
-from zoo.retrieval import RetrievalResult, exact, measure, measure_found, nearest
+from zoo.retrieval import (
+    RetrievalResult,
+    exact,
+    measure,
+    measure_found,
+    nearest,
+    require_measurable,
+    retention_interval,
+)
 
 KS = (1, 2, 5, 100)
 
@@ -324,3 +332,39 @@ def test_errors() -> None:
     for ks in ([0, 1], []):
         with pytest.raises(OptionError, match="at least 1"):
             measure(embeddings, images, ks=ks)
+
+
+def test_resamples_in_which_the_teacher_finds_nothing_have_no_ratio() -> None:
+    student, teacher = np.ones(20, dtype=bool), np.zeros(20, dtype=bool)
+    assert retention_interval(student, teacher, 100) == (0.0, 0.0)
+    teacher[0] = True
+    low, high = retention_interval(student, teacher, 2000)
+    # The ratio is 20 / k with the teacher's hits k = 1, 2 ... in a resample, never a count of the student's own.
+    assert high == 20.0 and low in {20 / k for k in range(1, 6)}
+
+
+@pytest.mark.parametrize(
+    ("labels", "roles", "message"),
+    [
+        ([0, 0, 0], None, r"fewer than two classes \('a' only\)"),
+        ([0, 1, 2], None, "No test query has another image of its class"),
+        ([0, 0, 1], ["query", "query", "gallery"], r"fewer than two classes \('b' only\)"),
+        ([0, 1, 2], ["query", "gallery", "gallery"], "No test query has another image of its class"),
+        ([0, 0, 1], None, None),
+        ([0, 0, 1], ["query", "gallery", "gallery"], None),
+    ],
+)
+def test_images_that_say_nothing_are_refused(labels: list[int], roles: list[str] | None, message: str | None) -> None:
+    images = ImageSet(
+        list("xyz"),
+        [np.zeros((1, 1, 3), dtype=np.uint8)] * 3,
+        np.array(labels),
+        list("abc"),
+        None if roles is None else np.array(roles, dtype=object),
+    )
+    if message is None:
+        require_measurable(images, "test")
+        require_measurable(images.without_labels(), "test")
+        return
+    with pytest.raises(DataError, match=message):
+        require_measurable(images, "test")

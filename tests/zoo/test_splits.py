@@ -88,7 +88,7 @@ def test_no_class_is_on_two_sides(tmp_path_factory, labels: list[int], rule: str
 
 @given(count=st.integers(2, 60), fraction=st.floats(0, 1, exclude_max=True))
 def test_validation_takes_the_fraction_but_leaves_classes_to_train_on(count: int, fraction: float) -> None:
-    data = divide("numbers", source(list(range(2 * count))), "first-half", fraction)
+    data = divide("numbers", source(list(range(2 * count)) * 2), "first-half", fraction)
     train, held, _ = parts(data)
     assert len(train) >= 2 and len(held) != 1  # neither training nor recall makes sense on one class
     if fraction > 0 and 2 <= round(fraction * count) <= count - 2:
@@ -98,8 +98,15 @@ def test_validation_takes_the_fraction_but_leaves_classes_to_train_on(count: int
 
 
 def test_validation_classes_are_spread_evenly() -> None:
-    data = divide("numbers", source(list(range(20))), "first-half", 0.2)
+    data = divide("numbers", source(list(range(20)) * 2), "first-half", 0.2)
     assert parts(data)[1] == {"class 002", "class 007"}
+
+
+def test_classes_of_one_image_are_not_held_out() -> None:
+    labels = [*range(20), 0, 1, 3, 4, 5, 6, 8, 9]  # 2 and 7 have one image
+    train, held, _ = parts(divide("numbers", source(labels), "first-half", 0.2))
+    assert len(held) == 2 and {"class 002", "class 007"} <= train
+    assert not parts(divide("numbers", source(list(range(20))), "first-half", 0.2))[1]
 
 
 def test_no_validation_classes_are_held_out_where_the_data_names_its_own() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -100,3 +101,32 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"config\.json is a file; out must be a folder"):
         open_stage(tmp_path / "config.json")
     assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_data_may_lie_elsewhere_while_it_is_the_same(tmp_path: Path) -> None:
+    open_stage(tmp_path, data="folder:/home/me/photos")
+    (tmp_path / "checkpoints").mkdir()
+    open_stage(tmp_path, data="photos")
+    with pytest.raises(OptionError, match="was begun with data"):
+        open_stage(tmp_path, data="folder:/home/me/pictures")
+    with pytest.raises(OptionError, match="data_digest"):
+        open_stage(tmp_path, data="photos", digest="d2")
+
+
+def test_a_broken_record_is_named(tmp_path: Path) -> None:
+    open_stage(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "options.json").write_text("")
+    with pytest.raises(OptionError, match=r"options\.json is not valid JSON .*Remove its folder"):
+        open_stage(tmp_path)
+
+
+def test_numbers_of_numpy_are_recorded_as_numbers(tmp_path: Path) -> None:
+    options = open_stage(tmp_path, lr=np.float64(0.5), sizes=(np.int64(3),)).options
+    assert options["lr"] == 0.5 and options["sizes"] == [3]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match=r"file/deeper cannot be written to \(Not a directory\)"):
+        open_stage(tmp_path / "file" / "deeper")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def test_reduced_precision_is_near_and_comes_back_as_float32(images: ImageSet, v
     assert reduced.dtype == torch.float32
     difference = float((reduced - exact).abs().max() / exact.abs().max())
     assert 1e-5 < difference < 0.05
-    with pytest.raises(OptionError, match="'fp8'; known are fp32, bf16, fp16, auto"):
+    with pytest.raises(OptionError, match="'fp8'; known are fp32, bf16, fp16 and auto"):
         open_teacher(model, precision="fp8")
 
 
@@ -302,12 +303,18 @@ def test_onnx_files_that_are_no_teachers(images: ImageSet, tmp_path: Path) -> No
         maps.embed_images(images)
 
 
-def test_a_batch_that_the_file_cannot_take(images: ImageSet, views: Tensor, tmp_path: Path) -> None:
-    net, path = foreign(tmp_path / "one.onnx", batch=1)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_file_of_a_fixed_batch_gets_batches_of_its_size(
+    batch: int, images: ImageSet, views: Tensor, tmp_path: Path
+) -> None:
+    net, path = foreign(tmp_path / "fixed.onnx", batch=batch)
     teacher = open_teacher(path)
     close(teacher.embed_images(images), directly(net, images, Preprocessing((24, 24))))
-    with pytest.raises(ModelError, match=r"one\.onnx failed on a batch of shape \(4, 3, 24, 24\)"):
-        teacher.embed_views(views, INDICES, images)
+    _, dynamic = foreign(tmp_path / "any.onnx")
+    close(
+        teacher.embed_views(views, INDICES, images).numpy(),
+        open_teacher(dynamic).embed_views(views, INDICES, images).numpy(),
+    )
 
 
 def test_the_digest_changes_when_the_teacher_does(tmp_path: Path) -> None:
@@ -419,3 +426,101 @@ def test_a_teacher_no_better_than_thumbnails_by_continuous_labels_is_warned_of(
     teacher = ArrayTeacher(dict(zip(images.ids, rows, strict=True)), metric="euclidean")
     score = prove_teacher(teacher, images)["ndcg_at_10"]
     assert "worse than comparing 8 x 8 thumbnails (nDCG@10" in caplog.text and score < 0.9
+
+
+class Wrapped(nn.Module):
+    """A network whose output is something else than vectors."""
+
+    def __init__(self, give: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.net = lively(SmallNet())
+        self.give = give
+
+    def forward(self, x: Tensor) -> Any:
+        return self.give(self.net(x))
+
+
+def test_modules_that_give_no_vectors_are_named(images: ImageSet) -> None:
+    for give, found in (
+        (lambda y: (y, y), "tuple"),
+        (lambda y: {"pooled": y}, "dict"),
+        (lambda y: y[:, :, None, None].expand(-1, -1, 2, 2), r"shape \(5, \d+, 2, 2\)"),
+    ):
+        with pytest.raises(ModelError, match=rf"Wrapped must give a tensor \(N, D\) of embeddings, found {found}"):
+            TorchTeacher(Wrapped(give)).embed_images(images)
+
+
+def test_maps_of_one_pixel_count_as_vectors(images: ImageSet, views: Tensor) -> None:
+    torch.manual_seed(1)
+    plain = Wrapped(lambda y: y)
+    maps = Wrapped(lambda y: y[:, :, None, None])
+    maps.load_state_dict(plain.state_dict())
+    close(TorchTeacher(maps).embed_images(images), TorchTeacher(plain).embed_images(images), 0)
+    found = TorchTeacher(maps).embed_views(views, INDICES, images)
+    assert found.ndim == 2
+    close(found.numpy(), TorchTeacher(plain).embed_views(views, INDICES, images).numpy(), 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_another_type(dtype: torch.dtype, images: ImageSet, views: Tensor) -> None:
+    torch.manual_seed(1)
+    net = lively(SmallNet()).eval()
+    teacher, typed = TorchTeacher(net), TorchTeacher(deepcopy(net).to(dtype))
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
+    close(typed.embed_images(images), teacher.embed_images(images), tolerance)
+    close(
+        typed.embed_views(views, INDICES, images).numpy(),
+        teacher.embed_views(views, INDICES, images).numpy(),
+        tolerance,
+    )
+
+
+def test_files_with_channels_last_or_in_half_precision(images: ImageSet, views: Tensor, tmp_path: Path) -> None:
+    _, path = foreign(tmp_path / "plain.onnx")
+    expected = open_teacher(path)
+    last = onnx.load(path)
+    name = last.graph.input[0].name
+    turn = onnx.helper.make_node("Transpose", ["pixels"], [name], perm=[0, 3, 1, 2])
+    last.graph.node.insert(0, turn)
+    del last.graph.input[:]
+    last.graph.input.append(onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["N", 24, 24, 3]))
+    onnx.save(last, tmp_path / "last.onnx")
+    half = onnx.load(path)
+    half.graph.node.insert(0, onnx.helper.make_node("Cast", ["pixels"], [name], to=onnx.TensorProto.FLOAT))
+    del half.graph.input[:]
+    half.graph.input.append(onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT16, ["N", 3, 24, 24]))
+    onnx.save(half, tmp_path / "half.onnx")
+    for file, tolerance in (("last.onnx", 1e-5), ("half.onnx", 5e-3)):
+        teacher = open_teacher(tmp_path / file)
+        assert teacher.input_size == (24, 24)
+        close(teacher.embed_images(images), expected.embed_images(images), tolerance)
+        found = teacher.embed_views(views, INDICES, images).numpy()
+        close(found, expected.embed_views(views, INDICES, images).numpy(), tolerance)
+
+
+def test_the_digest_knows_how_a_teacher_is_used() -> None:
+    model = network()
+    other = Preprocessing((32, 32), mean=(0.0, 0.0, 0.0))
+    teachers = [TorchTeacher(model), TorchTeacher(model, metric="euclidean"), TorchTeacher(model, other)]
+    rows = {"a": np.ones(2), "b": np.zeros(2)}
+    teachers += [ArrayTeacher(rows), ArrayTeacher(rows, metric="euclidean")]  # type: ignore[list-item]
+    assert len({teacher.digest for teacher in teachers}) == 5
+
+
+def test_embeddings_by_path_and_as_tensors() -> None:
+    with_grad = torch.ones(2, requires_grad=True)
+    teacher = ArrayTeacher({Path("folder/0.png"): with_grad})  # type: ignore[dict-item]
+    assert teacher._rows(["folder/0.png"]) == [0]
+
+
+def test_a_perfect_teacher_of_few_images_passes_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    labels = np.array([0, 0, 1, 1])
+    images = ImageSet(list("abcd"), list(smooth_images(4)), labels, ["x", "y"])
+    good = ArrayTeacher({name: np.eye(2)[label] for name, label in zip(images.ids, labels, strict=True)})
+    assert prove_teacher(good, images) == {"recall_at_1": 1.0}
+    assert "4 queries are too few to tell the teacher (embeddings) from chance" in caplog.text
+    bad = ArrayTeacher({name: np.eye(2)[i % 2] for i, name in enumerate(images.ids)})
+    with pytest.raises(ModelError, match="no better than chance"):
+        prove_teacher(bad, images)
+    with pytest.raises(DataError, match=r"fewer than two classes \('x' only\)"):
+        prove_teacher(good, images.subset([0, 1]))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 import zoo.learner
-from zoo import DataError, OptionError, load_data, load_model, measure, train
+from zoo import DataError, ModelError, OptionError, load_data, load_model, measure, train
 from zoo.data.continuous import FunctionLabels, MatrixLabels
 from zoo.embedding import embed
 from zoo.label_retrieval import measure_by_labels
@@ -382,3 +383,95 @@ def test_mixed_precision_trains_with_clipped_gradients(photos: Path, tmp_path: P
     options: dict[str, Any] = {"image_size": 32, "epochs": 1, "batch_size": 8, "images_per_class": 2}
     folder = train(f"folder:{photos}", tmp_path / "out", "test_resnet", 8, precision=precision, **options)
     assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0; it must be at least 0"),
+        ({"gradient_clip": -1.0}, "gradient_clip is -1.0"),
+        ({"proxy_lr_factor": -1.0}, "proxy_lr_factor is -1.0"),
+        ({"step_factor": 0.0}, "step_factor is 0.0"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1"),
+        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+        ({"workers": -1}, "workers is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296; it must be at most"),
+        ({"num_nodes": 0}, "num_nodes is 0"),
+        ({"precision": "fp16"}, "cannot train with precision 'fp16'"),
+        ({"devices": 0}, "devices 0"),
+        ({"loss_options": {"margin": "abc"}}, "margin of loss 'proxy_anchor' is 'abc'; it must be a number"),
+        ({"loss_options": {"alpha": 0}}, "alpha is 0; it must be above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_named(options: dict[str, Any], message: str, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=message):
+        train(f"folder:{photos}", tmp_path / "t", "test_resnet", **(QUICK | options))
+
+
+def test_one_class_or_one_image_is_nothing_to_train_on(photos: Path, tmp_path: Path) -> None:
+    data = load_data(f"folder:{photos}", validation=0)
+    first = np.flatnonzero(data.train.labels == 0)
+    with pytest.raises(DataError, match="one training class after split 'auto', and proxy_anchor tells classes apart"):
+        train(replace(data, train=data.train.subset(first)), tmp_path / "a", "test_resnet", **QUICK)
+    with pytest.raises(DataError, match="has 1 training image after split 'auto'; it takes 2 at least"):
+        train(replace(data, train=data.train.subset([0])), tmp_path / "b", "test_resnet", **QUICK)
+    single = data.test.subset([0, 8, 16])
+    with pytest.raises(DataError, match="No validation query has another image of its class"):
+        train(replace(data, validation=single), tmp_path / "c", "test_resnet", **QUICK)
+
+
+def test_training_that_diverged_is_not_saved(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("diverging")
+    module.Diverging = type(  # type: ignore[attr-defined]
+        "Diverging",
+        (nn.Module,),
+        {
+            "__init__": lambda self, num_classes, dim: nn.Module.__init__(self),
+            "forward": lambda self, embeddings, labels: embeddings.sum() * float("nan"),
+        },
+    )
+    monkeypatch.setitem(sys.modules, "diverging", module)
+    with pytest.raises(OptionError, match=r"Training diverged.*Lower lr, which is 0\.002"):
+        options = QUICK | {"validation": 0.0, "epochs": 1, "gradient_clip": None}
+        train(f"folder:{photos}", tmp_path / "t", "test_resnet", loss="diverging:Diverging", **options)
+    assert not (tmp_path / "t" / "config.json").exists()
+
+
+def test_what_validation_measured_outlasts_an_interruption_and_a_broken_checkpoint_is_named(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = QUICK | {"epochs": 3}
+
+    def stop_after_two(self: Any) -> None:
+        original(self)
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    original = zoo.learner.Learner.on_train_epoch_start
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.learner.Learner, "on_train_epoch_start", stop_after_two)
+        with pytest.raises(zoo.learner.Interrupted):
+            train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    checkpoint = tmp_path / "t" / "checkpoints" / "last.ckpt"
+    whole = checkpoint.read_bytes()
+    for content in (whole[: len(whole) // 2], b""):
+        checkpoint.write_bytes(content)
+        with pytest.raises(ModelError, match=r"last\.ckpt cannot be read .*Remove it to begin this stage anew"):
+            train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    checkpoint.write_bytes(whole)
+    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    measured = json.loads((folder / "validation.json").read_text())
+    assert [entry["epoch"] for entry in measured] == [1, 2, 3]
+    best = facts_of(load_model(folder)).measured["validation"]
+    assert best["recall_at_1"] == round(max(entry["recall_at_1"] for entry in measured), 6)
+
+
+def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    io = zoo.learner._WholeCheckpoints()
+    io.save_checkpoint({"a": torch.ones(2)}, tmp_path / "last.ckpt")
+    with pytest.raises(Exception, match="pickle"):
+        io.save_checkpoint({"a": torch.ones(2), "b": lambda: None}, tmp_path / "last.ckpt")
+    assert io.load_checkpoint(tmp_path / "last.ckpt", weights_only=True)["a"].tolist() == [1, 1]
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

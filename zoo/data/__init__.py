@@ -27,7 +27,7 @@ READERS: dict[str, str] = {
 
 
 def load_data(
-    data: str | DataSplits,
+    data: str | Path | DataSplits,
     split: str = "auto",
     validation: float = 0.2,
     continuous_labels: str | Path | None = None,
@@ -53,9 +53,9 @@ def load_data(
     if isinstance(data, DataSplits):
         splits = data
     else:
-        kind, path = _kind_and_path(data)
+        kind, path = _kind_and_path(str(data))
         source = _reader(kind)(path)
-        splits = divide(data, source, split, validation, continuous=continuous_labels is not None)
+        splits = divide(str(data), source, split, validation, continuous=continuous_labels is not None)
     if continuous_labels is None:
         return splits
 
@@ -65,7 +65,7 @@ def load_data(
     return read_labels(continuous_labels, label_metric, table_ids).label(splits)
 
 
-def load_images(data: str) -> ImageSet:
+def load_images(data: str | Path) -> ImageSet:
     """Read all images of a data set, whatever their class, split or role.
 
     Args:
@@ -77,7 +77,7 @@ def load_images(data: str) -> ImageSet:
     Raises:
         DataError: the data are missing, broken or of an unknown kind, or there is no image.
     """
-    kind, path = _kind_and_path(data)
+    kind, path = _kind_and_path(str(data))
     if kind != "folder":
         return _reader(kind)(path).images.without_labels()
 
@@ -95,10 +95,10 @@ def _kind_and_path(data: str) -> tuple[str, str]:
         if colon and "/" not in kind and "." not in kind and len(kind) > 1:
             known = ", ".join(READERS)
             raise DataError(f"Unknown kind of data {kind!r}; known are {known}.{did_you_mean(kind, READERS)}")
-        kind, path = ("csv" if data.endswith(".csv") else "folder"), data
+        kind, path = ("csv" if data.lower().endswith(".csv") else "folder"), data
     if kind != "glyphs" and not path:
         raise DataError(f"Data {data!r} names no path; write {kind}:PATH.")
-    return kind, path
+    return kind, str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def _reader(kind: str) -> Reader:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.errors import DataError, OptionError, did_you_mean
+from zoo.errors import DataError, require_known
 from zoo.retrieval import nearest, squared_distances
 
 LABEL_METRICS = ("euclidean", "cosine")
@@ -111,11 +111,7 @@ class VectorLabels(ContinuousLabels):
     """
 
     def __init__(self, vectors: np.ndarray, metric: str = "euclidean", names: Sequence[str] = ()) -> None:
-        if metric not in LABEL_METRICS:
-            raise OptionError(
-                f"Unknown label metric {metric!r}; known are {' and '.join(LABEL_METRICS)}."
-                f"{did_you_mean(metric, LABEL_METRICS)}"
-            )
+        require_known("label metric", metric, LABEL_METRICS)
         given = np.asarray(vectors)
         if given.ndim not in (1, 2) or not given.size or given.dtype.kind not in "biuf":
             raise DataError(
@@ -187,8 +183,9 @@ class MatrixLabels(ContinuousLabels):
         matrix = np.asarray(matrix)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size or matrix.dtype.kind not in "biuf":
             raise DataError(f"Label distances must be numbers (N, N), found shape {matrix.shape} of {matrix.dtype}.")
+        matrix = matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64)
         _require_distances(matrix, names)
-        self._matrix = matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64)
+        self._matrix = matrix
         super().__init__(len(matrix))
 
     def distances_to(self, rows: np.ndarray, found: np.ndarray) -> np.ndarray:

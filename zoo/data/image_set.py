@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -46,13 +47,22 @@ class ZipMember:
         with archive.open(self.member) as file, Image.open(file) as image:
             return read_pixels(image)
 
+    def checksum(self) -> int:
+        """Return the archive's own checksum of the file."""
+        if self.archive not in _checksums:
+            with zipfile.ZipFile(self.archive) as opened:
+                _checksums[self.archive] = {info.filename: info.CRC for info in opened.infolist()}
+        return _checksums[self.archive].get(self.member, -1)
+
     def __str__(self) -> str:
         return f"{self.archive}:{self.member}"
 
 
 _open_archives: dict[tuple[int, Path], zipfile.ZipFile] = {}
+_checksums: dict[Path, dict[str, int]] = {}
 
-# What Pillow and zipfile raise for broken files; RuntimeError is zipfile's for encrypted and unsupported members.
+# What Pillow and zipfile raise for broken files; RuntimeError is zipfile's for encrypted and unsupported members, the
+# last four come from Pillow's readers of metadata.
 _UNREADABLE = (
     OSError,
     EOFError,
@@ -63,6 +73,10 @@ _UNREADABLE = (
     zlib.error,
     zipfile.BadZipFile,
     Image.DecompressionBombError,
+    struct.error,
+    IndexError,
+    OverflowError,
+    TypeError,
 )
 
 ImageSource = Path | ZipMember | np.ndarray | Callable[[], np.ndarray]
@@ -192,6 +206,20 @@ class ImageSet:
             yield from pool.map(self._try_pixels, range(start, min(start + 256, len(self))))
 
 
+def _mark(source: ImageSource) -> int | None:
+    """Return a number that is likely another one when the image is; None where pixels are made when asked for."""
+    if isinstance(source, ZipMember):
+        return source.checksum()
+    if isinstance(source, np.ndarray):
+        return zlib.crc32(source.tobytes())
+    if isinstance(source, Path):
+        try:
+            return source.stat().st_size
+        except OSError:
+            return -1
+    return None
+
+
 @dataclass(frozen=True, eq=False)
 class DataSplits:
     """One data set, divided: classes of ``test`` are never in ``train`` or ``validation``.
@@ -213,12 +241,17 @@ class DataSplits:
 
     @property
     def digest(self) -> str:
-        """Return 16 hexadecimal digits that change when an image, role or label of either kind comes, goes or moves."""
+        """Return 16 hexadecimal digits that change when an image, role or label of either kind comes, goes or moves.
+
+        Of an image's content they know what is cheap to know: a file's size, an archive's checksum, an array's bytes.
+        """
         hashed = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
             labels = [] if part.labels is None else part.labels.tolist()
             roles = [] if part.roles is None else part.roles.tolist()
-            hashed.update(json.dumps([list(part.ids), labels, roles]).encode())
+            hashed.update(
+                json.dumps([list(part.ids), labels, roles, [_mark(source) for source in part.sources]]).encode()
+            )
             if part.continuous is not None:
                 hashed.update(part.continuous.digest.encode())
         return hashed.hexdigest()[:16]

@@ -95,7 +95,7 @@ def read_labels(path: str | Path, metric: str = "euclidean", table_ids: Sequence
                 f"Continuous labels {path} have no image ids, so they fit data of kind csv:FILE only. "
                 "Write an .npz with ids and vectors instead."
             )
-        names = [f"{path}: row {row}" for row in range(len(table_ids))]
+        names = [f"{path}: row {row}" for row in range(max(len(table_ids), len(arrays["rows"])))]
         return LabelFile(path, table_ids, VectorLabels(arrays["rows"], metric, names))
     kinds = [name for name in ("vectors", "distances") if name in arrays]
     if "ids" not in arrays or len(kinds) != 1 or arrays["ids"].ndim != 1:

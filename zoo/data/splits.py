@@ -15,6 +15,8 @@ from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import DataError, OptionError, did_you_mean
 
 TRAIN, VALIDATION, TEST, UNUSED = "train", "validation", "test", ""
+SPLIT_NAMES = {"train": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
+"""What the parts of a split are called in tables and folders."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ def _listed(images: ImageSet, path: Path) -> np.ndarray:
     try:
         lists = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"Split list {path} cannot be read ({error.strerror}).") from error
+        raise DataError(
+            f"Split list {path} cannot be read ({error.strerror}). Relative paths start from the working directory."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"Split list {path} is not valid YAML ({str(error).splitlines()[0]}).") from error
     wanted = {TRAIN, VALIDATION, TEST}
@@ -138,11 +142,16 @@ def _listed(images: ImageSet, path: Path) -> np.ndarray:
 
 
 def _hold_out(labels: np.ndarray, split: np.ndarray, fraction: float) -> np.ndarray:
-    """Move whole training classes, evenly spaced in class order, to the validation split."""
-    classes = np.unique(labels[split == TRAIN])
-    count = min(round(fraction * len(classes)), len(classes) - 2)  # two at least stay to be told apart in training
+    """Move whole training classes, evenly spaced in class order, to the validation split.
+
+    Classes of one image stay in training: there is nothing to find for it.
+    """
+    every, sizes = np.unique(labels[split == TRAIN], return_counts=True)
+    classes = every[sizes > 1]
+    count = min(round(fraction * len(every)), len(every) - 2)  # two at least stay to be told apart in training
     if count < 2:  # recall among a single class says nothing
-        count = 2 if len(classes) >= 6 else 0
+        count = 2 if len(every) >= 6 else 0
+    count = min(count, len(classes))
     held = classes[((np.arange(count) + 0.5) * len(classes) / max(count, 1)).astype(int)]
     split = split.copy()
     split[(split == TRAIN) & np.isin(labels, held)] = VALIDATION
@@ -158,6 +167,17 @@ def _hold_out_images(split: np.ndarray, fraction: float) -> np.ndarray:
     split = split.copy()
     split[np.random.default_rng(0).choice(rows, count, replace=False)] = VALIDATION
     return split
+
+
+def require_training_images(splits: DataSplits, rule: str) -> None:
+    """Refuse data that nothing can be trained on.
+
+    Raises:
+        DataError: there are fewer than two training images.
+    """
+    if len(splits.train) < 2:
+        found = f"{len(splits.train) or 'no'} training image{'' if len(splits.train) == 1 else 's'}"
+        raise DataError(f"{splits.name} has {found} after split {rule!r}; it takes 2 at least. Choose another split.")
 
 
 def _require_disjoint(name: str, parts: dict[str, ImageSet]) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
-from zoo.data.splits import TEST, TRAIN, UNUSED, VALIDATION, Source
+from zoo.data.splits import SPLIT_NAMES, UNUSED, Source
 from zoo.errors import DataError, did_you_mean
 
 COLUMNS = ("path", "label", "split", "role")
-_SPLITS = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "test": TEST, "": UNUSED}
+_SPLITS = SPLIT_NAMES | {"": UNUSED}
 _ROLES = {"query": QUERY, "gallery": GALLERY, "both": BOTH, "": BOTH}
 
 
@@ -75,7 +75,7 @@ def read_rows(
     try:
         text = table.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{table} cannot be read ({error.strerror}). Check the path given as data.") from error
+        raise DataError(f"{table} cannot be read ({error.strerror}). Check the path.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
     header = text.lstrip("\n").partition("\n")[0]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -46,8 +47,13 @@ def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) ->
     Raises:
         OptionError: no such loss, or it does not take an option.
     """
+    loss_class = find_loss(name, known)
+    for option, parameter in signature(loss_class).parameters.items():
+        value = options.get(option, 0)
+        if str(parameter.annotation) in ("int", "float") and not isinstance(value, int | float):
+            raise OptionError(f"{option} of loss {name!r} is {value!r}; it must be a number.")
     try:
-        return find_loss(name, known)(**options)
+        return loss_class(**options)
     except TypeError as error:
         raise OptionError(f"Loss {name!r} cannot be made with {sorted(options)}: {error}.") from error
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.errors import OptionError
+from zoo.arguments import require_at_least
 from zoo.losses.dense_triplet import squared_distances_on_sphere
 
 
@@ -30,8 +30,7 @@ class BinaryTripletLoss(nn.Module):
 
     def __init__(self, margin: float = 0.2, neighbours: int = 5) -> None:
         super().__init__()
-        if neighbours < 1:
-            raise OptionError(f"neighbours is {neighbours}; at least 1 image must be positive.")
+        require_at_least(1, neighbours=neighbours)
         self.margin = margin
         self.neighbours = neighbours
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zoo.arguments import require_above
+
 
 class LogRatioLoss(nn.Module):
     """Makes the ratios of distances between embeddings those of the distances between continuous labels.
@@ -18,6 +20,9 @@ class LogRatioLoss(nn.Module):
     Args:
         squared: D is the squared Euclidean distance, as in the paper, or else the Euclidean distance.
         eps: added to every distance before its logarithm, above 0.
+
+    Raises:
+        OptionError: eps is not above 0.
     """
 
     labels = "continuous"
@@ -25,6 +30,7 @@ class LogRatioLoss(nn.Module):
 
     def __init__(self, squared: bool = True, eps: float = 1e-6) -> None:
         super().__init__()
+        require_above(0, eps=eps)
         self.squared = squared
         self.eps = eps
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo.arguments import require_above
 from zoo.directions import unit
-from zoo.errors import OptionError
 
 
 class NormalizedSoftmaxLoss(nn.Module):
@@ -31,8 +31,7 @@ class NormalizedSoftmaxLoss(nn.Module):
 
     def __init__(self, num_classes: int, dim: int, temperature: float = 0.05) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise OptionError(f"temperature is {temperature}; it must be above 0.")
+        require_above(0, temperature=temperature)
         self.temperature = temperature
         self.proxies = nn.Parameter(torch.empty(num_classes, dim))
         nn.init.kaiming_normal_(self.proxies, mode="fan_out")

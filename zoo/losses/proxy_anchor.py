@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo.arguments import require_above
 from zoo.directions import unit
 
 
@@ -23,11 +24,15 @@ class ProxyAnchorLoss(nn.Module):
         num_classes: number of classes C; one learnable proxy each, Kaiming normal (fan-out).
         dim: dimensions of the embeddings.
         margin: delta of the paper.
-        alpha: scale of the paper.
+        alpha: scale of the paper, above 0.
+
+    Raises:
+        OptionError: alpha is not above 0.
     """
 
     def __init__(self, num_classes: int, dim: int, margin: float = 0.1, alpha: float = 32.0) -> None:
         super().__init__()
+        require_above(0, alpha=alpha)
         self.margin = margin
         self.alpha = alpha
         self.proxies = nn.Parameter(torch.empty(num_classes, dim))

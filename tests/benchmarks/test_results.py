@@ -1,0 +1,84 @@
+"""The files that benchmarks keep their runs in, and the rivals they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.results import Results, best_options, digest_of, percent, try_options
+from zoo.errors import OptionError
+from zoo.learner import Learner
+from zoo.losses import create_loss
+from zoo.models import create_model
+
+GRID: list[dict[str, Any]] = [{"lr": 1}, {"lr": 2}, {"lr": 3}]
+
+
+def score(line: dict[str, Any]) -> float:
+    return float(line["recall"])
+
+
+def test_a_torn_line_is_passed_over_and_not_built_on(tmp_path: Path) -> None:
+    results = Results(tmp_path / "deep" / "runs.jsonl")
+    results.add({"a": 1})
+    with results.path.open("a") as file:
+        file.write('{"a": 2, "b"')
+    assert results.lines() == [{"a": 1}]
+    results.add({"a": 3})
+    assert results.lines() == [{"a": 1}, {"a": 3}]
+    assert results.lines(a=3) == [{"a": 3}] and results.lines(b=1) == []
+
+
+def test_every_place_of_the_grid_is_tried_once_and_failures_are_noted(tmp_path: Path) -> None:
+    tuning = Results(tmp_path / "tuning.jsonl")
+    ran = []
+
+    def run(number: int, options: dict[str, Any]) -> dict[str, Any]:
+        ran.append(number)
+        if options["lr"] == 3:
+            raise OptionError("diverged")
+        return {"recall": options["lr"] / 10}
+
+    try_options(tuning, GRID[:1], run, loss="a")
+    with pytest.raises(SystemExit, match="has 1 of 3 runs"):
+        best_options(tuning, GRID, score, loss="a")
+    tuning.add({"loss": "a", "options": {"lr": 1}, "recall": 0.1})  # twice the same does not stand for another
+    tuning.add({"loss": "a", "options": {"lr": 1}, "recall": 0.1})
+    with pytest.raises(SystemExit, match="has 1 of 3 runs"):
+        best_options(tuning, GRID, score, loss="a")
+    for _ in range(2):
+        try_options(tuning, GRID, run, loss="a")
+    assert ran == [0, 1, 2]
+    assert best_options(tuning, GRID, score, loss="a") == {"lr": 2}
+    assert percent(tuning.lines()[-1], score) == "failed" and percent(tuning.lines()[-2], score) == "20.00"
+    try_options(tuning, GRID[2:], run, loss="b")
+    with pytest.raises(SystemExit, match="none of 1 runs"):
+        best_options(tuning, GRID[2:], score, loss="b")
+
+
+def test_settings_count_but_not_where_the_data_lies() -> None:
+    settings = {"data": "a", "seed": 0, "out": "x", "teacher": {"lr": 1, "dim": 2}}
+    same = {"teacher": {"dim": 2, "lr": 1}, "data": "b", "seed": 1, "out": "y"}
+    assert digest_of(settings) == digest_of(same) != digest_of(same | {"teacher": {"dim": 3, "lr": 1}})
+
+
+@pytest.mark.parametrize("name", ["ProxyNCA", "NormalizedSoftmax"])
+def test_proxies_of_the_rivals_learn_at_the_proxies_rate(name: str) -> None:
+    loss = create_loss(f"benchmarks.papers.rivals:{name}", num_classes=5, dim=8)
+    own = dict(loss.named_parameters())
+    assert list(own) == ["proxies"] and sorted(own["proxies"].shape) == [5, 8]
+    embeddings, labels = torch.randn(6, 8, requires_grad=True), torch.tensor([0, 1, 2, 3, 4, 0])
+    loss(embeddings, labels).backward()
+    assert own["proxies"].grad is not None and own["proxies"].grad.abs().sum() > 0
+    rates: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
+    steps: dict[str, Any] = {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1}
+    model = create_model("test_resnet", 8, image_size=32)
+    learner = Learner(model, loss, None, **rates, **steps, freeze_batchnorm=False, seed=0)
+    learner.trainer = SimpleNamespace(estimated_stepping_batches=9, max_epochs=1, precision="32-true")  # type: ignore[assignment]
+    groups = learner.configure_optimizers()["optimizer"].param_groups
+    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert rate_of[id(own["proxies"])] == pytest.approx(3.0)
