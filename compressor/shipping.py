@@ -8,7 +8,7 @@ from typing import Any
 
 from export.shipping import Exported, export_model, files_of
 from zoo.arguments import TeacherLike, require_ranges
-from zoo.errors import OptionError, RefusedError
+from zoo.errors import OptionError, RefusedError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,14 @@ def ship(
         The files, and what was tried.
 
     Raises:
-        RefusedError: no int8 file is inside the budget; other precisions are written.
+        RefusedError: no int8 file is inside the budget, also where the finish failed; other precisions are written.
         UserError: model, data or options that cannot work.
     """
     require_ranges({"qat_epochs": qat_epochs})
     if qat_epochs and teacher is None:
         raise OptionError(f"qat_epochs {qat_epochs} needs a teacher to learn from. Give --teacher.")
+    if qat_epochs and "int8" not in files_of(model, path, options.get("precision", "fp32")):
+        raise OptionError(f"qat_epochs {qat_epochs} finishes a student for int8. Give --precision int8 or auto too.")
     try:
         return export_model(model, path, **options)
     except RefusedError as error:
@@ -60,15 +62,18 @@ def ship(
     precision = options["precision"]
     files = files_of(model, path, precision, options.get("input", "pixels"))
     shared = ("split", "validation", "continuous_labels", "label_metric", "max_unreadable", "seed")
-    finished = finish_quantized(
-        model,
-        teacher,
-        options["data"],
-        files["int8"].parent / FINISHED,
-        scheme="s8s8" if options.get("target") == "arm64" else "u8s8",
-        epochs=qat_epochs,
-        **{name: options[name] for name in shared if name in options},
-    )
+    try:
+        finished = finish_quantized(
+            model,
+            teacher,
+            options["data"],
+            files["int8"].parent / FINISHED,
+            scheme="s8s8" if options.get("target") == "arm64" else "u8s8",
+            epochs=qat_epochs,
+            **{name: options[name] for name in shared if name in options},
+        )
+    except UserError as error:
+        raise RefusedError(f"{refused} It cannot be finished: {error}", refused.content, refused.network) from error
     options["precision"] = next(word.strip() for word in precision.split(",") if word.strip() in ("int8", "auto"))
     again = export_model(finished, files["int8"], **options, before=refused)
     return Exported(files, again.candidates)

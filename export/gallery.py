@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from export.runtime import Embedder
-from export.vector_index import VectorIndex, read_index, write_index
+from export.vector_index import OPTIONS, VectorIndex, read_index, write_index
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError
 from zoo.files import digest, write_json
@@ -21,6 +21,8 @@ from zoo.versions import versions
 
 SCHEMA = 1
 _FACTS, _IDS, _VECTORS = "index.json", "ids.json", "index.faiss"
+_OF_INDEX = {"kind": str, "metric": str, "dim": int, "count": int, "fixed_bytes": int, "parameters": dict}
+_OF_ENCODER = {"source": str, "digest": str, "precision": str}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{file} is not valid JSON. Build the index anew.") from error
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
         raise ModelError(f"{file} does not say schema {SCHEMA}, which this version reads. Build the index anew.")
+    for said, kinds in ((facts, _OF_INDEX), (facts.get("encoder"), _OF_ENCODER)):
+        for key, kind in kinds.items():
+            if not isinstance(said, dict) or not isinstance(said.get(key), kind):
+                raise ModelError(f"{file} lacks {key}, or has it of another type. Build the index anew.")
+    if facts["kind"] not in OPTIONS or set(facts["parameters"]) != set(OPTIONS[facts["kind"]]):
+        raise ModelError(f"{file} says kind {facts['kind']!r}, which its parameters do not fit. Build the index anew.")
     return facts
 
 
@@ -124,6 +132,8 @@ def read_vectors(folder: Path, facts: dict[str, Any]) -> tuple[VectorIndex, list
         ids = json.loads((folder / _IDS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / _IDS} is missing or broken. Build the index anew.") from error
+    if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+        raise ModelError(f"{folder / _IDS} must be a list of texts. Build the index anew.")
     if not len(ids) == len(vectors) == facts["count"] or vectors.dim != facts["dim"]:
         raise ModelError(
             f"The files of index {folder} do not belong together: {_FACTS} says {facts['count']} images, {_IDS} has "

@@ -43,8 +43,9 @@ class Graph:
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
                 self._constants[node.output[0]] = node.attribute[0].t
         self._maker = {output: node for node in self.nodes for output in node.output if output}
-        self._types = {name: TensorProto.DataType.Name(kind) for name, kind in _types(proto).items()}
-        self._types |= {name: TensorProto.DataType.Name(tensor.data_type) for name, tensor in self._constants.items()}
+        known = TensorProto.DataType.values()
+        kinds = _types(proto) | {name: tensor.data_type for name, tensor in self._constants.items()}
+        self._types = {name: TensorProto.DataType.Name(kind) for name, kind in kinds.items() if kind in known}
 
     def computing(self) -> list[dict[str, Any]]:
         """Return name, operator, precision, weight and its size of each node that multiplies by a matrix."""
@@ -56,7 +57,7 @@ class Graph:
         no_weights, biases = self._quantization_parameters()
         found: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
         for name, tensor in self._constants.items():
-            kind = _PRECISIONS.get(self._types[name]) or ("int32" if name in biases else None)
+            kind = _PRECISIONS.get(self._types.get(name, "")) or ("int32" if name in biases else None)
             if kind is not None and tensor.dims and name not in no_weights:
                 width = {"int8": 1, "fp16": 2, "bf16": 2, "fp64": 8}.get(kind, 4)
                 found[kind][0] += _size(tensor)
@@ -89,15 +90,18 @@ class Graph:
         node = self._maker.get(name)
         if node is None or node.op_type != "DequantizeLinear":
             return False
-        typed = node.input[2] if len(node.input) > 2 and node.input[2] else node.input[0]
+        typed = node.input[2] if len(node.input) > 2 and node.input[2] else next(iter(node.input), "")
         return _PRECISIONS.get(self._types.get(typed, "UINT8")) == "int8"
 
     def _stored(self, name: str) -> str:
         """Return the constant that a value is a rearrangement or a dequantised form of, else the value's own name."""
-        while name not in self._constants and name in self._maker:
+        passed: set[str] = set()  # a broken graph may go round in a circle
+        while name not in self._constants and name in self._maker and name not in passed:
             node = self._maker[name]
-            if node.op_type not in {"DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape", "Identity"}:
+            rearranges = {"DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape", "Identity"}
+            if node.op_type not in rearranges or not node.input:
                 break
+            passed.add(name)
             name = node.input[0]
         return name
 
@@ -109,8 +113,7 @@ class Graph:
         for node in self.nodes:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 scales.update(node.input[1:])
-                if self._types.get(node.input[0]) == "INT32":
-                    biases.add(node.input[0])
+                biases.update(name for name in node.input[:1] if self._types.get(name) == "INT32")
             elif node.op_type == "Mul" and dynamic & set(node.input):  # scale of the activations by that of the weights
                 scales.update(node.input)
             elif node.op_type in _INT8_OPERATORS or node.op_type.startswith("QLinear"):
@@ -168,7 +171,8 @@ def port(value: onnx.ValueInfoProto) -> dict[str, Any]:
     """Return name, type and shape of an input or output; a side is a number, a name or "?"."""
     tensor = value.type.tensor_type
     sides = [entry.dim_value if entry.HasField("dim_value") else entry.dim_param or "?" for entry in tensor.shape.dim]
-    name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    kinds = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+    name = kinds.get(tensor.elem_type, "undefined")
     return {
         "name": value.name,
         "type": {"float": "float32", "double": "float64"}.get(name, name),

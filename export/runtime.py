@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from zoo.errors import DataError, ModelError, first_line
+from zoo.errors import DataError, ModelError, OptionError, first_line
 from zoo.images import read_pixels
 
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -37,6 +37,7 @@ class Embedder:
 
     Raises:
         ModelError: the file is missing, broken, or was not made by ``to_onnx``.
+        OptionError: threads are below 1, or a provider is not one of this onnxruntime.
     """
 
     def __init__(
@@ -45,6 +46,12 @@ class Embedder:
         path = Path(path)
         if not path.is_file():
             raise ModelError(f"{path} does not exist. Check the path of the ONNX file.")
+        if threads is not None and threads < 1:
+            raise OptionError(f"threads is {threads}; it must be at least 1, or None for all cores.")
+        known = onnxruntime.get_available_providers()
+        for provider in providers:
+            if provider not in known:
+                raise OptionError(f"Provider {provider!r} is not in this onnxruntime; it has {', '.join(known)}.")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Threads that go on spinning after an inference take the cores from whatever comes next.
@@ -60,20 +67,26 @@ class Embedder:
                 f"{path} is not an ONNX file that onnxruntime loads ({reason}). Export it anew."
             ) from error
         self.metadata: dict[str, Any] = dict(self._session.get_modelmeta().custom_metadata_map)
-        first, *others = self._session.get_inputs()
-        kind = _INPUTS.get((first.name, first.type))
-        if self.metadata.get("schema") != "1" or kind is None or others:
+        inputs = [(given.name, given.type) for given in self._session.get_inputs()]
+        kind = _INPUTS.get(inputs[0]) if len(inputs) == 1 else None
+        made = [output.name for output in self._session.get_outputs()] == ["embedding"]
+        if self.metadata.get("schema") != "1" or kind is None or not made:
             raise ModelError(
                 f"{path} was not made by to_onnx: it lacks its metadata, or its input image or tensor. Export it anew."
             )
         self.path = path
         self.input = kind
-        self.dim = int(self.metadata["dim"])
-        self.metric = str(self.metadata["metric"])
-        self.precision = str(self.metadata["precision"])
-        self._preprocessing = json.loads(self.metadata["preprocessing"])
-        _, height, width = self._preprocessing["input_size"]
-        self.input_size = (int(height), int(width))
+        try:
+            self.dim = int(self.metadata["dim"])
+            self.metric = str(self.metadata["metric"])
+            self.precision = str(self.metadata["precision"])
+            self._preprocessing = json.loads(self.metadata["preprocessing"])
+            _, height, width = self._preprocessing["input_size"]
+            self.input_size = (int(height), int(width))
+            # Ranges found at each run are those of a whole batch: an embedding would depend on its neighbours.
+            self._one_by_one = json.loads(self.metadata.get("quantization", "{}")).get("kind") == "dynamic"
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"The metadata of {path} are broken ({first_line(error)}). Export it anew.") from error
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> np.ndarray:
         """Embed one image or several.
@@ -83,14 +96,19 @@ class Embedder:
                 array ``(N, H, W, 3)``. Files are turned as EXIF says; transparent images are laid on white. Where
                 ``input`` is "tensor": a float32 array ``(3, H, W)`` of ``input_size``, prepared as the metadata say;
                 or several of them, or one array ``(N, 3, H, W)``.
-            batch_size: most images in one inference; only neighbours of equal size share one.
+            batch_size: most images in one inference; only neighbours of equal size share one, and none do where int8
+                was made by a dynamic scheme.
 
         Returns:
             float32 ``(dim,)`` for one image, ``(N, dim)`` for several.
 
         Raises:
             DataError: an image cannot be read, or is not what this file takes; names it.
+            OptionError: batch_size is below 1.
         """
+        if batch_size < 1:
+            raise OptionError(f"batch_size is {batch_size}; it must be at least 1.")
+        most = 1 if self._one_by_one else batch_size
         prepare = _pixels if self.input == "pixels" else self._tensor
         if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim <= 3):
             row: np.ndarray = self._embed([prepare(images)])[0]
@@ -99,7 +117,7 @@ class Embedder:
         batch: list[np.ndarray] = []
         for image in images:
             pixels = prepare(image)
-            if batch and (len(batch) == batch_size or pixels.shape != batch[0].shape):
+            if batch and (len(batch) == most or pixels.shape != batch[0].shape):
                 rows.append(self._embed(batch))
                 batch = []
             batch.append(pixels)

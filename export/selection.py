@@ -18,11 +18,13 @@ from onnx import ModelProto
 from onnxruntime.quantization.calibrate import TensorsData
 from tqdm import tqdm
 
+from export.onnx_graph import Graph
 from export.quantization import Scheme, blocks_of, calibrate, schemes_for, to_fp16, to_int8, weights_of
 from export.timing import median_and_p95, timed_in_turn
 from export.tracing import INPUTS, PIXELS, Graphs, Traced, join
+from zoo.arguments import require_at_least
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.errors import DataError, RefusedError, first_line
+from zoo.errors import DataError, ModelError, RefusedError, first_line
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.models import facts_of
 from zoo.retrieval import drop_interval, measure, neighbour_overlap
@@ -92,9 +94,11 @@ def choose_int8(
 
     Raises:
         RefusedError: none is inside the budget.
-        DataError: too few images to calibrate or judge with.
-        OptionError: unknown target.
+        DataError: too few images to calibrate or judge with, or without labels to judge by.
+        ModelError: the model gives embeddings that are not finite.
+        OptionError: unknown target, or no images to calibrate with are asked for.
     """
+    require_at_least(1, calibration_images=calibration_images)
     calibration, judged, judged_as = _images(splits, calibration_images, max_unreadable, seed)
     vnni = not {"avx512_vnni", "avx_vnni"}.isdisjoint(machine()["instruction_sets"])
     network = traced.graphs.network
@@ -145,6 +149,7 @@ class _Judge:
     def __init__(self, traced: Traced, images: ImageSet, folder: Path, seed: int) -> None:
         self.graphs = traced.graphs
         self.images = images
+        self.source = traced.name
         self.metric = facts_of(traced.model).metric
         self.seed = seed
         self.by_class = images.labels is not None
@@ -219,6 +224,7 @@ class _Trial:
         """Measure a network and note it."""
         start = time.monotonic()
         precision, name = "int8" if scheme is not None else name, self.prefix + name
+        share = None if scheme is None else _int8_share(network)
         embeddings = self.judge.embed(network, one_by_one=scheme is not None and scheme.kind == "dynamic")
         entry: dict[str, Any] = {
             "name": name,
@@ -226,6 +232,7 @@ class _Trial:
             "scheme": None if scheme is None else asdict(scheme),
             "float_blocks": list(in_float),
             "bytes": len(join(replace(self.judge.graphs, network=network), PIXELS).SerializeToString()),
+            "int8_share": share,
             "score": None,
             "drop": None,
             "drop_interval": None,
@@ -236,7 +243,9 @@ class _Trial:
         }
         if np.isfinite(embeddings).all():
             scores, neighbours = self.judge.measure(embeddings)
-            expected, nearest = self._reference = self._reference or (scores, neighbours)
+            if self._reference is None:
+                self._reference = scores, neighbours
+            expected, nearest = self._reference
             drop = float(expected.mean() - scores.mean())
             entry |= {
                 "score": float(scores.mean()),
@@ -245,10 +254,18 @@ class _Trial:
                 "neighbour_overlap": neighbour_overlap(neighbours, nearest),
                 "inside_budget": self.max_drop is None or drop <= self.max_drop,
             }
+            if share is not None and share < _LEAST_INT8:
+                entry |= {"inside_budget": False, "error": f"only {100 * share:.0f} % of the weights are in int8"}
             log.info("%s: %s %.2f %%, %.1f s", name, self.judge.name, 100 * entry["score"], time.monotonic() - start)
+        elif self._reference is None:
+            raise ModelError(
+                f"{self.judge.source} gives embeddings that are not finite on {self.judge.images.ids[0]!r} and others: "
+                "its weights are broken, or training diverged. Train it anew."
+            )
         else:
             entry["error"] = "embeddings that are not finite"
-        self.networks[name] = network
+        if entry["inside_budget"] or not in_float:  # others are neither timed nor shipped, and there may be many
+            self.networks[name] = network
         self.entries.append(entry)
         self.save(self.content)
 
@@ -284,7 +301,7 @@ class _Trial:
 
     def add_mixed(self) -> None:
         """Leave blocks in float, those first that harm retrieval most, until a candidate is inside the budget."""
-        measured = [entry for entry in self.entries if entry["name"] in self.schemes]
+        measured = [entry for entry in self.entries if entry["name"] in self.schemes and entry["error"] is None]
         if not measured:
             return
         scheme = self.schemes[min(measured, key=lambda entry: entry["drop"])["name"]]
@@ -340,15 +357,16 @@ def _choose(trial: _Trial, target: str) -> dict[str, Any] | None:
     inside = trial.inside()
     if not inside:
         return None
-    here = platform.machine().lower() in _HOSTS.get(target, ()) and inside[0]["latency_ms"] is not None
-    if here:
+    timed = inside[0]["latency_ms"] is not None
+    if timed and platform.machine().lower() in _HOSTS.get(target, ()):
         fastest = min(_milliseconds(entry) for entry in inside)
         as_fast = [entry for entry in inside if _milliseconds(entry) <= _AS_FAST * fastest]
         entry = min(as_fast, key=lambda entry: entry["drop"])
         trial.content["chosen_by"] = "latency here, of those inside the budget"
     else:
         entry = min(inside, key=lambda entry: entry["drop"])
-        trial.content["chosen_by"] = f"smallest drop; latency here says nothing of {target}"
+        why = f"latency here says nothing of {target}" if timed else "nothing was timed"
+        trial.content["chosen_by"] = f"smallest drop; {why}"
     trial.content["chosen"] = entry["name"]
     return entry
 
@@ -359,15 +377,22 @@ def _milliseconds(entry: dict[str, Any]) -> float:
 
 
 def _refusal(trial: _Trial) -> str:
-    measured = [entry for entry in trial.entries if entry["precision"] == "int8" and entry["drop"] is not None]
+    measured = [entry for entry in trial.entries if entry["precision"] == "int8" and entry["error"] is None]
     if not measured:
         return "No int8 file could be made. candidates.json says why; ship fp32 or fp16."
     best = min(measured, key=lambda entry: entry["drop"])
+    remedy = "Allow" if trial.prefix else "Finish the student with qat_epochs, allow"
     return (
         f"No int8 file keeps {trial.judge.name} within {100 * (trial.max_drop or 0):g} points of fp32; the best, "
-        f"{best['name']}, loses {100 * best['drop']:.2f}. Finish the student with qat_epochs, allow a larger max_drop, "
-        "or ship fp32."
+        f"{best['name']}, loses {100 * best['drop']:.2f}. {remedy} a larger max_drop, or ship fp32."
     )
+
+
+def _int8_share(network: ModelProto) -> float:
+    """Return which share of the weights that nodes multiply by is in int8, in [0, 1]."""
+    computing = Graph(network).computing()
+    total = sum(node["weights"] for node in computing)
+    return sum(node["weights"] for node in computing if node["precision"] == "int8") / max(total, 1)
 
 
 def preprocessed(graphs: Graphs, images: ImageSet) -> Iterator[np.ndarray]:
@@ -389,6 +414,11 @@ def _images(splits: DataSplits, count: int, max_unreadable: int, seed: int) -> t
         judged, judged_as = splits.train.subset(np.sort(order[count:])), "training classes"
     if judged.roles is None and len(judged) > MOST_JUDGED:
         judged = judged.subset(np.sort(balanced(judged, MOST_JUDGED, seed)))
+    if judged.labels is None and judged.continuous is None:
+        raise DataError(
+            f"{splits.name} has no labels to judge int8 by. Put each class's images in a folder, give "
+            "continuous_labels, or export fp32 or fp16."
+        )
     calibration = splits.train.subset(np.sort(order[:count])).checked(max_unreadable)
     if not len(judged):
         raise DataError(
@@ -414,7 +444,7 @@ def balanced(images: ImageSet, count: int, seed: int) -> np.ndarray:
 
 
 def _failed(name: str, scheme: Scheme, in_float: tuple[str, ...], error: str) -> dict[str, Any]:
-    empty = dict.fromkeys(("bytes", "score", "drop", "drop_interval", "neighbour_overlap", "latency_ms"))
+    empty = dict.fromkeys(("bytes", "int8_share", "score", "drop", "drop_interval", "neighbour_overlap", "latency_ms"))
     known = {"name": name, "precision": "int8", "scheme": asdict(scheme), "float_blocks": list(in_float)}
     return known | empty | {"inside_budget": False, "error": error}
 

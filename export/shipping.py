@@ -107,6 +107,8 @@ def export_model(
     assert splits is not None
     record = files["int8"].parent / CANDIDATES
 
+    files["int8"].unlink(missing_ok=True)  # where this one is refused, an older one must not pass for it
+
     def save(content: dict[str, Any]) -> None:
         write_json(record, content)
 

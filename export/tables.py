@@ -139,7 +139,7 @@ def _lines(content: dict[str, Any], nodes: bool) -> Iterator[tuple[str, str]]:
         yield "preprocessing", _preprocessing(content["preprocessing"])
     for key in ("architecture", "dim", "metric", "parameters", "precision"):
         if content[key] is not None:
-            yield key, f"{int(content[key]):,}" if key == "parameters" and content[key].isdigit() else content[key]
+            yield key, f"{int(content[key]):,}" if key == "parameters" and content[key].isdecimal() else content[key]
     if content["quantization"] is not None:
         yield "quantization", readable(content["quantization"])
     yield "weights", _weights(content["weights"])

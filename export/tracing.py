@@ -121,6 +121,12 @@ def trace(whole: PixelsToVector) -> Graphs:
     with torch.no_grad():
         tensor = whole.preprocess(image)
         vector = whole.network(tensor)
+    if vector.ndim != 2:
+        raise ValueError(
+            f"it gives shape {tuple(vector.shape)} where an embedding is (N, D); give it a pooling or a head"
+        )
+    if not bool(torch.isfinite(vector).all()):
+        raise ValueError("its embeddings are not finite; its weights are broken, or training diverged")
     preprocess = _traced(whole.preprocess, image, ("image", "tensor"), {0: "N", 1: "H", 2: "W"})
     network = _traced(whole.network, tensor, ("tensor", "vector"), {0: "N"})
     normalize = _traced(_Normalize(), vector, ("vector", "embedding"), {0: "N"}) if whole.normalize else None

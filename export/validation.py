@@ -124,9 +124,9 @@ def validate(
     reference = open_teacher(teacher)
     given = [Path(model) for model in models]
     places = [path.resolve() for path in given]
-    added = [path for path in dict.fromkeys(pair) if path.resolve() not in places]
-    opened = open_models(reference, teacher, [*added, *given])  # the last one given is the one that ships
-    places = [path.resolve() for path in [*added, *given]]
+    added = {path.resolve(): path for path in pair if path.resolve() not in places}
+    opened = open_models(reference, teacher, [*added.values(), *given])  # the last one given is the one that ships
+    places = [*added, *places]
     mixed = [opened[1 + places.index(path.resolve())] for path in pair]
     require_possible(mixed, kinds, opened[-1], splits.test)
     warnings = [warning for model in opened if (warning := seen_in_training(model, splits))]

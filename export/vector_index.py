@@ -169,7 +169,7 @@ def read_index(path: Path, kind: str, metric: str, parameters: dict[str, int], f
     """
     try:
         return VectorIndex(kind, metric, parameters, fixed_bytes, faiss.read_index(str(path)))
-    except RuntimeError as error:  # the one exception of faiss
+    except (RuntimeError, MemoryError) as error:  # faiss's own, and what sizes in a broken file lead to
         raise ModelError(
             f"{path} is missing, or is not an index that faiss {faiss.__version__} reads. Build it anew."
         ) from error
@@ -198,7 +198,7 @@ def parameters_for(kind: str, options: Mapping[str, Any] | None, count: int, dim
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise OptionError(f"An index of kind {kind} has no option {name!r}; {has}.{did_you_mean(name, known)}")
         least = 2 if (kind, name) == ("hnsw", "m") else 1
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
             raise OptionError(f"{name} of an index is {value!r}; it must be a whole number of at least {least}.")
     chosen: dict[str, int] = {name: value for name, value in (known | given).items() if value is not None}
     if kind == "ivfpq":

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
-SECONDS = 180
+SECONDS = 400
 
 
 def blocks(*languages: str) -> list[Any]:

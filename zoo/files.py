@@ -52,7 +52,7 @@ def require_writable(folder: Path | str) -> None:
     """
     there = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
     if not there.is_dir():
-        raise OptionError(f"{there} is a file; {folder} must be a folder. Choose another.")
+        raise OptionError(f"{there} is a file; out must be a folder. Choose another.")
     try:
         with tempfile.TemporaryFile(dir=there):
             pass

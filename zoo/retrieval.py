@@ -314,9 +314,13 @@ def neighbour_overlap(model: np.ndarray, teacher: np.ndarray) -> float:
         model: int ``(Q, K)``, neighbours of each query, -1 for none.
         teacher: int ``(Q, K)``, of the same queries.
     """
-    shared = (model[:, :, None] == teacher[:, None, :]) & (model[:, :, None] >= 0)
-    present = np.maximum((teacher >= 0).sum(axis=1), 1)
-    return float((shared.any(axis=2).sum(axis=1) / present).mean())
+    shares = np.zeros(len(model))
+    step = max(1, _CHUNK_BYTES // (2 * max(model.shape[1] * teacher.shape[1], 1)))
+    for start in range(0, len(model), step):
+        found, wanted = model[start : start + step], teacher[start : start + step]
+        shared = (found[:, :, None] == wanted[:, None, :]) & (found[:, :, None] >= 0)
+        shares[start : start + step] = shared.any(axis=2).sum(axis=1) / np.maximum((wanted >= 0).sum(axis=1), 1)
+    return float(shares.mean())
 
 
 def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarray | None = None) -> np.ndarray:

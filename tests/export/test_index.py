@@ -213,6 +213,15 @@ def test_broken_indexes_are_named(flat: Path, photos: Path, tmp_path: Path) -> N
         ("ids.json", "[", r"ids\.json is missing or broken"),
         ("ids.json", '["a", "b"]', r"do not belong together.* 96 images, ids\.json has 2 and index\.faiss 96"),
         ("index.faiss", "IxF2", "not an index that faiss"),
+        ("ids.json", "5", "must be a list of texts"),
+        ("ids.json", "{}", "must be a list of texts"),
+        ("index.json", json.dumps(facts | {"kind": "zzz"}), "says kind 'zzz'"),
+        ("index.json", json.dumps(facts | {"kind": "binary"}), "says kind 'binary', which its parameters do not fit"),
+        ("index.json", json.dumps(facts | {"encoder": "x"}), "lacks source"),
+        *(
+            ("index.json", json.dumps({name: value for name, value in facts.items() if name != key}), "lacks ")
+            for key in ("kind", "metric", "parameters", "fixed_bytes", "count", "dim", "encoder")
+        ),
     ]
     for number, (name, content, message) in enumerate(cases):
         index = broken_copy(flat, tmp_path / str(number), name, content)

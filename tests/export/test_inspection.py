@@ -292,3 +292,20 @@ def test_what_is_not_onnx(content: bytes | None, tmp_path: Path) -> None:
         file.write_bytes(content)
     with pytest.raises(ModelError, match=r"m\.onnx (is not an ONNX file|does not exist)"):
         inspect(file)
+
+
+def test_a_graph_that_goes_round_in_a_circle_ends(tmp_path: Path) -> None:
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Identity", ["b"], ["a"]),
+        helper.make_node("Identity", ["a"], ["b"]),
+        helper.make_node("MatMul", ["x", "a"], ["y"]),
+        helper.make_node("MatMul", ["x", "c"], ["z"]),
+        helper.make_node("DequantizeLinear", [], ["c"]),
+    ]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 2]) for name in ("x", "y")]
+    proto = helper.make_model(helper.make_graph(nodes, "circle", values[:1], values[1:]))
+    proto.graph.input[0].type.tensor_type.elem_type = 99
+    onnx.save(proto, tmp_path / "circle.onnx")
+    content = inspect(tmp_path / "circle.onnx")
+    assert [entry["weight"] for entry in content["computing"]] == [None, None]

@@ -13,7 +13,7 @@ from export import Embedder
 from export.measured_models import _onnx, latencies
 from export.runtime import preprocessing_in_words
 from export.tracing import smooth_images
-from zoo import DataError, ModelError, load_data
+from zoo import DataError, ModelError, OptionError, load_data
 from zoo.preprocessing import Preprocess, Preprocessing
 
 
@@ -90,3 +90,69 @@ def test_validate_prepares_images_for_a_tensor_file(files: dict[str, Path], phot
     np.testing.assert_allclose(candidate.embed(images), _onnx(files["fp32"]).embed(images), atol=1e-5)
     entries = latencies([candidate], images, runs=2)["onnx-fp32"]
     assert entries[0]["threads"] == 1 and 0 < entries[0]["median"] <= entries[0]["p95"]
+
+
+def with_metadata(source: Path, path: Path, **entries: str) -> Path:
+    """Copy a file with entries of its metadata changed; empty ones are removed."""
+    proto = onnx.load(source)
+    known = {entry.key: entry.value for entry in proto.metadata_props} | entries
+    del proto.metadata_props[:]
+    onnx.helper.set_model_props(proto, {key: value for key, value in known.items() if value})
+    onnx.save(proto, path)
+    return path
+
+
+def test_embeddings_of_a_dynamic_file_do_not_depend_on_their_neighbours(files: dict[str, Path], tmp_path: Path) -> None:
+    images = np.stack(smooth_images(6))
+    images[1] //= 8  # one with ranges of its own
+    path = with_metadata(files["dynamic"], tmp_path / "d.onnx", quantization='{"kind": "dynamic"}')
+    alone = np.stack([Embedder(path)(image) for image in images])
+    np.testing.assert_array_equal(Embedder(path)(images), alone)
+    np.testing.assert_array_equal(Embedder(path)(images[::-1], batch_size=4), alone[::-1])
+    assert np.abs(Embedder(files["dynamic"])(images) - alone).max() > 1e-4  # what sharing a batch would do
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"dim": ""},
+        {"dim": "many"},
+        {"precision": ""},
+        {"preprocessing": ""},
+        {"preprocessing": "{"},
+        {"preprocessing": "[]"},
+        {"preprocessing": '{"input_size": [3]}'},
+        {"quantization": "[]"},
+    ],
+)
+def test_broken_metadata_are_named(entries: dict[str, str], files: dict[str, Path], tmp_path: Path) -> None:
+    path = with_metadata(files["fp32"], tmp_path / "broken.onnx", **entries)
+    with pytest.raises(ModelError, match=r"The metadata of .*broken\.onnx are broken \(.*Export it anew"):
+        Embedder(path)
+
+
+def test_another_output_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    proto = onnx.load(files["fp32"])
+    proto.graph.node.append(onnx.helper.make_node("Identity", ["embedding"], ["result"]))
+    proto.graph.output[0].name = "result"
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(ModelError, match="not made by to_onnx"):
+        Embedder(tmp_path / "other.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "threads is 0; it must be at least 1"),
+        ({"providers": ["NopeProvider"]}, "'NopeProvider' is not in this onnxruntime; it has .*CPUExecutionProvider"),
+        ({"providers": "CPUExecutionProvider"}, "Provider 'C' is not in this onnxruntime"),
+    ],
+)
+def test_options_that_cannot_work(options: dict[str, object], message: str, files: dict[str, Path]) -> None:
+    with pytest.raises(OptionError, match=message):
+        Embedder(files["fp32"], **options)  # type: ignore[arg-type]
+
+
+def test_a_batch_holds_an_image_at_least(files: dict[str, Path]) -> None:
+    with pytest.raises(OptionError, match="batch_size is 0; it must be at least 1"):
+        Embedder(files["fp32"])(smooth_images(2), batch_size=0)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -300,3 +303,73 @@ def test_a_finish_gives_int8_a_second_chance(
 def test_a_finish_needs_a_teacher(fragile: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="needs a teacher"):
         compressor.ship(fragile, tmp_path, qat_epochs=2, precision="int8", data=f"folder:{photos}")
+
+
+def test_a_finish_that_fails_leaves_a_refusal(
+    fragile: Path, tiny_teacher: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: Any, **options: Any) -> Path:
+        raise ModelError("branches")
+
+    monkeypatch.setattr(compressor.quantization_aware, "finish_quantized", failing)
+    options = QUICK | {"data": f"folder:{photos}", "precision": "int8"}
+    with pytest.raises(RefusedError, match=r"No int8 file keeps .* It cannot be finished: branches") as refused:
+        compressor.ship(fragile, tmp_path, teacher=tiny_teacher, qat_epochs=2, **options)
+    assert len(refused.value.content["candidates"]) == 3
+
+
+def test_a_finish_without_int8_is_a_mistake(tiny_teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="qat_epochs 2 finishes a student for int8"):
+        compressor.ship(tiny_teacher, tmp_path, teacher=tiny_teacher, qat_epochs=2, precision="fp16")
+
+
+def test_a_refusal_leaves_no_older_int8_file(tiny_teacher: Path, fragile: Path, photos: Path, tmp_path: Path) -> None:
+    export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **QUICK)
+    assert (tmp_path / "model-int8.onnx").is_file()
+    with pytest.raises(RefusedError):
+        export_model(fragile, tmp_path, precision="int8", data=f"folder:{photos}", **QUICK)
+    assert not (tmp_path / "model-int8.onnx").exists()
+
+
+def test_int8_by_name_only_is_refused(
+    tiny_teacher: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.selection, "_LEAST_INT8", 1.1)
+    with pytest.raises(RefusedError, match="No int8 file could be made") as refused:
+        export_model(tiny_teacher, tmp_path, precision="auto", data=f"folder:{photos}", **QUICK)
+    of_int8 = [entry for entry in refused.value.content["candidates"] if entry["precision"] == "int8"]
+    assert of_int8 and all(re.fullmatch(r"only \d+ % of the weights are in int8", e["error"]) for e in of_int8)
+    assert all(not entry["inside_budget"] and entry["int8_share"] > 0.9 for entry in of_int8)
+
+
+def test_a_model_without_numbers_is_named(tiny_teacher: Path, photos: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_teacher)
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(float("nan"))
+    with pytest.raises(ModelError, match="its embeddings are not finite"):
+        export_model(model, tmp_path / "m.onnx")
+    model = load_model(tiny_teacher)
+    with torch.no_grad():
+        model.get_classifier().weight.fill_(1e38)  # type: ignore[union-attr, operator]
+    with pytest.raises(ModelError, match="not finite"):
+        export_model(model, tmp_path / "m", precision="int8", data=f"folder:{photos}", **QUICK)
+
+
+def test_maps_are_no_embeddings(tmp_path: Path) -> None:
+    maps = timm.create_model("test_resnet", num_classes=0, global_pool="")
+    with pytest.raises(ModelError, match=r"it gives shape \(2, \d+, \d+, \d+\) where an embedding is \(N, D\)"):
+        to_onnx(maps, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_calibration_takes_an_image(count: int, tiny_teacher: Path, photos: Path, tmp_path: Path) -> None:
+    options = QUICK | {"calibration_images": count}
+    with pytest.raises(OptionError, match=f"calibration_images is {count}; it must be at least 1"):
+        export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **options)
+
+
+def test_int8_needs_labels_to_be_judged_by(tiny_teacher: Path, photos: Path, tmp_path: Path) -> None:
+    data = load_data(f"folder:{photos}", "all-train", validation=0)
+    unlabelled = replace(data, train=data.train.without_labels())
+    with pytest.raises(DataError, match="has no labels to judge int8 by"):
+        export_model(tiny_teacher, tmp_path, precision="int8", data=unlabelled, **QUICK)

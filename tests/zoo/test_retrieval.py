@@ -368,3 +368,15 @@ def test_images_that_say_nothing_are_refused(labels: list[int], roles: list[str]
         return
     with pytest.raises(DataError, match=message):
         require_measurable(images, "test")
+
+
+def test_overlap_of_neighbours_is_the_same_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    one, other = (np.stack([generator.permutation(20)[:7] for _ in range(50)]) for _ in range(2))
+    one[3, 4:] = other[5, 2:] = -1
+    expected = [
+        len((set(a) & set(b)) - {-1}) / len(set(b) - {-1}) for a, b in zip(one.tolist(), other.tolist(), strict=True)
+    ]
+    assert retrieval.neighbour_overlap(one, other) == pytest.approx(np.mean(expected))
+    monkeypatch.setattr(retrieval, "_CHUNK_BYTES", 300)
+    assert retrieval.neighbour_overlap(one, other) == pytest.approx(np.mean(expected))
