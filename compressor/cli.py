@@ -230,20 +230,11 @@ def _with_leading(verb: str, words: list[str]) -> list[str]:
     if names[-1] in _LISTS and len(plain) >= len(names):
         plain[len(names) - 1 :] = [_as_list(plain[len(names) - 1 :], of_numbers=False)]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
-    words = [*options, *plain[len(names) :], *_with_lists_joined(verb, rest)]
-    configs: list[str] = []
-    others: list[str] = []
-    for word in words:
-        is_config = word.startswith("--config=") or (configs and configs[-1] == "--config=")
-        if word == "--config":
-            configs.append("--config=")
-        elif is_config and not word.startswith("--config="):
-            configs[-1] += word
-        else:
-            (configs if is_config else others).append(word)
+    words = [*options, *plain[len(names) :], *_with_values_joined(verb, rest)]
+    configs = [word for word in words if word.startswith("--config=")]
     for word in configs:
         _require_config(Path(word.removeprefix("--config=")))
-    return [*configs, *others]
+    return [*configs, *(word for word in words if word not in configs)]
 
 
 def _require_config(path: Path) -> None:
@@ -261,8 +252,8 @@ def _require_config(path: Path) -> None:
         raise UserError(f"Configuration {path} holds no options. Write lines such as 'seed: 0'; configs/ has examples.")
 
 
-def _with_lists_joined(verb: str, words: list[str]) -> list[str]:
-    """Turn the values of options that take several into one list.
+def _with_values_joined(verb: str, words: list[str]) -> list[str]:
+    """Turn the values of options that take several into one list, and a configuration and its option into one word.
 
     ``--threads 1 2`` becomes ``--threads=[1,2]``; so does ``--threads 1,2``.
     """
@@ -282,6 +273,8 @@ def _with_lists_joined(verb: str, words: list[str]) -> list[str]:
         values = [value, *words[1:end]] if equals else words[1:end]
         if name in of_numbers and values:
             joined.append(f"{name}={_as_list(values, of_numbers[name])}")
+        elif name == "--config" and values:
+            joined += [f"--config={values[0]}", *values[1:]]
         else:
             joined += words[:end]
         words = words[end:]

@@ -19,13 +19,12 @@ from compressor.losses import LOSSES
 from zoo.augmentation import Views
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.rotations import with_rotations
-from zoo.data.splits import require_training_images
 from zoo.embedding import embed, fastest_device
 from zoo.errors import OptionError
 from zoo.learner import Learner, fit, training_loader
 from zoo.losses import create_loss, find_loss
 from zoo.models import embed_with_maps, preprocessing_of
-from zoo.retrieval import require_measurable
+from zoo.retrieval import require_training_images
 from zoo.teachers import ArrayTeacher, Teacher, enough_to_prove, prove_teacher, resize_views
 
 log = logging.getLogger(__name__)
@@ -135,8 +134,6 @@ def require_transferable(teacher: Teacher, splits: DataSplits, options: Mapping[
     if options["rotate_classes"] and isinstance(teacher, ArrayTeacher):
         raise OptionError("rotate_classes needs a teacher that sees images; embeddings by id have none of turned ones.")
     require_training_images(splits, options["split"])
-    if len(splits.validation):
-        require_measurable(splits.validation, "validation")
 
 
 def transfer(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 # The tests are of CPUs, and several devices would have Lightning start pytest again. Set it to test on a GPU.
@@ -121,6 +123,27 @@ def tiny_teacher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         workers=0,
         validation=0.34,
     )
+
+
+@pytest.fixture
+def interrupted_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which the training begun in it is interrupted at the start of an epoch, counted from 0."""
+    from zoo.learner import Interrupted, Learner
+
+    original = Learner.on_train_epoch_start
+
+    @contextmanager
+    def interrupted(epoch: int) -> Iterator[None]:
+        def stop(self: Learner) -> None:
+            original(self)
+            if self.current_epoch == epoch:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(Interrupted, match="again"):
+            patch.setattr(Learner, "on_train_epoch_start", stop)
+            yield
+
+    return interrupted
 
 
 @pytest.fixture(scope="session")

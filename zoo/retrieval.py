@@ -162,14 +162,13 @@ def measure_found(find: Find, images: ImageSet, ks: Sequence[int] = DEFAULT_KS) 
         average_precision[part] = (precision * within_r).sum(axis=1) / positives[part]
         kept = found[:, :largest_k]
         neighbours[part, : kept.shape[1]] = np.where(kept >= 0, gallery_rows[kept], -1)
-    others = len(gallery_rows) - (own >= 0)
     return RetrievalResult(
         queries=query_rows,
         neighbours=neighbours,
         recall=recall,
         r_precision=r_precision,
         average_precision=average_precision,
-        chance=float((positives / others).mean()),
+        chance=chance_of(images)[0],
         gallery_size=len(gallery_rows),
         left_out=left_out,
     )
@@ -226,6 +225,23 @@ def require_measurable(images: ImageSet, what: str) -> None:
             f"No {what} query has another image of its class in the gallery, so retrieval cannot be measured. Give "
             "classes of two images or more, or divide them otherwise (split, validation)."
         )
+
+
+def require_training_images(splits: DataSplits, rule: str) -> None:
+    """Refuse data that nothing can be trained on, or chosen by.
+
+    Args:
+        splits: the data.
+        rule: that divided it, for the message.
+
+    Raises:
+        DataError: there are fewer than two training images, or retrieval among the validation images says nothing.
+    """
+    if len(splits.train) < 2:
+        found = f"{len(splits.train) or 'no'} training image{'' if len(splits.train) == 1 else 's'}"
+        raise DataError(f"{splits.name} has {found} after split {rule!r}; it takes 2 at least. Choose another split.")
+    if len(splits.validation):
+        require_measurable(splits.validation, "validation")
 
 
 def require_test_images(splits: DataSplits, rule: str) -> None:

@@ -347,7 +347,7 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
         key, name = "recall_at_1", "Recall@1"
         result = measure(embeddings, images, teacher.metric)
         score, chance, queries = result.recall_at(1), result.chance, len(result.queries)
-        error = (max(chance * (1 - chance), 1e-12) / queries) ** 0.5
+        error = _standard_error(chance, queries)
     else:
         key, name = f"ndcg_at_{NDCG_K}", f"nDCG@{NDCG_K}"
         by_labels = measure_by_labels(embeddings, images, teacher.metric)
@@ -392,7 +392,11 @@ def enough_to_prove(images: ImageSet) -> bool:
     if images.labels is None:
         return True
     chance, queries = chance_of(images)
-    return chance + 3 * (chance * (1 - chance) / max(queries, 1)) ** 0.5 <= _REACHABLE
+    return chance + 3 * _standard_error(chance, queries) <= _REACHABLE
+
+
+def _standard_error(chance: float, queries: int) -> float:
+    return float((max(chance * (1 - chance), 1e-12) / max(queries, 1)) ** 0.5)
 
 
 def resize_views(views: Tensor, size: tuple[int, int]) -> Tensor:

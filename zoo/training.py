@@ -113,16 +113,13 @@ def train(
     require_ranges(options)
 
     from zoo.data import load_data
-    from zoo.data.splits import require_training_images
-    from zoo.retrieval import require_measurable
+    from zoo.retrieval import require_training_images
 
     splits = load_data(data, split, validation, continuous_labels, label_metric)
     stage = Stage.open(out, train, options, data_digest=splits.digest)
     if stage.finished:
         return stage.folder
     require_training_images(splits, split)
-    if len(splits.validation):
-        require_measurable(splits.validation, "validation")
 
     from zoo.losses import CONTINUOUS, create_loss, find_loss, labels_of
 

@@ -334,22 +334,12 @@ def test_training_end_to_end(photos: Path, tmp_path: Path) -> None:
     assert written == {"generated.json", "generated.png"}
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Path, interrupted_in: Any) -> None:
     options = QUICK | {"epochs": 3, "validation": 0.0, "loss_options": {"warmup_epochs": 1, "base": "proxy_nca"}}
     whole = train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
 
-    def stop_after_two(self: Any) -> None:
-        original(self)
-        if self.current_epoch == 2:
-            raise KeyboardInterrupt
-
-    original = zoo.learner.Learner.on_train_epoch_start
-    with monkeypatch.context() as patch:
-        patch.setattr(zoo.learner.Learner, "on_train_epoch_start", stop_after_two)
-        with pytest.raises(zoo.learner.Interrupted):
-            train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    with interrupted_in(2):
+        train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
     torch.manual_seed(12345)  # whatever the process did before must not matter
     parts = train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
     models = load_model(whole), load_model(parts)

@@ -57,23 +57,13 @@ def test_same_options_reuse_and_other_options_refuse(photos: Path, tmp_path: Pat
         train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=2, **QUICK)
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Path, interrupted_in: Any) -> None:
     options = QUICK | {"epochs": 3, "validation": 0.0}
     whole = train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
 
-    def stop_after_two(self: Any) -> None:
-        original(self)
-        if self.current_epoch == 2:
-            raise KeyboardInterrupt
-
-    original = zoo.learner.Learner.on_train_epoch_start
-    monkeypatch.setattr(zoo.learner.Learner, "on_train_epoch_start", stop_after_two)
-    with pytest.raises(zoo.learner.Interrupted, match="again"):
+    with interrupted_in(2):
         train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
     assert not (tmp_path / "parts" / "config.json").exists()
-    monkeypatch.setattr(zoo.learner.Learner, "on_train_epoch_start", original)
     torch.manual_seed(12345)  # whatever the process did before must not matter
     parts = train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
     for (name, a), b in zip(
@@ -97,7 +87,7 @@ class Noisy(nn.Module):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_random_numbers_are_the_same_when_resumed(
-    workers: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_in: Any
 ) -> None:
     module = ModuleType("noisy_losses")
     module.Noisy = Noisy  # type: ignore[attr-defined]
@@ -108,16 +98,8 @@ def test_random_numbers_are_the_same_when_resumed(
     whole = list(Noisy.drawn)
     assert len(set(whole)) == len(whole) == 6
 
-    def stop_after_one(self: Any) -> None:
-        original(self)
-        if self.current_epoch == 1:
-            raise KeyboardInterrupt
-
-    original = zoo.learner.Learner.on_train_epoch_start
-    with monkeypatch.context() as patch:
-        patch.setattr(zoo.learner.Learner, "on_train_epoch_start", stop_after_one)
-        with pytest.raises(zoo.learner.Interrupted):
-            train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    with interrupted_in(1):
+        train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
     Noisy.drawn.clear()
     train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
     assert Noisy.drawn == whole[3:]
@@ -309,22 +291,14 @@ def test_every_kind_of_label_distance_trains_the_same(spots: Path, spot_options:
 
 
 def test_training_on_continuous_labels_resumes(
-    spots: Path, spot_options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spots: Path, spot_options: Any, tmp_path: Path, interrupted_in: Any
 ) -> None:
     options = spot_options | {"loss": "log_ratio", "continuous_labels": spots / "positions.csv", "epochs": 3}
     data = f"csv:{spots / 'images.csv'}"
     whole = train(data, tmp_path / "whole", "test_resnet", 16, **options)
 
-    def stop_after_two(self: Any) -> None:
-        original(self)
-        if self.current_epoch == 2:
-            raise KeyboardInterrupt
-
-    original = zoo.learner.Learner.on_train_epoch_start
-    with monkeypatch.context() as patch:
-        patch.setattr(zoo.learner.Learner, "on_train_epoch_start", stop_after_two)
-        with pytest.raises(zoo.learner.Interrupted):
-            train(data, tmp_path / "parts", "test_resnet", 16, **options)
+    with interrupted_in(2):
+        train(data, tmp_path / "parts", "test_resnet", 16, **options)
     parts = train(data, tmp_path / "parts", "test_resnet", 16, **options)
     models = load_model(whole), load_model(parts)
     assert facts_of(models[0]).measured == facts_of(models[1]).measured
@@ -440,20 +414,12 @@ def test_training_that_diverged_is_not_saved(photos: Path, tmp_path: Path, monke
 
 
 def test_what_validation_measured_outlasts_an_interruption_and_a_broken_checkpoint_is_named(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, interrupted_in: Any
 ) -> None:
     options = QUICK | {"epochs": 3}
 
-    def stop_after_two(self: Any) -> None:
-        original(self)
-        if self.current_epoch == 2:
-            raise KeyboardInterrupt
-
-    original = zoo.learner.Learner.on_train_epoch_start
-    with monkeypatch.context() as patch:
-        patch.setattr(zoo.learner.Learner, "on_train_epoch_start", stop_after_two)
-        with pytest.raises(zoo.learner.Interrupted):
-            train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    with interrupted_in(2):
+        train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
     checkpoint = tmp_path / "t" / "checkpoints" / "last.ckpt"
     whole = checkpoint.read_bytes()
     for content in (whole[: len(whole) // 2], b""):

@@ -169,17 +169,6 @@ def _hold_out_images(split: np.ndarray, fraction: float) -> np.ndarray:
     return split
 
 
-def require_training_images(splits: DataSplits, rule: str) -> None:
-    """Refuse data that nothing can be trained on.
-
-    Raises:
-        DataError: there are fewer than two training images.
-    """
-    if len(splits.train) < 2:
-        found = f"{len(splits.train) or 'no'} training image{'' if len(splits.train) == 1 else 's'}"
-        raise DataError(f"{splits.name} has {found} after split {rule!r}; it takes 2 at least. Choose another split.")
-
-
 def _require_disjoint(name: str, parts: dict[str, ImageSet]) -> None:
     tested = parts[TEST].labels
     if tested is None:
