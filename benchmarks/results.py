@@ -107,12 +107,15 @@ def spread(values: list[float], decimals: int = 2) -> str:
     return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
 
 
-def standard_error(values: list[float]) -> float:
-    """Return the standard error of the mean; not a number for a single value."""
-    if len(values) < 2:
-        return float("nan")
-    mean = sum(values) / len(values)
-    return (sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)) ** 0.5
+def gain(differences: list[float]) -> str:
+    """Return the mean of the differences between runs of the same seeds, with its standard error where it has one."""
+    if not differences:
+        return ""
+    mean = sum(differences) / len(differences)
+    if len(differences) == 1:
+        return f"{mean:+.2f}"
+    variance = sum((value - mean) ** 2 for value in differences) / (len(differences) - 1)
+    return f"{mean:+.2f} ± {(variance / len(differences)) ** 0.5:.2f}"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:

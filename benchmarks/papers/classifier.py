@@ -1,10 +1,13 @@
 """Relaxed contrastive loss as an auxiliary loss for a classifier (CVPR 2021, section on image classification).
 
+    python -m benchmarks.papers.classifier --data folder:PATH --tune
     python -m benchmarks.papers.classifier --data folder:PATH --seeds 0 1 2
 
 Here the classes are the same in training and test: three quarters of the drawings of each training character train,
 the others judge. The output of a network is the logits of the classes, and what is transferred are the features before
-them. A finished run is a line in the results and is not run again.
+them. With ``--tune`` every method gets the three runs of ``GRID`` with the seed 0, trained on three quarters of the
+training drawings and judged on the others; without it every method runs with what was best there. A finished run is a
+line in the results and is not run again while its settings stay.
 """
 
 from __future__ import annotations
@@ -20,21 +23,32 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.papers.omniglot import SPLIT, every_fourth
-from benchmarks.results import Results, made_with, markdown_table, spread
+from benchmarks.results import (
+    Results,
+    best_options,
+    digest_of,
+    gain,
+    made_with,
+    markdown_table,
+    percent,
+    spread,
+    try_options,
+)
 from compressor import distill
 from compressor.cli import quieten
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
-from zoo import DataSplits, load_data, load_model, train
+from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.embedding import embed
 from zoo.versions import machine, versions
 
 HERE = Path(__file__).resolve().parent
+TUNING = Results(HERE / "results" / "classifier-tuning.jsonl")
 RESULTS = Results(HERE / "results" / "classifier.jsonl")
 TABLE = HERE / "results" / "classifier.md"
 MODULE = "benchmarks.papers.classifier"
 
 COMMON: dict[str, Any] = {
-    "image_size": 48,
+    "image_size": 32,
     "crop_pct": 1.0,
     "augment": "drawing",
     "min_crop": 0.6,
@@ -43,13 +57,21 @@ COMMON: dict[str, Any] = {
     "validation": 0.0,
 }
 TEACHER = COMMON | {"arch": "resnet10t", "lr": 1e-3, "precision": "auto"}
-STUDENT = COMMON | {"arch": "test_resnet", "lr": 3e-3, "teacher_precision": "auto"}
-# Weights of the terms beside the cross-entropy: of the relaxed contrastive loss, and of knowledge distillation.
-METHODS = {
-    "cross-entropy": {"relaxed": 0.0, "logits": 0.0},
-    "+ relaxed contrastive": {"relaxed": 1.0, "logits": 0.0},
-    "+ knowledge distillation": {"relaxed": 0.0, "logits": 1.0},
-    "+ both": {"relaxed": 1.0, "logits": 1.0},
+STUDENT = COMMON | {"arch": "test_resnet", "teacher_precision": "auto"}
+SETTINGS = digest_of({"teacher": TEACHER, "student": STUDENT})
+ALONE = "cross-entropy"
+
+
+def _weighted(relaxed: float, logits: float, lr: float = 3e-3) -> dict[str, Any]:
+    return {"lr": lr, "loss_options": {"relaxed": relaxed, "logits": logits}}
+
+
+# Three runs for each: rates of the cross-entropy alone, weights of the terms beside it.
+GRID: dict[str, list[dict[str, Any]]] = {
+    ALONE: [_weighted(0.0, 0.0, lr) for lr in (1e-3, 3e-3, 1e-2)],
+    "+ relaxed contrastive": [_weighted(weight, 0.0) for weight in (0.3, 1.0, 3.0)],
+    "+ knowledge distillation": [_weighted(0.0, weight) for weight in (0.3, 1.0, 3.0)],
+    "+ both": [_weighted(*weights) for weights in ((0.3, 1.0), (1.0, 1.0), (1.0, 3.0))],
 }
 
 
@@ -106,14 +128,20 @@ def main() -> None:
     """Run what is not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder:PATH of Omniglot's two small background sets")
+    parser.add_argument(
+        "--tune", action="store_true", help="choose each method's options on training drawings held out"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
     options = parser.parse_args()
     quieten()
     data = within_classes(load_data(options.data, SPLIT, validation=0.0))
-    for seed in options.seeds:
-        run_seed(data, seed, options.work / "classifier" / str(seed))
-        TABLE.write_text(table(RESULTS.lines()), encoding="utf-8")
+    if options.tune:
+        tune(within_classes(data), options.work / "classifier-tuning")
+    else:
+        for seed in options.seeds:
+            compare(data, seed, options.work / "classifier" / str(seed))
+    TABLE.write_text(table(RESULTS.lines(), TUNING.lines()), encoding="utf-8")
     print(TABLE.read_text(encoding="utf-8"))
 
 
@@ -127,38 +155,76 @@ def within_classes(data: DataSplits) -> DataSplits:
     return replace(data, **dict(zip(("train", "test"), parts, strict=True)))
 
 
-def run_seed(data: DataSplits, seed: int, work: Path) -> None:
+def tune(data: DataSplits, work: Path) -> None:
+    """Try the grid of each method and note its accuracy on the training drawings held out."""
+    teacher = train_teacher(data, 0, work)
+    for method in GRID:
+
+        def judged(number: int, tried: dict[str, Any], method: str = method) -> dict[str, Any]:
+            return {"accuracy": accuracy(make_student(teacher, data, 0, tried, work / f"{method}-{number}"), data.test)}
+
+        try_options(TUNING, GRID[method], judged, method=method, settings=SETTINGS)
+
+
+def compare(data: DataSplits, seed: int, work: Path) -> None:
     """Train teacher and students of a seed and judge them."""
-    count = len(data.train.class_names)
-    for method in ("teacher", *METHODS):
-        if RESULTS.lines(method=method, seed=seed):
+    for method in ("teacher", *GRID):
+        known = {"method": method, "seed": seed, "settings": SETTINGS}
+        if RESULTS.lines(**known):
             continue
-        teacher = train(data, work / "teacher", dim=count, seed=seed, loss=f"{MODULE}:CrossEntropy", **TEACHER)
-        folder = teacher
+        folder = teacher = train_teacher(data, seed, work)
+        tried: dict[str, Any] = {}
         if method != "teacher":
-            options = STUDENT | {"loss": f"{MODULE}:AssistedCrossEntropy", "loss_options": METHODS[method]}
-            folder = distill(teacher, dim=count, data=data, out=work / method, seed=seed, **options)
-        logits = embed(load_model(folder), data.test)
-        accuracy = float((logits.argmax(axis=1) == data.test.labels).mean())
-        RESULTS.add(
-            {"method": method, "seed": seed, "accuracy": accuracy, "machine": machine(), "versions": versions()}
-        )
+            tried = best_options(TUNING, GRID[method], _validated, method=method, settings=SETTINGS)
+            folder = make_student(teacher, data, seed, tried, work / method)
+        line = known | {"accuracy": accuracy(folder, data.test), "options": tried}
+        RESULTS.add(line | {"machine": machine(), "versions": versions()})
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: one row a method."""
-    alone = {line["seed"]: line["accuracy"] for line in lines if line["method"] == "cross-entropy"}
+def train_teacher(data: DataSplits, seed: int, work: Path) -> Path:
+    """Train the classifier that the students learn from, or find it trained."""
+    loss = f"{MODULE}:CrossEntropy"
+    return train(data, work / "teacher", dim=len(data.train.class_names), seed=seed, loss=loss, **TEACHER)
+
+
+def make_student(teacher: Path, data: DataSplits, seed: int, tried: dict[str, Any], out: Path) -> Path:
+    """Train a smaller classifier with cross-entropy and what of the teacher the options ask for."""
+    options = STUDENT | {"loss": f"{MODULE}:AssistedCrossEntropy"} | tried
+    return distill(teacher, dim=len(data.train.class_names), data=data, out=out, seed=seed, **options)
+
+
+def accuracy(folder: Path, images: ImageSet) -> float:
+    """Return the part of the images whose largest logit is that of their class."""
+    return float((embed(load_model(folder), images).argmax(axis=1) == images.labels).mean())
+
+
+def _validated(line: dict[str, Any]) -> float:
+    judged: float = line["accuracy"]
+    return judged
+
+
+def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
+    """Return the results as Markdown: one row a method, then what tuning found."""
+    alone = {line["seed"]: line["accuracy"] for line in lines if line["method"] == ALONE}
+    text = ["# Relaxed contrastive loss beside a classifier's cross-entropy, on Omniglot", ""]
     rows = []
-    for method in ("teacher", *METHODS):
+    for method in ("teacher", *GRID):
         found = [line for line in lines if line["method"] == method]
         if found:
             seeds = ", ".join(str(line["seed"]) for line in found)
             gains = [100 * (line["accuracy"] - alone[line["seed"]]) for line in found if line["seed"] in alone]
-            rows.append([method, seeds, spread([100 * line["accuracy"] for line in found]), spread(gains or [0.0])])
-    text = ["# Relaxed contrastive loss beside a classifier's cross-entropy, on Omniglot", ""]
-    text += ["Accuracy in percent on other drawings of the same characters, mean over seeds ± standard deviation.", ""]
-    text += [*markdown_table(["training", "seeds", "accuracy", "gain on cross-entropy"], rows), ""]
-    return "\n".join([*text, made_with(lines[-1])]) + "\n"
+            rows.append([method, seeds, spread([100 * line["accuracy"] for line in found]), gain(gains)])
+    if rows:
+        text += ["Accuracy in percent on other drawings of the same characters, mean over seeds ± standard deviation;"]
+        text += ["of the gain, mean difference of the same seeds ± its standard error.", ""]
+        text += [*markdown_table(["training", "seeds", "accuracy", "gain on cross-entropy"], rows), ""]
+    if tuning:
+        text += ["## What tuning found", "", "Accuracy in percent on training drawings held out, seed 0.", ""]
+        tried = [[line["method"], str(line["options"]), percent(line, _validated)] for line in tuning]
+        text += [*markdown_table(["training", "options", "accuracy"], tried), ""]
+    if lines:
+        text += [made_with(lines[-1])]
+    return "\n".join(text) + "\n"
 
 
 if __name__ == "__main__":

@@ -43,13 +43,13 @@ RESULTS = Results(HERE / "results" / "continuous.jsonl")
 TABLE = HERE / "results" / "continuous.md"
 PLOT = HERE / "results" / "continuous.png"
 
-COMMON: dict[str, Any] = {"arch": "resnet10t", "dim": 128, "batch_size": 150, "neighbours": 5, "validate_every": 10}
+COMMON: dict[str, Any] = {"arch": "test_resnet", "dim": 128, "batch_size": 150, "neighbours": 5, "validate_every": 10}
 TASKS: dict[str, dict[str, Any]] = {
     "omniglot-strokes": COMMON
     | {"image_size": 32, "crop_pct": 1.0, "augment": "drawing", "min_crop": 0.8, "epochs": 60}
     | {"precision": "auto"},
     "grocery-text": COMMON
-    | {"image_size": 48, "crop_pct": 0.875, "augment": "photo", "min_crop": 0.2, "epochs": 60}
+    | {"image_size": 32, "crop_pct": 0.875, "augment": "photo", "min_crop": 0.2, "epochs": 60}
     | {"precision": "auto"},
 }
 # The four runs of each: two rates, and two values of what matters most in the loss. Photographs of one product are at

@@ -22,11 +22,11 @@ from benchmarks.results import (
     Results,
     best_options,
     digest_of,
+    gain,
     made_with,
     markdown_table,
     percent,
     spread,
-    standard_error,
     try_options,
 )
 from compressor.cli import quieten
@@ -43,7 +43,7 @@ TABLE = HERE / "results" / "novel-classes.md"
 BASES = ("proxy_anchor", "proxy_nca")
 WITHOUT, CONTROL, GENERATOR = VARIANTS = ("without", "novel proxies alone", "with generator")
 OPTIONS: dict[str, Any] = {
-    "arch": "resnet10t",
+    "arch": "test_resnet",
     "dim": 512,
     "image_size": 32,
     "crop_pct": 1.0,
@@ -146,7 +146,10 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         for measured, get in (("Recall@1", lambda x: x["recall"]["1"]), ("MAP@R", lambda x: x["map_at_r"])):
             without, control, generator = ([100 * get(found[seed, variant]) for seed in seeds] for variant in VARIANTS)
             if seeds:
-                gains = [_gain(before, generator) for before in (without, control)]
+                gains = [
+                    gain([after - one for one, after in zip(before, generator, strict=True)])
+                    for before in (without, control)
+                ]
                 spreads = [spread(values) for values in (without, control, generator)]
                 rows.append([base, measured, ", ".join(map(str, seeds)), *spreads, *gains])
     if rows:
@@ -161,11 +164,6 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
     if lines:
         text += [made_with(lines[-1])]
     return "\n".join(text) + "\n"
-
-
-def _gain(before: list[float], after: list[float]) -> str:
-    gains = [b - a for a, b in zip(before, after, strict=True)]
-    return f"{sum(gains) / len(gains):+.2f} ± {standard_error(gains):.2f}"
 
 
 if __name__ == "__main__":

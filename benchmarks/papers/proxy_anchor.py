@@ -44,7 +44,7 @@ TABLE = HERE / "results" / "proxy-anchor.md"
 PLOT = HERE / "results" / "proxy-anchor.png"
 
 OPTIONS: dict[str, Any] = {
-    "arch": "resnet10t",
+    "arch": "test_resnet",
     "dim": 512,
     "image_size": 32,
     "crop_pct": 1.0,

@@ -3,9 +3,11 @@
     python -m benchmarks.papers.self_supervised --data folder:PATH --seeds 0 1 2
 
 No label is seen in training: the teacher learns by SimCLR's loss that views of an image belong together, the students
-learn from the teacher on the same unlabelled drawings. All are judged frozen on the characters of the test split, by a
-linear probe and by 5 nearest neighbours, both fitted on three quarters of each character's drawings and judged on the
-others. A finished run is a line in the results and is not run again.
+learn from the teacher on the same unlabelled drawings, with the options that the compression setting of
+``benchmarks.papers.transfer``, of the same two networks, chose on its validation classes. All are judged frozen on the
+characters of the test split, by a linear probe and by 5 nearest neighbours, both fitted on three quarters of each
+character's drawings and judged on the others. A finished run is a line in the results and is not run again while its
+settings stay.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import numpy as np
 
 from benchmarks.papers.omniglot import SPLIT, every_fourth
 from benchmarks.papers.probes import knn_accuracy, linear_probe
-from benchmarks.results import Results, made_with, markdown_table, spread
+from benchmarks.papers.transfer import chosen
+from benchmarks.results import Results, digest_of, made_with, markdown_table, spread
 from compressor import distill
 from compressor.cli import quieten
 from zoo import DataSplits, ImageSet, load_data, load_model, train
@@ -32,14 +35,14 @@ RESULTS = Results(HERE / "results" / "self-supervised.jsonl")
 TABLE = HERE / "results" / "self-supervised.md"
 
 COMMON: dict[str, Any] = {
-    "image_size": 48,
+    "image_size": 32,
     "crop_pct": 1.0,
     "augment": "drawing",
     "min_crop": 0.5,
     "validation": 0.0,
 }
 TEACHER = COMMON | {
-    "arch": "resnet18",
+    "arch": "resnet10t",
     "dim": 512,
     "epochs": 60,
     "batch_size": 256,
@@ -48,7 +51,7 @@ TEACHER = COMMON | {
     "loss": "benchmarks.papers.rivals:NTXent",
     "precision": "auto",
 }
-STUDENT = COMMON | {"arch": "resnet10t", "dim": 64, "epochs": 40, "lr": 3e-3}
+STUDENT: dict[str, Any] = COMMON | {"arch": "test_resnet", "dim": 64, "epochs": 40, "lr": 3e-3}
 TRANSFER = {"batch_size": 128, "use_labels": False, "teacher_precision": "auto"}
 METHODS = ("relaxed_contrastive", "rkd", "pkt", "crd")
 ALONE = "the student alone, self-supervised"
@@ -76,17 +79,19 @@ def run_seed(data: DataSplits, seed: int, work: Path) -> None:
     # Its batch holds two views of half as many images: twice the epochs make as many steps, of as many views.
     alone["epochs"] *= TEACHER["batch_size"] // TRANSFER["batch_size"]
     for method in ("teacher", *METHODS, ALONE):
-        if RESULTS.lines(method=method, seed=seed):
+        tried = chosen(method, "compression") if method in METHODS else {}
+        options = {"teacher": TEACHER, ALONE: alone}.get(method, STUDENT | TRANSFER | {"loss": method} | tried)
+        known = {"method": method, "seed": seed, "settings": digest_of({"teacher": TEACHER, "run": options})}
+        if RESULTS.lines(**known):
             continue
         teacher = train(each_its_own_class(data), work / "teacher", seed=seed, **TEACHER)
         if method == "teacher":
             folder = teacher
         elif method == ALONE:
-            folder = train(each_its_own_class(data), work / "alone", seed=seed, **alone)
+            folder = train(each_its_own_class(data), work / "alone", seed=seed, **options)
         else:
-            options = STUDENT | TRANSFER
-            folder = distill(teacher, data=unlabelled, out=work / method, loss=method, seed=seed, **options)
-        line = {"method": method, "seed": seed, **judge(folder, data.test)}
+            folder = distill(teacher, data=unlabelled, out=work / method, seed=seed, **options)
+        line = {**known, **judge(folder, data.test), "options": tried}
         RESULTS.add(line | {"machine": machine(), "versions": versions()})
 
 

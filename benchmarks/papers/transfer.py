@@ -24,11 +24,11 @@ from benchmarks.results import (
     Results,
     best_options,
     digest_of,
+    gain,
     made_with,
     markdown_table,
     percent,
     spread,
-    standard_error,
     try_options,
 )
 from compressor import distill
@@ -46,6 +46,7 @@ TABLE = HERE / "results" / "transfer.md"
 
 LABELS_ONLY = "labels only"
 TUNED_IN = dict.fromkeys(("self", "dimension", "compression"), "compression") | {"grocery": "grocery"}
+TEACHER_OF = {"self": "self", "dimension": "self", "compression": "compression", "grocery": "grocery"}
 TITLES = {
     "self": "Self-transfer, Omniglot",
     "dimension": "Dimension reduction, Omniglot",
@@ -94,7 +95,7 @@ def main() -> None:
 
 def tune(setting: str, data: str, methods: list[str], work: Path) -> None:
     """Try the grid of each method and note Recall@1 on the validation classes."""
-    settings = read_settings(setting, data, seed=0)
+    settings = read_settings(setting, data=data, seed=0)
     teacher = train_teacher(setting, settings, work)
     for method in methods:
 
@@ -107,7 +108,7 @@ def tune(setting: str, data: str, methods: list[str], work: Path) -> None:
 
 def compare(setting: str, data: str, seed: int, methods: list[str], work: Path) -> None:
     """Measure the teacher of a seed and its students on the test classes."""
-    settings = read_settings(setting, data, seed)
+    settings = read_settings(setting, data=data, seed=seed)
     known = {"setting": setting, "seed": seed, "settings": digest_of(settings)}
     for method in ["teacher", *methods]:
         if RESULTS.lines(method=method, **known):
@@ -115,7 +116,7 @@ def compare(setting: str, data: str, seed: int, methods: list[str], work: Path) 
         folder = teacher = train_teacher(setting, settings, work)
         tried: dict[str, Any] = {}
         if method != "teacher":
-            tried = chosen(method, TUNED_IN[setting], data)
+            tried = chosen(method, TUNED_IN[setting])
             out = work / setting / f"{method}-{seed}"
             if setting == TUNED_IN[setting] and seed == 0:  # made in tuning
                 out = tuned_folder(setting, method, GRID[method].index(tried), work)
@@ -127,9 +128,9 @@ def compare(setting: str, data: str, seed: int, methods: list[str], work: Path) 
         RESULTS.add(line | {"machine": machine(), "versions": versions()})
 
 
-def chosen(method: str, setting: str, data: str) -> dict[str, Any]:
+def chosen(method: str, setting: str) -> dict[str, Any]:
     """Return the options that were best on the validation classes of a setting."""
-    digest = digest_of(read_settings(setting, data, seed=0))
+    digest = digest_of(read_settings(setting))
     return best_options(TUNING, GRID[method], _validated, method=method, setting=setting, settings=digest)
 
 
@@ -143,15 +144,15 @@ def tuned_folder(setting: str, method: str, number: int, work: Path) -> Path:
     return work / f"{setting}-tuning" / f"{method}-{number}"
 
 
-def read_settings(setting: str, data: str, seed: int) -> dict[str, Any]:
-    """Return a setting's configuration with data and seed."""
+def read_settings(setting: str, **values: Any) -> dict[str, Any]:
+    """Return a setting's configuration with other values."""
     settings: dict[str, Any] = yaml.safe_load((CONFIGS / f"{setting}.yaml").read_text(encoding="utf-8"))
-    return settings | {"data": data, "seed": seed}
+    return settings | values
 
 
 def train_teacher(setting: str, settings: dict[str, Any], work: Path) -> Path:
-    """Train the teacher of a seed, or find it trained; all settings on the same data share it."""
-    out = work / f"{TUNED_IN[setting]}-teachers" / str(settings["seed"])
+    """Train the teacher of a seed, or find it trained."""
+    out = work / f"{TEACHER_OF[setting]}-teachers" / str(settings["seed"])
     return train(settings["data"], out, **_shared(settings), **settings["teacher"])
 
 
@@ -196,7 +197,7 @@ def _setting_table(lines: list[dict[str, Any]]) -> list[str]:
                 ", ".join(str(line["seed"]) for line in found),
                 *(spread([100 * line["recall"][k] for line in found]) for k in ("1", "2", "4", "8")),
                 spread([100 * line["map_at_r"] for line in found]),
-                f"{_mean(behind):+.2f} ± {standard_error(behind):.2f}" if behind else "",
+                gain(behind),
             ]
         )
     header = ["method", "seeds", "Recall@1", "@2", "@4", "@8", "MAP@R", "relaxed contrastive is ahead by"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.results import Results, best_options, digest_of, percent, try_options
+from benchmarks.results import Results, best_options, digest_of, gain, percent, try_options
 from zoo.errors import OptionError
 from zoo.learner import Learner
 from zoo.losses import create_loss
@@ -82,3 +82,8 @@ def test_proxies_of_the_rivals_learn_at_the_proxies_rate(name: str) -> None:
     groups = learner.configure_optimizers()["optimizer"].param_groups
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert rate_of[id(own["proxies"])] == pytest.approx(3.0)
+
+
+def test_a_gain_is_the_mean_difference_with_its_standard_error() -> None:
+    assert gain([1.0, 2.0, 3.0]) == "+2.00 ± 0.58"  # deviation 1, over the root of 3
+    assert gain([-0.5]) == "-0.50" and gain([]) == ""
