@@ -5,11 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
-from zoo.errors import UserError
+import torch
+
+from zoo.embedding import fastest_device
+from zoo.errors import DivergedError
+from zoo.versions import machine, versions
+
+Options = dict[str, Any]
+Settings = dict[str, Any]
 
 
 class Results:
@@ -33,31 +41,39 @@ class Results:
         return [line for line in found if all(line.get(name) == value for name, value in values.items())]
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append a run."""
+        """Append a run, with the machine, the device and the versions it was made with."""
+        line = {"machine": machine(), "device": _device(), "versions": versions()} | line
         self.path.parent.mkdir(parents=True, exist_ok=True)
         before = self.path.read_bytes() if self.path.is_file() else b""
         with self.path.open("a", encoding="utf-8") as file:
             file.write("\n" * (not before.endswith(b"\n") and bool(before)) + json.dumps(line) + "\n")
 
 
-def try_options(
-    tuning: Results, grid: list[dict[str, Any]], run: Callable[[int, dict[str, Any]], dict[str, Any]], **values: Any
+def tune(
+    tuning: Results,
+    grid: list[Options],
+    settings_of: Callable[[Options], Settings],
+    run: Callable[[Settings], dict[str, Any]],
+    **values: Any,
 ) -> None:
-    """Run the options of a grid that were not tried yet; those that fail, as by diverging, are noted with the error.
+    """Run the options of a grid that were not tried yet; where training diverges, that is noted as its result.
 
     Args:
-        tuning: where a line goes for each: ``values``, the ``options``, and what the run returns.
+        tuning: where a line goes for each: ``values``, the ``options``, all settings, and what the run returns.
         grid: the options.
-        run: takes the place in the grid and the options.
+        settings_of: all settings of the run with these options.
+        run: takes the settings.
         values: what tells these runs from others.
     """
-    for number, options in enumerate(grid):
-        if tuning.lines(options=options, **values):
+    for options in grid:
+        settings = settings_of(options)
+        known = values | {"settings": digest_of(settings)}
+        if tuning.lines(**known):
             continue
-        line = values | {"options": options}
+        line = known | {"options": options, "run": settings}
         try:
-            line |= run(number, options)
-        except UserError as error:
+            line |= run(settings)
+        except DivergedError as error:
             line["error"] = str(error)
         tuning.add(line)
 
@@ -72,25 +88,36 @@ def digest_of(settings: dict[str, Any]) -> str:
 
 
 def best_options(
-    tuning: Results, grid: list[dict[str, Any]], score: Callable[[dict[str, Any]], float], **values: Any
-) -> dict[str, Any]:
+    tuning: Results,
+    grid: list[Options],
+    settings_of: Callable[[Options], Settings],
+    score: Callable[[dict[str, Any]], float],
+    **values: Any,
+) -> Options:
     """Return the options of the grid that scored highest; ends the program where some of them were not tried yet.
 
     Args:
         tuning: runs with their ``options``.
         grid: the options to choose from.
+        settings_of: all settings of the run with these options.
         score: of a run, higher is better.
         values: what else the runs must have.
     """
-    lines = [line for line in tuning.lines(**values) if line["options"] in grid]
-    tried = [options for options in grid if any(line["options"] == options for line in lines)]
-    if len(tried) < len(grid):
-        raise SystemExit(f"{values} has {len(tried)} of {len(grid)} runs in {tuning.path}; run --tune first.")
-    finished = [line for line in lines if "error" not in line]
+    found = current(tuning.lines(**values), [settings_of(options) for options in grid])
+    lines = {line["settings"]: line for line in found}  # two processes may have made the same
+    if len(lines) < len(grid):
+        raise SystemExit(f"{values} has {len(lines)} of {len(grid)} runs in {tuning.path}; run --tune first.")
+    finished = [line for line in lines.values() if "error" not in line]
     if not finished:
         raise SystemExit(f"{values}: none of {len(grid)} runs in {tuning.path} finished. Choose another grid.")
-    options: dict[str, Any] = max(finished, key=score)["options"]
+    options: Options = max(finished, key=score)["options"]
     return options
+
+
+def current(lines: list[dict[str, Any]], settings: Iterable[Settings]) -> list[dict[str, Any]]:
+    """Return the runs that were made with one of these settings, so that those of former ones are in no table."""
+    digests = {digest_of(each) for each in settings}
+    return [line for line in lines if line["settings"] in digests]
 
 
 def percent(line: dict[str, Any], score: Callable[[dict[str, Any]], float]) -> str:
@@ -100,22 +127,16 @@ def percent(line: dict[str, Any], score: Callable[[dict[str, Any]], float]) -> s
 
 def spread(values: list[float], decimals: int = 2) -> str:
     """Return the mean, with the standard deviation of a sample where there are several values."""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.{decimals}f}"
-    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
+    text = f"{fmean(values):.{decimals}f}"
+    return text if len(values) == 1 else f"{text} ± {stdev(values):.{decimals}f}"
 
 
 def gain(differences: list[float]) -> str:
     """Return the mean of the differences between runs of the same seeds, with its standard error where it has one."""
     if not differences:
         return ""
-    mean = sum(differences) / len(differences)
-    if len(differences) == 1:
-        return f"{mean:+.2f}"
-    variance = sum((value - mean) ** 2 for value in differences) / (len(differences) - 1)
-    return f"{mean:+.2f} ± {(variance / len(differences)) ** 0.5:.2f}"
+    text = f"{fmean(differences):+.2f}"
+    return text if len(differences) == 1 else f"{text} ± {stdev(differences) / len(differences) ** 0.5:.2f}"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -123,7 +144,16 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
-def made_with(line: dict[str, Any]) -> str:
-    """Return a sentence on the machine and the versions that a run was made with."""
-    machine = line["machine"]
-    return f"Machine: {machine['processor']}, {machine['cores']} cores. Versions: {json.dumps(line['versions'])}."
+def made_with(lines: list[dict[str, Any]]) -> str:
+    """Return a sentence for each machine, device and set of versions that runs were made with."""
+    sentences = []
+    for line in lines:
+        on = f", {line['device']}" if line.get("device", "cpu") != "cpu" else ""
+        machine = f"{line['machine']['processor']}, {line['machine']['cores']} cores{on}"
+        sentences.append(f"Machine: {machine}. Versions: {json.dumps(line['versions'])}.")
+    return " ".join(dict.fromkeys(sentences))
+
+
+def _device() -> str:
+    device = fastest_device()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from zoo.arguments import DataLike, TeacherLike, require_ranges
 from zoo.stage import Stage
 
@@ -143,7 +145,8 @@ def distill(
     from zoo.versions import versions
 
     require_transferable(source, splits, options)
-    lightning.seed_everything(seed, verbose=False)
+    # Not the seed that train would take: a student of its teacher's network would begin with its teacher's weights.
+    lightning.seed_everything(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]), verbose=False)
     metric = getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)
     model = create_model(arch, dim, pretrained, pool, image_size, crop_pct, metric)
     if (warning := advice(arch)) is not None:

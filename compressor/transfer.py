@@ -25,7 +25,14 @@ from zoo.learner import Learner, fit, training_loader
 from zoo.losses import create_loss, find_loss
 from zoo.models import embed_with_maps, preprocessing_of
 from zoo.retrieval import require_training_images
-from zoo.teachers import ArrayTeacher, Teacher, enough_to_prove, prove_teacher, resize_views
+from zoo.teachers import (
+    ArrayTeacher,
+    Teacher,
+    enough_to_prove,
+    judged_by_labels,
+    prove_teacher,
+    resize_views,
+)
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +181,7 @@ def transfer(
         log.warning("the images have no labels, so teacher %s goes unmeasured", teacher.name)
     else:
         judged = {} if held_out is None else {"teacher on validation": held_out}
-        if held_out is None or not enough_to_prove(held_out):
+        if held_out is None or not enough_to_prove(teacher, held_out):
             judged["teacher on train"] = upright
         for where, shown_images in judged.items():
             found = prove_teacher(teacher, shown_images)
@@ -189,6 +196,7 @@ def transfer(
         images,
         labels,
         warmup_epochs=0,
+        by_labels=held_out is not None and judged_by_labels(teacher, held_out),
         **chosen("lr", "proxy_lr_factor", "weight_decay", "schedule", "step_epochs", "step_factor"),
         **chosen("freeze_batchnorm", "validate_every", "seed", "compile"),
     )

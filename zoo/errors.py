@@ -27,6 +27,10 @@ class OptionError(UserError):
     """An option has a value that cannot work."""
 
 
+class DivergedError(OptionError):
+    """Training ended with weights that are not finite."""
+
+
 class RefusedError(UserError):
     """No int8 file keeps recall inside the budget.
 

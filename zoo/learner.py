@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from zoo.augmentation import Views
 from zoo.data.image_set import ImageSet
 from zoo.embedding import embed, fastest_device, worker_count
-from zoo.errors import ModelError, OptionError, first_line, require_known
+from zoo.errors import DivergedError, ModelError, OptionError, first_line, require_known
 from zoo.files import replacing, write_json
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.losses import CONTINUOUS, labels_of
@@ -64,7 +64,13 @@ class Learner(lightning.LightningModule):
         warmup_epochs: epochs at the start that train only the head and the loss's own parameters.
         freeze_batchnorm: keep the statistics of BatchNorm layers as they are.
         validate_every: epochs between two measurements; the last epoch is always measured.
+        seed: of batches and views.
         compile: run the model's training passes through torch.compile; feature maps and measurements do not.
+        by_labels: continuous labels choose the best epoch, where there are classes too; None for what the loss learns
+            from.
+
+    Raises:
+        OptionError: unknown schedule.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class Learner(lightning.LightningModule):
         validate_every: int,
         seed: int,
         compile: bool = False,
+        by_labels: bool | None = None,
     ) -> None:
         super().__init__()
         require_known("schedule", schedule, ("cosine", "step"))
@@ -90,7 +97,7 @@ class Learner(lightning.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
         self.normalize = Normalize(preprocessing_of(model))
-        continuous = labels_of(type(loss)) == CONTINUOUS
+        continuous = labels_of(type(loss)) == CONTINUOUS if by_labels is None else by_labels
         if validation is not None:
             continuous = validation.continuous is not None and (continuous or validation.labels is None)
         known = validation is not None and (continuous or validation.labels is not None)
@@ -205,7 +212,13 @@ class Learner(lightning.LightningModule):
                 with replacing(self.checkpoints / _BEST) as temporary:
                     save_file(_contiguous(self), temporary)
 
+    def require_finite(self) -> None:
+        """Raise a DivergedError where weights are no longer finite."""
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
+            raise DivergedError(f"Training diverged: weights are no longer finite. Lower lr, which is {self.lr}.")
+
     def _measure(self, images: ImageSet) -> dict[str, float]:
+        self.require_finite()
         embeddings, metric = embed(self.model, images, progress=False), facts_of(self.model).metric
         if self.measured == "recall_at_1":
             result = measure(embeddings, images, metric)
@@ -283,8 +296,8 @@ def fit(
     Raises:
         Interrupted: the user stopped the run; it can be resumed.
         ModelError: the checkpoint to resume from is broken.
-        OptionError: precision, devices or num_nodes that Lightning does not take, torch.compile failed, or training
-            diverged.
+        OptionError: precision, devices or num_nodes that Lightning does not take, or torch.compile failed.
+        DivergedError: training diverged.
     """
     learner.checkpoints = folder / CHECKPOINTS
     last = learner.checkpoints / "last.ckpt"
@@ -325,8 +338,7 @@ def fit(
             raise OptionError(f"torch.compile failed ({first_line(error)}) Set compile to false.") from error
     best = learner.checkpoints / _BEST
     if learner.best["epoch"] is None:
-        if not all(bool(torch.isfinite(weight).all()) for weight in learner.model.parameters()):
-            raise OptionError(f"Training diverged: weights are no longer finite. Lower lr, which is {learner.lr}.")
+        learner.require_finite()
         return learner.best | {"epoch": epochs}
     learner.load_state_dict(load_file(best))
     learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them

@@ -50,12 +50,14 @@ class Teacher(ABC):
         metric: how its embeddings are compared, "cosine" or "euclidean".
         digest: changes when the teacher does.
         input_size: height and width it wants views in, or None for any.
+        continuous: it is known to have learned from continuous labels, so that these judge it, classes or not.
     """
 
     name: str
     metric: str
     digest: str
     input_size: tuple[int, int] | None = None
+    continuous: bool = False
 
     @abstractmethod
     def embed_images(self, images: ImageSet) -> np.ndarray:
@@ -128,6 +130,7 @@ class TorchTeacher(Teacher):
         self.name = name or type(module).__name__
         self.precision = precision
         self.input_size = self.preprocessing.input_size
+        self.continuous = f"ndcg_at_{NDCG_K}" in facts_of(module).measured.get("validation", {})
         self._normalize = Normalize(self.preprocessing)
         self._network: Callable[[Tensor], Tensor] = self.module.__call__
         hashed = hashlib.sha256(f"{type(module).__name__} {self.metric} {self.preprocessing}".encode())
@@ -333,7 +336,8 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
     """Measure a teacher before a student learns from it.
 
     Returns:
-        ``{"recall_at_1": fraction}``, or ``{"ndcg_at_10": fraction}`` where images have continuous labels and no class.
+        ``{"recall_at_1": fraction}``, or ``{"ndcg_at_10": fraction}`` where continuous labels judge: where images have
+        no class, or the teacher is known to have learned from them.
 
     Raises:
         ModelError: it is within three standard errors of chance, or not above chance where there are so few queries and
@@ -341,9 +345,9 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
         DataError: the labels do not tell one order of the images from another.
     """
     embeddings = teacher.to(fastest_device()).embed_images(images)
-    by_class = images.labels is not None
-    require_measurable(images, "labelled")
+    by_class = not judged_by_labels(teacher, images)
     if by_class:
+        require_measurable(images, "labelled")
         key, name = "recall_at_1", "Recall@1"
         result = measure(embeddings, images, teacher.metric)
         score, chance, queries = result.recall_at(1), result.chance, len(result.queries)
@@ -387,9 +391,14 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
     return {key: score}
 
 
-def enough_to_prove(images: ImageSet) -> bool:
+def judged_by_labels(teacher: Teacher, images: ImageSet) -> bool:
+    """Return whether a teacher and its students are judged by the images' continuous labels and not by classes."""
+    return images.continuous is not None and (images.labels is None or teacher.continuous)
+
+
+def enough_to_prove(teacher: Teacher, images: ImageSet) -> bool:
     """Return whether images have enough classes and queries to tell a good teacher from chance."""
-    if images.labels is None:
+    if images.labels is None or judged_by_labels(teacher, images):
         return True
     chance, queries = chance_of(images)
     return chance + 3 * _standard_error(chance, queries) <= _REACHABLE

@@ -125,7 +125,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     for config in dict.fromkeys(line["config"] for line in lines):
         of_config = [line for line in lines if line["config"] == config]
         minutes = ", ".join(f"{line['seconds'] / 60:.1f}" for line in of_config)
-        text.append(f"- {config}: {minutes} minutes a seed, labels only aside. {made_with(of_config[-1])}")
+        text.append(f"- {config}: {minutes} minutes a seed, labels only aside. {made_with(of_config)}")
     return "\n".join(text) + "\n"
 
 

@@ -12,7 +12,6 @@ line in the results and is not run again while its settings stay.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,29 +21,33 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.papers.omniglot import SPLIT, every_fourth
+from benchmarks.papers.plots import draw_bars
+from benchmarks.papers.protocol import SPLIT, arguments, every_fourth
 from benchmarks.results import (
+    Options,
     Results,
+    Settings,
     best_options,
+    current,
     digest_of,
     gain,
     made_with,
     markdown_table,
     percent,
     spread,
-    try_options,
 )
+from benchmarks.results import tune as try_all
 from compressor import distill
 from compressor.cli import quieten
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.embedding import embed
-from zoo.versions import machine, versions
 
 HERE = Path(__file__).resolve().parent
 TUNING = Results(HERE / "results" / "classifier-tuning.jsonl")
 RESULTS = Results(HERE / "results" / "classifier.jsonl")
 TABLE = HERE / "results" / "classifier.md"
+PLOT = HERE / "results" / "classifier.png"
 MODULE = "benchmarks.papers.classifier"
 
 COMMON: dict[str, Any] = {
@@ -56,18 +59,17 @@ COMMON: dict[str, Any] = {
     "batch_size": 64,
     "validation": 0.0,
 }
-TEACHER = COMMON | {"arch": "resnet10t", "lr": 1e-3, "precision": "auto"}
-STUDENT = COMMON | {"arch": "test_resnet", "teacher_precision": "auto"}
-SETTINGS = digest_of({"teacher": TEACHER, "student": STUDENT})
-ALONE = "cross-entropy"
+TEACHER_OPTIONS = COMMON | {"arch": "resnet10t", "lr": 1e-3, "precision": "auto"}
+STUDENT_OPTIONS = COMMON | {"arch": "test_resnet", "teacher_precision": "auto"}
+TEACHER, ALONE = "teacher", "cross-entropy"
 
 
-def _weighted(relaxed: float, logits: float, lr: float = 3e-3) -> dict[str, Any]:
+def _weighted(relaxed: float, logits: float, lr: float = 3e-3) -> Options:
     return {"lr": lr, "loss_options": {"relaxed": relaxed, "logits": logits}}
 
 
 # Three runs for each: rates of the cross-entropy alone, weights of the terms beside it.
-GRID: dict[str, list[dict[str, Any]]] = {
+GRID: dict[str, list[Options]] = {
     ALONE: [_weighted(0.0, 0.0, lr) for lr in (1e-3, 3e-3, 1e-2)],
     "+ relaxed contrastive": [_weighted(weight, 0.0) for weight in (0.3, 1.0, 3.0)],
     "+ knowledge distillation": [_weighted(0.0, weight) for weight in (0.3, 1.0, 3.0)],
@@ -125,23 +127,22 @@ class AssistedCrossEntropy(nn.Module):
 
 
 def main() -> None:
-    """Run what is not in the results yet, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder:PATH of Omniglot's two small background sets")
-    parser.add_argument(
-        "--tune", action="store_true", help="choose each method's options on training drawings held out"
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
-    options = parser.parse_args()
+    """Run what is not in the results yet, then write the table and the plot."""
+    options = arguments(__doc__).parse_args()
     quieten()
     data = within_classes(load_data(options.data, SPLIT, validation=0.0))
     if options.tune:
         tune(within_classes(data), options.work / "classifier-tuning")
     else:
         for seed in options.seeds:
-            compare(data, seed, options.work / "classifier" / str(seed))
-    TABLE.write_text(table(RESULTS.lines(), TUNING.lines()), encoding="utf-8")
+            compare(data, seed, options.work / "classifier")
+    lines = current_lines()
+    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
+    if lines:
+        panel: dict[str, list[float]] = {}
+        for line in lines:
+            panel.setdefault(line["method"], []).append(100 * line["accuracy"])
+        draw_bars({"Classification, Omniglot": panel}, "accuracy, %", PLOT)
     print(TABLE.read_text(encoding="utf-8"))
 
 
@@ -157,40 +158,58 @@ def within_classes(data: DataSplits) -> DataSplits:
 
 def tune(data: DataSplits, work: Path) -> None:
     """Try the grid of each method and note its accuracy on the training drawings held out."""
-    teacher = train_teacher(data, 0, work)
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        return {"accuracy": accuracy(make(settings, data, 0, work), data.test)}
+
     for method in GRID:
-
-        def judged(number: int, tried: dict[str, Any], method: str = method) -> dict[str, Any]:
-            return {"accuracy": accuracy(make_student(teacher, data, 0, tried, work / f"{method}-{number}"), data.test)}
-
-        try_options(TUNING, GRID[method], judged, method=method, settings=SETTINGS)
+        try_all(TUNING, GRID[method], settings_of, judged, method=method)
 
 
 def compare(data: DataSplits, seed: int, work: Path) -> None:
     """Train teacher and students of a seed and judge them."""
-    for method in ("teacher", *GRID):
-        known = {"method": method, "seed": seed, "settings": SETTINGS}
-        if RESULTS.lines(**known):
-            continue
-        folder = teacher = train_teacher(data, seed, work)
-        tried: dict[str, Any] = {}
-        if method != "teacher":
-            tried = best_options(TUNING, GRID[method], _validated, method=method, settings=SETTINGS)
-            folder = make_student(teacher, data, seed, tried, work / method)
-        line = known | {"accuracy": accuracy(folder, data.test), "options": tried}
-        RESULTS.add(line | {"machine": machine(), "versions": versions()})
+    for method in (TEACHER, *GRID):
+        settings = settings_of(None if method == TEACHER else chosen(method))
+        known = {"method": method, "seed": seed, "settings": digest_of(settings)}
+        if not RESULTS.lines(**known):
+            judged = accuracy(make(settings, data, seed, work), data.test)
+            RESULTS.add(known | {"run": settings, "accuracy": judged})
 
 
-def train_teacher(data: DataSplits, seed: int, work: Path) -> Path:
-    """Train the classifier that the students learn from, or find it trained."""
-    loss = f"{MODULE}:CrossEntropy"
-    return train(data, work / "teacher", dim=len(data.train.class_names), seed=seed, loss=loss, **TEACHER)
+def settings_of(tried: Options | None) -> Settings:
+    """Return all settings of a student with these options, or of the teacher, but data and seed."""
+    teacher = {"teacher": TEACHER_OPTIONS | {"loss": f"{MODULE}:CrossEntropy"}}
+    if tried is None:
+        return teacher
+    return teacher | {"student": STUDENT_OPTIONS | {"loss": f"{MODULE}:AssistedCrossEntropy"} | tried}
 
 
-def make_student(teacher: Path, data: DataSplits, seed: int, tried: dict[str, Any], out: Path) -> Path:
-    """Train a smaller classifier with cross-entropy and what of the teacher the options ask for."""
-    options = STUDENT | {"loss": f"{MODULE}:AssistedCrossEntropy"} | tried
-    return distill(teacher, dim=len(data.train.class_names), data=data, out=out, seed=seed, **options)
+def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
+    """Train the classifier that students learn from, or a smaller one with it, or find it trained."""
+    shared: dict[str, Any] = {"dim": len(data.train.class_names), "data": data, "seed": seed}
+    teacher = train(out=work / f"teacher-{digest_of(settings['teacher'])}-{seed}", **shared, **settings["teacher"])
+    if "student" not in settings:
+        return teacher
+    return distill(teacher, out=work / f"{digest_of(settings)}-{seed}", **shared, **settings["student"])
+
+
+def chosen(method: str) -> Options:
+    """Return the options that were best on the training drawings held out."""
+    return best_options(TUNING, GRID[method], settings_of, _validated, method=method)
+
+
+def current_lines() -> list[dict[str, Any]]:
+    """Return the results that were made with what tuning chose and the settings as they are."""
+    lines = current(RESULTS.lines(method=TEACHER), [settings_of(None)])
+    for method in GRID:
+        found = RESULTS.lines(method=method)
+        lines += current(found, [settings_of(chosen(method))]) if found else []
+    return lines
+
+
+def current_tuning() -> list[dict[str, Any]]:
+    """Return the tuning runs that were made with the settings and grids as they are."""
+    return [line for method in GRID for line in current(TUNING.lines(method=method), map(settings_of, GRID[method]))]
 
 
 def accuracy(folder: Path, images: ImageSet) -> float:
@@ -208,7 +227,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
     alone = {line["seed"]: line["accuracy"] for line in lines if line["method"] == ALONE}
     text = ["# Relaxed contrastive loss beside a classifier's cross-entropy, on Omniglot", ""]
     rows = []
-    for method in ("teacher", *GRID):
+    for method in (TEACHER, *GRID):
         found = [line for line in lines if line["method"] == method]
         if found:
             seeds = ", ".join(str(line["seed"]) for line in found)
@@ -223,7 +242,8 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         tried = [[line["method"], str(line["options"]), percent(line, _validated)] for line in tuning]
         text += [*markdown_table(["training", "options", "accuracy"], tried), ""]
     if lines:
-        text += [made_with(lines[-1])]
+        text += ["![Accuracy of the methods](classifier.png)", ""]
+    text += [made_with([*lines, *tuning])]
     return "\n".join(text) + "\n"
 
 

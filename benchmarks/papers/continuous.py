@@ -13,29 +13,33 @@ not run again while its settings stay.
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.label_distances import write_stroke_distances, write_text_vectors
-from benchmarks.papers.omniglot import SPLIT
+from benchmarks.papers.protocol import SPLIT, arguments, validated
 from benchmarks.results import (
+    Options,
     Results,
+    Settings,
     best_options,
+    current,
     digest_of,
+    gain,
     made_with,
     markdown_table,
     percent,
     spread,
-    try_options,
 )
+from benchmarks.results import tune as try_all
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, train
 from zoo.embedding import embed
 from zoo.files import replacing
 from zoo.label_retrieval import LABEL_KS, measure_by_labels, random_and_best
 from zoo.models import facts_of
-from zoo.versions import machine, versions
 
 HERE = Path(__file__).resolve().parent
 TUNING = Results(HERE / "results" / "continuous-tuning.jsonl")
@@ -55,7 +59,7 @@ TASKS: dict[str, dict[str, Any]] = {
 # The four runs of each: two rates, and two values of what matters most in the loss. Photographs of one product are at
 # label distance 0, which eps keeps from ruling log-ratio loss.
 RATES = (1e-3, 3e-3)
-GRID: dict[str, list[dict[str, Any]]] = {
+GRID: dict[str, list[Options]] = {
     "log_ratio": [{"lr": lr, "loss_options": {"eps": eps}} for lr in RATES for eps in (1e-6, 0.05)],
     "dense_triplet": [{"lr": lr, "loss_options": {"margin": margin}} for lr in RATES for margin in (0.03, 0.1)],
     "binary_triplet": [{"lr": lr, "loss_options": {"margin": margin}} for lr in RATES for margin in (0.2, 0.5)],
@@ -64,23 +68,20 @@ GRID: dict[str, list[dict[str, Any]]] = {
 
 def main() -> None:
     """Run what is not in the results yet, then write table and plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, data=None)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--folder", type=Path, required=True, help="where the data is")
-    parser.add_argument("--tune", action="store_true", help="choose each loss's options on the validation classes")
     parser.add_argument("--losses", nargs="+", choices=GRID, default=list(GRID))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
     options = parser.parse_args()
     quieten()
     data = read_task(options.task, options.folder, options.work)
     if options.tune:
-        tune(options.task, data, options.losses, options.work / "continuous-tuning")
+        tune(options.task, data, options.losses, options.work / "continuous")
     else:
         for seed in options.seeds:
             compare(options.task, data, options.losses, seed, options.work / "continuous")
-    lines = RESULTS.lines()
-    TABLE.write_text(table(lines, TUNING.lines()), encoding="utf-8")
+    lines = current_lines()
+    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
     if lines:
         draw(lines, PLOT)
     print(TABLE.read_text(encoding="utf-8"))
@@ -101,33 +102,62 @@ def read_task(task: str, folder: Path, work: Path) -> DataSplits:
 
 def tune(task: str, data: DataSplits, losses: list[str], work: Path) -> None:
     """Try the grid of each loss and note nDCG@10 on the validation classes."""
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        return {"validation": validated(make(task, settings, data, 0, work))}
+
     for loss in losses:
-
-        def judged(number: int, tried: dict[str, Any], loss: str = loss) -> dict[str, Any]:
-            folder = train(data, work / f"{task}-{loss}-{number}", loss=loss, **TASKS[task], **tried)
-            return {"validation": facts_of(load_model(folder)).measured["validation"]}
-
-        try_options(TUNING, GRID[loss], judged, loss=loss, task=task, settings=digest_of(TASKS[task]))
+        try_all(TUNING, GRID[loss], partial(settings_of, task, loss), judged, loss=loss, task=task)
 
 
 def compare(task: str, data: DataSplits, losses: list[str], seed: int, work: Path) -> None:
     """Train with each loss and measure on the test classes."""
     for loss in losses:
-        known = {"task": task, "loss": loss, "seed": seed, "settings": digest_of(TASKS[task])}
+        tried = chosen(task, loss)
+        settings = settings_of(task, loss, tried)
+        known = {"task": task, "loss": loss, "seed": seed, "settings": digest_of(settings)}
         if RESULTS.lines(**known):
             continue
-        tried = chosen(task, loss)
-        folder = train(data, work / f"{task}-{loss}-{seed}", loss=loss, seed=seed, **TASKS[task], **tried)
+        folder = make(task, settings, data, seed, work)
         model = load_model(folder)
         result = measure_by_labels(embed(model, data.test), data.test, facts_of(model).metric)
-        line = {**known, **result.summary(), "options": tried}
-        line |= random_and_best(result, data.test)
-        RESULTS.add(line | {"machine": machine(), "versions": versions()})
+        line = known | {"options": tried, "run": settings, "validation": validated(folder)}
+        RESULTS.add(line | result.summary() | random_and_best(result, data.test))
 
 
-def chosen(task: str, loss: str) -> dict[str, Any]:
+def settings_of(task: str, loss: str, tried: Options) -> Settings:
+    """Return all settings of a run but data and seed."""
+    return TASKS[task] | {"loss": loss} | tried
+
+
+def make(task: str, settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
+    """Train with these settings, or find it trained."""
+    return train(data, work / f"{task}-{settings['loss']}-{digest_of(settings)}-{seed}", seed=seed, **settings)
+
+
+def chosen(task: str, loss: str) -> Options:
     """Return the options that were best on the validation classes."""
-    return best_options(TUNING, GRID[loss], _validated, task=task, loss=loss, settings=digest_of(TASKS[task]))
+    return best_options(TUNING, GRID[loss], partial(settings_of, task, loss), _validated, task=task, loss=loss)
+
+
+def current_lines() -> list[dict[str, Any]]:
+    """Return the results that were made with what tuning chose and the settings as they are."""
+    lines = []
+    for task, loss in product(TASKS, GRID):
+        found = RESULTS.lines(task=task, loss=loss)
+        lines += current(found, [settings_of(task, loss, chosen(task, loss))]) if found else []
+    return lines
+
+
+def current_tuning() -> list[dict[str, Any]]:
+    """Return the tuning runs that were made with the settings and grids as they are."""
+    return [
+        line
+        for task, loss in product(TASKS, GRID)
+        for line in current(
+            TUNING.lines(task=task, loss=loss), [settings_of(task, loss, tried) for tried in GRID[loss]]
+        )
+    ]
 
 
 def _validated(line: dict[str, Any]) -> float:
@@ -147,13 +177,16 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
             found = [line for line in of_task if line["loss"] == loss]
             if found:
                 seeds = ", ".join(str(line["seed"]) for line in found)
-                rows.append([loss, seeds, *_cells(found)])
-        rows += [[name.replace("_", " "), "", *_cells([of_task[0][name]])] for name in ("random_order", "best_order")]
+                rows.append([loss, seeds, *_cells(found), *_behind(of_task, loss)])
+        bounds = ("random_order", "best_order")
+        rows += [[name.replace("_", " "), "", *_cells([of_task[0][name]]), "", ""] for name in bounds]
         header = ["loss", "seeds", "nDCG@1", "nDCG@5", "nDCG@10", "mean label distance @1", "@5", "@10"]
+        header += ["log_ratio is ahead in nDCG@10 by", "in label distance @10, in percent of it, by"]
         text += [
             f"## {task}",
             "",
-            "nDCG in percent, both on the test classes, mean over seeds ± standard deviation.",
+            "nDCG in percent, both on the test classes, mean over seeds ± standard deviation; of the last columns,",
+            "mean difference of the same seeds ± its standard error.",
             "",
         ]
         text += [*markdown_table(header, rows), ""]
@@ -163,8 +196,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         text += ["## What tuning found", "", "nDCG@10 in percent on the validation classes, seed 0.", ""]
         tried = [[line["task"], line["loss"], str(line["options"]), percent(line, _validated)] for line in tuning]
         text += [*markdown_table(["task", "loss", "options", "nDCG@10"], tried), ""]
-    if lines:
-        text += [made_with(lines[-1])]
+    text += [made_with([*lines, *tuning])]
     return "\n".join(text) + "\n"
 
 
@@ -189,6 +221,18 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
         row[0].legend(frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def _behind(lines: list[dict[str, Any]], loss: str) -> list[str]:
+    """Return how far a loss is behind log-ratio loss, over the same seeds, in both measures."""
+    by_seed = {(line["loss"], line["seed"]): line for line in lines}
+    theirs = {seed: line for (name, seed), line in by_seed.items() if name == loss}
+    pairs = [(by_seed["log_ratio", seed], theirs[seed]) for seed in theirs if ("log_ratio", seed) in by_seed]
+    if not pairs or loss == "log_ratio":
+        return ["", ""]
+    ndcg = [100 * (ours["ndcg"]["10"] - other["ndcg"]["10"]) for ours, other in pairs]
+    distances = [(ours["mean_label_distance"]["10"], other["mean_label_distance"]["10"]) for ours, other in pairs]
+    return [gain(ndcg), gain([100 * (1 - ours / other) for ours, other in distances])]
 
 
 def _cells(found: list[dict[str, Any]]) -> list[str]:

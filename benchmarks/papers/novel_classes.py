@@ -7,41 +7,42 @@ A control has the proxies of the novel classes and uses no generated embeddings.
 
 With ``--tune`` each loss gets the eight runs of ``grid`` in each variant, with the seed 0, and is judged on the
 validation classes, which are training classes held out; without it they run with what was best there, and are measured
-on the test classes. A finished run is a line in the results and is not run again.
+on the test classes. A finished run is a line in the results and is not run again while its settings stay.
 """
 
 from __future__ import annotations
 
-import argparse
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.papers.omniglot import SPLIT
+from benchmarks.papers.plots import draw_bars
+from benchmarks.papers.protocol import SPLIT, arguments, measured, validated
 from benchmarks.results import (
+    Options,
     Results,
+    Settings,
     best_options,
+    current,
     digest_of,
     gain,
     made_with,
     markdown_table,
     percent,
     spread,
-    try_options,
 )
+from benchmarks.results import tune as try_all
 from compressor.cli import quieten
-from zoo import DataSplits, load_data, load_model, measure, train
-from zoo.embedding import embed
-from zoo.models import facts_of
-from zoo.versions import machine, versions
+from zoo import DataSplits, load_data, train
 
 HERE = Path(__file__).resolve().parent
 TUNING = Results(HERE / "results" / "novel-classes-tuning.jsonl")
 RESULTS = Results(HERE / "results" / "novel-classes.jsonl")
 TABLE = HERE / "results" / "novel-classes.md"
+PLOT = HERE / "results" / "novel-classes.png"
 
 BASES = ("proxy_anchor", "proxy_nca")
-WITHOUT, CONTROL, GENERATOR = VARIANTS = ("without", "novel proxies alone", "with generator")
+WITHOUT, CONTROL, _ = VARIANTS = ("without", "novel proxies alone", "with generator")
 OPTIONS: dict[str, Any] = {
     "arch": "test_resnet",
     "dim": 512,
@@ -57,14 +58,14 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def grid(base: str, variant: str) -> list[dict[str, Any]]:
+def grid(base: str, variant: str) -> list[Options]:
     """Return eight sets of options: rates of network and proxies, or rates and what matters most in the variant."""
     if variant == WITHOUT:
         return [
             {"loss": base, "lr": lr, "proxy_lr_factor": factor}
             for lr, factor in product((3e-4, 1e-3, 2e-3, 4e-3), (10.0, 30.0))
         ]
-    sets = []
+    sets: list[Options] = []
     if variant == CONTROL:
         for lr, count in product((3e-4, 1e-3, 2e-3, 4e-3), (32, 128)):
             sets.append({"lr": lr, "loss_options": {"synthetic_weight": 0.0, "novel_classes": count}})
@@ -80,55 +81,78 @@ def grid(base: str, variant: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run what is not in the results yet, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder:PATH of Omniglot's two small background sets")
-    parser.add_argument("--tune", action="store_true", help="choose the options on the validation classes")
+    """Run what is not in the results yet, then write the table and the plot."""
+    parser = arguments(__doc__, seeds=(0, 1, 2, 3, 4))
     parser.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
     options = parser.parse_args()
     quieten()
     data = load_data(options.data, SPLIT)
     for base in options.bases:
         if options.tune:
-            tune(data, base, options.work / "novel-classes-tuning")
+            tune(data, base, options.work / "novel-classes")
         else:
             for seed in options.seeds:
                 compare(data, base, seed, options.work / "novel-classes")
-    TABLE.write_text(table(RESULTS.lines(), TUNING.lines()), encoding="utf-8")
+    lines = current_lines()
+    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
+    if lines:
+        draw_bars(_panels(lines), "Recall@1, %", PLOT)
     print(TABLE.read_text(encoding="utf-8"))
 
 
 def tune(data: DataSplits, base: str, work: Path) -> None:
     """Try the grids of a base loss and note Recall@1 on the validation classes."""
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        return {"validation": validated(make(settings, data, 0, work))}
+
     for variant in VARIANTS:
-
-        def judged(number: int, tried: dict[str, Any], variant: str = variant) -> dict[str, Any]:
-            folder = train(data, work / f"{base}-{variant}-{number}", **OPTIONS, **tried)
-            return {"validation": facts_of(load_model(folder)).measured["validation"]}
-
-        try_options(TUNING, grid(base, variant), judged, base=base, variant=variant, settings=digest_of(OPTIONS))
+        try_all(TUNING, grid(base, variant), settings_of, judged, base=base, variant=variant)
 
 
 def compare(data: DataSplits, base: str, seed: int, work: Path) -> None:
     """Train each variant, and measure on the test classes."""
     for variant in VARIANTS:
-        known = {"base": base, "variant": variant, "seed": seed, "settings": digest_of(OPTIONS)}
-        if RESULTS.lines(**known):
-            continue
         tried = chosen(base, variant)
-        folder = train(data, work / f"{base}-{variant}-{seed}", seed=seed, **OPTIONS, **tried)
-        model = load_model(folder)
-        result = measure(embed(model, data.test), data.test, facts_of(model).metric)
-        line = {**known, **result.summary(), "options": tried}
-        RESULTS.add(line | {"machine": machine(), "versions": versions()})
+        settings = settings_of(tried)
+        known = {"base": base, "variant": variant, "seed": seed, "settings": digest_of(settings)}
+        if not RESULTS.lines(**known):
+            folder = make(settings, data, seed, work)
+            line = known | {"options": tried, "run": settings, "validation": validated(folder)}
+            RESULTS.add(line | measured(folder, data.test))
 
 
-def chosen(base: str, variant: str) -> dict[str, Any]:
+def settings_of(tried: Options) -> Settings:
+    """Return all settings of a run but data and seed."""
+    return OPTIONS | tried
+
+
+def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
+    """Train with these settings, or find it trained."""
+    return train(data, work / f"{digest_of(settings)}-{seed}", seed=seed, **settings)
+
+
+def chosen(base: str, variant: str) -> Options:
     """Return the options that were best on the validation classes."""
-    digest = digest_of(OPTIONS)
-    return best_options(TUNING, grid(base, variant), _validated, base=base, variant=variant, settings=digest)
+    return best_options(TUNING, grid(base, variant), settings_of, _validated, base=base, variant=variant)
+
+
+def current_lines() -> list[dict[str, Any]]:
+    """Return the results that were made with what tuning chose and the settings as they are."""
+    lines = []
+    for base, variant in product(BASES, VARIANTS):
+        found = RESULTS.lines(base=base, variant=variant)
+        lines += current(found, [settings_of(chosen(base, variant))]) if found else []
+    return lines
+
+
+def current_tuning() -> list[dict[str, Any]]:
+    """Return the tuning runs that were made with the settings and grids as they are."""
+    return [
+        line
+        for base, variant in product(BASES, VARIANTS)
+        for line in current(TUNING.lines(base=base, variant=variant), map(settings_of, grid(base, variant)))
+    ]
 
 
 def _validated(line: dict[str, Any]) -> float:
@@ -143,7 +167,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
     for base in dict.fromkeys(line["base"] for line in lines):
         found = {(line["seed"], line["variant"]): line for line in lines if line["base"] == base}
         seeds = sorted({seed for seed, _ in found if all((seed, variant) in found for variant in VARIANTS)})
-        for measured, get in (("Recall@1", lambda x: x["recall"]["1"]), ("MAP@R", lambda x: x["map_at_r"])):
+        for name, get in (("Recall@1", lambda x: x["recall"]["1"]), ("MAP@R", lambda x: x["map_at_r"])):
             without, control, generator = ([100 * get(found[seed, variant]) for seed in seeds] for variant in VARIANTS)
             if seeds:
                 gains = [
@@ -151,19 +175,25 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
                     for before in (without, control)
                 ]
                 spreads = [spread(values) for values in (without, control, generator)]
-                rows.append([base, measured, ", ".join(map(str, seeds)), *spreads, *gains])
+                rows.append([base, name, ", ".join(map(str, seeds)), *spreads, *gains])
     if rows:
         text += ["In percent on the test classes, mean over seeds ± standard deviation; of the gains, mean difference"]
         text += ["of the same seeds ± its standard error.", ""]
         header = ["loss", "measure", "seeds", *VARIANTS, "gain on without", "gain on novel proxies alone"]
-        text += [*markdown_table(header, rows), ""]
+        text += [*markdown_table(header, rows), "", "![Recall@1 of the variants](novel-classes.png)", ""]
     if tuning:
         text += ["## What tuning found", "", "Recall@1 on the validation classes, seed 0.", ""]
         tried = [[str(line["options"]), percent(line, _validated)] for line in tuning]
         text += [*markdown_table(["options", "Recall@1"], tried), ""]
-    if lines:
-        text += [made_with(lines[-1])]
+    text += [made_with([*lines, *tuning])]
     return "\n".join(text) + "\n"
+
+
+def _panels(lines: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    panels: dict[str, dict[str, list[float]]] = {}
+    for line in lines:
+        panels.setdefault(line["base"], {}).setdefault(line["variant"], []).append(100 * line["recall"]["1"])
+    return panels
 
 
 if __name__ == "__main__":

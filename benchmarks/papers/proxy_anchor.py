@@ -11,31 +11,32 @@ epochs are of the validation classes. A finished run is a line in the results an
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.papers.omniglot import SPLIT
+from benchmarks.papers.protocol import SPLIT, arguments, measured
 from benchmarks.results import (
+    Options,
     Results,
+    Settings,
     best_options,
+    current,
     digest_of,
+    gain,
     made_with,
     markdown_table,
     percent,
     spread,
-    try_options,
 )
+from benchmarks.results import tune as try_all
 from compressor.cli import quieten
-from zoo import DataSplits, load_data, load_model, measure, train
-from zoo.embedding import embed
+from zoo import DataSplits, ImageSet, load_data, train
 from zoo.files import replacing
-from zoo.models import facts_of
-from zoo.versions import machine, versions
 
 HERE = Path(__file__).resolve().parent
 TUNING = Results(HERE / "results" / "proxy-anchor-tuning.jsonl")
@@ -69,7 +70,7 @@ _MARGINS = {"triplet": (0.1, 0.3), "contrastive": (0.5, 1.0)}
 _BASES = {"multi-similarity": (50.0, 20.0)}
 
 
-def grid(name: str) -> list[dict[str, Any]]:
+def grid(name: str) -> list[Options]:
     """Return six sets of options: three rates, and two values of what matters most in the loss."""
     if name == "Proxy-NCA":  # 32 is the scale that Proxy-Anchor's authors compare with
         scales = [{"softmax_scale": scale} for scale in (9.0, 32.0)]
@@ -83,24 +84,20 @@ def grid(name: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run what is not in the results yet, then write table and plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder:PATH of Omniglot's two small background sets")
-    parser.add_argument("--tune", action="store_true", help="choose each loss's options on the validation classes")
+    parser = arguments(__doc__)
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.2, 0.4])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
     options = parser.parse_args()
     quieten()
     data = load_data(options.data, SPLIT)
     if options.tune:
-        tune(data, options.losses, options.work / "proxy-anchor-tuning")
+        tune(data, options.losses, options.work / "proxy-anchor")
     else:
         for seed in options.seeds:
             for noise in options.noise:
                 compare(data, options.losses, noise, seed, options.work / "proxy-anchor")
-    lines = RESULTS.lines()
-    TABLE.write_text(table(lines, TUNING.lines()), encoding="utf-8")
+    lines = current_lines()
+    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
     if lines:
         draw(lines, PLOT)
     print(TABLE.read_text(encoding="utf-8"))
@@ -110,31 +107,40 @@ def tune(data: DataSplits, names: list[str], work: Path) -> None:
     """Try the grid of each loss and note Recall@1 on the validation classes."""
     for name in names:
 
-        def judged(number: int, tried: dict[str, Any], name: str = name) -> dict[str, Any]:
-            return {"curve": curve(train(data, work / f"{name}-{number}", loss=LOSSES[name], **OPTIONS, **tried))}
+        def judged(settings: Settings) -> dict[str, Any]:
+            return {"curve": curve(make(settings, data, 0.0, 0, work))}
 
-        try_options(TUNING, grid(name), judged, loss=name, settings=digest_of(OPTIONS))
+        try_all(TUNING, grid(name), partial(settings_of, name), judged, loss=name)
 
 
 def compare(data: DataSplits, names: list[str], noise: float, seed: int, work: Path) -> None:
     """Train with each loss on labels of which a part is wrong, and measure on the test classes."""
     for name in names:
-        known = {"loss": name, "noise": noise, "seed": seed, "settings": digest_of(OPTIONS)}
-        if RESULTS.lines(**known):
-            continue
-        corrupted = replace(data, train=corrupt(data.train, noise, seed))
         tried = chosen(name)
-        folder = work / f"{name}-{noise}-{seed}"
-        train(corrupted, folder, loss=LOSSES[name], seed=seed, **OPTIONS, **tried)
-        model = load_model(folder)
-        result = measure(embed(model, data.test), data.test, facts_of(model).metric)
-        line = {**known, **result.summary(), "options": tried}
-        RESULTS.add(line | {"curve": curve(folder), "machine": machine(), "versions": versions()})
+        settings = settings_of(name, tried)
+        known = {"loss": name, "noise": noise, "seed": seed, "settings": digest_of(settings)}
+        if not RESULTS.lines(**known):
+            folder = make(settings, data, noise, seed, work)
+            line = known | {"options": tried, "run": settings, "curve": curve(folder)}
+            RESULTS.add(line | measured(folder, data.test))
 
 
-def corrupt(images: Any, fraction: float, seed: int) -> Any:
+def settings_of(name: str, tried: Options) -> Settings:
+    """Return all settings of a run but data, noise and seed."""
+    return OPTIONS | {"loss": LOSSES[name]} | tried
+
+
+def make(settings: Settings, data: DataSplits, noise: float, seed: int, work: Path) -> Path:
+    """Train on labels of which a part is wrong, or find it trained."""
+    corrupted = replace(data, train=corrupt(data.train, noise, seed))
+    name = settings["loss"].rpartition(":")[2]
+    return train(corrupted, work / f"{name}-{digest_of(settings)}-{noise}-{seed}", seed=seed, **settings)
+
+
+def corrupt(images: ImageSet, fraction: float, seed: int) -> ImageSet:
     """Return the images with the labels of a fraction of them replaced by another class's, drawn evenly."""
     generator = np.random.default_rng([seed, round(1000 * fraction)])
+    assert images.labels is not None
     labels = images.labels.copy()
     classes = np.unique(labels)
     rows = generator.choice(len(labels), round(fraction * len(labels)), replace=False)
@@ -150,9 +156,27 @@ def curve(folder: Path) -> list[float]:
     return [round(entry["recall_at_1"], 4) for entry in measured]
 
 
-def chosen(name: str) -> dict[str, Any]:
+def chosen(name: str) -> Options:
     """Return the options that were best on the validation classes."""
-    return best_options(TUNING, grid(name), _validated, loss=name, settings=digest_of(OPTIONS))
+    return best_options(TUNING, grid(name), partial(settings_of, name), _validated, loss=name)
+
+
+def current_lines() -> list[dict[str, Any]]:
+    """Return the results that were made with what tuning chose and the settings as they are."""
+    lines = []
+    for name in LOSSES:
+        found = RESULTS.lines(loss=name)
+        lines += current(found, [settings_of(name, chosen(name))]) if found else []
+    return lines
+
+
+def current_tuning() -> list[dict[str, Any]]:
+    """Return the tuning runs that were made with the settings and grids as they are."""
+    return [
+        line
+        for name in LOSSES
+        for line in current(TUNING.lines(loss=name), [settings_of(name, tried) for tried in grid(name)])
+    ]
 
 
 def _validated(line: dict[str, Any]) -> float:
@@ -164,20 +188,22 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
     text = ["# Proxy-Anchor and other losses on Omniglot", ""]
     if lines:
         noises = sorted({line["noise"] for line in lines})
-        header = ["loss", "seeds", *(f"{noise:.0%} wrong labels" for noise in noises), "epochs to 90 % of the best"]
+        header = ["loss", "seeds", *(f"{noise:.0%} wrong labels" for noise in noises)]
+        header += [f"lost by {noise:.0%}" for noise in noises if noise] + ["epochs to 90 % of the best"]
         rows = []
         for name in LOSSES:
             cells = []
             for noise in noises:
                 found = [line for line in lines if line["loss"] == name and line["noise"] == noise]
                 cells.append(spread([100 * line["recall"]["1"] for line in found]) if found else "")
+            cells += [_lost(lines, name, noise) for noise in noises if noise]
             clean = [line for line in lines if line["loss"] == name and line["noise"] == 0]
             seeds = ", ".join(str(line["seed"]) for line in clean)
             rows.append([name, seeds, *cells, _epochs_to(clean, 0.9 * _best(lines))])
         text += [
-            "Recall@1 in percent on the test classes, mean over seeds ± standard deviation. The last column: epochs",
-            "with clean labels until Recall@1 on the validation classes reaches 90 % of the best of any loss,",
-            "mean over seeds.",
+            "Recall@1 in percent on the test classes, mean over seeds ± standard deviation; of what is lost to wrong",
+            "labels, mean difference of the same seeds ± its standard error. The last column: epochs with clean labels",
+            "until Recall@1 on the validation classes reaches 90 % of the best of any loss, mean over seeds.",
             "",
             *markdown_table(header, rows),
             "",
@@ -187,9 +213,14 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         text += ["## What tuning found", "", "Best Recall@1 on the validation classes, seed 0, clean labels.", ""]
         rows = [[line["loss"], str(line["options"]), percent(line, _validated)] for line in tuning]
         text += [*markdown_table(["loss", "options", "Recall@1"], rows), ""]
-    if lines:
-        text += [made_with(lines[-1])]
+    text += [made_with([*lines, *tuning])]
     return "\n".join(text) + "\n"
+
+
+def _lost(lines: list[dict[str, Any]], name: str, noise: float) -> str:
+    recall = {(line["noise"], line["seed"]): 100 * line["recall"]["1"] for line in lines if line["loss"] == name}
+    seeds = sorted({seed for level, seed in recall if level == noise and (0.0, seed) in recall})
+    return gain([recall[noise, seed] - recall[0.0, seed] for seed in seeds])
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:

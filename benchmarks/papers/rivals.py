@@ -1,32 +1,57 @@
-"""Losses of pytorch-metric-learning, made as ours are, so that ``train`` takes them by ``module:Class``."""
+"""Losses of pytorch-metric-learning, made as ours are, so that ``train`` takes them by ``module:Class``.
+
+They compute in float32, outside autocast, and proxies begin as ours do: all as the losses they are compared with.
+"""
 
 from __future__ import annotations
 
+import torch
 from pytorch_metric_learning import losses, miners
 from torch import Tensor, nn
+from torch.nn import init
 
 
-class _WithMiner(nn.Module):
-    """A pairwise loss on what its miner finds in the batch."""
+class _Rival(nn.Module):
+    """A loss on what its miner finds in the batch, or on all of it.
 
-    def __init__(self, loss: nn.Module, miner: nn.Module | None = None) -> None:
+    Args:
+        loss: pytorch-metric-learning's.
+        miner: its miner.
+        proxies: the loss's vectors of the classes, which learn at the proxies' rate because they go by that name here.
+        mode: of their Kaiming start. Such losses look at directions only, and long vectors turn slowly at a rate: the
+            length they begin with is Proxy-Anchor's, as the rates are.
+    """
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        miner: nn.Module | None = None,
+        proxies: nn.Parameter | None = None,
+        mode: str = "fan_out",
+    ) -> None:
         super().__init__()
+        if proxies is not None:
+            self.proxies = proxies  # before the loss: a parameter has the name it is met by first
+            init.kaiming_normal_(self.proxies, mode=mode)
         self.loss = loss
         self.miner = miner
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        value: Tensor = self.loss(embeddings, labels, self.miner(embeddings, labels) if self.miner else None)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            vectors = embeddings.float()
+            found = {} if self.miner is None else {"indices_tuple": self.miner(vectors, labels)}
+            value: Tensor = self.loss(vectors, labels, **found)
         return value
 
 
-class Contrastive(_WithMiner):
+class Contrastive(_Rival):
     """Contrastive loss on Euclidean distances of normalised embeddings."""
 
     def __init__(self, num_classes: int, dim: int, margin: float = 1.0) -> None:
         super().__init__(losses.ContrastiveLoss(pos_margin=0.0, neg_margin=margin))
 
 
-class Triplet(_WithMiner):
+class Triplet(_Rival):
     """Triplet loss with semi-hard mining."""
 
     def __init__(self, num_classes: int, dim: int, margin: float = 0.2) -> None:
@@ -35,38 +60,33 @@ class Triplet(_WithMiner):
         )
 
 
-class MultiSimilarity(_WithMiner):
+class MultiSimilarity(_Rival):
     """Multi-similarity loss with its miner."""
 
     def __init__(self, num_classes: int, dim: int, alpha: float = 2.0, beta: float = 50.0) -> None:
         super().__init__(losses.MultiSimilarityLoss(alpha, beta, base=0.5), miners.MultiSimilarityMiner(epsilon=0.1))
 
 
-class ProxyNCA(losses.ProxyNCALoss):
-    """Proxy-NCA; its ``proxies`` learn at the proxies' rate.
+class ProxyNCA(_Rival):
+    """Proxy-NCA.
 
     The scale is of squared distances: 9 is that of Proxy-NCA++ (arXiv:2004.01113), which multiplies vectors by 3.
     """
 
     def __init__(self, num_classes: int, dim: int, softmax_scale: float = 9.0) -> None:
-        super().__init__(num_classes, dim, softmax_scale=softmax_scale)
+        loss = losses.ProxyNCALoss(num_classes, dim, softmax_scale=softmax_scale)
+        super().__init__(loss, proxies=loss.proxies)
 
 
-class NormalizedSoftmax(nn.Module):
-    """Normalised softmax; its class weights learn at the proxies' rate, which goes by the name ``proxies``."""
+class NormalizedSoftmax(_Rival):
+    """Normalised softmax; its proxies are columns."""
 
     def __init__(self, num_classes: int, dim: int, temperature: float = 0.05) -> None:
-        super().__init__()
         loss = losses.NormalizedSoftmaxLoss(num_classes, dim, temperature=temperature)
-        self.proxies = loss.W  # before the loss: a parameter has the name it is met by first
-        self.loss = loss
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        value: Tensor = self.loss(embeddings, labels)
-        return value
+        super().__init__(loss, proxies=loss.W, mode="fan_in")
 
 
-class NTXent(_WithMiner):
+class NTXent(_Rival):
     """SimCLR's loss; with every image a class of its own, its views in the batch are the positives."""
 
     def __init__(self, num_classes: int, dim: int, temperature: float = 0.1) -> None:

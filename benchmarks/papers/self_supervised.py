@@ -1,39 +1,55 @@
 """Transfer of a self-supervised teacher (CVPR 2021, section on self-supervised representations).
 
+    python -m benchmarks.papers.self_supervised --data folder:PATH --tune
     python -m benchmarks.papers.self_supervised --data folder:PATH --seeds 0 1 2
 
 No label is seen in training: the teacher learns by SimCLR's loss that views of an image belong together, the students
-learn from the teacher on the same unlabelled drawings, with the options that the compression setting of
-``benchmarks.papers.transfer``, of the same two networks, chose on its validation classes. All are judged frozen on the
-characters of the test split, by a linear probe and by 5 nearest neighbours, both fitted on three quarters of each
-character's drawings and judged on the others. A finished run is a line in the results and is not run again while its
-settings stay.
+learn from the teacher on the same unlabelled drawings. All are judged frozen, by a linear probe and by 5 nearest
+neighbours, both fitted on three quarters of each character's drawings and judged on the others. With ``--tune`` every
+method gets the four runs of ``GRID`` with the seed 0, trained on the training characters but for those held out for
+validation, on which the probe judges; without it every method runs with what was best there, on all training
+characters, and is judged on those of the test split. A finished run is a line in the results and is not run again while
+its settings stay.
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.papers.omniglot import SPLIT, every_fourth
+from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.probes import knn_accuracy, linear_probe
-from benchmarks.papers.transfer import chosen
-from benchmarks.results import Results, digest_of, made_with, markdown_table, spread
+from benchmarks.papers.protocol import SPLIT, arguments, every_fourth
+from benchmarks.results import (
+    Options,
+    Results,
+    Settings,
+    best_options,
+    current,
+    digest_of,
+    made_with,
+    markdown_table,
+    percent,
+    spread,
+)
+from benchmarks.results import tune as try_all
 from compressor import distill
 from compressor.cli import quieten
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.embedding import embed
 from zoo.models import facts_of
-from zoo.versions import machine, versions
 
 HERE = Path(__file__).resolve().parent
+TUNING = Results(HERE / "results" / "self-supervised-tuning.jsonl")
 RESULTS = Results(HERE / "results" / "self-supervised.jsonl")
 TABLE = HERE / "results" / "self-supervised.md"
+PLOT = HERE / "results" / "self-supervised.png"
 
+VALIDATION = 0.2
 COMMON: dict[str, Any] = {
     "image_size": 32,
     "crop_pct": 1.0,
@@ -41,58 +57,123 @@ COMMON: dict[str, Any] = {
     "min_crop": 0.5,
     "validation": 0.0,
 }
-TEACHER = COMMON | {
-    "arch": "resnet10t",
-    "dim": 512,
-    "epochs": 60,
+SELF_SUPERVISED = COMMON | {
     "batch_size": 256,
     "images_per_class": 2,
-    "lr": 1e-3,
     "loss": "benchmarks.papers.rivals:NTXent",
     "precision": "auto",
 }
-STUDENT: dict[str, Any] = COMMON | {"arch": "test_resnet", "dim": 64, "epochs": 40, "lr": 3e-3}
-TRANSFER = {"batch_size": 128, "use_labels": False, "teacher_precision": "auto"}
-METHODS = ("relaxed_contrastive", "rkd", "pkt", "crd")
-ALONE = "the student alone, self-supervised"
+TEACHER_OPTIONS = SELF_SUPERVISED | {"arch": "resnet10t", "dim": 512, "epochs": 60, "lr": 1e-3}
+STUDENT: dict[str, Any] = {"arch": "test_resnet", "dim": 64, "epochs": 40}
+TRANSFER = COMMON | STUDENT | {"batch_size": 128, "use_labels": False, "teacher_precision": "auto"}
+# Its batch holds two views of half as many images: twice the epochs make as many steps, of as many views.
+ALONE_OPTIONS = SELF_SUPERVISED | STUDENT | {"epochs": 80}
+TEACHER, ALONE = "teacher", "the student alone, self-supervised"
+
+# Four runs for each: two rates, and two values of what matters most in the method.
+RATES = (1e-3, 3e-3)
+GRID: dict[str, list[Options]] = {
+    "relaxed_contrastive": [{"lr": lr, "loss_options": {"sigma": s}} for lr in RATES for s in (1.0, 0.5)],
+    "rkd": [{"lr": lr, "loss_options": {"angle_weight": w}} for lr in RATES for w in (2.0, 0.5)],
+    "pkt": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (1.0, 1e4)],
+    "crd": [{"lr": lr, "loss_options": {"temperature": t}} for lr in RATES for t in (0.07, 0.2)],
+    ALONE: [{"lr": lr, "loss_options": {"temperature": t}} for lr in RATES for t in (0.1, 0.3)],
+}
 
 
 def main() -> None:
-    """Run what is not in the results yet, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder:PATH of Omniglot's two small background sets")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
+    """Run what is not in the results yet, then write the table and the plot."""
+    parser = arguments(__doc__)
+    parser.add_argument("--methods", nargs="+", choices=GRID, default=list(GRID))
     options = parser.parse_args()
     quieten()
-    data = load_data(options.data, SPLIT, validation=0.0)
-    for seed in options.seeds:
-        run_seed(data, seed, options.work / "self-supervised" / str(seed))
-        TABLE.write_text(table(RESULTS.lines()), encoding="utf-8")
+    if options.tune:
+        held_out = load_data(options.data, SPLIT, validation=VALIDATION)
+        data = replace(held_out, validation=held_out.validation.subset([]), test=held_out.validation)
+        tune(data, options.methods, options.work / "self-supervised-tuning")
+    else:
+        data = load_data(options.data, SPLIT, validation=0.0)
+        for seed in options.seeds:
+            compare(data, seed, options.methods, options.work / "self-supervised")
+    lines = current_lines()
+    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
+    if lines:
+        panel: dict[str, list[float]] = {}
+        for line in lines:
+            panel.setdefault(line["method"], []).append(100 * line["linear_probe"])
+        draw_bars({"Self-supervised transfer, Omniglot": panel}, "accuracy of a linear probe, %", PLOT)
     print(TABLE.read_text(encoding="utf-8"))
 
 
-def run_seed(data: DataSplits, seed: int, work: Path) -> None:
+def tune(data: DataSplits, methods: list[str], work: Path) -> None:
+    """Try the grid of each method and note what the probes find on the training characters held out."""
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        return judge(make(settings, data, 0, work), data.test)
+
+    for method in methods:
+        try_all(TUNING, GRID[method], partial(settings_of, method), judged, method=method)
+
+
+def compare(data: DataSplits, seed: int, methods: list[str], work: Path) -> None:
     """Train teacher and students of a seed without labels and judge them."""
+    for method in [TEACHER, *methods]:
+        tried = {} if method == TEACHER else chosen(method)
+        settings = settings_of(method, tried)
+        known = {"method": method, "seed": seed, "settings": digest_of(settings)}
+        if not RESULTS.lines(**known):
+            found = judge(make(settings, data, seed, work), data.test)
+            RESULTS.add(known | {"options": tried, "run": settings} | found)
+
+
+def settings_of(method: str, tried: Options) -> Settings:
+    """Return all settings of a run but data and seed."""
+    if method == ALONE:
+        return {"alone": ALONE_OPTIONS | tried}
+    teacher = {"teacher": TEACHER_OPTIONS}
+    return teacher if method == TEACHER else teacher | {"student": TRANSFER | {"loss": method} | tried}
+
+
+def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
+    """Train a teacher, a student with its teacher, or a student by itself, or find it trained."""
+    if "alone" in settings:
+        options = settings["alone"]
+        return train(each_its_own_class(data), work / f"alone-{digest_of(options)}-{seed}", seed=seed, **options)
+    options = settings["teacher"]
+    teacher = train(each_its_own_class(data), work / f"teacher-{digest_of(options)}-{seed}", seed=seed, **options)
+    if "student" not in settings:
+        return teacher
     unlabelled = replace(data, train=data.train.without_labels())
-    alone = STUDENT | {name: TEACHER[name] for name in ("loss", "batch_size", "images_per_class")}
-    # Its batch holds two views of half as many images: twice the epochs make as many steps, of as many views.
-    alone["epochs"] *= TEACHER["batch_size"] // TRANSFER["batch_size"]
-    for method in ("teacher", *METHODS, ALONE):
-        tried = chosen(method, "compression") if method in METHODS else {}
-        options = {"teacher": TEACHER, ALONE: alone}.get(method, STUDENT | TRANSFER | {"loss": method} | tried)
-        known = {"method": method, "seed": seed, "settings": digest_of({"teacher": TEACHER, "run": options})}
-        if RESULTS.lines(**known):
-            continue
-        teacher = train(each_its_own_class(data), work / "teacher", seed=seed, **TEACHER)
-        if method == "teacher":
-            folder = teacher
-        elif method == ALONE:
-            folder = train(each_its_own_class(data), work / "alone", seed=seed, **options)
-        else:
-            folder = distill(teacher, data=unlabelled, out=work / method, seed=seed, **options)
-        line = {**known, **judge(folder, data.test), "options": tried}
-        RESULTS.add(line | {"machine": machine(), "versions": versions()})
+    out = work / f"{settings['student']['loss']}-{digest_of(settings)}-{seed}"
+    return distill(teacher, data=unlabelled, out=out, seed=seed, **settings["student"])
+
+
+def chosen(method: str) -> Options:
+    """Return the options that were best on the training characters held out."""
+    return best_options(TUNING, GRID[method], partial(settings_of, method), _validated, method=method)
+
+
+def current_lines() -> list[dict[str, Any]]:
+    """Return the results that were made with what tuning chose and the settings as they are."""
+    lines = current(RESULTS.lines(method=TEACHER), [settings_of(TEACHER, {})])
+    for method in GRID:
+        found = RESULTS.lines(method=method)
+        lines += current(found, [settings_of(method, chosen(method))]) if found else []
+    return lines
+
+
+def current_tuning() -> list[dict[str, Any]]:
+    """Return the tuning runs that were made with the settings and grids as they are."""
+    return [
+        line
+        for method in GRID
+        for line in current(TUNING.lines(method=method), [settings_of(method, tried) for tried in GRID[method]])
+    ]
+
+
+def _validated(line: dict[str, Any]) -> float:
+    judged: float = line["linear_probe"]
+    return judged
 
 
 def each_its_own_class(data: DataSplits) -> DataSplits:
@@ -114,19 +195,25 @@ def judge(folder: Path, images: ImageSet) -> dict[str, float]:
     return {"linear_probe": linear_probe(*parts), "knn": knn_accuracy(*parts, metric=facts_of(model).metric)}
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: one row a method."""
+def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
+    """Return the results as Markdown: one row a method, then what tuning found."""
+    text = ["# Transfer of a self-supervised teacher on Omniglot", ""]
     rows = []
-    for method in ("teacher", *METHODS, ALONE):
+    for method in (TEACHER, *GRID):
         found = [line for line in lines if line["method"] == method]
         if found:
             seeds = ", ".join(str(line["seed"]) for line in found)
             accuracies = [spread([100 * line[name] for line in found]) for name in ("linear_probe", "knn")]
             rows.append([method, seeds, *accuracies])
-    text = ["# Transfer of a self-supervised teacher on Omniglot", ""]
-    text += ["Accuracy in percent on test characters, mean over seeds ± standard deviation.", ""]
-    text += [*markdown_table(["method", "seeds", "linear probe", "5 nearest neighbours"], rows), ""]
-    return "\n".join([*text, made_with(lines[-1])]) + "\n"
+    if rows:
+        text += ["Accuracy in percent on test characters, mean over seeds ± standard deviation.", ""]
+        text += [*markdown_table(["method", "seeds", "linear probe", "5 nearest neighbours"], rows), ""]
+        text += ["![Accuracy of a linear probe](self-supervised.png)", ""]
+    if tuning:
+        text += ["## What tuning found", "", "Linear probe's accuracy in percent on training characters held out.", ""]
+        tried = [[line["method"], str(line["options"]), percent(line, _validated)] for line in tuning]
+        text += [*markdown_table(["method", "options", "accuracy"], tried), ""]
+    return "\n".join([*text, made_with([*lines, *tuning])]) + "\n"
 
 
 if __name__ == "__main__":

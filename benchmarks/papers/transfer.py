@@ -7,56 +7,61 @@
 The settings are ``configs/transfer/SETTING.yaml``; ``grocery`` is compression on photographs, of some of the methods.
 With ``--tune`` every method gets the same number of runs, ``GRID``, with the seed 0, in the compression setting or in
 grocery, and is judged on the validation classes, which are training classes held out; without it every method runs with
-what was best there, and is measured on the test classes. A finished run is a line in the results and is not run again
-while its settings stay; an interrupted one goes on when the command is repeated.
+what was best there, and is measured on the test classes. All see as many views: a batch of distillation has two of each
+image, so labels alone get twice the epochs. A finished run is a line in the results and is not run again while its
+settings stay; an interrupted one goes on when the command is repeated.
 """
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
 
 from benchmarks.labels_only import as_labels_only
+from benchmarks.papers.plots import draw_bars
+from benchmarks.papers.protocol import arguments, measured, validated
 from benchmarks.results import (
+    Options,
     Results,
+    Settings,
     best_options,
+    current,
     digest_of,
     gain,
     made_with,
     markdown_table,
     percent,
     spread,
-    try_options,
 )
+from benchmarks.results import tune as try_all
 from compressor import distill
 from compressor.cli import quieten
-from zoo import load_data, load_model, measure, train
-from zoo.embedding import embed
-from zoo.models import facts_of
-from zoo.versions import machine, versions
+from zoo import load_data, train
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs" / "transfer"
 TUNING = Results(HERE / "results" / "transfer-tuning.jsonl")
 RESULTS = Results(HERE / "results" / "transfer.jsonl")
 TABLE = HERE / "results" / "transfer.md"
+PLOT = HERE / "results" / "transfer.png"
 
-LABELS_ONLY = "labels only"
+TEACHER, LABELS_ONLY = "teacher", "labels only"
 TUNED_IN = dict.fromkeys(("self", "dimension", "compression"), "compression") | {"grocery": "grocery"}
-TEACHER_OF = {"self": "self", "dimension": "self", "compression": "compression", "grocery": "grocery"}
 TITLES = {
     "self": "Self-transfer, Omniglot",
     "dimension": "Dimension reduction, Omniglot",
     "compression": "Compression, Omniglot",
     "grocery": "Compression, Grocery Store",
 }
+VIEWS = 2  # of an image in a batch of distillation
 
 # Four runs for each: two rates and two values of what matters most in the method, or four rates where it has nothing.
 RATES = (1e-3, 3e-3)
-GRID: dict[str, list[dict[str, Any]]] = {
+GRID: dict[str, list[Options]] = {
     "relaxed_contrastive": [{"lr": lr, "loss_options": {"sigma": s}} for lr in RATES for s in (1.0, 0.5)],
     "relaxed_multi_similarity": [{"lr": lr, "loss_options": {"beta": b}} for lr in RATES for b in (2.0, 4.0)],
     "rkd": [{"lr": lr, "loss_options": {"angle_weight": w}} for lr in RATES for w in (2.0, 0.5)],
@@ -71,67 +76,114 @@ ON_GROCERY = ["relaxed_contrastive", "rkd", "pkt", LABELS_ONLY]
 
 
 def main() -> None:
-    """Run what is not in the results yet, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run what is not in the results yet, then write the table and the plot."""
+    parser = arguments(__doc__, "folder:PATH of Omniglot's two small background sets, or grocery:PATH")
     parser.add_argument("setting", choices=TITLES)
-    parser.add_argument(
-        "--data", required=True, help="folder:PATH of Omniglot's two small background sets, or grocery:"
-    )
-    parser.add_argument("--tune", action="store_true", help="choose each method's options on the validation classes")
     parser.add_argument("--methods", nargs="+", choices=GRID, help="all, or on grocery four, where none is named")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
     options = parser.parse_args()
     quieten()
     methods = options.methods or (ON_GROCERY if options.setting == "grocery" else list(GRID))
     if options.tune:
-        tune(TUNED_IN[options.setting], options.data, methods, options.work)
+        tune(TUNED_IN[options.setting], options.data, methods, options.work / "transfer")
     else:
         for seed in options.seeds:
-            compare(options.setting, options.data, seed, methods, options.work)
-    TABLE.write_text(table(RESULTS.lines(), TUNING.lines()), encoding="utf-8")
+            compare(options.setting, options.data, seed, methods, options.work / "transfer")
+    lines = current_lines()
+    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
+    if lines:
+        draw_bars(_panels(lines), "Recall@1, %", PLOT)
     print(TABLE.read_text(encoding="utf-8"))
 
 
 def tune(setting: str, data: str, methods: list[str], work: Path) -> None:
     """Try the grid of each method and note Recall@1 on the validation classes."""
-    settings = read_settings(setting, data=data, seed=0)
-    teacher = train_teacher(setting, settings, work)
     for method in methods:
 
-        def judged(number: int, tried: dict[str, Any], method: str = method) -> dict[str, Any]:
-            student = make_student(method, teacher, settings, tried, tuned_folder(setting, method, number, work))
-            return {"validation": facts_of(load_model(student)).measured["validation"]}
+        def judged(settings: Settings) -> dict[str, Any]:
+            return {"validation": validated(make(settings, data, 0, work))}
 
-        try_options(TUNING, GRID[method], judged, method=method, setting=setting, settings=digest_of(settings))
+        try_all(TUNING, GRID[method], partial(settings_of, setting, method), judged, method=method, setting=setting)
 
 
 def compare(setting: str, data: str, seed: int, methods: list[str], work: Path) -> None:
     """Measure the teacher of a seed and its students on the test classes."""
-    settings = read_settings(setting, data=data, seed=seed)
-    known = {"setting": setting, "seed": seed, "settings": digest_of(settings)}
-    for method in ["teacher", *methods]:
-        if RESULTS.lines(method=method, **known):
-            continue
-        folder = teacher = train_teacher(setting, settings, work)
-        tried: dict[str, Any] = {}
-        if method != "teacher":
-            tried = chosen(method, TUNED_IN[setting])
-            out = work / setting / f"{method}-{seed}"
-            if setting == TUNED_IN[setting] and seed == 0:  # made in tuning
-                out = tuned_folder(setting, method, GRID[method].index(tried), work)
-            folder = make_student(method, teacher, settings, tried, out)
-        images = load_data(data, settings["split"], settings["validation"]).test
-        model = load_model(folder)
-        result = measure(embed(model, images), images, facts_of(model).metric)
-        line = {"method": method, **known, **result.summary(), "options": tried}
-        RESULTS.add(line | {"machine": machine(), "versions": versions()})
+    for method in [TEACHER, *methods]:
+        tried = {} if method == TEACHER else chosen(method, TUNED_IN[setting])
+        settings = settings_of(setting, method, tried)
+        known = {"method": method, "setting": setting, "seed": seed, "settings": digest_of(settings)}
+        if not RESULTS.lines(**known):
+            folder = make(settings, data, seed, work)
+            images = load_data(data, settings["split"], settings["validation"]).test
+            line = known | {"options": tried, "run": settings, "validation": validated(folder)}
+            RESULTS.add(line | measured(folder, images))
 
 
-def chosen(method: str, setting: str) -> dict[str, Any]:
+def chosen(method: str, setting: str) -> Options:
     """Return the options that were best on the validation classes of a setting."""
-    digest = digest_of(read_settings(setting))
-    return best_options(TUNING, GRID[method], _validated, method=method, setting=setting, settings=digest)
+    settings = partial(settings_of, setting, method)
+    return best_options(TUNING, GRID[method], settings, _validated, method=method, setting=setting)
+
+
+def settings_of(setting: str, method: str, tried: Options) -> Settings:
+    """Return all settings of a run but data and seed: of its data, of the teacher, and where there is one, the student.
+
+    Args:
+        setting: a configuration.
+        method: a loss of distill, or the teacher, or labels alone, which is trained by the teacher's loss.
+        tried: options that go before the configuration's.
+    """
+    configured = yaml.safe_load((CONFIGS / f"{setting}.yaml").read_text(encoding="utf-8"))
+    settings: Settings = {name: configured[name] for name in ("split", "validation", "teacher")}
+    if method == LABELS_ONLY:
+        alone = as_labels_only(configured["student"], configured["teacher"])
+        settings["labels_only"] = alone | {"epochs": VIEWS * alone["epochs"]} | tried
+    elif method != TEACHER:
+        settings["student"] = configured["student"] | {"loss": method} | tried
+    return settings
+
+
+def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
+    """Train a teacher, a student with its teacher, or a student on labels alone, or find it trained.
+
+    Folders have their names by settings and seed, so that settings share a teacher, and tuning its runs of seed 0.
+    """
+    shared = {"split": settings["split"], "validation": settings["validation"], "seed": seed}
+    if "labels_only" in settings:
+        options = settings["labels_only"]
+        return train(data, work / f"labels-only-{digest_of(shared | options)}-{seed}", **shared, **options)
+    teacher = work / f"teacher-{digest_of(shared | settings['teacher'])}-{seed}"
+    teacher = train(data, teacher, **shared, **settings["teacher"])
+    if "student" not in settings:
+        return teacher
+    options = settings["student"]
+    out = work / f"{options['loss']}-{digest_of(settings)}-{seed}"
+    return distill(teacher, data=data, out=out, **shared, **options)
+
+
+def current_lines() -> list[dict[str, Any]]:
+    """Return the results that were made with the settings as they are, as far as those are chosen."""
+    lines = []
+    for line in RESULTS.lines():
+        tried = {} if line["method"] == TEACHER else line["options"]
+        lines += current([line], [settings_of(line["setting"], line["method"], tried)])
+    return [line for line in lines if line["method"] == TEACHER or line["options"] == _chosen_or_none(line)]
+
+
+def current_tuning() -> list[dict[str, Any]]:
+    """Return the tuning runs that were made with the settings and grids as they are."""
+    return [
+        line
+        for line in TUNING.lines()
+        if line["options"] in GRID.get(line["method"], [])
+        and current([line], [settings_of(line["setting"], line["method"], line["options"])])
+    ]
+
+
+def _chosen_or_none(line: dict[str, Any]) -> Options | None:
+    try:
+        return chosen(line["method"], TUNED_IN[line["setting"]])
+    except SystemExit:  # not tuned as a whole
+        return None
 
 
 def _validated(line: dict[str, Any]) -> float:
@@ -139,77 +191,68 @@ def _validated(line: dict[str, Any]) -> float:
     return recall
 
 
-def tuned_folder(setting: str, method: str, number: int, work: Path) -> Path:
-    """Return where tuning leaves the student of a place in the grid."""
-    return work / f"{setting}-tuning" / f"{method}-{number}"
-
-
-def read_settings(setting: str, **values: Any) -> dict[str, Any]:
-    """Return a setting's configuration with other values."""
-    settings: dict[str, Any] = yaml.safe_load((CONFIGS / f"{setting}.yaml").read_text(encoding="utf-8"))
-    return settings | values
-
-
-def train_teacher(setting: str, settings: dict[str, Any], work: Path) -> Path:
-    """Train the teacher of a seed, or find it trained."""
-    out = work / f"{TEACHER_OF[setting]}-teachers" / str(settings["seed"])
-    return train(settings["data"], out, **_shared(settings), **settings["teacher"])
-
-
-def make_student(method: str, teacher: Path, settings: dict[str, Any], tried: dict[str, Any], out: Path) -> Path:
-    """Train a student by a method: by the method's name as distill's loss, or on labels alone by the teacher's."""
-    if method == LABELS_ONLY:
-        options = as_labels_only(settings["student"], settings["teacher"]) | tried
-        return train(settings["data"], out, **_shared(settings), **options)
-    options = settings["student"] | {"loss": method} | tried
-    return distill(teacher, data=settings["data"], out=out, **_shared(settings), **options)
-
-
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: a table for each setting, best first, then what tuning chose."""
+    """Return the results as Markdown: a table for each setting, best first, then what tuning found."""
     text = ["# Embedding transfer", ""]
-    text += ["Recall and MAP in percent on the test classes, mean over seeds ± standard deviation; of the last column,"]
-    text += ["mean difference of the same seeds ± its standard error.", ""]
+    text += [
+        "Recall and MAP in percent on the test classes, mean over seeds ± standard deviation; of the last columns,"
+    ]
+    text += ["mean difference of Recall@1 of the same seeds ± its standard error. All methods see as many views.", ""]
+    text += ["At 32 pixels the last of the four stages is one position: attention transfer compares three.", ""]
     for setting, title in TITLES.items():
         of_setting = [line for line in lines if line["setting"] == setting]
         if of_setting:
             text += [f"## {title}", "", *_setting_table(of_setting), ""]
+    if lines:
+        text += ["![Recall@1 of the methods](transfer.png)", ""]
     if tuning:
         text += ["## What tuning found", "", "Recall@1 in percent on the validation classes, seed 0.", ""]
         rows = [[line["setting"], line["method"], str(line["options"]), percent(line, _validated)] for line in tuning]
         text += [*markdown_table(["setting", "method", "options", "Recall@1"], rows), ""]
-    if lines:
-        text += [made_with(lines[-1])]
-    return "\n".join(text) + "\n"
+    return "\n".join([*text, made_with([*lines, *tuning])]) + "\n"
 
 
 def _setting_table(lines: list[dict[str, Any]]) -> list[str]:
-    ours = {line["seed"]: line["recall"]["1"] for line in lines if line["method"] == "relaxed_contrastive"}
-    by_method: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        by_method.setdefault(line["method"], []).append(line)
+    recalls = _recalls(lines)
     rows = []
-    for method, found in sorted(by_method.items(), key=lambda item: -_mean([x["recall"]["1"] for x in item[1]])):
-        behind = [100 * (ours[line["seed"]] - line["recall"]["1"]) for line in found if line["seed"] in ours]
+    for method in recalls:
+        found = [line for line in lines if line["method"] == method]
+        gains = []
+        for other, sign in (("relaxed_contrastive", 1), (TEACHER, -1)):
+            theirs = {line["seed"]: line["recall"]["1"] for line in lines if line["method"] == other}
+            gains.append(
+                gain(
+                    [
+                        sign * 100 * (theirs[line["seed"]] - line["recall"]["1"])
+                        for line in found
+                        if line["seed"] in theirs
+                    ]
+                )
+            )
         rows.append(
             [
                 method,
                 ", ".join(str(line["seed"]) for line in found),
                 *(spread([100 * line["recall"][k] for line in found]) for k in ("1", "2", "4", "8")),
                 spread([100 * line["map_at_r"] for line in found]),
-                gain(behind),
+                *gains,
             ]
         )
-    header = ["method", "seeds", "Recall@1", "@2", "@4", "@8", "MAP@R", "relaxed contrastive is ahead by"]
-    return markdown_table(header, rows)
+    header = ["method", "seeds", "Recall@1", "@2", "@4", "@8", "MAP@R"]
+    return markdown_table([*header, "relaxed contrastive is ahead by", "ahead of the teacher by"], rows)
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _recalls(lines: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return Recall@1 in percent of each method and seed, the best method first."""
+    by_method: dict[str, list[float]] = {}
+    for line in lines:
+        by_method.setdefault(line["method"], []).append(100 * line["recall"]["1"])
+    return dict(sorted(by_method.items(), key=lambda item: -fmean(item[1])))
 
 
-def _shared(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("split", "validation", "seed") if name in settings}
+def _panels(lines: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    panels = {title: _recalls([line for line in lines if line["setting"] == name]) for name, title in TITLES.items()}
+    return {title: methods for title, methods in panels.items() if methods}
 
 
 if __name__ == "__main__":

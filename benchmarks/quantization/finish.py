@@ -36,7 +36,6 @@ from zoo import DataSplits, ImageSet, load_data, load_model, measure, save_model
 from zoo.models import facts_of, preprocessing_of
 from zoo.preprocessing import Preprocess
 from zoo.retrieval import drop_interval
-from zoo.versions import machine, versions
 
 HERE = Path(__file__).resolve().parent
 RESULTS = Results(HERE / "finish.jsonl")
@@ -108,7 +107,7 @@ def run_seed(data: DataSplits, seed: int, work: Path) -> dict[str, Any]:
                     "drop": float(reference.mean() - result.recall_at(1)),
                     "drop_interval": list(drop_interval(result.recall[1], reference, 2000)),
                 }
-    return line | {"machine": machine(), "versions": versions()}
+    return line
 
 
 def unevenly_scaled(model: nn.Module, seed: int) -> nn.Module:
@@ -178,7 +177,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         "",
         f"95 % intervals of the drop, paired bootstrap over queries: {'; '.join(intervals)}.",
         "",
-        f"The finish takes {spread([line['finish_seconds'] / 60 for line in lines], 1)} minutes. {made_with(first)}",
+        f"The finish takes {spread([line['finish_seconds'] / 60 for line in lines], 1)} minutes. {made_with(lines)}",
     ]
     return "\n".join(text) + "\n"
 

@@ -23,6 +23,8 @@ class PKTLoss(nn.Module):
     Inside the logarithm 1e-7 is added to p and q, which are 0 for opposite embeddings. The weight is ours: gradients of
     the loss as it is are so small that AdamW's 1e-8 beside their size begins to count.
 
+    Memory is O(N^2).
+
     Args:
         weight: of the loss, above 0.
 

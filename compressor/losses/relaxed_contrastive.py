@@ -22,6 +22,8 @@ class RelaxedContrastiveLoss(nn.Module):
         d_ij = ||t_i - t_j|| / mu_i,  mu_i = 1/n sum_k ||t_i - t_k||
         L = 1/n sum_{i != j} w_ij d_ij^2 + (1 - w_ij) max(0, delta - d_ij)^2
 
+    Memory is O(N^2).
+
     Args:
         sigma: width of the kernel of the teacher's similarity, above 0.
         delta: margin, relative to the mean distance.

@@ -21,6 +21,8 @@ class RelaxedMultiSimilarityLoss(nn.Module):
         L = 1/n sum_i 1/alpha log(1 + sum_{j != i} w_ij exp(alpha d_ij))
                     + 1/beta  log(1 + sum_{j != i} (1 - w_ij) exp(beta (delta - d_ij)))
 
+    Memory is O(N^2).
+
     Args:
         sigma: width of the kernel of the teacher's similarity, above 0.
         delta: margin, relative to the mean distance.

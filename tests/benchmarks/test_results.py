@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.results import Results, best_options, digest_of, gain, percent, try_options
-from zoo.errors import OptionError
+from benchmarks.results import Results, best_options, current, digest_of, gain, percent, tune
+from zoo.errors import DivergedError, OptionError
 from zoo.learner import Learner
 from zoo.losses import create_loss
 from zoo.models import create_model
@@ -24,40 +24,69 @@ def score(line: dict[str, Any]) -> float:
 
 def test_a_torn_line_is_passed_over_and_not_built_on(tmp_path: Path) -> None:
     results = Results(tmp_path / "deep" / "runs.jsonl")
-    results.add({"a": 1})
+    results.add({"a": 1, "machine": 0, "device": "cpu", "versions": 0})
     with results.path.open("a") as file:
         file.write('{"a": 2, "b"')
-    assert results.lines() == [{"a": 1}]
+    assert [line["a"] for line in results.lines()] == [1]
     results.add({"a": 3})
-    assert results.lines() == [{"a": 1}, {"a": 3}]
-    assert results.lines(a=3) == [{"a": 3}] and results.lines(b=1) == []
+    assert [line["a"] for line in results.lines()] == [1, 3]
+    assert [line["a"] for line in results.lines(a=3)] == [3] and results.lines(b=1) == []
 
 
-def test_every_place_of_the_grid_is_tried_once_and_failures_are_noted(tmp_path: Path) -> None:
+def with_all(options: dict[str, Any]) -> dict[str, Any]:
+    return {"epochs": 5} | options
+
+
+def test_every_place_of_the_grid_is_tried_once_and_divergence_is_noted(tmp_path: Path) -> None:
     tuning = Results(tmp_path / "tuning.jsonl")
     ran = []
 
-    def run(number: int, options: dict[str, Any]) -> dict[str, Any]:
-        ran.append(number)
-        if options["lr"] == 3:
-            raise OptionError("diverged")
-        return {"recall": options["lr"] / 10}
+    def run(settings: dict[str, Any]) -> dict[str, Any]:
+        ran.append(settings)
+        if settings["lr"] == 3:
+            raise DivergedError("diverged")
+        return {"recall": settings["lr"] / 10}
 
-    try_options(tuning, GRID[:1], run, loss="a")
+    tune(tuning, GRID[:1], with_all, run, loss="a")
     with pytest.raises(SystemExit, match="has 1 of 3 runs"):
-        best_options(tuning, GRID, score, loss="a")
-    tuning.add({"loss": "a", "options": {"lr": 1}, "recall": 0.1})  # twice the same does not stand for another
-    tuning.add({"loss": "a", "options": {"lr": 1}, "recall": 0.1})
+        best_options(tuning, GRID, with_all, score, loss="a")
+    tuning.add(tuning.lines()[0])  # twice the same does not stand for another
+    tuning.add(tuning.lines()[0])
     with pytest.raises(SystemExit, match="has 1 of 3 runs"):
-        best_options(tuning, GRID, score, loss="a")
+        best_options(tuning, GRID, with_all, score, loss="a")
     for _ in range(2):
-        try_options(tuning, GRID, run, loss="a")
-    assert ran == [0, 1, 2]
-    assert best_options(tuning, GRID, score, loss="a") == {"lr": 2}
+        tune(tuning, GRID, with_all, run, loss="a")
+    assert ran == [{"epochs": 5, "lr": lr} for lr in (1, 2, 3)]
+    assert best_options(tuning, GRID, with_all, score, loss="a") == {"lr": 2}
     assert percent(tuning.lines()[-1], score) == "failed" and percent(tuning.lines()[-2], score) == "20.00"
-    try_options(tuning, GRID[2:], run, loss="b")
+    assert {"machine", "device", "versions", "run"} <= set(tuning.lines()[-1])
+    tune(tuning, GRID[2:], with_all, run, loss="b")
     with pytest.raises(SystemExit, match="none of 1 runs"):
-        best_options(tuning, GRID[2:], score, loss="b")
+        best_options(tuning, GRID[2:], with_all, score, loss="b")
+
+
+def test_a_mistake_is_no_result_of_tuning(tmp_path: Path) -> None:
+    tuning = Results(tmp_path / "tuning.jsonl")
+
+    def run(settings: dict[str, Any]) -> dict[str, Any]:
+        raise OptionError("begun with other options")
+
+    with pytest.raises(OptionError, match="begun with other options"):
+        tune(tuning, GRID, with_all, run, loss="a")
+    assert tuning.lines() == []
+
+
+def test_runs_of_other_settings_count_no_more(tmp_path: Path) -> None:
+    tuning = Results(tmp_path / "tuning.jsonl")
+    tune(tuning, GRID, with_all, lambda settings: {"recall": settings["lr"]})
+
+    def longer(options: dict[str, Any]) -> dict[str, Any]:
+        return {"epochs": 9} | options
+
+    assert len(current(tuning.lines(), map(with_all, GRID))) == 3
+    assert current(tuning.lines(), map(longer, GRID)) == []
+    with pytest.raises(SystemExit, match="has 0 of 3 runs"):
+        best_options(tuning, GRID, longer, score)
 
 
 def test_settings_count_but_not_where_the_data_lies() -> None:
@@ -82,6 +111,30 @@ def test_proxies_of_the_rivals_learn_at_the_proxies_rate(name: str) -> None:
     groups = learner.configure_optimizers()["optimizer"].param_groups
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert rate_of[id(own["proxies"])] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("name", ["ProxyNCA", "NormalizedSoftmax"])
+def test_proxies_of_the_rivals_begin_as_ours(name: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"num_classes": 300, "dim": 100}
+    ours, theirs = (create_loss(loss, **sizes) for loss in ("proxy_anchor", f"benchmarks.papers.rivals:{name}"))
+    spreads = [dict(loss.named_parameters())["proxies"].std().item() for loss in (ours, theirs)]
+    assert spreads[0] == pytest.approx((2 / 300) ** 0.5, rel=0.02)
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "name", ["Contrastive", "Triplet", "MultiSimilarity", "ProxyNCA", "NormalizedSoftmax", "NTXent"]
+)
+def test_rivals_compute_in_float32_under_autocast(name: str) -> None:
+    torch.manual_seed(0)
+    loss = create_loss(f"benchmarks.papers.rivals:{name}", num_classes=4, dim=16)
+    embeddings, labels = torch.randn(8, 16), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    expected = loss(embeddings, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(embeddings, labels)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_gain_is_the_mean_difference_with_its_standard_error() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import shutil
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +19,11 @@ from torch import Tensor, nn
 from compressor import distill
 from compressor.losses import LOSSES
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
-from zoo import ModelError, OptionError, load_data, load_model, measure
+from zoo import ImageSet, ModelError, OptionError, load_data, load_model, measure, train
 from zoo.embedding import embed
 from zoo.label_retrieval import measure_by_labels, random_order
 from zoo.learner import Interrupted, Learner
-from zoo.models import create_model, facts_of
+from zoo.models import create_model, facts_of, set_facts
 
 
 def recall(model: nn.Module, images: Any) -> float:
@@ -46,6 +48,18 @@ def test_student_learns_the_teacher(photos: Path, tiny_teacher: Path, tmp_path: 
     loss = RelaxedContrastiveLoss()
     before, after = (float(loss(torch.from_numpy(embed(m, splits.train)), teacher)) for m in (untrained, student))
     assert after < 0.95 * before
+
+
+def test_a_student_of_its_teachers_network_begins_elsewhere(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    arch, dim = "test_resnet", facts_of(load_model(tiny_teacher)).options["dim"]
+    still = distil_options | {"epochs": 1, "lr": 1e-12, "seed": 3}  # weights stay where they begin
+    own = {name: value for name, value in still.items() if name in inspect.signature(train).parameters}
+    teacher = load_model(train(f"folder:{photos}", tmp_path / "t", arch, dim, **own | {"warmup_epochs": 0}))
+    student = load_model(distill(tiny_teacher, arch, dim, f"folder:{photos}", tmp_path / "s", **still))
+    one, other = (dict(model.named_parameters())["layer1.0.conv1.weight"] for model in (teacher, student))
+    assert one.shape == other.shape and not torch.isclose(one, other).any()
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -302,6 +316,29 @@ def test_a_teacher_of_continuous_labels_is_distilled_like_any_other(
     result = measure_by_labels(embed(load_model(folder), test), test, facts.metric)
     chance = np.mean([dealt.ndcg_at(10) for dealt in random_order(result, test)])
     assert result.ndcg_at(10) > chance + 0.5 * (1 - chance)
+
+
+def test_continuous_labels_judge_a_teacher_that_learned_from_them_where_there_are_classes_too(
+    spots: Path, spot_teacher: Path, spot_options: Any, tmp_path: Path
+) -> None:
+    data = load_data(f"csv:{spots / 'images.csv'}", continuous_labels=spots / "positions.csv")
+    random = np.random.default_rng(0)
+
+    def classed(images: ImageSet) -> ImageSet:  # classes that say nothing of the positions
+        return replace(
+            images, labels=random.permutation(np.arange(len(images)) // 2), class_names=list("abcdefghij") * 9
+        )
+
+    data = replace(data, train=classed(data.train), validation=classed(data.validation))
+    options = spot_options | {"epochs": 1, "batch_size": 16}
+    folder = distill(spot_teacher, "test_efficientnet", 8, data, tmp_path / "s", **options)
+    measured = facts_of(load_model(folder)).measured
+    assert set(measured["teacher on validation"]) == {"ndcg_at_10"}
+    assert set(measured["validation"]) == {"epoch", "ndcg_at_10"}
+    network = load_model(spot_teacher)
+    set_facts(network, replace(facts_of(network), measured={}))  # one of which nothing is known
+    with pytest.raises(ModelError, match="no better than chance: Recall@1"):
+        distill(network, "test_efficientnet", 8, data, tmp_path / "u", **options)
 
 
 def test_a_teacher_that_knows_nothing_of_continuous_labels_stops_the_run(

@@ -18,6 +18,7 @@ import zoo.learner
 from zoo import DataError, ModelError, OptionError, load_data, load_model, measure, train
 from zoo.data.continuous import FunctionLabels, MatrixLabels
 from zoo.embedding import embed
+from zoo.errors import DivergedError
 from zoo.label_retrieval import measure_by_labels
 from zoo.models import create_model, facts_of
 
@@ -407,10 +408,12 @@ def test_training_that_diverged_is_not_saved(photos: Path, tmp_path: Path, monke
         },
     )
     monkeypatch.setitem(sys.modules, "diverging", module)
-    with pytest.raises(OptionError, match=r"Training diverged.*Lower lr, which is 0\.002"):
-        options = QUICK | {"validation": 0.0, "epochs": 1, "gradient_clip": None}
-        train(f"folder:{photos}", tmp_path / "t", "test_resnet", loss="diverging:Diverging", **options)
-    assert not (tmp_path / "t" / "config.json").exists()
+    for validation in (0.0, 0.34):
+        with pytest.raises(DivergedError, match=r"Training diverged.*Lower lr, which is 0\.002"):
+            options = QUICK | {"validation": validation, "epochs": 1, "gradient_clip": None}
+            out = tmp_path / str(validation)
+            train(f"folder:{photos}", out, "test_resnet", loss="diverging:Diverging", **options)
+        assert not (out / "config.json").exists()
 
 
 def test_what_validation_measured_outlasts_an_interruption_and_a_broken_checkpoint_is_named(

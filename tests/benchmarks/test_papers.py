@@ -1,0 +1,197 @@
+"""The protocol of the papers' tables: what is trained on, what is judged, which runs are in a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.labels_only import as_labels_only
+from benchmarks.papers import classifier, continuous, novel_classes, proxy_anchor, self_supervised, transfer
+from benchmarks.papers.probes import knn_accuracy, linear_probe
+from benchmarks.papers.protocol import every_fourth
+from benchmarks.results import Results
+from zoo import DataSplits, ImageSet
+
+
+def drawings(classes: int = 6, each: int = 8) -> ImageSet:
+    labels = np.repeat(np.arange(classes), each)
+    names = [f"class{label}" for label in range(classes)]
+    return ImageSet([str(i) for i in range(len(labels))], [np.zeros((4, 4, 3), np.uint8)] * len(labels), labels, names)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
+def test_the_fraction_of_labels_asked_for_is_wrong_and_no_image_changes(fraction: float) -> None:
+    images = drawings()
+    assert images.labels is not None
+    found = proxy_anchor.corrupt(images, fraction, seed=3)
+    assert found.labels is not None
+    assert (found.labels != images.labels).sum() == fraction * 48
+    assert set(found.labels) <= set(images.labels) and found.ids is images.ids
+    assert np.array_equal(found.labels, proxy_anchor.corrupt(images, fraction, seed=3).labels)
+    assert np.array_equal(images.labels, drawings().labels)  # the given ones stay
+    if fraction:
+        assert not np.array_equal(found.labels, proxy_anchor.corrupt(images, fraction, seed=4).labels)
+
+
+def test_a_quarter_of_each_class_judges() -> None:
+    chosen = every_fourth(np.array([5, 5, 7, 5, 5, 7, 7, 7, 5]))
+    assert chosen.tolist() == [False, False, False, False, True, False, False, True, False]
+
+
+def test_drawings_that_judge_a_classifier_are_not_trained_on() -> None:
+    everything = drawings()
+    whole = DataSplits("drawings", everything, everything.subset([]), everything.subset([]))
+    data = classifier.within_classes(whole)
+    inner = classifier.within_classes(data)
+    for part in (data, inner):
+        assert not set(part.train.ids) & set(part.test.ids)
+        assert set(np.unique(part.train.labels)) == set(np.unique(part.test.labels)) == set(range(6))
+    assert (len(data.train), len(data.test)) == (36, 12)
+    assert set(inner.train.ids) | set(inner.test.ids) == set(data.train.ids)  # tuning sees nothing of the test
+
+
+def test_labels_alone_take_the_students_network_and_schedule_and_the_teachers_loss_and_sampling() -> None:
+    student = {
+        "arch": "a",
+        "dim": 8,
+        "epochs": 7,
+        "lr": 0.1,
+        "batch_size": 9,
+        "images_per_class": 2,
+        "augment": "photo",
+    }
+    teacher = {"arch": "b", "dim": 99, "epochs": 3, "lr": 0.5, "images_per_class": 4, "proxy_lr_factor": 30}
+    assert as_labels_only(student | {"loss": "rkd"}, teacher) == {
+        "arch": "a",
+        "dim": 8,
+        "epochs": 7,
+        "lr": 0.1,
+        "augment": "photo",
+        "batch_size": 9,
+        "images_per_class": 4,
+        "proxy_lr_factor": 30,
+        "validate_every": 1,
+    }
+
+
+def test_probes_tell_apart_what_is_apart_and_vote_by_nearness() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 20)
+    centres = np.array([[4.0, 0], [0, 4], [-4, -4]])
+    points = (centres[labels] + generator.standard_normal((60, 2))).astype(np.float32)
+    others = (centres[labels] + generator.standard_normal((60, 2))).astype(np.float32)
+    assert linear_probe(points, labels, others, labels) > 0.95
+    assert linear_probe(points, generator.permutation(labels), others, labels) < 0.7
+    # By hand: of the 3 nearest of 0.4, at 0, 1 and 2, two are of class 1; of equal counts the nearest one's class.
+    line, classes = np.array([[0.0], [1], [2], [9]], np.float32), np.array([0, 1, 1, 0])
+    asked = np.array([[0.4]], np.float32)
+    assert knn_accuracy(line, classes, asked, np.array([1]), "euclidean", k=3) == 1
+    assert knn_accuracy(line, classes, asked, np.array([0]), "euclidean", k=2) == 1
+
+
+def test_every_method_gets_the_same_budget() -> None:
+    grids = [transfer.GRID, continuous.GRID, classifier.GRID, self_supervised.GRID]
+    grids.append({name: proxy_anchor.grid(name) for name in proxy_anchor.LOSSES})
+    variants = novel_classes.VARIANTS
+    grids += [{variant: novel_classes.grid(base, variant) for variant in variants} for base in novel_classes.BASES]
+    for grid in grids:
+        assert len({len(runs) for runs in grid.values()}) == 1
+        for runs in grid.values():
+            assert len({str(options) for options in runs}) == len(runs)
+
+
+@pytest.mark.parametrize("setting", list(transfer.TITLES))
+def test_all_methods_of_transfer_see_as_many_views(setting: str) -> None:
+    ours = transfer.settings_of(setting, "relaxed_contrastive", {})["student"]
+    for method in transfer.GRID:
+        settings = transfer.settings_of(setting, method, {"lr": 0.5})
+        options = settings.get("student") or settings["labels_only"]
+        views = options.get("views", transfer.VIEWS) if "student" in settings else 1
+        assert views * options["epochs"] * options["batch_size"] == 2 * ours["epochs"] * ours["batch_size"]
+        assert options["lr"] == 0.5
+    if setting in ("self", "dimension"):
+        assert transfer.settings_of(setting, "teacher", {})["teacher"]["epochs"] == 2 * ours["epochs"]
+
+
+def test_settings_of_one_teacher_share_it() -> None:
+    teachers = {setting: transfer.settings_of(setting, "rkd", {})["teacher"] for setting in ("self", "dimension")}
+    assert teachers["self"] == teachers["dimension"]
+
+
+@pytest.fixture
+def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """Transfer with results of its own, where trainings are noted instead of made."""
+    made: list[dict[str, Any]] = []
+    names = {"TUNING": "tuning.jsonl", "RESULTS": "results.jsonl"}
+    for name, file in names.items():
+        monkeypatch.setattr(transfer, name, Results(tmp_path / file))
+
+    def make(settings: dict[str, Any], data: str, seed: int, work: Path) -> Path:
+        made.append(settings)
+        return tmp_path / str(len(made))
+
+    def validated(folder: Path) -> dict[str, Any]:
+        options = made[-1].get("student") or made[-1].get("labels_only") or {"lr": 0}
+        return {"epoch": 1, "recall_at_1": 0.9 if options["lr"] == 3e-3 else 0.5}
+
+    class Data:
+        test = None
+
+    monkeypatch.setattr(transfer, "make", make)
+    monkeypatch.setattr(transfer, "validated", validated)
+    monkeypatch.setattr(transfer, "load_data", lambda *args: Data)
+    summary = {"recall": dict.fromkeys("1248", 0.5), "map_at_r": 0.25}
+    monkeypatch.setattr(transfer, "measured", lambda folder, images: summary)
+    return made
+
+
+def test_what_was_tuned_runs_and_a_changed_grid_takes_its_runs_out_of_the_table(
+    stubbed: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match="has 0 of 4 runs"):
+        transfer.compare("dimension", "data", 0, ["rkd"], tmp_path)
+    stubbed.clear()
+    transfer.tune("compression", "data", ["rkd"], tmp_path)
+    assert len(stubbed) == 4 and {run["student"]["dim"] for run in stubbed} == {64}
+    for seed in (0, 1, 1):
+        transfer.compare("dimension", "data", seed, ["rkd"], tmp_path)
+    assert len(stubbed) == 4 + 2 * 1 + 1  # the teacher's line of seed 0 was there already
+    assert [run["student"]["lr"] for run in stubbed[4:] if "student" in run] == [3e-3, 3e-3]
+    assert {line["seed"] for line in transfer.current_lines() if line["method"] == "rkd"} == {0, 1}
+    assert "| rkd | 0, 1 | 50.00 ± 0.00 |" in transfer.table(transfer.current_lines(), transfer.current_tuning())
+    grid = [{"lr": 3e-3, "loss_options": {"angle_weight": weight}} for weight in (7.0, 8.0, 9.0, 10.0)]
+    monkeypatch.setitem(transfer.GRID, "rkd", grid)
+    assert [line["method"] for line in transfer.current_lines()] == ["teacher", "teacher"]
+    assert transfer.current_tuning() == []
+
+
+def test_a_rivals_loss_on_logits_is_hintons() -> None:
+    torch.manual_seed(0)
+    student, teacher, labels = torch.randn(5, 7), torch.randn(5, 7), torch.arange(5)
+    maps = [torch.randn(5, 3, 2, 2)]
+    loss = classifier.AssistedCrossEntropy(relaxed=0.0, logits=2.0, temperature=4.0)
+    found = loss(student, teacher, torch.arange(5), labels, maps, maps)
+    p, q = torch.softmax(teacher / 4, 1), torch.softmax(student / 4, 1)
+    expected = -torch.log_softmax(student, 1)[range(5), labels].mean() + 2 * 16 * (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(found, expected)
+
+
+def test_tuning_of_self_supervision_sees_no_test_character(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parts = {name: drawings().subset(rows) for name, rows in (("train", range(16)), ("validation", range(16, 32)))}
+    whole = DataSplits("drawings", parts["train"], parts["validation"], drawings().subset(range(32, 48)))
+    seen: list[DataSplits] = []
+    monkeypatch.setattr(self_supervised, "load_data", lambda *args, **options: whole)
+    monkeypatch.setattr(self_supervised, "tune", lambda data, methods, work: seen.append(data))
+    for name, file in {"TUNING": "t.jsonl", "RESULTS": "r.jsonl"}.items():
+        monkeypatch.setattr(self_supervised, name, Results(tmp_path / file))
+    monkeypatch.setattr(self_supervised, "TABLE", tmp_path / "table.md")
+    monkeypatch.setattr("sys.argv", ["self_supervised", "--data", "folder:x", "--tune", "--work", str(tmp_path)])
+    self_supervised.main()
+    assert list(seen[0].train.ids) == list(parts["train"].ids)
+    assert list(seen[0].test.ids) == list(parts["validation"].ids) and not len(seen[0].validation)
+    assert len(replace(whole, test=seen[0].test).test) == 16
