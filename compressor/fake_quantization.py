@@ -10,7 +10,7 @@ and whose BatchNorms are folded into the convolutions:
 - the output of each, after the BatchNorm, and after the ReLU or ReLU6 where one follows directly. The network's own
   output, the embedding, stays in float.
 
-A first layer of few products (``export.quantization.FEWEST_TERMS``) stays in float, as there.
+A first layer of few products (``zoo.int8_speed.FEWEST_TERMS``) stays in float, as there.
 
 Sums, pooling, other activations and the normalisation of the embedding are computed in float, of rounded inputs. Biases
 are not rounded: the file holds them in 32 bits. Products of two activations, as in attention, are not seen.
@@ -33,8 +33,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from export.quantization import FEWEST_TERMS
 from zoo.errors import ModelError, require_known
+from zoo.int8_speed import FEWEST_TERMS
 from zoo.models import preprocessing_of, summary_of
 
 SCHEMES = {"u8s8": (0, 255), "s8s8": (-128, 127)}
@@ -119,7 +119,7 @@ class FakeQuantization(nn.Module):
     def __init__(self, model: nn.Module, scheme: str = "u8s8", per_channel: bool = True) -> None:
         super().__init__()
         require_known("scheme", scheme, SCHEMES)
-        _require_unbranched(model)
+        require_unbranched(model)
         layers, outputs, inputs = _follow(model)
         self.ranges = nn.ModuleList()
         self._weights: list[_RoundedWeight] = []
@@ -258,7 +258,8 @@ def _round_input(made: _Range, module: nn.Module, args: tuple[Tensor, ...]) -> t
     return made(args[0]), *args[1:]
 
 
-def _require_unbranched(model: nn.Module) -> None:
+def require_unbranched(model: nn.Module) -> None:
+    """Raise a ModelError where a network merges branches into one convolution when it is exported."""
     for module in model.modules():
         if any(hasattr(module, name) for name in ("fuse", "reparameterize", "switch_to_deploy")):
             raise ModelError(

@@ -134,12 +134,15 @@ def run(
 def _require_possible(student: dict[str, Any], export: dict[str, Any], report: dict[str, Any]) -> None:
     """Refuse what later stages would refuse, before hours of training."""
     from compressor.losses import LOSSES
+    from zoo.int8_speed import advice
     from zoo.losses import find_loss
     from zoo.models import create_model
 
     for options in (student, export, report):
         require_ranges(options)
     find_loss(student["loss"], LOSSES)
+    if (warning := advice(student["arch"])) is not None:
+        log.warning(warning)
     create_model(**{name: student[name] for name in ("arch", "dim", "pretrained", "pool", "image_size", "crop_pct")})
     require_export_options(**{name: export[name] for name in ("precision", "input", "target")})
     require_report_options(**{name: report[name] for name in ("ks", "min_retention", "index")})
@@ -182,6 +185,7 @@ def _report(
     pair = [Path(options[name]) for name in ("query_encoder", "gallery_encoder") if options[name] is not None]
     files = [path / "model.safetensors" if path.is_dir() else path for path in (Path(teacher), *models, *pair)]
     inputs = plain({"options": options, "data": splits.digest, "models": [digest(file) for file in files]})
+    inputs["paths"] = [str(file) for file in files]  # which the report names
     made_of, finished = folder / "inputs.json", folder / "report.json"
     if finished.is_file() and made_of.is_file() and _read(made_of) == inputs:
         log.info("%s is finished already: reused", folder)

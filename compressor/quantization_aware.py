@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.distillation import distill
 from zoo.arguments import DataLike, TeacherLike, require_ranges
+from zoo.errors import ModelError
 from zoo.stage import Stage
 
 if TYPE_CHECKING:
@@ -153,3 +154,23 @@ def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
     if given["lr"] is None:
         options["lr"] /= 2
     return options | {"freeze_batchnorm": True, "validate_every": 1, "workers": given["workers"]}
+
+
+def obstacle_to_finish(student: str | Path) -> str | None:
+    """Return why a student cannot be finished, or None.
+
+    Args:
+        student: a model folder.
+
+    Raises:
+        ModelError: it is missing or broken.
+    """
+    from compressor.fake_quantization import require_unbranched
+    from zoo.models import load_model
+
+    model = load_model(student)
+    try:
+        require_unbranched(model)
+    except ModelError as error:
+        return f"The student cannot be finished for int8: {error}"
+    return None

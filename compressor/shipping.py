@@ -8,7 +8,7 @@ from typing import Any
 
 from export.shipping import Exported, export_model, files_of
 from zoo.arguments import TeacherLike, require_ranges
-from zoo.errors import OptionError, RefusedError, UserError
+from zoo.errors import DivergedError, OptionError, RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +41,33 @@ def ship(
         The files, and what was tried.
 
     Raises:
-        RefusedError: no int8 file is inside the budget, also where the finish failed; other precisions are written.
-        UserError: model, data or options that cannot work.
+        RefusedError: no int8 file is inside the budget, also where the student cannot be finished or its finish
+            diverged; other precisions are written.
+        UserError: model, teacher, data or options that cannot work.
     """
     require_ranges({"qat_epochs": qat_epochs})
     if qat_epochs and teacher is None:
         raise OptionError(f"qat_epochs {qat_epochs} needs a teacher to learn from. Give --teacher.")
     if qat_epochs and "int8" not in files_of(model, path, options.get("precision", "fp32")):
         raise OptionError(f"qat_epochs {qat_epochs} finishes a student for int8. Give --precision int8 or auto too.")
+    if not qat_epochs:
+        return export_model(model, path, **options)
+    assert teacher is not None
+
+    from compressor.quantization_aware import finish_quantized, obstacle_to_finish
+    from zoo.teachers import open_teacher
+
+    open_teacher(teacher)  # a mistake in it is told before the search, and not only where int8 is refused
+    obstacle = obstacle_to_finish(model)
+    if obstacle is not None:
+        log.warning("%s", obstacle)
     try:
         return export_model(model, path, **options)
     except RefusedError as error:
-        if not qat_epochs:
-            raise
         refused = error
-    log.info("%s Finishing it for %d epochs.", refused, qat_epochs)
-    assert teacher is not None
-    from compressor.quantization_aware import finish_quantized
+    if obstacle is not None:
+        raise RefusedError(refused.found, obstacle, refused.content, refused.network)
+    log.info("%s Finishing the student for %d epochs.", refused.found, qat_epochs)
 
     precision = options["precision"]
     files = files_of(model, path, precision, options.get("input", "pixels"))
@@ -72,8 +82,8 @@ def ship(
             epochs=qat_epochs,
             **{name: options[name] for name in shared if name in options},
         )
-    except UserError as error:
-        raise RefusedError(f"{refused} It cannot be finished: {error}", refused.content, refused.network) from error
+    except DivergedError as error:
+        raise RefusedError(refused.found, f"Its finish failed: {error}", refused.content, refused.network) from error
     options["precision"] = next(word.strip() for word in precision.split(",") if word.strip() in ("int8", "auto"))
     again = export_model(finished, files["int8"], **options, before=refused)
     return Exported(files, again.candidates)

@@ -7,13 +7,12 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressor.fake_quantization import FakeQuantization
 from compressor.feature_maps import pair_stages
 from compressor.losses import LOSSES
 from zoo.augmentation import Views
@@ -33,6 +32,9 @@ from zoo.teachers import (
     prove_teacher,
     resize_views,
 )
+
+if TYPE_CHECKING:
+    from compressor.fake_quantization import FakeQuantization
 
 log = logging.getLogger(__name__)
 

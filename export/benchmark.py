@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,18 @@ def bench(
             "input": embedder.input,
             "input_size": list(embedder.input_size),
             "dim": embedder.dim,
+            "one_by_one": embedder.one_by_one,
         }
         for file, embedder in zip(files, opened, strict=True)
     ]
+    largest = [1 if embedder.one_by_one else max(batches) for embedder in opened]
     del opened
     memory = {}
     for index, file in enumerate(files):
         log.info("measuring the memory of %s", file)
-        for batch in batches:
-            memory[index, batch] = peak_memory(Path(file), max(counts), (batch, *samples[index].shape))
+        for count, batch in product(counts, batches):
+            shape = (min(batch, largest[index]), *samples[index].shape)
+            memory[index, count, batch] = peak_memory(Path(file), count, shape)
     rows = []
     for count in counts:
         embedders = [Embedder(file, threads=count) for file in files]
@@ -104,7 +108,7 @@ def bench(
                         "latency_ms": times[i],
                         "images_per_second": round(1000 * batch / median, 2),
                         "speed_to_first": round(times[0]["median"] / median, 3),
-                        "peak_memory_bytes": memory[i, batch]["peak"],
+                        "peak_memory_bytes": memory[i, count, batch]["peak"],
                     }
                 )
     content = {
@@ -112,7 +116,7 @@ def bench(
         "files": described,
         "image_size": side,
         "runs": runs,
-        "runtime_memory_bytes": memory[0, batches[0]]["runtime"],
+        "runtime_memory_bytes": memory[0, counts[0], batches[0]]["runtime"],
         "rows": rows,
         "machine": machine(),
         "versions": versions(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,13 +56,15 @@ def open_encoder(path: Path) -> Encoder:
         return Encoder(partial(embed_images, embedder), embedder.metric, embedder.dim, facts)
 
     from zoo.embedding import embed, fastest_device
-    from zoo.models import facts_of, load_model, summary_of
+    from zoo.models import facts_of, load_model, preprocessing_of, summary_of
 
     network = load_model(path)
     summary, weights = summary_of(network), digest(path / "model.safetensors")
     dim = int(summary["dim"] or network.num_features)  # type: ignore[arg-type]
     said = {"source_digest": weights, "architecture": summary["architecture"], "precision": "fp32"}
-    facts = {"source": str(path), "digest": weights, **said}
+    # The same weights behind another crop are another encoder.
+    whole = hashlib.sha256(f"{weights} {preprocessing_of(network)}".encode()).hexdigest()
+    facts = {"source": str(path), "digest": whole, **said}
     return Encoder(partial(embed, network.to(fastest_device())), facts_of(network).metric, dim, facts)
 
 

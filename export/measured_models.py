@@ -83,6 +83,11 @@ def _teacher(reference: Teacher, given: object) -> MeasuredModel:
     if isinstance(reference, TorchTeacher):
         return _torch("teacher", reference, source, weights)
     is_onnx = weights is not None and weights.suffix == ".onnx"
+    if weights is not None and is_onnx:
+        try:
+            return replace(_onnx(weights), stage="teacher")  # made here: it can be timed
+        except ModelError:
+            pass  # made by others: its input is known to the teacher alone
     size = weights.stat().st_size if weights is not None and is_onnx else None
     runtime = "onnxruntime" if is_onnx else ""
     return MeasuredModel(

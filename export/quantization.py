@@ -23,18 +23,13 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.tracing import MODULE_OF_NODE
 from zoo.errors import require_known
+from zoo.int8_speed import FEWEST_TERMS
 
 TARGETS = ("x86", "arm64", "web")
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """Operators that int8 makes smaller and faster. The others stay in float, but for ``_ABSORBED``."""
 _ABSORBED = ("Relu", "Clip")  # the quantiser makes them the lower end of what precedes them: no node is left to run
 _ADDITIONS = ("Add",)
-FEWEST_TERMS = 32
-"""Convolutions of the image stay in float where an output adds up fewer products than this, as 3×3 on three colours do.
-
-Int8's kernels want many: on x86, MobileNetV4's first layer takes 1.2 ms in int8 and 0.5 ms in float. A ResNet-18 whose
-first layer, of 147 products, is in float takes 20 ms in place of 14.
-"""
 _PERCENTILE = 99.99
 _MINMAX, _CLIPPED = "minmax", "percentile"
 _HISTOGRAM_BATCH = 8  # images whose intermediate tensors are in memory at one time

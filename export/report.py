@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,6 +140,7 @@ def render_html(
         models=models,
         pairs=[stage["pair"]["finding"] for stage in stages if "pair" in stage],
         indexes=_indexes(content),
+        by_name={stage["stage"]: stage for stage in stages},
         last=last,
         ks=_ks(content),
         label_ks=sorted(stages[0].get("ndcg", {}), key=int),
@@ -168,10 +168,9 @@ def _models(content: dict[str, Any]) -> list[dict[str, Any]]:
     return [stage for stage in content["stages"] if "index" not in stage and "pair" not in stage]
 
 
-def _indexes(content: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return each stage with an index, and that of its model searched exactly."""
-    by_name = {stage["stage"]: stage for stage in content["stages"]}
-    return [(stage, by_name[stage["index"]["of"]]) for stage in content["stages"] if "index" in stage]
+def _indexes(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the stages with an index."""
+    return [stage for stage in content["stages"] if "index" in stage]
 
 
 def _score(stage: dict[str, Any]) -> float:
@@ -318,21 +317,6 @@ def _measure_columns(content: dict[str, Any]) -> dict[str, Callable[[dict[str, A
             columns[f"nDCG@{k}"] = cell("ndcg", k)
             columns[f"distance@{k}"] = cell("mean_label_distance", k, _significant)
     return columns
-
-
-def save_plot(content: dict[str, Any], path: str | Path) -> None:
-    """Save the measures over K and, where sizes are known, over size; the suffix of ``path`` gives the format."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    from zoo.files import replacing
-
-    drawn = _drawn(content).values()
-    with matplotlib.rc_context(_STYLE), replacing(path) as temporary:
-        figure = Figure(figsize=(5.2 * len(drawn), 3.8), layout="constrained")
-        for draw, axes in zip(drawn, figure.subplots(1, len(drawn), squeeze=False)[0], strict=True):
-            draw(axes, content)
-        figure.savefig(temporary, dpi=150)
 
 
 def _drawn(content: dict[str, Any]) -> dict[str, Callable[[Axes, dict[str, Any]], None]]:

@@ -84,7 +84,7 @@ class Embedder:
             _, height, width = self._preprocessing["input_size"]
             self.input_size = (int(height), int(width))
             # Ranges found at each run are those of a whole batch: an embedding would depend on its neighbours.
-            self._one_by_one = json.loads(self.metadata.get("quantization", "{}")).get("kind") == "dynamic"
+            self.one_by_one = json.loads(self.metadata.get("quantization", "{}")).get("kind") == "dynamic"
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"The metadata of {path} are broken ({first_line(error)}). Export it anew.") from error
 
@@ -108,7 +108,7 @@ class Embedder:
         """
         if batch_size < 1:
             raise OptionError(f"batch_size is {batch_size}; it must be at least 1.")
-        most = 1 if self._one_by_one else batch_size
+        most = 1 if self.one_by_one else batch_size
         prepare = _pixels if self.input == "pixels" else self._tensor
         if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim <= 3):
             row: np.ndarray = self._embed([prepare(images)])[0]

@@ -13,7 +13,7 @@ from export.measured_models import MeasuredModel
 from export.vector_index import VectorIndex, make_index, milliseconds_per_query, parameters_for
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError
-from zoo.retrieval import Find, comparable, exact, queries_and_gallery, retention_interval
+from zoo.retrieval import Find, comparable, drop_interval, exact, queries_and_gallery, retention_interval
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +134,42 @@ def _indexed(
         return index.search(vectors[rows], count, own, as_for=k)[1]
 
     return Search(f"{model.stage} + {kind}", model, int(vectors.shape[1]), find, {"index": facts})
+
+
+def step(
+    search: Search,
+    before: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, np.ndarray],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Return what a row gains or loses against the one it comes from.
+
+    A search through an index comes from the exact one, an ONNX file of lower precision from the fp32 file before it,
+    where there is one, any other model from the one before it.
+
+    Args:
+        search: the row.
+        before: the rows of the report before it.
+        scores: of each query, by stage; bool or float ``(Q,)``.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        ``{"from": stage, "difference": of the means, "interval": [low, high]}``; None for the teacher and for pairs.
+    """
+    models = [row["stage"] for row in before if not {"pair", "index"} & row.keys()]
+    if not models or "pair" in search.more:
+        return None
+    fp32 = [stage for stage in models if stage.startswith("onnx-fp32")]
+    origin = models[-1]
+    if "index" in search.more:
+        origin = search.more["index"]["of"]
+    elif fp32 and search.stage.startswith("onnx-") and not search.stage.startswith("onnx-fp32"):
+        origin = fp32[-1]
+    low, high = drop_interval(scores[search.stage], scores[origin], resamples, seed)
+    difference = float(scores[search.stage].mean()) - float(scores[origin].mean())
+    return {"from": origin, "difference": difference, "interval": [-high, -low]}
 
 
 def finding(

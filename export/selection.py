@@ -35,8 +35,11 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 MOST_JUDGED = 2000
 _MOST_FOR_BLOCKS = 500  # images to find by which blocks harm most
+_LEAST_OF_CLASS = 8
+_CACHE_BYTES = 256 << 20  # of decoded pixels: those to judge on are needed once, those to calibrate on twice
 _LEAST_INT8 = 0.5  # of the weights; a file with less is refused: it would be int8 by name only
 _AS_FAST = 1.05  # times the shortest latency, below which the smaller drop decides
+_WIDE = 0.1  # a budget that is likely meant in points
 _RESAMPLES = 2000
 _BATCH = 16
 _HOSTS = {"x86": ("x86_64", "amd64"), "arm64": ("aarch64", "arm64")}
@@ -99,6 +102,8 @@ def choose_int8(
         OptionError: unknown target, or no images to calibrate with are asked for.
     """
     require_at_least(1, calibration_images=calibration_images)
+    if max_drop is not None and max_drop > _WIDE:
+        log.warning("max_drop %g allows int8 to lose %g points; 0.005 is half a point", max_drop, 100 * max_drop)
     calibration, judged, judged_as = _images(splits, calibration_images, max_unreadable, seed)
     vnni = not {"avx512_vnni", "avx_vnni"}.isdisjoint(machine()["instruction_sets"])
     network = traced.graphs.network
@@ -128,6 +133,7 @@ def choose_int8(
             trial = _Trial(judge, calibration, content, max_drop, save)
         else:
             content["candidates"] = [entry | {"inside_budget": False} for entry in before.content["candidates"]]
+            content["before"] = {name: before.content.get(name) for name in ("chosen_by", "blocks", "calibration")}
             trial = _Trial(judge, calibration, content, max_drop, save, "finished, ", before.network)
         trial.add("fp32", network, None)
         trial.add("fp16", to_fp16(network), None)
@@ -139,7 +145,7 @@ def choose_int8(
     entry = _choose(trial, target)
     save(content)
     if entry is None:
-        raise RefusedError(_refusal(trial), content, network)
+        raise RefusedError(*_refusal(trial), content, network)
     return Chosen(trial.networks[entry["name"]], entry, content)
 
 
@@ -161,23 +167,21 @@ class _Judge:
         for row, tensor in enumerate(tqdm(prepared, total=len(images), desc="preparing images", leave=False)):
             self.tensors[row] = tensor[0]
 
-    def embed(self, network: ModelProto, one_by_one: bool, count: int | None = None) -> np.ndarray:
-        """Return the embeddings of the first ``count`` images or of all, float32 ``(N, dim)``.
+    def embed(self, network: ModelProto, one_by_one: bool, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the embeddings of some rows of the images or of all, float32 ``(N, dim)``.
 
         Where ranges are found at each run, images must not share a batch, whose range would be that of all of them.
         """
         session = _session(join(replace(self.graphs, network=network), "tensor"), threads=None)
         step = 1 if one_by_one else _BATCH
-        rows = range(0, len(self.tensors) if count is None else count, step)
-        embedded = [
-            session.run(None, {"tensor": np.ascontiguousarray(self.tensors[row : min(row + step, rows.stop)])})[0]
-            for row in tqdm(rows, desc="embedding", leave=False, disable=count is not None)
-        ]
+        wanted = np.arange(len(self.tensors)) if rows is None else rows
+        starts = tqdm(range(0, len(wanted), step), desc="embedding", leave=False, disable=rows is not None)
+        embedded = [session.run(None, {"tensor": self.tensors[wanted[at : at + step]]})[0] for at in starts]
         return np.concatenate(embedded)
 
-    def measure(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def measure(self, embeddings: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the score of each query ``(Q,)`` and its 10 nearest images ``(Q, 10)``."""
-        images = self.images.subset(np.arange(len(embeddings)))
+        images = self.images if rows is None else self.images.subset(rows)
         if self.by_class:
             result = measure(embeddings, images, self.metric, ks=(1, 10))
             return result.recall[1], result.neighbours
@@ -320,15 +324,15 @@ class _Trial:
 
     def _most_harmful(self, scheme: Scheme, blocks: list[str]) -> list[str]:
         """Return the blocks, first the one that changes nearest neighbours most when it alone is in int8."""
-        count = min(_MOST_FOR_BLOCKS, len(self.judge.tensors))
+        rows = np.sort(judging(self.judge.images, _MOST_FOR_BLOCKS, self.judge.seed))
         one_by_one = scheme.kind == "dynamic"
-        _, nearest = self.judge.measure(self.judge.embed(self.judge.graphs.network, one_by_one, count))
+        _, nearest = self.judge.measure(self.judge.embed(self.judge.graphs.network, one_by_one, rows), rows)
         overlaps = {}
         for block in tqdm(blocks, desc="blocks", leave=False):
-            embeddings = self.judge.embed(self.quantized(scheme, only=block), one_by_one, count)
-            _, neighbours = self.judge.measure(embeddings)
+            embeddings = self.judge.embed(self.quantized(scheme, only=block), one_by_one, rows)
+            _, neighbours = self.judge.measure(embeddings, rows)
             overlaps[block] = neighbour_overlap(neighbours, nearest)
-        self.content["blocks"] = {"scheme": scheme.name, "images": count, "neighbour_overlap": overlaps}
+        self.content["blocks"] = {"scheme": scheme.name, "images": len(rows), "neighbour_overlap": overlaps}
         return sorted(blocks, key=lambda block: overlaps[block])
 
     def time(self, runs: int) -> None:
@@ -376,16 +380,18 @@ def _milliseconds(entry: dict[str, Any]) -> float:
     return median
 
 
-def _refusal(trial: _Trial) -> str:
+def _refusal(trial: _Trial) -> tuple[str, str]:
+    """Return what was found, and what can be done."""
     measured = [entry for entry in trial.entries if entry["precision"] == "int8" and entry["error"] is None]
     if not measured:
-        return "No int8 file could be made. candidates.json says why; ship fp32 or fp16."
+        return "No int8 file could be made; candidates.json says why.", "Ship fp32 or fp16."
     best = min(measured, key=lambda entry: entry["drop"])
-    remedy = "Allow" if trial.prefix else "Finish the student with qat_epochs, allow"
-    return (
+    found = (
         f"No int8 file keeps {trial.judge.name} within {100 * (trial.max_drop or 0):g} points of fp32; the best, "
-        f"{best['name']}, loses {100 * best['drop']:.2f}. {remedy} a larger max_drop, or ship fp32."
+        f"{best['name']}, loses {100 * best['drop']:.2f}."
     )
+    remedy = "Allow" if trial.prefix else "Finish the student with qat_epochs, allow"
+    return found, f"{remedy} a larger max_drop, or ship fp32."
 
 
 def _int8_share(network: ModelProto) -> float:
@@ -412,35 +418,71 @@ def _images(splits: DataSplits, count: int, max_unreadable: int, seed: int) -> t
     else:
         log.warning("%s has no validation images: int8 is judged on training classes.", splits.name)
         judged, judged_as = splits.train.subset(np.sort(order[count:])), "training classes"
-    if judged.roles is None and len(judged) > MOST_JUDGED:
-        judged = judged.subset(np.sort(balanced(judged, MOST_JUDGED, seed)))
+    judged = judged.subset(np.sort(judging(judged, MOST_JUDGED, seed)))
     if judged.labels is None and judged.continuous is None:
         raise DataError(
             f"{splits.name} has no labels to judge int8 by. Put each class's images in a folder, give "
             "continuous_labels, or export fp32 or fp16."
         )
-    calibration = splits.train.subset(np.sort(order[:count])).checked(max_unreadable)
+    calibration = splits.train.subset(np.sort(order[:count])).checked(max_unreadable, _CACHE_BYTES)
     if not len(judged):
         raise DataError(
             f"All {len(splits.train)} training images of {splits.name} are needed to calibrate on, so none is left to "
             "judge int8 on. Hold classes out (validation), or lower calibration_images."
         )
-    return calibration, judged.checked(max_unreadable), judged_as
+    return calibration, judged.checked(max_unreadable, _CACHE_BYTES), judged_as
 
 
 def balanced(images: ImageSet, count: int, seed: int) -> np.ndarray:
-    """Return rows of images, as many of each class as there are, drawn at random; int ``(min(count, N),)``."""
+    """Return rows of images, as many of each class as there are, drawn at random; int ``(min(count, N),)``.
+
+    Args:
+        images: the images; without labels, all are of one class.
+        count: how many.
+        seed: of the draw.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(images))
+    groups = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
+    return shuffled[np.argsort(_turns(groups, shuffled)[shuffled], kind="stable")][:count]
+
+
+def judging(images: ImageSet, count: int, seed: int) -> np.ndarray:
+    """Return rows of images to retrieve among, int ``(min(count, N),)``: of many classes, and several of each.
+
+    Classes are drawn at random, and from each as many images as all classes could give, but at least 8, queries and
+    gallery in turn: with fewer, a query would have hardly another image of its class to find.
+
+    Args:
+        images: the images.
+        count: how many.
+        seed: of the draw.
+    """
+    if len(images) <= count:
+        return np.arange(len(images))
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(images))
     if images.labels is None:
         return shuffled[:count]
-    turn = np.empty(len(images), dtype=np.int64)  # the how-manieth of its class each image is
+    labels = images.labels
+    roles = np.zeros(len(images), np.int64) if images.roles is None else np.unique(images.roles, return_inverse=True)[1]
+    turns = _turns(labels * (roles.max() + 1) + roles, shuffled)
+    classes = generator.permutation(np.unique(labels))
+    places = np.empty(labels.max() + 1, dtype=np.int64)
+    places[classes] = np.arange(len(classes))
+    order = np.lexsort((turns, places[labels]))  # class after class, of each one of every role in turn
+    within = np.arange(len(order)) - np.searchsorted(places[labels][order], places[labels][order])
+    return order[within < max(_LEAST_OF_CLASS, count // len(classes))][:count]
+
+
+def _turns(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return the how-manieth of its group each row is, in an order of the rows; int ``(N,)``."""
+    turns = np.empty(len(groups), dtype=np.int64)
     met: dict[int, int] = {}
-    for row in shuffled:
-        label = int(images.labels[row])
-        turn[row] = met.get(label, 0)
-        met[label] = turn[row] + 1
-    return shuffled[np.argsort(turn[shuffled], kind="stable")][:count]
+    for row in order:
+        group = int(groups[row])
+        turns[row] = met.get(group, 0)
+        met[group] = turns[row] + 1
+    return turns
 
 
 def _failed(name: str, scheme: Scheme, in_float: tuple[str, ...], error: str) -> dict[str, Any]:

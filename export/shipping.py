@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zoo.arguments import DataLike, ModelLike, require_ranges
 from zoo.errors import OptionError, RefusedError, require_known
-
-log = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
 CANDIDATES = "candidates.json"
@@ -82,7 +79,7 @@ def export_model(
         RefusedError: no int8 file is inside the budget; other precisions are written.
         UserError: model, data or options that cannot work.
     """
-    require_ranges({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed})
+    require_ranges({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed, "max_drop": max_drop})
     asked = require_export_options(precision, input, target)
     files = files_of(model, path, precision, input)
     int8 = "int8" in files
@@ -107,24 +104,26 @@ def export_model(
     assert splits is not None
     record = files["int8"].parent / CANDIDATES
 
-    files["int8"].unlink(missing_ok=True)  # where this one is refused, an older one must not pass for it
-
     def save(content: dict[str, Any]) -> None:
         write_json(record, content)
 
-    chosen = choose_int8(
-        traced,
-        splits,
-        search="auto" in asked,
-        target=target,
-        max_drop=max_drop,
-        calibration_images=calibration_images,
-        max_unreadable=max_unreadable,
-        latency_runs=latency_runs,
-        seed=seed,
-        before=before,
-        save=save,
-    )
+    try:
+        chosen = choose_int8(
+            traced,
+            splits,
+            search="auto" in asked,
+            target=target,
+            max_drop=max_drop,
+            calibration_images=calibration_images,
+            max_unreadable=max_unreadable,
+            latency_runs=latency_runs,
+            seed=seed,
+            before=before,
+            save=save,
+        )
+    except RefusedError:
+        files["int8"].unlink(missing_ok=True)  # an older one must not pass for this one
+        raise
     write_int8(traced, chosen, files["int8"], input)
     return Exported(files, chosen.content)
 

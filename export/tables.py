@@ -69,6 +69,9 @@ def _notes(content: dict[str, Any]) -> list[str]:
         notes.append(f"pixels: random images of {side} x {side}, resized inside the file and inside the time.")
     if "tensor" in inputs:
         notes.append("tensor: prepared arrays; resize and normalisation are the caller's and are not in the time.")
+    alone = [entry["file"] for entry in content["files"] if entry["one_by_one"]]
+    if alone:
+        notes.append(f"{', '.join(alone)}: finds ranges at each run, so a batch is run one image at a time.")
     if runtime is not None:
         notes.append(f"peak MB: of a process of its own, {runtime / 1e6:.0f} of them Python, numpy and onnxruntime.")
     return notes
@@ -83,26 +86,40 @@ def print_candidates(content: dict[str, Any], console: Console | None = None) ->
     """
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("candidate", overflow="fold")
-    for heading in (content["measure"], "drop", "overlap@10", "MB", "ms, pixels", "ms, tensor", "budget"):
+    headings = (f"{content['measure']}, %", "drop, points", "overlap@10, %", "MB", "ms, pixels", "ms, tensor")
+    for heading in headings:
         table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("budget", overflow="fold")
     for entry in content["candidates"]:
         table.add_row(*(Text(cell) for cell in _candidate_cells(entry, content)))
-    (console or wide_console(_CANDIDATES_WIDTH)).print(table)
+    console = console or wide_console(_CANDIDATES_WIDTH)
+    console.print(table)
+    judged, calibration = content["judged_on"], content["calibration"]
+    budget = content["budget"]["max_drop"]
+    console.print(
+        Text(
+            f"Judged on {judged['images']:,} images of {judged['of']}, calibrated on {calibration['images']:,}; "
+            + ("no budget." if budget is None else f"budget: a drop of {100 * budget:g} points.")
+        )
+    )
 
 
 def _candidate_cells(entry: dict[str, Any], content: dict[str, Any]) -> list[str]:
     name = entry["name"] + (" (chosen)" if entry["name"] == content["chosen"] else "")
-    if entry["error"] is not None:
-        return [name, entry["error"]]
-    low, high = entry["drop_interval"]
+    verdict = entry["error"] or ("inside" if entry["inside_budget"] else "outside")
+    measured = [DASH] * 3
+    if entry["score"] is not None:
+        low, high = entry["drop_interval"]
+        measured = [
+            f"{100 * entry['score']:.2f}",
+            f"{100 * entry['drop']:.2f} [{100 * low:.2f}, {100 * high:.2f}]",
+            f"{100 * entry['neighbour_overlap']:.1f}",
+        ]
     times = entry["latency_ms"] or {}
-    verdict = "inside" if entry["inside_budget"] else "outside"
     return [
         name,
-        f"{100 * entry['score']:.2f}",
-        f"{100 * entry['drop']:.2f} [{100 * low:.2f}, {100 * high:.2f}]",
-        f"{100 * entry['neighbour_overlap']:.1f}",
-        f"{entry['bytes'] / 1e6:.2f}",
+        *measured,
+        DASH if entry["bytes"] is None else f"{entry['bytes'] / 1e6:.2f}",
         *(f"{times[takes]['median']:.2f}" if takes in times else DASH for takes in ("pixels", "tensor")),
         verdict if entry["precision"] == "int8" else "",
     ]

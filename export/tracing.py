@@ -16,7 +16,6 @@ import onnx
 import onnxruntime
 import torch
 from onnx.compose import add_prefix, merge_models
-from PIL import Image
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,8 +38,9 @@ PIXELS, TENSOR = INPUTS = ("pixels", "tensor")
 class PixelsToVector(nn.Module):
     """Preprocessing, network and normalisation in one: what the ONNX file must compute."""
 
-    def __init__(self, preprocess: nn.Module, network: nn.Module, normalize: bool) -> None:
+    def __init__(self, preprocess: Preprocess, network: nn.Module, normalize: bool) -> None:
         super().__init__()
+        self.resized_size = preprocess.preprocessing.resized_size
         self.preprocess = preprocess
         self.network = network
         self.normalize = normalize
@@ -198,8 +198,8 @@ def _merged(first: onnx.ModelProto, second: onnx.ModelProto, name: str) -> onnx.
 def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray], takes: str = PIXELS) -> float:
     """Return how far an ONNX file is from the module: the largest absolute difference of an element.
 
-    Taken over batches of 1, 2, 3 and 5 images at three sizes; as a share of the largest element where that is above 1.
-    Infinite where a shape differs or a value is not finite.
+    Taken over batches of 1, 2, 3 and 5 images at three sizes, smaller and larger than what they are resized to; as a
+    share of the largest element where that is above 1. Infinite where a shape differs or a value is not finite.
 
     Args:
         whole: the module.
@@ -208,10 +208,11 @@ def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray], 
         takes: the file's input, "pixels" or "tensor".
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    side = max(whole.resized_size)
     worst = 0.0
     for count in (1, 2, 3, 5):
-        for height, width in ((64, 64), (96, 131), (150, 77)):
-            batch = np.stack([_resized(images[i % len(images)], height, width) for i in range(count)])
+        for height, width in ((side * 2 // 3, side * 2 // 3), (side, side * 3 // 2 + 1), (side * 3 + 1, side * 2)):
+            batch = np.stack([_fitted(images[i % len(images)], height, width) for i in range(count)])
             expected = whole(torch.from_numpy(batch)).numpy()
             given = (
                 {"image": batch} if takes == PIXELS else {"tensor": whole.preprocess(torch.from_numpy(batch)).numpy()}
@@ -265,5 +266,7 @@ def smooth_images(count: int = 5) -> list[np.ndarray]:
     return [np.ascontiguousarray(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
 
 
-def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+def _fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return an image of a size, its pixels as they are: cut off, or mirrored at the edges."""
+    missing = [(0, max(0, height - image.shape[0])), (0, max(0, width - image.shape[1])), (0, 0)]
+    return np.pad(image, missing, mode="symmetric")[:height, :width]

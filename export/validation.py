@@ -105,7 +105,7 @@ def validate(
 
     from export.measured_models import latencies, open_models, seen_in_training
     from export.report import render_html, retained
-    from export.searches import Search, all_searches, finding, require_possible
+    from export.searches import Search, all_searches, finding, require_possible, step
     from zoo.data import load_data
     from zoo.files import write_json, write_text
     from zoo.label_retrieval import NDCG_K, LabelRetrievalResult, measure_found_by_labels, random_and_best
@@ -148,7 +148,7 @@ def validate(
         stage: result.ndcg(NDCG_K) for stage, result in by_labels.items()
     }
     results: Mapping[str, RetrievalResult | LabelRetrievalResult] = by_class or by_labels
-    stages = []
+    stages: list[dict[str, Any]] = []
     for search in searches:
         stage, model = search.stage, search.model
         low, high = retention_interval(kept[stage], kept["teacher"], bootstrap, seed)
@@ -160,6 +160,7 @@ def validate(
                 **(by_labels[stage].summary() if by_labels else {}),
                 "retention": _ratio(float(kept[stage].mean()), float(kept["teacher"].mean())),
                 "retention_interval": [low, high],
+                "step": step(search, stages, kept, bootstrap, seed),
                 "neighbour_overlap": neighbour_overlap(results[stage].neighbours, results["teacher"].neighbours),
                 "metric": model.metric,
                 "dim": search.dim,

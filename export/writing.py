@@ -38,7 +38,9 @@ def write_int8(traced: Traced, chosen: Chosen, path: Path, takes: str) -> None:
     """Write the int8 network that was chosen; the metadata say how it was made."""
     entry, content = chosen.entry, chosen.content
     scheme = entry["scheme"] | {"scheme": entry["name"], "float_blocks": entry["float_blocks"]}
-    scheme |= {"calibration": content["calibration"], "target": content["target"]}
+    judged = {name: content["judged_on"][name] for name in ("images", "of")} | {"measure": content["measure"]}
+    judged |= {name: entry[name] for name in ("drop", "drop_interval")}
+    scheme |= {"calibration": content["calibration"], "judged_on": judged, "target": content["target"]}
     graphs = replace(traced.graphs, network=chosen.network)
     _write(traced, graphs, path, takes, {"precision": "int8", "quantization": json.dumps(scheme)})
 
@@ -58,10 +60,11 @@ def _write(traced: Traced, graphs: Graphs, path: Path, takes: str, entries: dict
 
 
 def some_images(splits: DataSplits | None, count: int = 5) -> list[np.ndarray]:
-    """Return the first training images that can be read, uint8 ``(H, W, 3)``; none where there are no data."""
+    """Return training images that can be read, of classes far apart, uint8 ``(H, W, 3)``; none without data."""
     found: list[np.ndarray] = []
-    if splits is not None:
-        for index in range(min(len(splits.train), 10 * count)):
+    if splits is not None and len(splits.train):
+        spaced = np.unique(np.linspace(0, len(splits.train) - 1, 10 * count).astype(int))
+        for index in (index for start in range(10) for index in spaced[start::10]):
             with contextlib.suppress(DataError):  # reported when the images were read to train on
                 found.append(splits.train.pixels(index))
             if len(found) == count:

@@ -31,6 +31,7 @@ else:
 _ABOVE_0 = ("lr", "proxy_lr_factor", "step_factor", "gradient_clip")
 _AT_LEAST_0 = ("weight_decay", "warmup_epochs", "max_unreadable", "workers", "latency_runs", "seed", "qat_epochs")
 _AT_LEAST_1 = ("dim", "epochs", "views", "neighbours", "step_epochs", "validate_every", "num_nodes", "bootstrap")
+_FRACTIONS = ("max_drop",)
 _LARGEST_SEED = 2**32 - 1  # numpy's
 
 
@@ -46,6 +47,10 @@ def require_ranges(options: Mapping[str, Any]) -> None:
     require_above(0, **{name: options[name] for name in _ABOVE_0 if options.get(name) is not None})
     for lowest, names in ((0, _AT_LEAST_0), (1, _AT_LEAST_1)):
         require_at_least(lowest, **{name: options[name] for name in names if options.get(name) is not None})
+    for name in _FRACTIONS:
+        value = options.get(name)
+        if value is not None and not 0 <= value <= 1:
+            raise OptionError(f"{name} is {value}; it must lie in [0, 1], such as 0.005 for half a point.")
     seed = options.get("seed")
     if seed is not None and seed > _LARGEST_SEED:
         raise OptionError(f"seed is {seed}; it must be at most {_LARGEST_SEED}.")

@@ -35,12 +35,14 @@ class RefusedError(UserError):
     """No int8 file keeps recall inside the budget.
 
     Attributes:
+        found: what was measured.
         content: what was tried, as ``candidates.json`` holds it.
         network: the graph that was to be quantised, in fp32.
     """
 
-    def __init__(self, message: str, content: dict[str, Any], network: Any) -> None:
-        super().__init__(message)
+    def __init__(self, found: str, remedy: str, content: dict[str, Any], network: Any) -> None:
+        super().__init__(f"{found} {remedy}")
+        self.found = found
         self.content = content
         self.network = network
 

@@ -18,8 +18,10 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.layers import convert_sync_batchnorm
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -103,6 +105,8 @@ class Learner(lightning.LightningModule):
         known = validation is not None and (continuous or validation.labels is not None)
         self.validation = validation if known else None
         self.measured = f"ndcg_at_{NDCG_K}" if continuous else "recall_at_1"
+        # MAP@R, since of a few hundred queries Recall@1 is much a matter of chance.
+        self.chosen_by = self.measured if continuous else "map_at_r"
         self.lr, self.proxy_lr_factor, self.weight_decay = lr, proxy_lr_factor, weight_decay
         self.schedule, self.step_epochs, self.step_factor = schedule, step_epochs, step_factor
         self.warmup_epochs, self.freeze_batchnorm = warmup_epochs, freeze_batchnorm
@@ -140,13 +144,11 @@ class Learner(lightning.LightningModule):
             self.model = convert_sync_batchnorm(self.model)
 
     def configure_optimizers(self) -> Any:
-        decayed: list[nn.Parameter] = []
-        undecayed: list[nn.Parameter] = []
-        for parameter in self.model.parameters():
-            (decayed if parameter.ndim > 1 else undecayed).append(parameter)
+        # Neither biases and normalisation layers nor what the architecture names, such as position embeddings.
+        exempt: set[str] = getattr(self.model, "no_weight_decay", set)()
         groups = [
-            {"params": decayed, "lr": self.lr, "weight_decay": self.weight_decay},
-            {"params": undecayed, "lr": self.lr, "weight_decay": 0.0},
+            group | {"lr": self.lr}
+            for group in param_groups_weight_decay(self.model, self.weight_decay, no_weight_decay_list=exempt)
         ]
         own = dict(self.loss.named_parameters())
         proxies = [parameter for name, parameter in own.items() if name.endswith("proxies")]
@@ -205,9 +207,9 @@ class Learner(lightning.LightningModule):
         self.history.append({"epoch": epoch, **measured})
         if self.checkpoints is not None and self.trainer.is_global_zero:
             write_json(self.checkpoints.parent / "validation.json", self.history)
-        score = measured[self.measured]
-        if self.best[self.measured] is None or score >= self.best[self.measured]:
-            self.best = {"epoch": epoch, self.measured: round(score, 6)}
+        before = self.best.get(self.chosen_by)
+        if before is None or round(measured[self.chosen_by], 6) >= before:
+            self.best = {"epoch": epoch} | {name: round(value, 6) for name, value in measured.items()}
             if self.checkpoints is not None and self.trainer.is_global_zero:
                 with replacing(self.checkpoints / _BEST) as temporary:
                     save_file(_contiguous(self), temporary)
@@ -291,7 +293,7 @@ def fit(
         precision: Lightning's, or "auto": bf16-mixed where the device multiplies bfloat16 in hardware, else 32-true.
 
     Returns:
-        ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": there, or None}``.
+        ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": there, or None}``, and what else was measured.
 
     Raises:
         Interrupted: the user stopped the run; it can be resumed.
@@ -302,8 +304,11 @@ def fit(
     learner.checkpoints = folder / CHECKPOINTS
     last = learner.checkpoints / "last.ckpt"
     resumed = last if last.is_file() else None
+    best = learner.checkpoints / _BEST
     if resumed:
         log.info("resuming from %s", resumed)
+        if best.is_file():
+            _read_best(best)  # a broken one is told before epochs are spent
     keep_last = ModelCheckpoint(
         learner.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
     )
@@ -336,13 +341,20 @@ def fit(
             raise Interrupted("Interrupted. Run the same command again to go on from the last whole epoch.") from error
         except BackendCompilerFailed as error:
             raise OptionError(f"torch.compile failed ({first_line(error)}) Set compile to false.") from error
-    best = learner.checkpoints / _BEST
     if learner.best["epoch"] is None:
         learner.require_finite()
         return learner.best | {"epoch": epochs}
-    learner.load_state_dict(load_file(best))
+    learner.load_state_dict(_read_best(best))
     learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
     return learner.best
+
+
+def _read_best(file: Path) -> dict[str, Tensor]:
+    try:
+        weights: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file} cannot be read ({error}). Remove its stage's folder to train anew.") from error
+    return weights
 
 
 class _WholeCheckpoints(TorchCheckpointIO):

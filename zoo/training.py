@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from zoo.arguments import DataLike, require_ranges
 from zoo.errors import DataError, OptionError
 from zoo.stage import Stage
-
-log = logging.getLogger(__name__)
 
 
 def train(

@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def tune(data: DataSplits, base: str, work: Path) -> None:
-    """Try the grids of a base loss and note Recall@1 on the validation classes."""
+    """Try the grids of a base loss and note MAP@R on the validation classes."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         return {"validation": validated(make(settings, data, 0, work))}
@@ -156,8 +156,8 @@ def current_tuning() -> list[dict[str, Any]]:
 
 
 def _validated(line: dict[str, Any]) -> float:
-    recall: float = line["validation"]["recall_at_1"]
-    return recall
+    score: float = line["validation"]["map_at_r"]
+    return score
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
@@ -182,9 +182,9 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         header = ["loss", "measure", "seeds", *VARIANTS, "gain on without", "gain on novel proxies alone"]
         text += [*markdown_table(header, rows), "", "![Recall@1 of the variants](novel-classes.png)", ""]
     if tuning:
-        text += ["## What tuning found", "", "Recall@1 on the validation classes, seed 0.", ""]
+        text += ["## What tuning found", "", "MAP@R in percent on the validation classes, seed 0.", ""]
         tried = [[str(line["options"]), percent(line, _validated)] for line in tuning]
-        text += [*markdown_table(["options", "Recall@1"], tried), ""]
+        text += [*markdown_table(["options", "MAP@R"], tried), ""]
     text += [made_with([*lines, *tuning])]
     return "\n".join(text) + "\n"
 

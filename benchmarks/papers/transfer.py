@@ -6,10 +6,10 @@
 
 The settings are ``configs/transfer/SETTING.yaml``; ``grocery`` is compression on photographs, of some of the methods.
 With ``--tune`` every method gets the same number of runs, ``GRID``, with the seed 0, in the compression setting or in
-grocery, and is judged on the validation classes, which are training classes held out; without it every method runs with
-what was best there, and is measured on the test classes. All see as many views: a batch of distillation has two of each
-image, so labels alone get twice the epochs. A finished run is a line in the results and is not run again while its
-settings stay; an interrupted one goes on when the command is repeated.
+grocery, and is judged by MAP@R on the validation classes, which are training classes held out; without it every method
+runs with what was best there, and is measured on the test classes. All see as many views: a batch of distillation has
+two of each image, so labels alone get twice the epochs. A finished run is a line in the results and is not run again
+while its settings stay; an interrupted one goes on when the command is repeated.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def tune(setting: str, data: str, methods: list[str], work: Path) -> None:
-    """Try the grid of each method and note Recall@1 on the validation classes."""
+    """Try the grid of each method and note MAP@R on the validation classes."""
     for method in methods:
 
         def judged(settings: Settings) -> dict[str, Any]:
@@ -187,8 +187,8 @@ def _chosen_or_none(line: dict[str, Any]) -> Options | None:
 
 
 def _validated(line: dict[str, Any]) -> float:
-    recall: float = line["validation"]["recall_at_1"]
-    return recall
+    score: float = line["validation"]["map_at_r"]
+    return score
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
@@ -206,9 +206,9 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
     if lines:
         text += ["![Recall@1 of the methods](transfer.png)", ""]
     if tuning:
-        text += ["## What tuning found", "", "Recall@1 in percent on the validation classes, seed 0.", ""]
+        text += ["## What tuning found", "", "MAP@R in percent on the validation classes, seed 0.", ""]
         rows = [[line["setting"], line["method"], str(line["options"]), percent(line, _validated)] for line in tuning]
-        text += [*markdown_table(["setting", "method", "options", "Recall@1"], rows), ""]
+        text += [*markdown_table(["setting", "method", "options", "MAP@R"], rows), ""]
     return "\n".join([*text, made_with([*lines, *tuning])]) + "\n"
 
 

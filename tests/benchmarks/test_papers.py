@@ -137,7 +137,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, A
 
     def validated(folder: Path) -> dict[str, Any]:
         options = made[-1].get("student") or made[-1].get("labels_only") or {"lr": 0}
-        return {"epoch": 1, "recall_at_1": 0.9 if options["lr"] == 3e-3 else 0.5}
+        return {"epoch": 1, "map_at_r": 0.9 if options["lr"] == 3e-3 else 0.5}
 
     class Data:
         test = None

@@ -311,7 +311,7 @@ def test_a_teacher_of_continuous_labels_is_distilled_like_any_other(
     # The same images were held out as for the teacher, and it measures there what it did.
     of_teacher = facts_of(load_model(spot_teacher)).measured["validation"]["ndcg_at_10"]
     assert facts.measured["teacher on validation"] == {"ndcg_at_10": pytest.approx(of_teacher, abs=1e-6)}
-    assert set(facts.measured["validation"]) == {"epoch", "ndcg_at_10"}
+    assert set(facts.measured["validation"]) == {"epoch", "ndcg_at_10", "mean_label_distance_at_10"}
     test = load_data(data, continuous_labels=labels).test
     result = measure_by_labels(embed(load_model(folder), test), test, facts.metric)
     chance = np.mean([dealt.ndcg_at(10) for dealt in random_order(result, test)])
@@ -334,7 +334,7 @@ def test_continuous_labels_judge_a_teacher_that_learned_from_them_where_there_ar
     folder = distill(spot_teacher, "test_efficientnet", 8, data, tmp_path / "s", **options)
     measured = facts_of(load_model(folder)).measured
     assert set(measured["teacher on validation"]) == {"ndcg_at_10"}
-    assert set(measured["validation"]) == {"epoch", "ndcg_at_10"}
+    assert set(measured["validation"]) == {"epoch", "ndcg_at_10", "mean_label_distance_at_10"}
     network = load_model(spot_teacher)
     set_facts(network, replace(facts_of(network), measured={}))  # one of which nothing is known
     with pytest.raises(ModelError, match="no better than chance: Recall@1"):

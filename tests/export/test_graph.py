@@ -13,7 +13,8 @@ from torch import nn
 
 import export.tracing
 from export import Embedder, to_onnx
-from export.tracing import pixels_to_vector, smooth_images
+from export.tracing import difference, pixels_to_vector, smooth_images, trace_model
+from export.writing import some_images
 from zoo import DataError, ModelError, load_data, load_model
 from zoo.files import digest
 from zoo.models import create_model, save_model
@@ -121,6 +122,28 @@ def test_a_wrong_graph_is_not_written(student: Path, tmp_path: Path, monkeypatch
     with pytest.raises(ModelError, match="differs from the model"):
         to_onnx(student, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [48, 128])
+def test_a_resize_that_skips_pixels_is_noticed(size: int, tmp_path: Path) -> None:
+    traced = trace_model(lively(create_model("test_resnet", 8, image_size=size)))
+    file = to_onnx(traced.model, tmp_path / "model.onnx")
+    assert difference(traced.whole, file, smooth_images()) < 1e-5
+    proto = onnx.load(file)
+    given = [a for n in proto.graph.node if n.op_type == "Resize" for a in n.attribute]
+    for attribute in given:
+        if attribute.name in ("antialias", "exclude_outside"):
+            attribute.i = 0
+    onnx.save(proto, file)
+    assert difference(traced.whole, file, smooth_images()) > 1e-2
+
+
+def test_images_to_compare_on_are_of_many_classes(photos: Path) -> None:
+    splits = load_data(f"folder:{photos}", "all-train", validation=0)
+    assert splits.train.labels is not None
+    shown = some_images(splits, 4)
+    rows = [next(i for i in range(len(splits.train)) if np.array_equal(splits.train.pixels(i), one)) for one in shown]
+    assert len({int(splits.train.labels[row]) for row in rows}) == 4
 
 
 def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:

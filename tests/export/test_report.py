@@ -6,13 +6,11 @@ import copy
 import io
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
 from rich.console import Console
 
 from export.report import (
@@ -23,7 +21,6 @@ from export.report import (
     _spread,
     print_table,
     render_html,
-    save_plot,
 )
 from zoo.data import ImageSet
 from zoo.data.continuous import VectorLabels
@@ -112,6 +109,10 @@ def results(images: ImageSet) -> Results:
     return {"teacher": measure(teacher, images), "onnx-fp32": measure(model, images)}
 
 
+def step(origin: str, difference: float, low: float, high: float) -> Content:
+    return {"from": origin, "difference": difference, "interval": [low, high]}
+
+
 @pytest.fixture
 def content() -> Content:
     def stage(name: str, recalls: tuple[float, ...], **more: Any) -> Content:
@@ -158,6 +159,7 @@ def content() -> Content:
                 map_at_r=0.39999,
                 retention=0.97807,
                 retention_interval=[0.97123, 0.98512],
+                step=step("teacher", -0.0182, -0.0301, -0.0049),
                 neighbour_overlap=0.7345,
                 dim=128,
                 parameters=3_116_712,
@@ -240,10 +242,10 @@ def test_steps(content: Content, results: Results, images: ImageSet) -> None:
     middle |= {"stage": "student", "retention": 0.97807}
     content["stages"].insert(1, middle)
     content["stages"][2]["recall"]["1"] = 0.8
-    content["stages"][2]["retention"] = 0.96386
+    content["stages"][2] |= {"retention": 0.96386, "step": step("student", -0.0118, -0.025, 0.001)}
     assert Page(render_html(content, results, images)).tables["steps"][1:] == [
-        ["teacher → student", "83.00", "81.18", "−1.82", "97.81"],
-        ["student → onnx-fp32", "81.18", "80.00", "−1.18", "96.39"],
+        ["teacher → student", "83.00", "81.18", "−1.82 [−3.01, −0.49]", "97.81"],
+        ["student → onnx-fp32", "81.18", "80.00", "−1.18 [−2.50, +0.10]", "96.39"],
     ]
 
 
@@ -256,10 +258,12 @@ def searched(content: Content) -> Content:
     recall = model["recall"] | {"1": 0.8091}
     pair = {"query": "onnx-fp32", "gallery": "teacher", "agreement": 0.99, "between": True, "finding": "1 < <b>2</b>."}
     content["stages"] += [
-        model | {"stage": "onnx-fp32 → teacher", "pair": pair},
+        model | {"stage": "onnx-fp32 → teacher", "pair": pair, "step": None},
         model | {"stage": "onnx-fp32 + binary", "recall": recall, "index": index},
         model | {"stage": "onnx-fp32 + flat", "index": index | {"parameters": {}, "ms_per_query": None}},
     ]
+    content["stages"][-2]["step"] = step("onnx-fp32", -0.0027, -0.004, 0.0)
+    content["stages"][-1]["step"] = step("onnx-fp32", 0.0, 0.0, 0.0)
     return content
 
 
@@ -268,8 +272,8 @@ def test_indexes_and_pairs_are_rows_but_no_models(
 ) -> None:
     page = Page(render_html(searched, results, images))
     assert page.tables["indexes"][1:] == [
-        ["onnx-fp32 + binary", "80.91", "−0.27", "144.0", "0.123", "overfetch 10"],
-        ["onnx-fp32 + flat", "81.18", "0.00", "144.0", "–", "–"],
+        ["onnx-fp32 + binary", "80.91", "−0.27 [−0.40, 0.00]", "144.0", "0.123", "overfetch 10"],
+        ["onnx-fp32 + flat", "81.18", "0.00 [0.00, 0.00]", "144.0", "–", "–"],
     ]
     assert [row[0] for row in page.tables["stages"][2:]] == [stage["stage"] for stage in searched["stages"]]
     for table in ("steps", "threads"):
@@ -576,15 +580,6 @@ def test_plots_show_the_content(content: Content) -> None:
     )
     assert axes.get_xscale() == "log"
     assert axes.get_ylim()[1] - axes.get_ylim()[0] == pytest.approx(5)  # points; 1.82 must not fill the height
-
-
-def test_save_plot(content: Content, tmp_path: Path) -> None:
-    save_plot(content, tmp_path / "both.png")
-    content["stages"][0]["bytes"] = content["stages"][1]["bytes"] = None
-    save_plot(content, tmp_path / "one.png")
-    for name, width in (("both.png", 1560), ("one.png", 780)):
-        with Image.open(tmp_path / name) as image:
-            assert image.format == "PNG" and image.size == (width, 570)
 
 
 def test_print_table(content: Content) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from torch import nn
 
 import compressor
 import compressor.quantization_aware
+import compressor.shipping
 import export.selection
 from compressor.cli import main
+from compressor.quantization_aware import obstacle_to_finish
 from export import Embedder, export_model, to_onnx
-from export.selection import balanced
+from export.selection import balanced, judging
 from export.tracing import smooth_images
 from zoo import (
     DataError,
@@ -32,6 +35,7 @@ from zoo import (
     load_model,
     save_model,
 )
+from zoo.errors import DivergedError
 from zoo.files import digest
 from zoo.retrieval import drop_interval
 
@@ -102,6 +106,8 @@ def test_what_was_tried_is_on_record(shipped: Path) -> None:
     note = json.loads(Embedder(shipped / "model-int8.onnx").metadata["quantization"])
     assert note["scheme"] == content["chosen"]
     assert note["calibration"] == content["calibration"]
+    assert note["judged_on"]["of"] == "validation classes" and note["judged_on"]["images"] == 16
+    assert note["judged_on"]["drop"] == chosen["drop"]
     assert note["kind"] == "static"
 
 
@@ -252,6 +258,35 @@ def test_calibration_is_balanced_over_classes() -> None:
     assert sorted(balanced(images, 200, seed=0).tolist()) == list(range(75))
 
 
+def labelled(sizes: list[int], roles: np.ndarray | None = None) -> ImageSet:
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    pixels = [np.zeros((2, 2, 3), np.uint8)] * len(labels)
+    return ImageSet([str(i) for i in range(len(labels))], pixels, labels, [str(i) for i in range(len(sizes))], roles)
+
+
+def test_images_to_judge_by_have_others_of_their_class() -> None:
+    many = labelled([5] * 3000)  # more classes than images to judge
+    assert many.labels is not None
+    rows = judging(many, 2000, seed=0)
+    counts = np.bincount(many.labels[rows], minlength=3000)
+    assert len(rows) == len(set(rows)) == 2000 and set(counts) == {0, 5}
+    assert not np.array_equal(rows, judging(many, 2000, seed=1))
+    large = labelled([500] * 10)  # few and large: as many of each
+    assert large.labels is not None
+    assert set(np.bincount(large.labels[judging(large, 2000, seed=0)])) == {200}
+    assert judging(large, 5000, seed=0).tolist() == list(range(5000))
+
+
+def test_queries_and_gallery_judge_in_turn() -> None:
+    roles = np.array((["query"] * 2 + ["gallery"] * 18) * 400)
+    images = labelled([20] * 400, roles)
+    rows = judging(images, 1000, seed=0)
+    assert images.labels is not None
+    for label in np.unique(images.labels[rows])[:-1]:
+        chosen = roles[rows][images.labels[rows] == label]
+        assert (chosen == "query").sum() == 2 and (chosen == "gallery").sum() == 6
+
+
 @pytest.mark.parametrize("kind", [bool, float])
 def test_interval_of_a_drop(kind: type) -> None:
     generator = np.random.default_rng(0)
@@ -309,13 +344,39 @@ def test_a_finish_that_fails_leaves_a_refusal(
     fragile: Path, tiny_teacher: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*args: Any, **options: Any) -> Path:
-        raise ModelError("branches")
+        raise DivergedError("weights")
 
     monkeypatch.setattr(compressor.quantization_aware, "finish_quantized", failing)
     options = QUICK | {"data": f"folder:{photos}", "precision": "int8"}
-    with pytest.raises(RefusedError, match=r"No int8 file keeps .* It cannot be finished: branches") as refused:
+    with pytest.raises(RefusedError, match=r"No int8 file keeps .* Its finish failed: weights") as refused:
         compressor.ship(fragile, tmp_path, teacher=tiny_teacher, qat_epochs=2, **options)
     assert len(refused.value.content["candidates"]) == 3
+    assert "qat_epochs" not in str(refused.value)  # which were given
+
+
+def test_what_keeps_a_finish_from_working_is_told_before_the_search(
+    fragile: Path, tiny_teacher: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def searching(*args: Any, **options: Any) -> None:
+        raise AssertionError("the search has begun")
+
+    options = QUICK | {"data": f"folder:{photos}", "precision": "int8", "qat_epochs": 2}
+    with monkeypatch.context() as patched:
+        patched.setattr(compressor.shipping, "export_model", searching)
+        with pytest.raises(ModelError, match=r"gone does not exist"):
+            compressor.ship(fragile, tmp_path, teacher=tmp_path / "gone", **options)
+    monkeypatch.setattr(
+        compressor.quantization_aware, "obstacle_to_finish", lambda student: "It cannot be finished: branches."
+    )
+    with pytest.raises(RefusedError, match=r"No int8 file keeps .* It cannot be finished: branches\.$"):
+        compressor.ship(fragile, tmp_path, teacher=tiny_teacher, **options)
+
+
+def test_the_obstacle_to_a_finish_is_a_merging_of_branches(tiny_teacher: Path, tmp_path: Path) -> None:
+    assert obstacle_to_finish(tiny_teacher) is None
+    save_model(create_model("repvgg_a0", 8, image_size=32), tmp_path / "r")
+    said = obstacle_to_finish(tmp_path / "r")
+    assert said is not None and "repvgg_a0 merges branches" in said
 
 
 def test_a_finish_without_int8_is_a_mistake(tiny_teacher: Path, tmp_path: Path) -> None:
@@ -329,6 +390,36 @@ def test_a_refusal_leaves_no_older_int8_file(tiny_teacher: Path, fragile: Path, 
     with pytest.raises(RefusedError):
         export_model(fragile, tmp_path, precision="int8", data=f"folder:{photos}", **QUICK)
     assert not (tmp_path / "model-int8.onnx").exists()
+
+
+def test_a_mistake_leaves_the_older_int8_file(tiny_teacher: Path, photos: Path, tmp_path: Path) -> None:
+    export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **QUICK)
+    with pytest.raises(OptionError, match="calibration_images is 0"):
+        options = QUICK | {"calibration_images": 0}
+        export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **options)
+    assert Embedder(tmp_path / "model-int8.onnx").precision == "int8"
+
+
+def test_the_fastest_inside_the_budget_is_chosen_and_of_the_equally_fast_the_one_that_loses_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def entry(name: str, milliseconds: float | None, drop: float, inside: bool = True) -> dict[str, Any]:
+        times = None if milliseconds is None else {"tensor": {"median": milliseconds}}
+        known = {"name": name, "precision": "int8", "latency_ms": times, "drop": drop, "inside_budget": inside}
+        return known | {"error": None}
+
+    def choose(target: str, *entries: dict[str, Any]) -> tuple[str, str]:
+        trial: Any = SimpleNamespace(inside=lambda: [e for e in entries if e["inside_budget"]], content={})
+        chosen = export.selection._choose(trial, target)
+        assert chosen is not None and trial.content["chosen"] == chosen["name"]
+        return chosen["name"], trial.content["chosen_by"]
+
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    timed = (entry("slow", 9.0, 0.0), entry("fast", 4.0, 0.004), entry("as fast", 4.1, 0.001))
+    outside = entry("fastest", 1.0, 0.2, inside=False)
+    assert choose("x86", *timed, outside) == ("as fast", "latency here, of those inside the budget")
+    assert choose("arm64", *timed, outside) == ("slow", "smallest drop; latency here says nothing of arm64")
+    assert choose("x86", entry("a", None, 0.003), entry("b", None, 0.002)) == ("b", "smallest drop; nothing was timed")
 
 
 def test_int8_by_name_only_is_refused(

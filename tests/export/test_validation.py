@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from export import to_onnx, validate
+from export import export_model, to_onnx, validate
 from zoo import DataError, ModelError, OptionError, load_data, load_model, measure
 from zoo.embedding import embed
 from zoo.label_retrieval import measure_by_labels
@@ -83,6 +83,10 @@ def test_teachers_of_other_kinds(photos: Path, tiny_teacher: Path, artefact: Pat
     for number, teacher in enumerate((module, artefact)):
         report = validate([artefact], teacher, f"folder:{photos}", tmp_path / str(number), **options)
         assert report.content["stages"][1]["retention"] == pytest.approx(1)
+    report = validate([artefact], artefact, f"folder:{photos}", tmp_path / "t", **options | {"latency_runs": 2})
+    teacher, model = report.content["stages"]  # an ONNX file is known and timed as a teacher too
+    assert teacher["latency_ms"]["median"] > 0 and teacher["runtime"] == "onnxruntime"
+    assert (teacher["parameters"], teacher["bytes"]) == (model["parameters"], model["bytes"])
 
 
 def test_mistakes_are_named(photos: Path, tiny_teacher: Path, artefact: Path, tmp_path: Path) -> None:
@@ -241,3 +245,24 @@ def test_one_test_class_proves_nothing(photos: Path, tiny_teacher: Path, artefac
     with pytest.raises(DataError, match="fewer than two classes"):
         validate([artefact], tiny_teacher, single, tmp_path, latency_runs=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_each_row_is_compared_with_the_one_it_comes_from(photos: Path, tiny_teacher: Path, tmp_path: Path) -> None:
+    data = f"folder:{photos}"
+    quick: dict[str, Any] = {"validation": 0.34, "calibration_images": 16, "latency_runs": 0, "max_drop": None}
+    files = export_model(tiny_teacher, tmp_path / "e", precision="fp32,fp16,int8", data=data, **quick).files
+    models = [tiny_teacher, *files.values()]
+    report = validate(models, tiny_teacher, data, tmp_path / "r", latency_runs=0, bootstrap=500, index="flat")
+    rows = {row["stage"]: row for row in report.content["stages"]}
+    assert {name: (row["step"] or {}).get("from") for name, row in rows.items()} == {
+        "teacher": None,
+        "student": "teacher",
+        "onnx-fp32": "student",
+        "onnx-fp16": "onnx-fp32",
+        "onnx-int8": "onnx-fp32",
+        "onnx-int8 + flat": "onnx-int8",
+    }
+    step = rows["onnx-int8"]["step"]
+    assert step["difference"] == pytest.approx(rows["onnx-int8"]["recall"]["1"] - rows["onnx-fp32"]["recall"]["1"])
+    assert step["interval"][0] <= step["difference"] <= step["interval"][1]
+    assert rows["student"]["step"] == {"from": "teacher", "difference": 0.0, "interval": [0.0, 0.0]}

@@ -14,6 +14,7 @@ from PIL import Image
 from zoo.data import load_data, published
 from zoo.data.image_set import ImageSet
 from zoo.errors import DataError
+from zoo.retrieval import measure
 
 
 def write_images(folder: Path, names: list[str]) -> None:
@@ -94,8 +95,8 @@ def write_inshop(root: Path, folder: str = "Img/", listing: str = "Eval/list_eva
 
 def write_grocery(root: Path) -> None:
     names = ["train/Fruit/a.png", "val/Fruit/b.png", "test/Milk/c.png"]
-    write_images(root / "dataset", names)
-    rows = ['Milk,1,Milk,1,/a,"/b, c"', "Apple,0,Apple,0,/a,/b"]
+    write_images(root / "dataset", [*names, "iconic/apple.png", "iconic/milk.png"])
+    rows = ['Milk,1,Milk,1,/iconic/milk.png,"/b, c"', "Apple,0,Apple,0,/iconic/apple.png,/b"]
     write_text(root / "dataset/classes.csv", "Class Name (str),Class ID (int),C,D,E,F", *rows)
     for part, name, fine in zip(("train", "val", "test"), names, (0, 0, 1), strict=True):
         write_text(root / f"dataset/{part}.txt", f"{name}, {fine}, 0")
@@ -107,6 +108,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "sop": write_sop,
     "inshop": write_inshop,
     "grocery": write_grocery,
+    "grocery-catalogue": write_grocery,
 }
 # kind -> classes and shades of the images of train and of test
 EXPECTED = {
@@ -115,6 +117,7 @@ EXPECTED = {
     "sop": ({"1": [0, 1], "2": [2]}, {"11319": [3]}),
     "inshop": ({"id_00000001": [2, 3]}, {"id_00000003": [0, 1]}),
     "grocery": ({"Apple": [0, 1]}, {"Milk": [2]}),
+    "grocery-catalogue": ({"Apple": [0, 1]}, {"Milk": [2, 4], "Apple (in the catalogue alone)": [3]}),
 }
 
 
@@ -162,6 +165,16 @@ def test_inshop_layouts_and_roles(tmp_path: Path, folder: str, listing: str) -> 
     assert list(data.test.ids) == [f"img/WOMEN/Tees/id_00000003/{view}.png" for view in ("front", "side")]
 
 
+def test_photographs_are_looked_for_in_the_catalogue(tmp_path: Path) -> None:
+    write_grocery(tmp_path)
+    data = load_data(f"grocery-catalogue:{tmp_path}", validation=0)
+    assert data.test.roles is not None
+    assert data.test.roles.tolist() == ["query", "gallery", "gallery"]
+    assert list(data.test.ids) == ["test/Milk/c.png", "iconic/apple.png", "iconic/milk.png"]
+    found = measure(np.array([[1.0, 0], [0, 1], [1, 0.1]], np.float32), data.test)
+    assert (found.recall_at(1), len(found.queries), found.gallery_size) == (1, 1, 2)
+
+
 def test_inshop_needs_its_images_extracted(tmp_path: Path) -> None:
     write_text(tmp_path / "Eval/list_eval_partition.txt", "0", "image_name item_id evaluation_status")
     with pytest.raises(DataError, match=r"holds neither img nor Img/img\. Extract img\.zip"):
@@ -181,8 +194,8 @@ def test_inshop_needs_its_images_extracted(tmp_path: Path) -> None:
         ("inshop", "Eval/list_eval_partition.txt", 3, "img/a.png id_1", "should be image_name item_id"),
         ("grocery", "dataset/val.txt", 1, "val/Fruit/b.png, 0", "should be path fine coarse"),
         ("grocery", "dataset/test.txt", 1, "test/Milk/c.png, 7, 1", "id 7 is not listed"),
-        ("grocery", "dataset/classes.csv", 2, "Milk,one,Milk", "'one' is not a number"),
-        ("grocery", "dataset/classes.csv", 3, "Milk", "found 'Milk' where there should be name, id"),
+        ("grocery", "dataset/classes.csv", 2, "Milk,one,Milk,1,/m", "'one' is not a number"),
+        ("grocery", "dataset/classes.csv", 3, "Milk,1", "found 'Milk' where there should be name, id"),
     ],
 )
 def test_a_malformed_line_is_an_error_that_names_it(

@@ -120,17 +120,12 @@ def test_warmup_trains_head_only_and_frozen_batchnorm_keeps_statistics(photos: P
 
 
 def test_best_epoch_is_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recalls = iter([0.5, 0.9, 0.7])
+    found = iter([(0.5, 0.2), (0.8, 0.6), (0.9, 0.4)])  # Recall@1 and MAP@R: the latter chooses
     states = []
 
     def fake(embeddings: np.ndarray, images: Any, metric: str) -> Any:
-        class Result:
-            average_precision = np.zeros(1)
-
-            def recall_at(self, k: int) -> float:
-                return next(recalls)
-
-        return Result()
+        recall, precision = next(found)
+        return SimpleNamespace(average_precision=np.array([precision]), recall_at=lambda k: recall)
 
     def remember(self: Any) -> None:
         original(self)
@@ -141,7 +136,7 @@ def test_best_epoch_is_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(zoo.learner.Learner, "on_train_epoch_end", remember)
     folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=3, **QUICK)
     model = load_model(folder)
-    assert facts_of(model).measured["validation"] == {"epoch": 2, "recall_at_1": 0.9}
+    assert facts_of(model).measured["validation"] == {"epoch": 2, "recall_at_1": 0.8, "map_at_r": 0.6}
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, states[1][name], msg=name)
 
@@ -178,6 +173,43 @@ def test_proxies_and_other_parameters_of_a_loss_have_rates_of_their_own(factor: 
     assert {rate_of[id(parameter)] for parameter in model.parameters()} == {0.1}
     assert rate_of[id(loss.inner.proxies)] == pytest.approx(3.0)
     assert {rate_of[id(parameter)] for parameter in loss.regressor.parameters()} == {0.1 * (factor or 1)}
+
+
+def learner_of(model: nn.Module, steps: int = 9, epochs: int = 1, **options: Any) -> zoo.learner.Learner:
+    """Return a learner that only makes its optimizer."""
+    given: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
+    given |= {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1, "seed": 0}
+    learner = zoo.learner.Learner(model, nn.Module(), None, **given | options, freeze_batchnorm=False)
+    learner.trainer = SimpleNamespace(  # type: ignore[assignment]
+        estimated_stepping_batches=steps, max_epochs=epochs, precision="32-true"
+    )
+    return learner
+
+
+def test_biases_norms_and_position_embeddings_do_not_decay() -> None:
+    model = create_model("test_vit", 8, image_size=32)
+    groups = learner_of(model, weight_decay=0.1).configure_optimizers()["optimizer"].param_groups
+    decay_of = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    named = dict(model.named_parameters())
+    assert len(decay_of) == len(named)
+    for name, decay in (("blocks.0.attn.qkv.weight", 0.1), ("patch_embed.proj.weight", 0.1), ("head.weight", 0.1)):
+        assert decay_of[id(named[name])] == decay
+    for name in ("blocks.0.attn.qkv.bias", "blocks.0.norm1.weight", "pos_embed", "cls_token"):
+        assert decay_of[id(named[name])] == 0
+
+
+def test_the_cosine_rises_over_a_twentieth_of_the_steps_and_falls_to_zero() -> None:
+    learner = learner_of(create_model("test_resnet", 8, image_size=32), steps=100, epochs=4, schedule="cosine")
+    scheduler = learner.configure_optimizers()["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(101):
+        rates.append(scheduler.get_last_lr()[0])
+        scheduler.optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(rates[:6], [0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    assert rates[5 + 95 // 2] == pytest.approx(0.1 * 0.5 * (1 + np.cos(np.pi * 47 / 95)))
+    assert rates[100] == pytest.approx(0)
+    assert all(later < earlier for earlier, later in zip(rates[5:], rates[6:], strict=False))
 
 
 def test_loss_of_ones_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +267,9 @@ def test_a_teacher_of_continuous_labels_ranks_unseen_images(spots: Path, spot_te
     assert facts.data["label_distance"] == "euclidean distance of 2 numbers"
     assert facts.data["train"] == {"images": 80} and facts.data["validation"] == {"images": 20}
     validation = facts.measured["validation"]
-    assert set(validation) == {"epoch", "ndcg_at_10"} and 0.9 < validation["ndcg_at_10"] <= 1
+    assert (
+        set(validation) == {"epoch", "ndcg_at_10", "mean_label_distance_at_10"} and 0.9 < validation["ndcg_at_10"] <= 1
+    )
     log = (spot_teacher / "log" / "metrics.csv").read_text().splitlines()[0]
     assert "validation/ndcg_at_10" in log and "validation/mean_label_distance_at_10" in log
 
@@ -317,10 +351,10 @@ def test_a_loss_for_classes_is_judged_by_classes(photos: Path, tmp_path: Path) -
     labels.write_text("path,x\n" + "\n".join(f"{name},{at}" for at, name in enumerate(names)))
     options = QUICK | {"epochs": 1, "continuous_labels": labels}
     by_class = train(f"folder:{photos}", tmp_path / "a", "test_resnet", rotate_classes=True, **options)
-    assert set(facts_of(load_model(by_class)).measured["validation"]) == {"epoch", "recall_at_1"}
+    assert set(facts_of(load_model(by_class)).measured["validation"]) == {"epoch", "recall_at_1", "map_at_r"}
     by_labels = train(f"folder:{photos}", tmp_path / "b", "test_resnet", loss="log_ratio", **options)
     facts = facts_of(load_model(by_labels))
-    assert set(facts.measured["validation"]) == {"epoch", "ndcg_at_10"}
+    assert set(facts.measured["validation"]) == {"epoch", "ndcg_at_10", "mean_label_distance_at_10"}
     assert facts.data["validation"] == {"images": 16, "classes": 2}
 
 
@@ -430,11 +464,17 @@ def test_what_validation_measured_outlasts_an_interruption_and_a_broken_checkpoi
         with pytest.raises(ModelError, match=r"last\.ckpt cannot be read .*Remove it to begin this stage anew"):
             train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
     checkpoint.write_bytes(whole)
+    best = checkpoint.with_name("best.safetensors")
+    weights = best.read_bytes()
+    best.write_bytes(weights[:100])
+    with pytest.raises(ModelError, match=r"best\.safetensors cannot be read .*to train anew"):
+        train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    best.write_bytes(weights)
     folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
     measured = json.loads((folder / "validation.json").read_text())
     assert [entry["epoch"] for entry in measured] == [1, 2, 3]
     best = facts_of(load_model(folder)).measured["validation"]
-    assert best["recall_at_1"] == round(max(entry["recall_at_1"] for entry in measured), 6)
+    assert best["map_at_r"] == round(max(entry["map_at_r"] for entry in measured), 6)
 
 
 def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ READERS: dict[str, str] = {
     "sop": "zoo.data.published:read_sop",
     "inshop": "zoo.data.published:read_inshop",
     "grocery": "zoo.data.published:read_grocery",
+    "grocery-catalogue": "zoo.data.published:read_grocery_catalogue",
 }
 
 
@@ -37,7 +38,8 @@ def load_data(
 
     Args:
         data: ``KIND`` or ``KIND:PATH``: ``glyphs``, ``folder:PATH``, ``csv:FILE``, ``omniglot:PATH``,
-            ``cifar100:PATH``, ``cub200:PATH``, ``cars196:PATH``, ``sop:PATH``, ``inshop:PATH``, ``grocery:PATH``; a
+            ``cifar100:PATH``, ``cub200:PATH``, ``cars196:PATH``, ``sop:PATH``, ``inshop:PATH``, ``grocery:PATH``,
+            ``grocery-catalogue:PATH``; a
             bare path means ``folder:PATH``, or ``csv:FILE`` if it ends in .csv. Splits that are ready pass through.
         split: rule that divides the classes; see :func:`zoo.data.splits.divide`.
         validation: fraction of the training classes held out to choose checkpoints on, in [0, 1); of the training

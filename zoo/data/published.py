@@ -289,7 +289,41 @@ def read_grocery(path: str) -> Source:
     Raises:
         DataError: a file is missing or a line of it malformed.
     """
+    return _read_grocery(Root(path, "dataset/classes.csv"))[0]
+
+
+def read_grocery_catalogue(path: str) -> Source:
+    """Grocery Store, photographs looked for in the shop's catalogue: one picture of each of the 81 products.
+
+    Products of even fine class id train, with their photographs. Photographs of the others are the queries; the gallery
+    are the catalogue's pictures of all products. Those of the products that train, which no query is of, are classes of
+    their own, since nothing tested is of a class that trained. ``path``: as for :func:`read_grocery`.
+
+    Raises:
+        DataError: a file is missing or a line of it malformed.
+    """
     root = Root(path, "dataset/classes.csv")
+    photographs, classes = _read_grocery(root)
+    images = photographs.images
+    assert images.labels is not None
+    tested = np.array([number % 2 == 1 for number in sorted(classes)])
+    pictures = [classes[number].picture for number in sorted(classes)]
+    beside = [f"{name} (in the catalogue alone)" for name in images.class_names]
+    count = len(pictures)
+    labels = np.where(tested, np.arange(count), count + np.arange(count))
+    both = ImageSet(
+        [*images.ids, *pictures],
+        [*images.sources, *(root.image(f"dataset/{picture}") for picture in pictures)],
+        np.concatenate([images.labels, labels]),
+        [*images.class_names, *beside],
+        np.array([*(QUERY if tested[label] else BOTH for label in images.labels), *[GALLERY] * count]),
+    )
+    split = np.array([*("test" if tested[label] else "train" for label in images.labels), *["test"] * count])
+    return Source(both, split, "products of even id train; photographs of the others are looked for in the catalogue")
+
+
+def _read_grocery(root: Root) -> tuple[Source, dict[int, _Product]]:
+    """Return the photographs, and the products by fine class id."""
     classes = _grocery_classes(root)
     index = {number: i for i, number in enumerate(sorted(classes))}
     ids: list[str] = []
@@ -299,19 +333,25 @@ def read_grocery(path: str) -> Source:
             ids.append(row.cells[0])
             labels.append(row.index(1, index))
     sources = [root.image(f"dataset/{name}") for name in ids]
-    class_names = [classes[number] for number in sorted(classes)]
-    return Source(ImageSet(ids, sources, np.array(labels, dtype=np.int64), class_names))
+    class_names = [classes[number].name for number in sorted(classes)]
+    return Source(ImageSet(ids, sources, np.array(labels, dtype=np.int64), class_names)), classes
 
 
-def _grocery_classes(root: Root) -> dict[int, str]:
-    """Return the name of each fine class by its id."""
+@dataclass(frozen=True)
+class _Product:
+    name: str
+    picture: str
+
+
+def _grocery_classes(root: Root) -> dict[int, _Product]:
+    """Return name and catalogue picture of each product by its fine class id."""
     classes = {}
     reader = csv.reader(io.StringIO(root.text("dataset/classes.csv")))
     for cells in reader:
         if reader.line_num == 1 or not cells:
             continue
         row = _Row(f"{root.where('dataset/classes.csv')} line {reader.line_num}", cells)
-        if len(cells) < 2:
-            raise row.error(f"found {cells[0]!r} where there should be name, id and more")
-        classes[row.number(1)] = cells[0]
+        if len(cells) < 5:
+            raise row.error(f"found {cells[0]!r} where there should be name, id, coarse name and id, and picture")
+        classes[row.number(1)] = _Product(cells[0], cells[4].lstrip("/"))
     return classes
