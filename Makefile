@@ -8,6 +8,7 @@ DEMO := runs/quickstart
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed
+	@echo "Environment: $(VENV), installed $$(date -r $(VENV)/installed '+%F %T')"
 	$(VENV)/bin/compressor run configs/quickstart.yaml --out $(DEMO)
 
 test: $(VENV)/installed

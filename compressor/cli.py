@@ -166,7 +166,8 @@ def _carry_out(verb: str, options: Namespace) -> int:
         print(f"Refused: {error}", file=sys.stderr)
         return GATE_FAILED
     if isinstance(result, Report):
-        from export.report import print_table, retained
+        from export.report_content import retained
+        from export.tables import print_table
 
         print_table(result.content)
         print(f"Report: {result.folder / 'report.html'}")

@@ -97,7 +97,7 @@ def distill(
         lr: learning rate; 1e-4 suits pretrained weights, random ones want about 2e-3.
         proxy_lr_factor: how many times that rate the proxies learn with, in losses that have them.
         weight_decay: of AdamW.
-        schedule: cosine or step.
+        schedule: cosine, which rises over the first twentieth of the steps and falls to 0, or step.
         step_epochs: with schedule step, epochs between two steps.
         step_factor: with schedule step, what the rate is multiplied by.
         freeze_batchnorm: keep the statistics of BatchNorm layers.

@@ -145,8 +145,8 @@ def step(
 ) -> dict[str, Any] | None:
     """Return what a row gains or loses against the one it comes from.
 
-    A search through an index comes from the exact one, an ONNX file of lower precision from the fp32 file before it,
-    where there is one, any other model from the one before it.
+    A search through an index comes from the exact one, a model folder from the teacher, an ONNX file of lower precision
+    from the fp32 file before it, where there is one, any other file from the model before it.
 
     Args:
         search: the row.
@@ -165,6 +165,8 @@ def step(
     origin = models[-1]
     if "index" in search.more:
         origin = search.more["index"]["of"]
+    elif search.stage.startswith("student"):
+        origin = models[0]
     elif fp32 and search.stage.startswith("onnx-") and not search.stage.startswith("onnx-fp32"):
         origin = fp32[-1]
     low, high = drop_interval(scores[search.stage], scores[origin], resamples, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.box import SIMPLE
@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from export.report import DASH, readable
+from export.formats import DASH, count, decimals, megabytes, percent, readable, significant
+from export.report_content import indexes_of, ks_of
 from export.runtime import preprocessing_in_words
+from zoo.label_retrieval import NDCG_K
 
-_TABLE_WIDTH = 120
+_TABLE_WIDTH, _INDEX_WIDTH = 120, 40
 _CANDIDATES_WIDTH = 150
 _SHOWN_NODES = 5
 
@@ -24,6 +26,65 @@ def wide_console(width: int = _TABLE_WIDTH) -> Console:
     """Return standard output to print tables on, widened where that is a file or pipe, so that nothing is cut."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, width))
+
+
+def print_table(content: dict[str, Any], console: Console | None = None) -> None:
+    """Print the stages as a table: measures and retention in percent, size in MB, median latency on one thread in ms.
+
+    Where there are indexes, also what a vector takes in them and how long a search takes, embedding left out; below the
+    table, what was found of mixed pairs. Label distances are what the labels have them in.
+
+    Args:
+        content: what ``report.json`` holds.
+        console: where to print; standard output if None, widened where that is a file or pipe, so that nothing is cut.
+    """
+    console = console or wide_console(_TABLE_WIDTH + (_INDEX_WIDTH if indexes_of(content) else 0))
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("stage", overflow="fold")
+    columns = _measure_columns(content)
+    for heading in (*columns, "retention", "parameters", "dim", "MB", "ms"):
+        table.add_column(heading, justify="right", overflow="fold")
+    indexed = bool(indexes_of(content))
+    for heading in ("bytes/vector", "ms/query") if indexed else ():
+        table.add_column(heading, justify="right", overflow="fold")
+    for stage in content["stages"]:
+        low, high = stage["retention_interval"]
+        cells = [
+            stage["stage"],
+            *(cell(stage) for cell in columns.values()),
+            f"{percent(stage['retention'])} [{percent(low)}, {percent(high)}]",
+            count(stage["parameters"]),
+            count(stage["dim"]),
+            megabytes(stage["bytes"]),
+            decimals((stage["latency_ms"] or {}).get("median")),
+        ]
+        if indexed:
+            index = stage.get("index", {})
+            cells += [decimals(index.get("bytes_per_vector"), 1), decimals(index.get("ms_per_query"), 3)]
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+    for stage in content["stages"]:
+        if "pair" in stage:
+            console.print(Text(stage["pair"]["finding"]), soft_wrap=True)
+
+
+def _measure_columns(content: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Return the heading of each column of measures, and what makes its cells of a stage."""
+
+    def cell(measure: str, k: str, text: Callable[[float], str] = percent) -> Callable[[dict[str, Any]], str]:
+        return lambda stage: text(stage[measure][k])
+
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {}
+    ks = ks_of(content)[:4]
+    for k in ks:
+        columns[f"Recall@{k}" if k == ks[0] else f"@{k}"] = cell("recall", k)
+    if ks:
+        columns["MAP@R"] = lambda stage: percent(stage["map_at_r"])
+    if "ndcg" in content["stages"][0]:
+        for k in (str(NDCG_K),) if ks else ("1", str(NDCG_K)):
+            columns[f"nDCG@{k}"] = cell("ndcg", k)
+            columns[f"distance@{k}"] = cell("mean_label_distance", k, significant)
+    return columns
 
 
 def print_bench(content: dict[str, Any], console: Console | None = None) -> None:

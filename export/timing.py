@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from export.runtime import Embedder
 
@@ -28,7 +29,7 @@ def timed_in_turn(
         For each call, the ``runs`` times in milliseconds.
     """
     taken: dict[Name, list[float]] = {name: [] for name in calls}
-    for run in range(-warm_up, runs):
+    for run in tqdm(range(-warm_up, runs), desc="timing", leave=False):
         for name, call in calls.items():
             start = time.perf_counter()
             call(run)

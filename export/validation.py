@@ -104,7 +104,8 @@ def validate(
     require_writable(out)
 
     from export.measured_models import latencies, open_models, seen_in_training
-    from export.report import render_html, retained
+    from export.report import render_html
+    from export.report_content import retained
     from export.searches import Search, all_searches, finding, require_possible, step
     from zoo.data import load_data
     from zoo.files import write_json, write_text

@@ -19,6 +19,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from tqdm import tqdm
 
 from zoo.data.image_set import GALLERY, QUERY, DataSplits, ImageSet
 from zoo.errors import DataError, OptionError, require_known
@@ -373,7 +374,8 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
             candidates = len(gallery)
         unsettled = []
         step = max(1, _CHUNK_BYTES // (8 * candidates * max(queries.shape[1], 1)))
-        for start in range(0, len(pending), step):
+        starts = tqdm(range(0, len(pending), step), desc="searching", leave=False, disable=len(pending) <= step)
+        for start in starts:
             rows = pending[start : start + step]
             if candidates == len(gallery):
                 found = np.broadcast_to(np.arange(len(gallery)), (len(rows), len(gallery)))

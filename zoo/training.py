@@ -84,7 +84,7 @@ def train(
         lr: learning rate of the network.
         proxy_lr_factor: how many times that rate the loss's proxies learn with.
         weight_decay: of AdamW.
-        schedule: cosine or step.
+        schedule: cosine, which rises over the first twentieth of the steps and falls to 0, or step.
         step_epochs: with schedule step, epochs between two steps.
         step_factor: with schedule step, what the rate is multiplied by.
         warmup_epochs: epochs at the start that train only head and proxies; null for 1 with pretrained weights, else 0.

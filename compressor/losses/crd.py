@@ -73,7 +73,8 @@ class CRDLoss(nn.Module):
         label_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        require_at_least(1, negatives=negatives)
+        require_at_least(1, negatives=negatives, projection_dim=projection_dim)
+        require_at_least(0, weight=weight, label_weight=label_weight)
         require_above(0, temperature=temperature)
         if not 0 <= momentum < 1:
             raise OptionError(f"momentum is {momentum}; it must lie in [0, 1).")

@@ -387,7 +387,9 @@ def test_crd_draws_as_many_negatives_as_asked_for_and_remembers_in_training_only
     assert torch.equal(loss.student_memory, before)
 
 
-@pytest.mark.parametrize("option", [{"negatives": 0}, {"temperature": 0.0}, {"momentum": 1.0}])
+@pytest.mark.parametrize(
+    "option", [{"negatives": 0}, {"temperature": 0.0}, {"momentum": 1.0}, {"projection_dim": 0}, {"weight": -1.0}]
+)
 def test_crd_options_out_of_range(option: dict[str, float]) -> None:
     with pytest.raises(OptionError, match=next(iter(option))):
         create_loss("crd", LOSSES, num_images=9, student_dim=3, teacher_dim=3, **option)

@@ -13,15 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export.report import (
-    _draw_label_distance,
-    _draw_ndcg,
-    _draw_recall,
-    _draw_size,
-    _spread,
-    print_table,
-    render_html,
-)
+from export.plots import _draw_label_distance, _draw_ndcg, _draw_recall, _draw_size
+from export.report import _spread, render_html
+from export.tables import print_table
 from zoo.data import ImageSet
 from zoo.data.continuous import VectorLabels
 from zoo.errors import DataError

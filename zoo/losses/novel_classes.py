@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from zoo.arguments import require_above, require_at_least
 from zoo.directions import unit
 from zoo.energy import energy_distances, spreads
 from zoo.errors import OptionError
@@ -95,17 +96,12 @@ class NovelClassesLoss(nn.Module):
         generator_lr_factor: float = 3.0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("novel_classes", novel_classes, 0),
-            ("synthetic_weight", synthetic_weight, 0),
-            ("realism_weight", realism_weight, 0),
-            ("diversity_weight", diversity_weight, 0),
-            ("warmup_epochs", warmup_epochs, 0),
-            ("noise_dim", noise_dim, 1),
-            ("hidden_dim", hidden_dim, 1),
-        ):
-            if value is not None and not value >= least:
-                raise OptionError(f"{name} of novel_classes is {value}; it must be at least {least}.")
+        weights = {"realism_weight": realism_weight, "diversity_weight": diversity_weight}
+        counts = {"novel_classes": novel_classes, "warmup_epochs": warmup_epochs}
+        known = {name: value for name, value in counts.items() if value is not None}
+        require_at_least(0, synthetic_weight=synthetic_weight, **weights, **known)
+        require_at_least(1, noise_dim=noise_dim, hidden_dim=hidden_dim)
+        require_above(0, generator_lr_factor=generator_lr_factor)
         self.num_classes = num_classes
         self.novel_classes = num_classes if novel_classes is None else novel_classes
         classes = num_classes + self.novel_classes
