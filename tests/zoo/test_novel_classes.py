@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -356,13 +357,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Pa
 def test_report_is_of_the_epoch_that_is_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states: list[dict[str, Tensor]] = []
     kept: list[tuple[np.ndarray, dict[str, Tensor]]] = []
-    recalls = iter([0.5, 0.9, 0.7])
+    precisions = iter([0.5, 0.9, 0.7])
 
-    class Result:
-        average_precision = np.zeros(1)
-
-        def recall_at(self, k: int) -> float:
-            return next(recalls)
+    def measured(*arguments: Any) -> Any:
+        return SimpleNamespace(average_precision=np.array([next(precisions)]), recall_at=lambda k: 0.5)
 
     def remember(self: Any) -> None:
         original(self)
@@ -372,7 +370,7 @@ def test_report_is_of_the_epoch_that_is_kept(photos: Path, tmp_path: Path, monke
         kept.append((embeddings, self.state_dict()))
 
     original = zoo.learner.Learner.on_train_epoch_end
-    monkeypatch.setattr(zoo.learner, "measure", lambda *arguments: Result())
+    monkeypatch.setattr(zoo.learner, "measure", measured)
     monkeypatch.setattr(zoo.learner.Learner, "on_train_epoch_end", remember)
     monkeypatch.setattr(NovelClassesLoss, "diagnose", diagnose)
     folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=3, validation=0.34, **QUICK)
