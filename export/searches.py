@@ -171,7 +171,7 @@ def step(
         origin = fp32[-1]
     low, high = drop_interval(scores[search.stage], scores[origin], resamples, seed)
     difference = float(scores[search.stage].mean()) - float(scores[origin].mean())
-    return {"from": origin, "difference": difference, "interval": [-high, -low]}
+    return {"from": origin, "difference": difference, "interval": [0.0 - high, 0.0 - low]}
 
 
 def finding(

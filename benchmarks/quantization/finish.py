@@ -43,7 +43,7 @@ SMALL: dict[str, Any] = {"image_size": 32, "crop_pct": 1.0, "augment": "drawing"
 TEACHER = SMALL | {"arch": "resnet10t", "dim": 512, "epochs": 10, "batch_size": 64, "lr": 1e-3, "proxy_lr_factor": 30}
 STUDENT = SMALL | {"arch": "test_resnet", "dim": 64, "epochs": 13, "batch_size": 64, "lr": 5e-3}
 UNEVEN = 8.0
-EXPORT: dict[str, Any] = {"precision": "int8", "max_drop": 0.01, "latency_runs": 0}
+EXPORT: dict[str, Any] = {"precision": "int8", "max_drop": 0.005, "latency_runs": 0}
 QAT_EPOCHS = 8
 SETTINGS: Settings = {
     "teacher": TEACHER,

@@ -37,6 +37,7 @@ from zoo import (
 )
 from zoo.errors import DivergedError
 from zoo.files import digest
+from zoo.models import facts_of
 from zoo.retrieval import drop_interval
 
 QUICK: dict[str, Any] = {"validation": 0.34, "calibration_images": 16, "latency_runs": 2}
@@ -333,6 +334,20 @@ def test_a_finish_gives_int8_a_second_chance(
     source = digest(tiny_teacher / "model.safetensors")
     assert Embedder(shipped.files["int8"]).metadata["source_digest"] == source
     assert Embedder(shipped.files["fp32"]).metadata["source_digest"] == digest(fragile / "model.safetensors")
+
+
+def test_a_finish_is_made_kept_and_judged_against_the_student_as_it_was(
+    fragile: Path, tiny_teacher: Path, photos: Path, tmp_path: Path
+) -> None:
+    options = QUICK | {"data": f"folder:{photos}", "precision": "int8", "latency_runs": 0}
+    with pytest.raises(RefusedError, match=r"the best, .*static u8s8 per-channel minmax, loses") as refused:
+        compressor.ship(fragile, tmp_path, teacher=tiny_teacher, qat_epochs=1, **options)  # its scale is beyond mending
+    tried = refused.value.content["candidates"]
+    assert [entry["name"].removeprefix("finished, ") for entry in tried[3:]] == [entry["name"] for entry in tried[:3]]
+    facts = facts_of(load_model(tmp_path / "finished"))
+    assert facts.options["finish_quantized"]["epochs"] == 1 and "validation as int8" in facts.measured
+    assert tried[3]["drop"] == pytest.approx(tried[0]["score"] - tried[3]["score"])
+    assert not (tmp_path / "model-int8.onnx").exists()
 
 
 def test_a_finish_needs_a_teacher(fragile: Path, photos: Path, tmp_path: Path) -> None:

@@ -113,6 +113,20 @@ def test_data_may_lie_elsewhere_while_it_is_the_same(tmp_path: Path) -> None:
         open_stage(tmp_path, data="photos", digest="d2")
 
 
+def test_a_student_to_finish_may_be_moved(tmp_path: Path) -> None:
+    def finish(student: Any, out: Any) -> None:
+        """Take a student as ``finish_quantized`` does."""
+
+    def begin(student: str) -> Stage:
+        return Stage.open(tmp_path, finish, {"student": student, "out": tmp_path}, student_digest="d")
+
+    begin("/home/me/run/student")
+    (tmp_path / "checkpoints").mkdir()
+    begin("/mnt/run/student")
+    with pytest.raises(OptionError, match="was begun with student"):
+        begin("/mnt/run/other")
+
+
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
     open_stage(tmp_path)
     (tmp_path / "checkpoints").mkdir()
