@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/compressor run configs/quickstart.yaml --out $(DEMO)
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -145,7 +145,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         row += [f"{100 * test['fp32']['recall_at_1']:.2f}", drop(test["int8"])]
         rows.append([*row, drop(test["finished int8"]) if "finished int8" in test else "–"])
     header = ["seed", "int8, validation", "finished, validation", "the file", "fp32 Recall@1", "int8", "finished int8"]
-    rescued = [line for line in lines if "finished int8" in line["test"]]
+    rescued = [line for line in lines if str(line["chosen"]).startswith("finished")]
     text = [
         "# A quantisation-aware finish",
         "",
@@ -161,7 +161,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     for name in ("int8", "finished int8"):
         drops = [100 * line["test"][name]["drop"] for line in rescued]
         if drops:
-            text += [f"{name}, test classes, seeds that shipped: {spread(drops)} points.", ""]
+            text += [f"Drop on the test classes, seeds that the finish rescued, {name}: {spread(drops)} points.", ""]
     return "\n".join([*text, made_with(lines)]) + "\n"
 
 
