@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -49,33 +49,79 @@ class Results:
             file.write("\n" * (not before.endswith(b"\n") and bool(before)) + json.dumps(line) + "\n")
 
 
-def tune(
-    tuning: Results,
-    grid: list[Options],
-    settings_of: Callable[[Options], Settings],
-    run: Callable[[Settings], dict[str, Any]],
-    **values: Any,
-) -> None:
-    """Run the options of a grid that were not tried yet; where training diverges, that is noted as its result.
+class GridSearch:
+    """The options that are tried for one method: their runs in a file of tuning, and which of them was best.
 
     Args:
-        tuning: where a line goes for each: ``values``, the ``options``, all settings, and what the run returns.
+        tuning: the file.
         grid: the options.
         settings_of: all settings of the run with these options.
-        run: takes the settings.
-        values: what tells these runs from others.
+        score: of a run, higher is better.
+        values: what tells these runs from those of other methods.
     """
-    for options in grid:
-        settings = settings_of(options)
-        known = values | {"settings": digest_of(settings)}
-        if tuning.lines(**known):
-            continue
-        line = known | {"options": options, "run": settings}
-        try:
-            line |= run(settings)
-        except DivergedError as error:
-            line["error"] = str(error)
-        tuning.add(line)
+
+    def __init__(
+        self,
+        tuning: Results,
+        grid: list[Options],
+        settings_of: Callable[[Options], Settings],
+        score: Callable[[dict[str, Any]], float],
+        **values: Any,
+    ) -> None:
+        self.tuning = tuning
+        self.grid = grid
+        self.settings_of = settings_of
+        self.score = score
+        self.values = values
+
+    def run(self, run: Callable[[Settings], dict[str, Any]]) -> None:
+        """Run the options that were not tried yet; where training diverges, that is noted as its result.
+
+        Args:
+            run: takes all settings, and returns what goes into the line beside them and the options.
+        """
+        for options in self.grid:
+            settings = self.settings_of(options)
+            known = self.values | {"settings": digest_of(settings)}
+            if self.tuning.lines(**known):
+                continue
+            line = known | {"options": options, "run": settings}
+            try:
+                line |= run(settings)
+            except DivergedError as error:
+                line["error"] = str(error)
+            self.tuning.add(line)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the runs of this grid that were made with the settings as they are."""
+        found = current(self.tuning.lines(**self.values), map(self.settings_of, self.grid))
+        return list({line["settings"]: line for line in found}.values())  # two processes may have made the same
+
+    def best(self) -> Options:
+        """Return the options that scored highest; ends the program where some were not tried yet, or all failed."""
+        lines = self.lines()
+        if len(lines) < len(self.grid):
+            found = f"{self.values} has {len(lines)} of {len(self.grid)} runs"
+            raise SystemExit(f"{found} in {self.tuning.path}; run --tune first.")
+        finished = [line for line in lines if "error" not in line]
+        if not finished:
+            found = f"{self.values}: none of {len(self.grid)} runs"
+            raise SystemExit(f"{found} in {self.tuning.path} finished. Choose another grid.")
+        options: Options = max(finished, key=self.score)["options"]
+        return options
+
+    def with_best(
+        self, lines: list[dict[str, Any]], settings_of: Callable[[Options], Settings] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the runs that were made with the best options; none while some options were not tried.
+
+        Args:
+            lines: runs, not of tuning.
+            settings_of: all settings of those runs, where they are not those of tuning.
+        """
+        if not lines or len(self.lines()) < len(self.grid):
+            return []
+        return current(lines, [(settings_of or self.settings_of)(self.best())])
 
 
 def digest_of(settings: dict[str, Any]) -> str:
@@ -87,37 +133,26 @@ def digest_of(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def best_options(
-    tuning: Results,
-    grid: list[Options],
-    settings_of: Callable[[Options], Settings],
-    score: Callable[[dict[str, Any]], float],
-    **values: Any,
-) -> Options:
-    """Return the options of the grid that scored highest; ends the program where some of them were not tried yet.
-
-    Args:
-        tuning: runs with their ``options``.
-        grid: the options to choose from.
-        settings_of: all settings of the run with these options.
-        score: of a run, higher is better.
-        values: what else the runs must have.
-    """
-    found = current(tuning.lines(**values), [settings_of(options) for options in grid])
-    lines = {line["settings"]: line for line in found}  # two processes may have made the same
-    if len(lines) < len(grid):
-        raise SystemExit(f"{values} has {len(lines)} of {len(grid)} runs in {tuning.path}; run --tune first.")
-    finished = [line for line in lines.values() if "error" not in line]
-    if not finished:
-        raise SystemExit(f"{values}: none of {len(grid)} runs in {tuning.path} finished. Choose another grid.")
-    options: Options = max(finished, key=score)["options"]
-    return options
-
-
 def current(lines: list[dict[str, Any]], settings: Iterable[Settings]) -> list[dict[str, Any]]:
     """Return the runs that were made with one of these settings, so that those of former ones are in no table."""
     digests = {digest_of(each) for each in settings}
     return [line for line in lines if line["settings"] in digests]
+
+
+def grouped(
+    lines: Iterable[dict[str, Any]], name: str, score: Callable[[dict[str, Any]], float]
+) -> dict[str, list[float]]:
+    """Return the scores of the runs in percent, by what they have under a name, in the order they come."""
+    groups: dict[str, list[float]] = {}
+    for line in lines:
+        groups.setdefault(line[name], []).append(100 * score(line))
+    return groups
+
+
+def recall_at_1(line: dict[str, Any]) -> float:
+    """Return what a run measured on the test classes."""
+    recall: float = line["recall"]["1"]
+    return recall
 
 
 def percent(line: dict[str, Any], score: Callable[[dict[str, Any]], float]) -> str:
@@ -129,6 +164,12 @@ def spread(values: list[float], decimals: int = 2) -> str:
     """Return the mean, with the standard deviation of a sample where there are several values."""
     text = f"{fmean(values):.{decimals}f}"
     return text if len(values) == 1 else f"{text} ± {stdev(values):.{decimals}f}"
+
+
+def in_points(share: float, interval: Sequence[float], form: str = ".2f") -> str:
+    """Return a difference and its interval, shares in 0..1, in points."""
+    low, high = interval
+    return f"{100 * share:{form}} [{100 * low:{form}}, {100 * high:{form}}]"
 
 
 def gain(differences: list[float]) -> str:

@@ -48,11 +48,13 @@ def ship(
     require_ranges({"qat_epochs": qat_epochs})
     if qat_epochs and teacher is None:
         raise OptionError(f"qat_epochs {qat_epochs} needs a teacher to learn from. Give --teacher.")
-    if qat_epochs and "int8" not in files_of(model, path, options.get("precision", "fp32")):
-        raise OptionError(f"qat_epochs {qat_epochs} finishes a student for int8. Give --precision int8 or auto too.")
     if not qat_epochs:
         return export_model(model, path, **options)
     assert teacher is not None
+    precision = options.get("precision", "fp32")
+    files = files_of(model, path, precision, options.get("input", "pixels"))
+    if "int8" not in files:
+        raise OptionError(f"qat_epochs {qat_epochs} finishes a student for int8. Give --precision int8 or auto too.")
 
     from compressor.quantization_aware import finish_quantized, obstacle_to_finish
     from zoo.teachers import open_teacher
@@ -69,8 +71,6 @@ def ship(
         raise RefusedError(refused.found, obstacle, refused.content, refused.network)
     log.info("%s Finishing the student for %d epochs.", refused.found, qat_epochs)
 
-    precision = options["precision"]
-    files = files_of(model, path, precision, options.get("input", "pixels"))
     shared = ("split", "validation", "continuous_labels", "label_metric", "max_unreadable", "seed")
     try:
         finished = finish_quantized(

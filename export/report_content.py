@@ -29,4 +29,5 @@ def score_of(stage: dict[str, Any]) -> float:
 
 
 def ks_of(content: dict[str, Any]) -> list[str]:
+    """Return the K that Recall@K was measured at, in order, as the keys they are in JSON."""
     return sorted(content["stages"][0].get("recall", {}), key=int)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from zoo.arguments import ModelLike
 from zoo.errors import ModelError, first_line, require_known
 from zoo.files import digest
 from zoo.models import COSINE, facts_of, load_model, normalize_embeddings, preprocessing_of, summary_of
-from zoo.preprocessing import Preprocess
+from zoo.preprocessing import Preprocess, Preprocessing
 from zoo.versions import versions
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def pixels_to_vector(model: nn.Module) -> PixelsToVector:
 @dataclass(frozen=True, eq=False)
 class Graphs:
     """The parts of an ONNX file; only the network is ever put in another precision.
+
+    The other two are shared between models, and are not to be changed in place.
 
     Attributes:
         preprocess: ``image`` uint8 ``(N, H, W, 3)``, any N, H and W, to ``tensor`` float32 ``(N, 3, h, w)``.
@@ -117,9 +120,8 @@ def trace_model(model: ModelLike) -> Traced:
 
 def trace(whole: PixelsToVector) -> Graphs:
     """Export the parts to ONNX by PyTorch's dynamo exporter, weights inside."""
-    image = torch.randint(0, 256, (2, 121, 133, 3), dtype=torch.uint8)
     with torch.no_grad():
-        tensor = whole.preprocess(image)
+        tensor = whole.preprocess(_example_image())
         vector = whole.network(tensor)
     if vector.ndim != 2:
         raise ValueError(
@@ -127,10 +129,24 @@ def trace(whole: PixelsToVector) -> Graphs:
         )
     if not bool(torch.isfinite(vector).all()):
         raise ValueError("its embeddings are not finite; its weights are broken, or training diverged")
-    preprocess = _traced(whole.preprocess, image, ("image", "tensor"), {0: "N", 1: "H", 2: "W"})
     network = _traced(whole.network, tensor, ("tensor", "vector"), {0: "N"})
-    normalize = _traced(_Normalize(), vector, ("vector", "embedding"), {0: "N"}) if whole.normalize else None
-    return Graphs(preprocess, network, normalize)
+    normalize = _normalize_graph(vector.shape[1]) if whole.normalize else None
+    return Graphs(_preprocess_graph(whole.preprocess.preprocessing), network, normalize)
+
+
+@lru_cache(maxsize=8)
+def _preprocess_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
+    """Return what depends on no weights, once: tracing it takes as long as a small network."""
+    return _traced(Preprocess(preprocessing), _example_image(), ("image", "tensor"), {0: "N", 1: "H", 2: "W"})
+
+
+@lru_cache(maxsize=8)
+def _normalize_graph(dim: int) -> onnx.ModelProto:
+    return _traced(_Normalize(), torch.ones(2, dim), ("vector", "embedding"), {0: "N"})
+
+
+def _example_image() -> Tensor:
+    return torch.randint(0, 256, (2, 121, 133, 3), dtype=torch.uint8)
 
 
 class _Normalize(nn.Module):

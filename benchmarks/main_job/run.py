@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from benchmarks.labels_only import as_labels_only
-from benchmarks.results import Results, made_with, markdown_table, spread
+from benchmarks.results import Results, in_points, made_with, markdown_table, spread
 from compressor import run
 from compressor.cli import quieten
 from export import validate
@@ -110,6 +110,7 @@ def table(lines: list[dict[str, Any]]) -> str:
             having = [line for line in of_config if stage in line["stages"]]
             found = [line["stages"][stage] for line in having]
             recalls = [spread([100 * entry["recall"][k] for entry in found]) for k in ("1", "2", "4", "8")]
+            steps = [entry["step"] for entry in found if entry.get("step")]
             rows.append(
                 [
                     config,
@@ -118,7 +119,7 @@ def table(lines: list[dict[str, Any]]) -> str:
                     *recalls,
                     spread([100 * entry["map_at_r"] for entry in found]),
                     spread([100 * entry["retention"] for entry in found]),
-                    "; ".join(_step(entry["step"]) for entry in found if entry.get("step")),
+                    "; ".join(f"{in_points(x['difference'], x['interval'], '+.2f')} from {x['from']}" for x in steps),
                     f"{found[0]['parameters']:,}",
                     str(found[0]["dim"]),
                     f"{found[0]['bytes'] / 1e6:.1f}",
@@ -140,11 +141,6 @@ def table(lines: list[dict[str, Any]]) -> str:
         minutes = ", ".join(f"{line['seconds'] / 60:.1f}" for line in of_config)
         text.append(f"- {config}: {minutes} minutes a seed, labels only aside. {made_with(of_config)}")
     return "\n".join(text) + "\n"
-
-
-def _step(step: dict[str, Any]) -> str:
-    low, high = step["interval"]
-    return f"{100 * step['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}] from {step['from']}"
 
 
 if __name__ == "__main__":

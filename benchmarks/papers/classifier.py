@@ -24,19 +24,19 @@ from torch.nn import functional
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import SPLIT, arguments, every_fourth
 from benchmarks.results import (
+    GridSearch,
     Options,
     Results,
     Settings,
-    best_options,
     current,
     digest_of,
     gain,
+    grouped,
     made_with,
     markdown_table,
     percent,
     spread,
 )
-from benchmarks.results import tune as try_all
 from compressor import distill
 from compressor.cli import quieten
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
@@ -139,10 +139,7 @@ def main() -> None:
     lines = current_lines()
     TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
     if lines:
-        panel: dict[str, list[float]] = {}
-        for line in lines:
-            panel.setdefault(line["method"], []).append(100 * line["accuracy"])
-        draw_bars({"Classification, Omniglot": panel}, "accuracy, %", PLOT)
+        draw_bars({"Classification, Omniglot": grouped(lines, "method", _validated)}, "accuracy, %", PLOT)
     print(TABLE.read_text(encoding="utf-8"))
 
 
@@ -163,13 +160,13 @@ def tune(data: DataSplits, work: Path) -> None:
         return {"accuracy": accuracy(make(settings, data, 0, work), data.test)}
 
     for method in GRID:
-        try_all(TUNING, GRID[method], settings_of, judged, method=method)
+        search_of(method).run(judged)
 
 
 def compare(data: DataSplits, seed: int, work: Path) -> None:
     """Train teacher and students of a seed and judge them."""
     for method in (TEACHER, *GRID):
-        settings = settings_of(None if method == TEACHER else chosen(method))
+        settings = settings_of(None if method == TEACHER else search_of(method).best())
         known = {"method": method, "seed": seed, "settings": digest_of(settings)}
         if not RESULTS.lines(**known):
             judged = accuracy(make(settings, data, seed, work), data.test)
@@ -193,23 +190,22 @@ def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
     return distill(teacher, out=work / f"{digest_of(settings)}-{seed}", **shared, **settings["student"])
 
 
-def chosen(method: str) -> Options:
-    """Return the options that were best on the training drawings held out."""
-    return best_options(TUNING, GRID[method], settings_of, _validated, method=method)
+def search_of(method: str) -> GridSearch:
+    """Return the search for a method's options, on the training drawings held out."""
+    return GridSearch(TUNING, GRID[method], settings_of, _validated, method=method)
 
 
 def current_lines() -> list[dict[str, Any]]:
     """Return the results that were made with what tuning chose and the settings as they are."""
     lines = current(RESULTS.lines(method=TEACHER), [settings_of(None)])
     for method in GRID:
-        found = RESULTS.lines(method=method)
-        lines += current(found, [settings_of(chosen(method))]) if found else []
+        lines += search_of(method).with_best(RESULTS.lines(method=method))
     return lines
 
 
 def current_tuning() -> list[dict[str, Any]]:
     """Return the tuning runs that were made with the settings and grids as they are."""
-    return [line for method in GRID for line in current(TUNING.lines(method=method), map(settings_of, GRID[method]))]
+    return [line for method in GRID for line in search_of(method).lines()]
 
 
 def accuracy(folder: Path, images: ImageSet) -> float:

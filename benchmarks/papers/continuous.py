@@ -21,11 +21,10 @@ from typing import Any
 from benchmarks.papers.label_distances import write_stroke_distances, write_text_vectors
 from benchmarks.papers.protocol import SPLIT, arguments, validated
 from benchmarks.results import (
+    GridSearch,
     Options,
     Results,
     Settings,
-    best_options,
-    current,
     digest_of,
     gain,
     made_with,
@@ -33,7 +32,6 @@ from benchmarks.results import (
     percent,
     spread,
 )
-from benchmarks.results import tune as try_all
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, load_model, train
 from zoo.embedding import embed
@@ -107,13 +105,13 @@ def tune(task: str, data: DataSplits, losses: list[str], work: Path) -> None:
         return {"validation": validated(make(task, settings, data, 0, work))}
 
     for loss in losses:
-        try_all(TUNING, GRID[loss], partial(settings_of, task, loss), judged, loss=loss, task=task)
+        search_of(task, loss).run(judged)
 
 
 def compare(task: str, data: DataSplits, losses: list[str], seed: int, work: Path) -> None:
     """Train with each loss and measure on the test classes."""
     for loss in losses:
-        tried = chosen(task, loss)
+        tried = search_of(task, loss).best()
         settings = settings_of(task, loss, tried)
         known = {"task": task, "loss": loss, "seed": seed, "settings": digest_of(settings)}
         if RESULTS.lines(**known):
@@ -135,29 +133,22 @@ def make(task: str, settings: Settings, data: DataSplits, seed: int, work: Path)
     return train(data, work / f"{task}-{settings['loss']}-{digest_of(settings)}-{seed}", seed=seed, **settings)
 
 
-def chosen(task: str, loss: str) -> Options:
-    """Return the options that were best on the validation classes."""
-    return best_options(TUNING, GRID[loss], partial(settings_of, task, loss), _validated, task=task, loss=loss)
+def search_of(task: str, loss: str) -> GridSearch:
+    """Return the search for a loss's options, on the validation classes."""
+    return GridSearch(TUNING, GRID[loss], partial(settings_of, task, loss), _validated, task=task, loss=loss)
 
 
 def current_lines() -> list[dict[str, Any]]:
     """Return the results that were made with what tuning chose and the settings as they are."""
     lines = []
     for task, loss in product(TASKS, GRID):
-        found = RESULTS.lines(task=task, loss=loss)
-        lines += current(found, [settings_of(task, loss, chosen(task, loss))]) if found else []
+        lines += search_of(task, loss).with_best(RESULTS.lines(task=task, loss=loss))
     return lines
 
 
 def current_tuning() -> list[dict[str, Any]]:
     """Return the tuning runs that were made with the settings and grids as they are."""
-    return [
-        line
-        for task, loss in product(TASKS, GRID)
-        for line in current(
-            TUNING.lines(task=task, loss=loss), [settings_of(task, loss, tried) for tried in GRID[loss]]
-        )
-    ]
+    return [line for task, loss in product(TASKS, GRID) for line in search_of(task, loss).lines()]
 
 
 def _validated(line: dict[str, Any]) -> float:

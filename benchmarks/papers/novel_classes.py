@@ -19,19 +19,19 @@ from typing import Any
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import SPLIT, arguments, measured, validated
 from benchmarks.results import (
+    GridSearch,
     Options,
     Results,
     Settings,
-    best_options,
-    current,
     digest_of,
     gain,
+    grouped,
     made_with,
     markdown_table,
     percent,
+    recall_at_1,
     spread,
 )
-from benchmarks.results import tune as try_all
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, train
 
@@ -107,13 +107,13 @@ def tune(data: DataSplits, base: str, work: Path) -> None:
         return {"validation": validated(make(settings, data, 0, work))}
 
     for variant in VARIANTS:
-        try_all(TUNING, grid(base, variant), settings_of, judged, base=base, variant=variant)
+        search_of(base, variant).run(judged)
 
 
 def compare(data: DataSplits, base: str, seed: int, work: Path) -> None:
     """Train each variant, and measure on the test classes."""
     for variant in VARIANTS:
-        tried = chosen(base, variant)
+        tried = search_of(base, variant).best()
         settings = settings_of(tried)
         known = {"base": base, "variant": variant, "seed": seed, "settings": digest_of(settings)}
         if not RESULTS.lines(**known):
@@ -132,27 +132,22 @@ def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
     return train(data, work / f"{digest_of(settings)}-{seed}", seed=seed, **settings)
 
 
-def chosen(base: str, variant: str) -> Options:
-    """Return the options that were best on the validation classes."""
-    return best_options(TUNING, grid(base, variant), settings_of, _validated, base=base, variant=variant)
+def search_of(base: str, variant: str) -> GridSearch:
+    """Return the search for the options of a variant, on the validation classes."""
+    return GridSearch(TUNING, grid(base, variant), settings_of, _validated, base=base, variant=variant)
 
 
 def current_lines() -> list[dict[str, Any]]:
     """Return the results that were made with what tuning chose and the settings as they are."""
     lines = []
     for base, variant in product(BASES, VARIANTS):
-        found = RESULTS.lines(base=base, variant=variant)
-        lines += current(found, [settings_of(chosen(base, variant))]) if found else []
+        lines += search_of(base, variant).with_best(RESULTS.lines(base=base, variant=variant))
     return lines
 
 
 def current_tuning() -> list[dict[str, Any]]:
     """Return the tuning runs that were made with the settings and grids as they are."""
-    return [
-        line
-        for base, variant in product(BASES, VARIANTS)
-        for line in current(TUNING.lines(base=base, variant=variant), map(settings_of, grid(base, variant)))
-    ]
+    return [line for base, variant in product(BASES, VARIANTS) for line in search_of(base, variant).lines()]
 
 
 def _validated(line: dict[str, Any]) -> float:
@@ -190,10 +185,8 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
 
 
 def _panels(lines: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    panels: dict[str, dict[str, list[float]]] = {}
-    for line in lines:
-        panels.setdefault(line["base"], {}).setdefault(line["variant"], []).append(100 * line["recall"]["1"])
-    return panels
+    by_base = {base: [line for line in lines if line["base"] == base] for base in BASES}
+    return {base: grouped(found, "variant", recall_at_1) for base, found in by_base.items() if found}
 
 
 if __name__ == "__main__":

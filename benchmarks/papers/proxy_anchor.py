@@ -21,11 +21,10 @@ import numpy as np
 
 from benchmarks.papers.protocol import SPLIT, arguments, measured
 from benchmarks.results import (
+    GridSearch,
     Options,
     Results,
     Settings,
-    best_options,
-    current,
     digest_of,
     gain,
     made_with,
@@ -33,7 +32,6 @@ from benchmarks.results import (
     percent,
     spread,
 )
-from benchmarks.results import tune as try_all
 from compressor.cli import quieten
 from zoo import DataSplits, ImageSet, load_data, train
 from zoo.files import replacing
@@ -110,13 +108,13 @@ def tune(data: DataSplits, names: list[str], work: Path) -> None:
         def judged(settings: Settings) -> dict[str, Any]:
             return {"curve": curve(make(settings, data, 0.0, 0, work))}
 
-        try_all(TUNING, grid(name), partial(settings_of, name), judged, loss=name)
+        search_of(name).run(judged)
 
 
 def compare(data: DataSplits, names: list[str], noise: float, seed: int, work: Path) -> None:
     """Train with each loss on labels of which a part is wrong, and measure on the test classes."""
     for name in names:
-        tried = chosen(name)
+        tried = search_of(name).best()
         settings = settings_of(name, tried)
         known = {"loss": name, "noise": noise, "seed": seed, "settings": digest_of(settings)}
         if not RESULTS.lines(**known):
@@ -156,27 +154,19 @@ def curve(folder: Path) -> list[float]:
     return [round(entry["recall_at_1"], 4) for entry in measured]
 
 
-def chosen(name: str) -> Options:
-    """Return the options that were best on the validation classes."""
-    return best_options(TUNING, grid(name), partial(settings_of, name), _validated, loss=name)
+def search_of(name: str) -> GridSearch:
+    """Return the search for a loss's options, on the validation classes."""
+    return GridSearch(TUNING, grid(name), partial(settings_of, name), _validated, loss=name)
 
 
 def current_lines() -> list[dict[str, Any]]:
     """Return the results that were made with what tuning chose and the settings as they are."""
-    lines = []
-    for name in LOSSES:
-        found = RESULTS.lines(loss=name)
-        lines += current(found, [settings_of(name, chosen(name))]) if found else []
-    return lines
+    return [line for name in LOSSES for line in search_of(name).with_best(RESULTS.lines(loss=name))]
 
 
 def current_tuning() -> list[dict[str, Any]]:
     """Return the tuning runs that were made with the settings and grids as they are."""
-    return [
-        line
-        for name in LOSSES
-        for line in current(TUNING.lines(loss=name), [settings_of(name, tried) for tried in grid(name)])
-    ]
+    return [line for name in LOSSES for line in search_of(name).lines()]
 
 
 def _validated(line: dict[str, Any]) -> float:

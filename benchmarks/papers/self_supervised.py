@@ -25,18 +25,18 @@ from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.probes import knn_accuracy, linear_probe
 from benchmarks.papers.protocol import SPLIT, arguments, every_fourth
 from benchmarks.results import (
+    GridSearch,
     Options,
     Results,
     Settings,
-    best_options,
     current,
     digest_of,
+    grouped,
     made_with,
     markdown_table,
     percent,
     spread,
 )
-from benchmarks.results import tune as try_all
 from compressor import distill
 from compressor.cli import quieten
 from zoo import DataSplits, ImageSet, load_data, load_model, train
@@ -98,10 +98,8 @@ def main() -> None:
     lines = current_lines()
     TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
     if lines:
-        panel: dict[str, list[float]] = {}
-        for line in lines:
-            panel.setdefault(line["method"], []).append(100 * line["linear_probe"])
-        draw_bars({"Self-supervised transfer, Omniglot": panel}, "accuracy of a linear probe, %", PLOT)
+        panels = {"Self-supervised transfer, Omniglot": grouped(lines, "method", _validated)}
+        draw_bars(panels, "accuracy of a linear probe, %", PLOT)
     print(TABLE.read_text(encoding="utf-8"))
 
 
@@ -112,13 +110,13 @@ def tune(data: DataSplits, methods: list[str], work: Path) -> None:
         return judge(make(settings, data, 0, work), data.test)
 
     for method in methods:
-        try_all(TUNING, GRID[method], partial(settings_of, method), judged, method=method)
+        search_of(method).run(judged)
 
 
 def compare(data: DataSplits, seed: int, methods: list[str], work: Path) -> None:
     """Train teacher and students of a seed without labels and judge them."""
     for method in [TEACHER, *methods]:
-        tried = {} if method == TEACHER else chosen(method)
+        tried = {} if method == TEACHER else search_of(method).best()
         settings = settings_of(method, tried)
         known = {"method": method, "seed": seed, "settings": digest_of(settings)}
         if not RESULTS.lines(**known):
@@ -148,27 +146,22 @@ def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
     return distill(teacher, data=unlabelled, out=out, seed=seed, **settings["student"])
 
 
-def chosen(method: str) -> Options:
-    """Return the options that were best on the training characters held out."""
-    return best_options(TUNING, GRID[method], partial(settings_of, method), _validated, method=method)
+def search_of(method: str) -> GridSearch:
+    """Return the search for a method's options, on the training characters held out."""
+    return GridSearch(TUNING, GRID[method], partial(settings_of, method), _validated, method=method)
 
 
 def current_lines() -> list[dict[str, Any]]:
     """Return the results that were made with what tuning chose and the settings as they are."""
     lines = current(RESULTS.lines(method=TEACHER), [settings_of(TEACHER, {})])
     for method in GRID:
-        found = RESULTS.lines(method=method)
-        lines += current(found, [settings_of(method, chosen(method))]) if found else []
+        lines += search_of(method).with_best(RESULTS.lines(method=method))
     return lines
 
 
 def current_tuning() -> list[dict[str, Any]]:
     """Return the tuning runs that were made with the settings and grids as they are."""
-    return [
-        line
-        for method in GRID
-        for line in current(TUNING.lines(method=method), [settings_of(method, tried) for tried in GRID[method]])
-    ]
+    return [line for method in GRID for line in search_of(method).lines()]
 
 
 def _validated(line: dict[str, Any]) -> float:

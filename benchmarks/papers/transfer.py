@@ -15,6 +15,7 @@ while its settings stay; an interrupted one goes on when the command is repeated
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,19 +26,20 @@ from benchmarks.labels_only import as_labels_only
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import arguments, measured, validated
 from benchmarks.results import (
+    GridSearch,
     Options,
     Results,
     Settings,
-    best_options,
     current,
     digest_of,
     gain,
+    grouped,
     made_with,
     markdown_table,
     percent,
+    recall_at_1,
     spread,
 )
-from benchmarks.results import tune as try_all
 from compressor import distill
 from compressor.cli import quieten
 from zoo import load_data, train
@@ -60,7 +62,7 @@ TITLES = {
 VIEWS = 2  # of an image in a batch of distillation
 
 # Four runs for each: two rates and two values of what matters most in the method, or four rates where it has nothing.
-RATES = (1e-3, 3e-3)
+RATES = (3e-3, 1e-2)
 GRID: dict[str, list[Options]] = {
     "relaxed_contrastive": [{"lr": lr, "loss_options": {"sigma": s}} for lr in RATES for s in (1.0, 0.5)],
     "relaxed_multi_similarity": [{"lr": lr, "loss_options": {"beta": b}} for lr in RATES for b in (2.0, 4.0)],
@@ -102,13 +104,13 @@ def tune(setting: str, data: str, methods: list[str], work: Path) -> None:
         def judged(settings: Settings) -> dict[str, Any]:
             return {"validation": validated(make(settings, data, 0, work))}
 
-        try_all(TUNING, GRID[method], partial(settings_of, setting, method), judged, method=method, setting=setting)
+        search_of(setting, method).run(judged)
 
 
 def compare(setting: str, data: str, seed: int, methods: list[str], work: Path) -> None:
     """Measure the teacher of a seed and its students on the test classes."""
     for method in [TEACHER, *methods]:
-        tried = {} if method == TEACHER else chosen(method, TUNED_IN[setting])
+        tried = {} if method == TEACHER else search_of(setting, method).best()
         settings = settings_of(setting, method, tried)
         known = {"method": method, "setting": setting, "seed": seed, "settings": digest_of(settings)}
         if not RESULTS.lines(**known):
@@ -118,10 +120,12 @@ def compare(setting: str, data: str, seed: int, methods: list[str], work: Path) 
             RESULTS.add(line | measured(folder, images))
 
 
-def chosen(method: str, setting: str) -> Options:
-    """Return the options that were best on the validation classes of a setting."""
-    settings = partial(settings_of, setting, method)
-    return best_options(TUNING, GRID[method], settings, _validated, method=method, setting=setting)
+def search_of(setting: str, method: str) -> GridSearch:
+    """Return the search for a method's options, on the validation classes of the setting that tunes it."""
+    where = TUNED_IN[setting]
+    return GridSearch(
+        TUNING, GRID[method], partial(settings_of, where, method), _validated, setting=where, method=method
+    )
 
 
 def settings_of(setting: str, method: str, tried: Options) -> Settings:
@@ -161,29 +165,20 @@ def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
 
 
 def current_lines() -> list[dict[str, Any]]:
-    """Return the results that were made with the settings as they are, as far as those are chosen."""
+    """Return the results that were made with what tuning chose and the settings as they are."""
     lines = []
-    for line in RESULTS.lines():
-        tried = {} if line["method"] == TEACHER else line["options"]
-        lines += current([line], [settings_of(line["setting"], line["method"], tried)])
-    return [line for line in lines if line["method"] == TEACHER or line["options"] == _chosen_or_none(line)]
+    for setting in TITLES:
+        lines += current(RESULTS.lines(setting=setting, method=TEACHER), [settings_of(setting, TEACHER, {})])
+        for method in GRID:
+            found = RESULTS.lines(setting=setting, method=method)
+            lines += search_of(setting, method).with_best(found, partial(settings_of, setting, method))
+    return lines
 
 
 def current_tuning() -> list[dict[str, Any]]:
     """Return the tuning runs that were made with the settings and grids as they are."""
-    return [
-        line
-        for line in TUNING.lines()
-        if line["options"] in GRID.get(line["method"], [])
-        and current([line], [settings_of(line["setting"], line["method"], line["options"])])
-    ]
-
-
-def _chosen_or_none(line: dict[str, Any]) -> Options | None:
-    try:
-        return chosen(line["method"], TUNED_IN[line["setting"]])
-    except SystemExit:  # not tuned as a whole
-        return None
+    settings = dict.fromkeys(TUNED_IN.values())
+    return [line for setting, method in product(settings, GRID) for line in search_of(setting, method).lines()]
 
 
 def _validated(line: dict[str, Any]) -> float:
@@ -244,9 +239,7 @@ def _setting_table(lines: list[dict[str, Any]]) -> list[str]:
 
 def _recalls(lines: list[dict[str, Any]]) -> dict[str, list[float]]:
     """Return Recall@1 in percent of each method and seed, the best method first."""
-    by_method: dict[str, list[float]] = {}
-    for line in lines:
-        by_method.setdefault(line["method"], []).append(100 * line["recall"]["1"])
+    by_method = grouped(lines, "method", recall_at_1)
     return dict(sorted(by_method.items(), key=lambda item: -fmean(item[1])))
 
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Results, made_with, markdown_table
+from benchmarks.results import Results, in_points, made_with, markdown_table
 from compressor.cli import quieten
 from export import Embedder, bench, export_model
 from export.shipping import files_of
@@ -157,13 +157,9 @@ def table(times: list[dict[str, Any]], recall: list[dict[str, Any]]) -> str:
 
 def _kept(line: dict[str, Any]) -> list[str]:
     int8 = line["drops"].get("int8")
-    refused = "refused" if int8 is None else _drop(int8)
-    return [f"{100 * line['recall_at_1']:.1f}", _drop(line["drops"]["fp16"]), refused]
-
-
-def _drop(found: dict[str, Any]) -> str:
-    low, high = found["interval"]
-    return f"{100 * found['drop']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    refused = "refused" if int8 is None else in_points(int8["drop"], int8["interval"])
+    fp16 = line["drops"]["fp16"]
+    return [f"{100 * line['recall_at_1']:.1f}", in_points(fp16["drop"], fp16["interval"]), refused]
 
 
 if __name__ == "__main__":

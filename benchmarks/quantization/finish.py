@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.results import Results, Settings, current, digest_of, made_with, markdown_table, spread
+from benchmarks.results import Results, Settings, current, digest_of, in_points, made_with, markdown_table, spread
 from compressor import distill, ship
 from compressor.cli import quieten
 from export import Embedder, export_model
@@ -129,21 +129,17 @@ def unevenly_scaled(model: nn.Module, seed: int) -> nn.Module:
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: one row a seed, and the mean of those that shipped."""
-
-    def drop(entry: dict[str, Any]) -> str:
-        low, high = entry["drop_interval"] if "drop_interval" in entry else entry["interval"]
-        return f"{100 * entry['drop']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
-
     rows = []
     for line in lines:
-        judged = {entry["name"]: entry for entry in line["validation"]}
-        before = next(entry for name, entry in judged.items() if name.startswith("static"))
-        after = next((entry for name, entry in judged.items() if name.startswith("finished, static")), None)
+        judged = {entry["name"]: in_points(entry["drop"], entry["drop_interval"]) for entry in line["validation"]}
+        before = next(drop for name, drop in judged.items() if name.startswith("static"))
+        after = next((drop for name, drop in judged.items() if name.startswith("finished, static")), None)
         test = line["test"]
-        row = [str(line["seed"]), drop(before), "–" if after is None else drop(after)]
+        drops = {name: in_points(found["drop"], found["interval"]) for name, found in test.items()}
+        row = [str(line["seed"]), before, "–" if after is None else after]
         row.append("not needed" if after is None else "shipped" if line["chosen"] else "refused")
-        row += [f"{100 * test['fp32']['recall_at_1']:.2f}", drop(test["int8"])]
-        rows.append([*row, drop(test["finished int8"]) if "finished int8" in test else "–"])
+        row += [f"{100 * test['fp32']['recall_at_1']:.2f}", drops["int8"]]
+        rows.append([*row, drops.get("finished int8", "–")])
     header = ["seed", "int8, validation", "finished, validation", "the file", "fp32 Recall@1", "int8", "finished int8"]
     rescued = [line for line in lines if str(line["chosen"]).startswith("finished")]
     text = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.results import Results, best_options, current, digest_of, gain, percent, tune
+from benchmarks.results import GridSearch, Results, digest_of, gain, grouped, in_points, percent
 from zoo.errors import DivergedError, OptionError
 from zoo.learner import Learner
 from zoo.losses import create_loss
@@ -47,22 +47,24 @@ def test_every_place_of_the_grid_is_tried_once_and_divergence_is_noted(tmp_path:
             raise DivergedError("diverged")
         return {"recall": settings["lr"] / 10}
 
-    tune(tuning, GRID[:1], with_all, run, loss="a")
+    GridSearch(tuning, GRID[:1], with_all, score, loss="a").run(run)
+    search = GridSearch(tuning, GRID, with_all, score, loss="a")
     with pytest.raises(SystemExit, match="has 1 of 3 runs"):
-        best_options(tuning, GRID, with_all, score, loss="a")
+        search.best()
     tuning.add(tuning.lines()[0])  # twice the same does not stand for another
     tuning.add(tuning.lines()[0])
     with pytest.raises(SystemExit, match="has 1 of 3 runs"):
-        best_options(tuning, GRID, with_all, score, loss="a")
+        search.best()
     for _ in range(2):
-        tune(tuning, GRID, with_all, run, loss="a")
+        search.run(run)
     assert ran == [{"epochs": 5, "lr": lr} for lr in (1, 2, 3)]
-    assert best_options(tuning, GRID, with_all, score, loss="a") == {"lr": 2}
+    assert search.best() == {"lr": 2}
     assert percent(tuning.lines()[-1], score) == "failed" and percent(tuning.lines()[-2], score) == "20.00"
     assert {"machine", "device", "versions", "run"} <= set(tuning.lines()[-1])
-    tune(tuning, GRID[2:], with_all, run, loss="b")
+    other = GridSearch(tuning, GRID[2:], with_all, score, loss="b")
+    other.run(run)
     with pytest.raises(SystemExit, match="none of 1 runs"):
-        best_options(tuning, GRID[2:], with_all, score, loss="b")
+        other.best()
 
 
 def test_a_mistake_is_no_result_of_tuning(tmp_path: Path) -> None:
@@ -72,21 +74,35 @@ def test_a_mistake_is_no_result_of_tuning(tmp_path: Path) -> None:
         raise OptionError("begun with other options")
 
     with pytest.raises(OptionError, match="begun with other options"):
-        tune(tuning, GRID, with_all, run, loss="a")
+        GridSearch(tuning, GRID, with_all, score, loss="a").run(run)
     assert tuning.lines() == []
+
+
+def longer(options: dict[str, Any]) -> dict[str, Any]:
+    return {"epochs": 9} | options
 
 
 def test_runs_of_other_settings_count_no_more(tmp_path: Path) -> None:
     tuning = Results(tmp_path / "tuning.jsonl")
-    tune(tuning, GRID, with_all, lambda settings: {"recall": settings["lr"]})
-
-    def longer(options: dict[str, Any]) -> dict[str, Any]:
-        return {"epochs": 9} | options
-
-    assert len(current(tuning.lines(), map(with_all, GRID))) == 3
-    assert current(tuning.lines(), map(longer, GRID)) == []
+    search = GridSearch(tuning, GRID, with_all, score)
+    search.run(lambda settings: {"recall": settings["lr"]})
+    assert [line["options"] for line in search.lines()] == GRID
+    changed = GridSearch(tuning, GRID, longer, score)
+    assert changed.lines() == []
     with pytest.raises(SystemExit, match="has 0 of 3 runs"):
-        best_options(tuning, GRID, longer, score)
+        changed.best()
+
+
+def test_a_table_has_the_runs_of_what_was_best_and_none_of_a_search_that_is_not_whole(tmp_path: Path) -> None:
+    tuning = Results(tmp_path / "tuning.jsonl")
+    search = GridSearch(tuning, GRID, with_all, score)
+    lines = [{"settings": digest_of(with_all({"lr": lr})), "seed": seed} for lr in (1, 2, 3) for seed in (0, 1)]
+    lines.append({"settings": digest_of(longer({"lr": 3})), "seed": 5})
+    GridSearch(tuning, GRID[1:], with_all, score).run(lambda settings: {"recall": settings["lr"]})
+    assert search.with_best(lines) == []
+    search.run(lambda settings: {"recall": settings["lr"]})
+    assert search.with_best(lines) == lines[4:6]
+    assert search.with_best(lines, longer) == lines[6:]
 
 
 def test_settings_count_but_not_where_the_data_lies() -> None:
@@ -140,3 +156,10 @@ def test_rivals_compute_in_float32_under_autocast(name: str) -> None:
 def test_a_gain_is_the_mean_difference_with_its_standard_error() -> None:
     assert gain([1.0, 2.0, 3.0]) == "+2.00 ± 0.58"  # deviation 1, over the root of 3
     assert gain([-0.5]) == "-0.50" and gain([]) == ""
+
+
+def test_scores_are_grouped_in_percent_and_differences_told_in_points() -> None:
+    lines = [{"a": "x", "recall": 0.5}, {"a": "y", "recall": 0.25}, {"a": "x", "recall": 1}]
+    assert grouped(lines, "a", score) == {"x": [50.0, 100.0], "y": [25.0]}
+    assert in_points(0.0123, [-0.001, 0.03]) == "1.23 [-0.10, 3.00]"
+    assert in_points(0.0123, [-0.001, 0.03], "+.1f") == "+1.2 [-0.1, +3.0]"

@@ -164,22 +164,20 @@ def test_proxies_and_other_parameters_of_a_loss_have_rates_of_their_own(factor: 
     loss.regressor = nn.Linear(3, 4)
     if factor is not None:
         loss.loss_lr_factor = factor  # type: ignore[assignment]
-    rates: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
-    steps: dict[str, Any] = {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1}
-    learner = zoo.learner.Learner(model, loss, None, **rates, **steps, freeze_batchnorm=False, seed=0)
-    learner.trainer = SimpleNamespace(estimated_stepping_batches=9, max_epochs=1, precision="32-true")  # type: ignore[assignment]
-    groups = learner.configure_optimizers()["optimizer"].param_groups
+    groups = learner_of(model, loss).configure_optimizers()["optimizer"].param_groups
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert {rate_of[id(parameter)] for parameter in model.parameters()} == {0.1}
     assert rate_of[id(loss.inner.proxies)] == pytest.approx(3.0)
     assert {rate_of[id(parameter)] for parameter in loss.regressor.parameters()} == {0.1 * (factor or 1)}
 
 
-def learner_of(model: nn.Module, steps: int = 9, epochs: int = 1, **options: Any) -> zoo.learner.Learner:
+def learner_of(
+    model: nn.Module, loss: nn.Module | None = None, steps: int = 9, epochs: int = 1, **options: Any
+) -> zoo.learner.Learner:
     """Return a learner that only makes its optimizer."""
     given: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
     given |= {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1, "seed": 0}
-    learner = zoo.learner.Learner(model, nn.Module(), None, **given | options, freeze_batchnorm=False)
+    learner = zoo.learner.Learner(model, loss or nn.Module(), None, **given | options, freeze_batchnorm=False)
     learner.trainer = SimpleNamespace(  # type: ignore[assignment]
         estimated_stepping_batches=steps, max_epochs=epochs, precision="32-true"
     )
