@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from zoo.errors import OptionError
+
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -59,6 +63,28 @@ def require_writable(folder: Path | str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OptionError(f"{folder} cannot be written to ({reason}). Choose another place for results.") from error
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path | str) -> Iterator[None]:
+    """Keep other processes of this kind out of a folder while the block runs; the lock ends with the process, too.
+
+    Raises:
+        OptionError: another process is in it.
+    """
+    lock = FileLock(Path(folder) / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OptionError(f"Another process is at work in {folder}. Wait for it, or choose another out.") from error
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        (Path(folder) / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def digest(path: Path | str) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
@@ -31,7 +32,7 @@ from zoo.augmentation import Views
 from zoo.data.image_set import ImageSet
 from zoo.embedding import embed, fastest_device, worker_count
 from zoo.errors import DivergedError, ModelError, OptionError, first_line, require_known
-from zoo.files import replacing, write_json
+from zoo.files import alone_in, replacing, write_json
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.losses import CONTINUOUS, labels_of
 from zoo.models import embed_with_maps, facts_of, head_of, preprocessing_of, save_model
@@ -298,7 +299,8 @@ def fit(
     Raises:
         Interrupted: the user stopped the run; it can be resumed.
         ModelError: the checkpoint to resume from is broken.
-        OptionError: precision, devices or num_nodes that Lightning does not take, or torch.compile failed.
+        OptionError: precision, devices or num_nodes that Lightning does not take, torch.compile failed, or another
+            process is at work in the folder.
         DivergedError: training diverged.
     """
     learner.checkpoints = folder / CHECKPOINTS
@@ -325,7 +327,7 @@ def fit(
                 devices=devices,
                 num_nodes=num_nodes,
                 use_distributed_sampler=False,
-                callbacks=[keep_last, TQDMProgressBar(refresh_rate=5)],
+                callbacks=[_AloneInFolder(folder), keep_last, TQDMProgressBar(refresh_rate=5)],
                 plugins=[_WholeCheckpoints()],
                 logger=CSVLogger(folder, name=None, version=_next_log(folder)),
                 log_every_n_steps=1,
@@ -355,6 +357,26 @@ def _read_best(file: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{file} cannot be read ({error}). Remove its stage's folder to train anew.") from error
     return weights
+
+
+class _AloneInFolder(Callback):
+    """Keeps a second run, begun by mistake while the first is at work, from writing over its checkpoints."""
+
+    def __init__(self, folder: Path) -> None:
+        self.alone = ExitStack()
+        self.folder = folder
+
+    def setup(self, trainer: lightning.Trainer, learner: lightning.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:  # the other ranks belong to it
+            self.alone.enter_context(alone_in(self.folder))
+
+    def teardown(self, trainer: lightning.Trainer, learner: lightning.LightningModule, stage: str) -> None:
+        self.alone.close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, learner: lightning.LightningModule, error: BaseException
+    ) -> None:
+        self.alone.close()
 
 
 class _WholeCheckpoints(TorchCheckpointIO):

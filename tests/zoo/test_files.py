@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from zoo.files import digest, replacing, write_json, write_text
+from zoo.errors import OptionError
+from zoo.files import alone_in, digest, replacing, write_json, write_text
 
 
 def test_a_block_that_succeeds_replaces_the_file(tmp_path: Path) -> None:
@@ -69,3 +72,19 @@ def test_digest_is_sha256(tmp_path: Path) -> None:
     large = np.random.default_rng(0).bytes(3_000_001)
     path.write_bytes(large)
     assert digest(str(path)) == hashlib.sha256(large).hexdigest()
+
+
+def test_a_folder_has_one_process_at_work(tmp_path: Path) -> None:
+    code = f"from zoo.files import alone_in\nwith alone_in({str(tmp_path)!r}): print('in', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None and other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(OptionError, match=f"Another process is at work in {tmp_path}"), alone_in(tmp_path):
+            pass
+        other.kill()  # a process that is killed leaves nothing locked
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), alone_in(tmp_path):
+            raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []

@@ -19,6 +19,7 @@ from zoo import DataError, ModelError, OptionError, load_data, load_model, measu
 from zoo.data.continuous import FunctionLabels, MatrixLabels
 from zoo.embedding import embed
 from zoo.errors import DivergedError
+from zoo.files import LOCK, alone_in
 from zoo.label_retrieval import measure_by_labels
 from zoo.models import create_model, facts_of
 
@@ -71,6 +72,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Pa
         load_model(whole).state_dict().items(), load_model(parts).state_dict().values(), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
+
+
+def test_two_runs_at_once_in_a_folder_are_refused(photos: Path, tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(OptionError, match="Another process is at work"):
+        train(f"folder:{photos}", tmp_path, "test_resnet", epochs=1, **QUICK)
+    assert not (tmp_path / "checkpoints").exists()
+    folder = train(f"folder:{photos}", tmp_path, "test_resnet", epochs=1, **QUICK)
+    assert not (folder / LOCK).exists()
 
 
 class Noisy(nn.Module):
