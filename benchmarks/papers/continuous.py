@@ -56,7 +56,7 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 # The four runs of each: two rates, and two values of what matters most in the loss. Photographs of one product are at
 # label distance 0, which eps keeps from ruling log-ratio loss.
-RATES = (1e-3, 3e-3)
+RATES = (3e-3, 1e-2)
 GRID: dict[str, list[Options]] = {
     "log_ratio": [{"lr": lr, "loss_options": {"eps": eps}} for lr in RATES for eps in (1e-6, 0.05)],
     "dense_triplet": [{"lr": lr, "loss_options": {"margin": margin}} for lr in RATES for margin in (0.03, 0.1)],

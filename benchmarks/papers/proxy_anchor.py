@@ -54,7 +54,7 @@ OPTIONS: dict[str, Any] = {
     "min_crop": 0.6,
     "precision": "auto",
 }
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-3, 3e-3, 1e-2)
 LOSSES = {
     "Proxy-Anchor": "proxy_anchor",
     "Proxy-NCA": "benchmarks.papers.rivals:ProxyNCA",

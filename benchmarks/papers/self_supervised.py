@@ -71,7 +71,7 @@ ALONE_OPTIONS = SELF_SUPERVISED | STUDENT | {"epochs": 80}
 TEACHER, ALONE = "teacher", "the student alone, self-supervised"
 
 # Four runs for each: two rates, and two values of what matters most in the method.
-RATES = (1e-3, 3e-3)
+RATES = (3e-3, 1e-2)
 GRID: dict[str, list[Options]] = {
     "relaxed_contrastive": [{"lr": lr, "loss_options": {"sigma": s}} for lr in RATES for s in (1.0, 0.5)],
     "rkd": [{"lr": lr, "loss_options": {"angle_weight": w}} for lr in RATES for w in (2.0, 0.5)],

@@ -136,7 +136,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, A
 
     def validated(folder: Path) -> dict[str, Any]:
         options = made[-1].get("student") or made[-1].get("labels_only") or {"lr": 0}
-        return {"epoch": 1, "map_at_r": 0.9 if options["lr"] == 3e-3 else 0.5}
+        return {"epoch": 1, "map_at_r": 0.9 if options["lr"] == 1e-2 else 0.5}
 
     class Data:
         test = None
@@ -160,7 +160,7 @@ def test_what_was_tuned_runs_and_a_changed_grid_takes_its_runs_out_of_the_table(
     for seed in (0, 1, 1):
         transfer.compare("dimension", "data", seed, ["rkd"], tmp_path)
     assert len(stubbed) == 4 + 2 * 1 + 1  # the teacher's line of seed 0 was there already
-    assert [run["student"]["lr"] for run in stubbed[4:] if "student" in run] == [3e-3, 3e-3]
+    assert [run["student"]["lr"] for run in stubbed[4:] if "student" in run] == [1e-2, 1e-2]
     assert {line["seed"] for line in transfer.current_lines() if line["method"] == "rkd"} == {0, 1}
     assert "| rkd | 0, 1 | 50.00 ± 0.00 |" in transfer.table(transfer.current_lines(), transfer.current_tuning())
     grid = [{"lr": 3e-3, "loss_options": {"angle_weight": weight}} for weight in (7.0, 8.0, 9.0, 10.0)]
