@@ -15,9 +15,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random weights that no earlier test decides."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from torch import nn
 
 import export.tracing
 from export import Embedder, to_onnx
+from export.graph import TOLERANCE
 from export.tracing import difference, join, pixels_to_vector, smooth_images, trace_model
 from export.writing import some_images
 from zoo import DataError, ModelError, load_data, load_model
@@ -135,7 +136,7 @@ def test_a_resize_that_skips_pixels_is_noticed(tmp_path: Path) -> None:
         if attribute.name in ("antialias", "exclude_outside"):
             attribute.i = 0
     onnx.save(proto, file)
-    assert difference(traced.whole, file, smooth_images()) > 1e-2
+    assert difference(traced.whole, file, smooth_images()) > 10 * TOLERANCE
 
 
 def test_images_to_compare_on_are_of_many_classes(photos: Path) -> None:
