@@ -51,6 +51,7 @@ def distill(
     validate_every: int = 1,
     precision: str = "32-true",
     teacher_precision: str = "fp32",
+    teacher_cache: str | Path | None = None,
     compile: bool = False,
     devices: str | int = "auto",
     num_nodes: int = 1,
@@ -106,6 +107,9 @@ def distill(
         precision: Lightning's, of the student: 32-true, bf16-mixed or 16-mixed; or auto: bf16-mixed where the device
             has it in hardware, else 32-true.
         teacher_precision: of the teacher's forward pass: fp32, bf16, fp16 or auto.
+        teacher_cache: folder to keep the teacher's embeddings of the views in, from which another student of the same
+            teacher, data, augmentation and seed learns without running the teacher; null to keep none. It takes 4
+            bytes for each dimension, view, image and epoch.
         compile: run the student, and a teacher of torch, through torch.compile: a wait of a minute or so, then faster
             steps; needs a C++ compiler on CPUs. Not with losses of feature maps.
         devices: how many devices, or auto.
@@ -128,7 +132,7 @@ def distill(
 
     from zoo.teachers import open_teacher
 
-    source = open_teacher(teacher, teacher_precision)
+    source = open_teacher(teacher, teacher_precision, teacher_cache)
     digests = {"data_digest": splits.digest, "teacher_digest": source.digest}
     stage = Stage.open(out, distill, options | {"teacher": source.name}, **digests)
     if stage.finished:

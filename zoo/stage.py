@@ -19,7 +19,7 @@ from zoo.files import require_writable, write_json
 log = logging.getLogger(__name__)
 
 # Options that say where and how fast, not what.
-_NOT_COMPARED = frozenset({"out", "workers", "devices", "num_nodes"})
+_NOT_COMPARED = frozenset({"out", "workers", "devices", "num_nodes", "teacher_cache"})
 _OPTIONS_FILE = "options.json"
 CHECKPOINTS = "checkpoints"
 

@@ -307,13 +307,29 @@ class ArrayTeacher(Teacher):
         return [self._row[name] for name in names]
 
 
-def open_teacher(teacher: TeacherLike, precision: str = "fp32") -> Teacher:
+def open_teacher(teacher: TeacherLike, precision: str = "fp32", cache: str | Path | None = None) -> Teacher:
     """Make a teacher of whatever is given: a model folder, an ``.onnx`` or ``.npz`` file, a module or a mapping.
+
+    Args:
+        teacher: what is given.
+        precision: of a torch module's forward pass on views, see TorchTeacher.
+        cache: folder to keep its embeddings of views in, see CachedTeacher; None for none. Ready embeddings need none.
 
     Raises:
         ModelError: nothing is there, or it is not a teacher.
         DataError: ready embeddings that are missing, broken or not one for each id.
+        OptionError: the cache cannot be written to.
     """
+    opened = _open(teacher, precision)
+    if cache is None or isinstance(opened, ArrayTeacher):
+        return opened
+
+    from zoo.teacher_cache import CachedTeacher
+
+    return CachedTeacher(opened, cache)
+
+
+def _open(teacher: TeacherLike, precision: str) -> Teacher:
     if isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, nn.Module):

@@ -149,7 +149,8 @@ def settings_of(setting: str, method: str, tried: Options) -> Settings:
 def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
     """Train a teacher, a student with its teacher, or a student on labels alone, or find it trained.
 
-    Folders have their names by settings and seed, so that settings share a teacher, and tuning its runs of seed 0.
+    Folders have their names by settings and seed, so that settings share a teacher, and tuning its runs of seed 0. All
+    students of a teacher see the same views: it is run once, but for losses of feature maps.
     """
     shared = {"split": settings["split"], "validation": settings["validation"], "seed": seed}
     if "labels_only" in settings:
@@ -161,7 +162,7 @@ def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
         return teacher
     options = settings["student"]
     out = work / f"{options['loss']}-{digest_of(settings)}-{seed}"
-    return distill(teacher, data=data, out=out, **shared, **options)
+    return distill(teacher, data=data, out=out, **shared, **options, teacher_cache=work / "views")
 
 
 def current_lines() -> list[dict[str, Any]]:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import affine
 
 from export.tracing import smooth_images
-from zoo.augmentation import AUGMENTATIONS, Views
+from zoo.augmentation import AUGMENTATIONS, WHITE, Views, moved, moves
 from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError
 from zoo.preprocessing import Preprocess, Preprocessing
@@ -126,6 +129,46 @@ def test_what_lies_beyond_a_drawing_is_white() -> None:
     assert (shown[:, 16, 16] == 0).all()
     # Scaled by sqrt(1/2) to 2 - sqrt(1/2), a view shows between 60 % and 100 % of the image.
     assert 0.3 < (shown < 128).mean(axis=(1, 2, 3)).min() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("place", "chance", "movement"),
+    [
+        (0, 1.0, {"angle": 15}),
+        (1, 1.0, {"shear": [-15, 0]}),  # torchvision's leans the other way
+        (2, 0.0, {"shear": [0, 8]}),
+        (3, 0.0, {"scale": 0.7}),
+        (3, 1.0, {"scale": 1.3}),
+        (4, 0.0, {"translate": [-6, 0]}),
+        (5, 1.0, {"translate": [0, 4]}),
+        (5, 0.5, {}),
+    ],
+)
+def test_drawings_move_as_torchvision_moves_them(place: int, chance: float, movement: dict[str, Any]) -> None:
+    height, width = 40, 60
+    drawing = torch.from_numpy(smooth_images(1)[0]).permute(2, 0, 1)[:, :height, :width]
+    chances = torch.full((2, 6), 0.5)  # the middle: left as it is
+    chances[1, place] = chance
+    shown = moved(drawing.expand(2, -1, -1, -1), moves(chances, (height, width), min_crop=0.49))
+    assert torch.equal(shown[0], drawing)
+    still: dict[str, Any] = {"angle": 0, "translate": [0, 0], "scale": 1.0, "shear": [0, 0]}
+    fill, bilinear = [float(WHITE)] * 3, InterpolationMode.BILINEAR
+    expected = affine(drawing, **still | movement, interpolation=bilinear, fill=fill)
+    difference = (shown[1].float() - expected.float()).abs()
+    # They differ by a rounding, and where the border runs through a pixel.
+    assert difference.median() <= 1 and difference.mean() < 1.5
+    if movement:
+        assert (shown[1].float() - drawing.float()).abs().mean() > 3
+
+
+@pytest.mark.parametrize("augment", [*AUGMENTATIONS, "none"])
+def test_a_batch_shows_what_its_images_show_alone(augment: str) -> None:
+    views = Views(PHOTOS, CONTRACT, augment, views=2)
+    draws = [(1, 7), (0, 8), (1, 9)]
+    for shown, indices in DataLoader(views, batch_sampler=[draws]):
+        assert indices.tolist() == [1, 0, 1]
+        for row, draw in zip(shown, draws, strict=True):
+            assert torch.equal(row, views[draw][0])
 
 
 def test_strong_photos_vary_in_colour() -> None:
