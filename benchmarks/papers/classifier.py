@@ -21,14 +21,12 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import SPLIT, arguments, every_fourth
 from benchmarks.results import (
-    GridSearch,
     Options,
-    Results,
     Settings,
-    current,
     digest_of,
     gain,
     grouped,
@@ -43,11 +41,6 @@ from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.embedding import embed
 
-HERE = Path(__file__).resolve().parent
-TUNING = Results(HERE / "results" / "classifier-tuning.jsonl")
-RESULTS = Results(HERE / "results" / "classifier.jsonl")
-TABLE = HERE / "results" / "classifier.md"
-PLOT = HERE / "results" / "classifier.png"
 MODULE = "benchmarks.papers.classifier"
 
 COMMON: dict[str, Any] = {
@@ -137,11 +130,11 @@ def main() -> None:
     else:
         for seed in options.seeds:
             compare(data, seed, options.work / "classifier")
-    lines = current_lines()
-    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
+    lines = COMPARISON.lines(KEYS)
+    COMPARISON.write(table(lines, COMPARISON.tuning_lines(KEYS)))
     if lines:
-        draw_bars({"Classification, Omniglot": grouped(lines, "method", _validated)}, "accuracy, %", PLOT)
-    print(TABLE.read_text(encoding="utf-8"))
+        panels = {"Classification, Omniglot": grouped(lines, "method", _validated)}
+        draw_bars(panels, "accuracy, %", COMPARISON.plot)
 
 
 def within_classes(data: DataSplits) -> DataSplits:
@@ -161,25 +154,25 @@ def tune(data: DataSplits, work: Path) -> None:
         return {"accuracy": accuracy(make(settings, data, 0, work), data.test)}
 
     for method in GRID:
-        search_of(method).run(judged)
+        COMPARISON.tune({"method": method}, judged)
 
 
 def compare(data: DataSplits, seed: int, work: Path) -> None:
     """Train teacher and students of a seed and judge them."""
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        return {"accuracy": accuracy(make(settings, data, seed, work), data.test)}
+
     for method in (TEACHER, *GRID):
-        settings = settings_of(None if method == TEACHER else search_of(method).best())
-        known = {"method": method, "seed": seed, "settings": digest_of(settings)}
-        if not RESULTS.lines(**known):
-            judged = accuracy(make(settings, data, seed, work), data.test)
-            RESULTS.add(known | {"run": settings, "accuracy": judged})
+        COMPARISON.compare({"method": method}, judged, seed=seed)
 
 
-def settings_of(tried: Options | None) -> Settings:
-    """Return all settings of a student with these options, or of the teacher, but data and seed."""
-    teacher = {"teacher": TEACHER_OPTIONS | {"loss": f"{MODULE}:CrossEntropy"}}
-    if tried is None:
-        return teacher
-    return teacher | {"student": STUDENT_OPTIONS | {"loss": f"{MODULE}:AssistedCrossEntropy"} | tried}
+def settings_of(method: str, tried: Options) -> Settings:
+    """Return all settings of a method's run with these options, but data and seed."""
+    settings: Settings = {"teacher": TEACHER_OPTIONS | {"loss": f"{MODULE}:CrossEntropy"}}
+    if method == TEACHER:
+        return settings
+    return settings | {"student": STUDENT_OPTIONS | {"loss": f"{MODULE}:AssistedCrossEntropy"} | tried}
 
 
 def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
@@ -191,24 +184,6 @@ def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
     return distill(teacher, out=work / f"{digest_of(settings)}-{seed}", **shared, **settings["student"])
 
 
-def search_of(method: str) -> GridSearch:
-    """Return the search for a method's options, on the training drawings held out."""
-    return GridSearch(TUNING, GRID[method], settings_of, _validated, method=method)
-
-
-def current_lines() -> list[dict[str, Any]]:
-    """Return the results that were made with what tuning chose and the settings as they are."""
-    lines = current(RESULTS.lines(method=TEACHER), [settings_of(None)])
-    for method in GRID:
-        lines += search_of(method).with_best(RESULTS.lines(method=method))
-    return lines
-
-
-def current_tuning() -> list[dict[str, Any]]:
-    """Return the tuning runs that were made with the settings and grids as they are."""
-    return [line for method in GRID for line in search_of(method).lines()]
-
-
 def accuracy(folder: Path, images: ImageSet) -> float:
     """Return the part of the images whose largest logit is that of their class."""
     return float((embed(load_model(folder), images).argmax(axis=1) == images.labels).mean())
@@ -217,6 +192,15 @@ def accuracy(folder: Path, images: ImageSet) -> float:
 def _validated(line: dict[str, Any]) -> float:
     judged: float = line["accuracy"]
     return judged
+
+
+COMPARISON = Comparison(
+    "classifier",
+    grid=lambda key: GRID.get(key["method"], []),
+    settings=lambda key, tried: settings_of(key["method"], tried),
+    score=_validated,
+)
+KEYS = [{"method": method} for method in (TEACHER, *GRID)]
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:

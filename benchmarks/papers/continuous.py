@@ -13,17 +13,15 @@ not run again while its settings stay.
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.label_distances import write_stroke_distances, write_text_vectors
 from benchmarks.papers.protocol import SPLIT, arguments, validated
 from benchmarks.results import (
-    GridSearch,
     Options,
-    Results,
     Settings,
     digest_of,
     gain,
@@ -39,19 +37,13 @@ from zoo.files import replacing
 from zoo.label_retrieval import LABEL_KS, measure_by_labels, random_and_best
 from zoo.models import facts_of
 
-HERE = Path(__file__).resolve().parent
-TUNING = Results(HERE / "results" / "continuous-tuning.jsonl")
-RESULTS = Results(HERE / "results" / "continuous.jsonl")
-TABLE = HERE / "results" / "continuous.md"
-PLOT = HERE / "results" / "continuous.png"
-
 COMMON: dict[str, Any] = {"arch": "test_resnet", "dim": 128, "batch_size": 150, "neighbours": 5, "validate_every": 10}
 TASKS: dict[str, dict[str, Any]] = {
     "omniglot-strokes": COMMON
-    | {"image_size": 32, "crop_pct": 1.0, "augment": "drawing", "min_crop": 0.8, "epochs": 60}
+    | {"image_size": 32, "crop_pct": 1.0, "augment": "drawing", "min_crop": 0.8, "epochs": 40}
     | {"precision": "auto"},
     "grocery-text": COMMON
-    | {"image_size": 32, "crop_pct": 0.875, "augment": "photo", "min_crop": 0.2, "epochs": 60}
+    | {"image_size": 32, "crop_pct": 0.875, "augment": "photo", "min_crop": 0.2, "epochs": 40}
     | {"precision": "auto"},
 }
 # The four runs of each: two rates, and two values of what matters most in the loss. Photographs of one product are at
@@ -78,11 +70,10 @@ def main() -> None:
     else:
         for seed in options.seeds:
             compare(options.task, data, options.losses, seed, options.work / "continuous")
-    lines = current_lines()
-    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
+    lines = COMPARISON.lines(KEYS)
+    COMPARISON.write(table(lines, COMPARISON.tuning_lines(KEYS)))
     if lines:
-        draw(lines, PLOT)
-    print(TABLE.read_text(encoding="utf-8"))
+        draw(lines, COMPARISON.plot)
 
 
 def read_task(task: str, folder: Path, work: Path) -> DataSplits:
@@ -105,27 +96,20 @@ def tune(task: str, data: DataSplits, losses: list[str], work: Path) -> None:
         return {"validation": validated(make(task, settings, data, 0, work))}
 
     for loss in losses:
-        search_of(task, loss).run(judged)
+        COMPARISON.tune({"task": task, "loss": loss}, judged)
 
 
 def compare(task: str, data: DataSplits, losses: list[str], seed: int, work: Path) -> None:
     """Train with each loss and measure on the test classes."""
-    for loss in losses:
-        tried = search_of(task, loss).best()
-        settings = settings_of(task, loss, tried)
-        known = {"task": task, "loss": loss, "seed": seed, "settings": digest_of(settings)}
-        if RESULTS.lines(**known):
-            continue
+
+    def judged(settings: Settings) -> dict[str, Any]:
         folder = make(task, settings, data, seed, work)
         model = load_model(folder)
         result = measure_by_labels(embed(model, data.test), data.test, facts_of(model).metric)
-        line = known | {"options": tried, "run": settings, "validation": validated(folder)}
-        RESULTS.add(line | result.summary() | random_and_best(result, data.test))
+        return {"validation": validated(folder)} | result.summary() | random_and_best(result, data.test)
 
-
-def settings_of(task: str, loss: str, tried: Options) -> Settings:
-    """Return all settings of a run but data and seed."""
-    return TASKS[task] | {"loss": loss} | tried
+    for loss in losses:
+        COMPARISON.compare({"task": task, "loss": loss}, judged, seed=seed)
 
 
 def make(task: str, settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
@@ -133,27 +117,18 @@ def make(task: str, settings: Settings, data: DataSplits, seed: int, work: Path)
     return train(data, work / f"{task}-{settings['loss']}-{digest_of(settings)}-{seed}", seed=seed, **settings)
 
 
-def search_of(task: str, loss: str) -> GridSearch:
-    """Return the search for a loss's options, on the validation classes."""
-    return GridSearch(TUNING, GRID[loss], partial(settings_of, task, loss), _validated, task=task, loss=loss)
-
-
-def current_lines() -> list[dict[str, Any]]:
-    """Return the results that were made with what tuning chose and the settings as they are."""
-    lines = []
-    for task, loss in product(TASKS, GRID):
-        lines += search_of(task, loss).with_best(RESULTS.lines(task=task, loss=loss))
-    return lines
-
-
-def current_tuning() -> list[dict[str, Any]]:
-    """Return the tuning runs that were made with the settings and grids as they are."""
-    return [line for task, loss in product(TASKS, GRID) for line in search_of(task, loss).lines()]
-
-
 def _validated(line: dict[str, Any]) -> float:
     ndcg: float = line["validation"]["ndcg_at_10"]
     return ndcg
+
+
+COMPARISON = Comparison(
+    "continuous",
+    grid=lambda key: GRID[key["loss"]],
+    settings=lambda key, tried: TASKS[key["task"]] | {"loss": key["loss"]} | tried,
+    score=_validated,
+)
+KEYS = [{"task": task, "loss": loss} for task, loss in product(TASKS, GRID)]
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ A control has the proxies of the novel classes and uses no generated embeddings.
     python -m benchmarks.papers.novel_classes --data folder:PATH --tune
     python -m benchmarks.papers.novel_classes --data folder:PATH --seeds 0 1 2 3 4
 
-With ``--tune`` each loss gets the eight runs of ``grid`` in each variant, with the seed 0, and is judged on the
+With ``--tune`` each loss gets the four runs of ``grid`` in each variant, with the seed 0, and is judged on the
 validation classes, which are training classes held out; without it they run with what was best there, and are measured
 on the test classes. A finished run is a line in the results and is not run again while its settings stay.
 """
@@ -16,12 +16,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import SPLIT, arguments, measured, validated
 from benchmarks.results import (
-    GridSearch,
     Options,
-    Results,
     Settings,
     digest_of,
     gain,
@@ -34,12 +33,6 @@ from benchmarks.results import (
 )
 from compressor.cli import quieten
 from zoo import DataSplits, load_data, train
-
-HERE = Path(__file__).resolve().parent
-TUNING = Results(HERE / "results" / "novel-classes-tuning.jsonl")
-RESULTS = Results(HERE / "results" / "novel-classes.jsonl")
-TABLE = HERE / "results" / "novel-classes.md"
-PLOT = HERE / "results" / "novel-classes.png"
 
 BASES = ("proxy_anchor", "proxy_nca")
 WITHOUT, CONTROL, _ = VARIANTS = ("without", "novel proxies alone", "with generator")
@@ -58,21 +51,21 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+RATES = (2e-3, 5e-3)
+
+
 def grid(base: str, variant: str) -> list[Options]:
-    """Return eight sets of options: rates of network and proxies, or rates and what matters most in the variant."""
+    """Return four sets of options: two rates, and two values of what matters most in the variant."""
     if variant == WITHOUT:
-        return [
-            {"loss": base, "lr": lr, "proxy_lr_factor": factor}
-            for lr, factor in product((3e-4, 1e-3, 2e-3, 4e-3), (10.0, 30.0))
-        ]
+        return [{"loss": base, "lr": lr, "proxy_lr_factor": factor} for lr, factor in product(RATES, (10.0, 30.0))]
     sets: list[Options] = []
     if variant == CONTROL:
-        for lr, count in product((3e-4, 1e-3, 2e-3, 4e-3), (32, 128)):
+        for lr, count in product(RATES, (32, 128)):
             sets.append({"lr": lr, "loss_options": {"synthetic_weight": 0.0, "novel_classes": count}})
     else:
-        for lr, weight, count in product((1e-3, 2e-3), (0.3, 1.0), (32, 128)):
+        for lr, weight in product(RATES, (0.3, 1.0)):
             # The generator wants a rate of its own, whatever the network's is.
-            options = {"synthetic_weight": weight, "novel_classes": count, "generator_lr_factor": 3e-3 / lr}
+            options = {"synthetic_weight": weight, "novel_classes": 64, "generator_lr_factor": 3e-3 / lr}
             sets.append({"lr": lr, "loss_options": options})
     for options in sets:
         options |= {"loss": "novel_classes", "proxy_lr_factor": 30.0}
@@ -93,11 +86,10 @@ def main() -> None:
         else:
             for seed in options.seeds:
                 compare(data, base, seed, options.work / "novel-classes")
-    lines = current_lines()
-    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
+    lines = COMPARISON.lines(KEYS)
+    COMPARISON.write(table(lines, COMPARISON.tuning_lines(KEYS)))
     if lines:
-        draw_bars(_panels(lines), "Recall@1, %", PLOT)
-    print(TABLE.read_text(encoding="utf-8"))
+        draw_bars(_panels(lines), "Recall@1, %", COMPARISON.plot)
 
 
 def tune(data: DataSplits, base: str, work: Path) -> None:
@@ -107,24 +99,18 @@ def tune(data: DataSplits, base: str, work: Path) -> None:
         return {"validation": validated(make(settings, data, 0, work))}
 
     for variant in VARIANTS:
-        search_of(base, variant).run(judged)
+        COMPARISON.tune({"base": base, "variant": variant}, judged)
 
 
 def compare(data: DataSplits, base: str, seed: int, work: Path) -> None:
     """Train each variant, and measure on the test classes."""
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        folder = make(settings, data, seed, work)
+        return {"validation": validated(folder)} | measured(folder, data.test)
+
     for variant in VARIANTS:
-        tried = search_of(base, variant).best()
-        settings = settings_of(tried)
-        known = {"base": base, "variant": variant, "seed": seed, "settings": digest_of(settings)}
-        if not RESULTS.lines(**known):
-            folder = make(settings, data, seed, work)
-            line = known | {"options": tried, "run": settings, "validation": validated(folder)}
-            RESULTS.add(line | measured(folder, data.test))
-
-
-def settings_of(tried: Options) -> Settings:
-    """Return all settings of a run but data and seed."""
-    return OPTIONS | tried
+        COMPARISON.compare({"base": base, "variant": variant}, judged, seed=seed)
 
 
 def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
@@ -132,27 +118,18 @@ def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
     return train(data, work / f"{digest_of(settings)}-{seed}", seed=seed, **settings)
 
 
-def search_of(base: str, variant: str) -> GridSearch:
-    """Return the search for the options of a variant, on the validation classes."""
-    return GridSearch(TUNING, grid(base, variant), settings_of, _validated, base=base, variant=variant)
-
-
-def current_lines() -> list[dict[str, Any]]:
-    """Return the results that were made with what tuning chose and the settings as they are."""
-    lines = []
-    for base, variant in product(BASES, VARIANTS):
-        lines += search_of(base, variant).with_best(RESULTS.lines(base=base, variant=variant))
-    return lines
-
-
-def current_tuning() -> list[dict[str, Any]]:
-    """Return the tuning runs that were made with the settings and grids as they are."""
-    return [line for base, variant in product(BASES, VARIANTS) for line in search_of(base, variant).lines()]
-
-
 def _validated(line: dict[str, Any]) -> float:
     score: float = line["validation"]["map_at_r"]
     return score
+
+
+COMPARISON = Comparison(
+    "novel-classes",
+    grid=lambda key: grid(key["base"], key["variant"]),
+    settings=lambda key, tried: OPTIONS | tried,
+    score=_validated,
+)
+KEYS = [{"base": base, "variant": variant} for base, variant in product(BASES, VARIANTS)]
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:

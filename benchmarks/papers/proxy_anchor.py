@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.protocol import SPLIT, arguments, measured
 from benchmarks.results import (
-    GridSearch,
     Options,
-    Results,
     Settings,
     digest_of,
     gain,
@@ -36,25 +34,19 @@ from compressor.cli import quieten
 from zoo import DataSplits, ImageSet, load_data, train
 from zoo.files import replacing
 
-HERE = Path(__file__).resolve().parent
-TUNING = Results(HERE / "results" / "proxy-anchor-tuning.jsonl")
-RESULTS = Results(HERE / "results" / "proxy-anchor.jsonl")
-TABLE = HERE / "results" / "proxy-anchor.md"
-PLOT = HERE / "results" / "proxy-anchor.png"
-
 OPTIONS: dict[str, Any] = {
     "arch": "test_resnet",
     "dim": 512,
     "image_size": 32,
     "crop_pct": 1.0,
-    "epochs": 30,
+    "epochs": 20,
     "batch_size": 64,
     "images_per_class": 4,
     "augment": "drawing",
     "min_crop": 0.6,
     "precision": "auto",
 }
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-3, 1e-2)
 LOSSES = {
     "Proxy-Anchor": "proxy_anchor",
     "Proxy-NCA": "benchmarks.papers.rivals:ProxyNCA",
@@ -69,7 +61,7 @@ _BASES = {"multi-similarity": (50.0, 20.0)}
 
 
 def grid(name: str) -> list[Options]:
-    """Return six sets of options: three rates, and two values of what matters most in the loss."""
+    """Return four sets of options: two rates, and two values of what matters most in the loss."""
     if name == "Proxy-NCA":  # 32 is the scale that Proxy-Anchor's authors compare with
         scales = [{"softmax_scale": scale} for scale in (9.0, 32.0)]
         return [{"lr": lr, "proxy_lr_factor": 30.0, "loss_options": scale} for lr in RATES for scale in scales]
@@ -94,38 +86,31 @@ def main() -> None:
         for seed in options.seeds:
             for noise in options.noise:
                 compare(data, options.losses, noise, seed, options.work / "proxy-anchor")
-    lines = current_lines()
-    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
+    lines = COMPARISON.lines(KEYS)
+    COMPARISON.write(table(lines, COMPARISON.tuning_lines(KEYS)))
     if lines:
-        draw(lines, PLOT)
-    print(TABLE.read_text(encoding="utf-8"))
+        draw(lines, COMPARISON.plot)
 
 
 def tune(data: DataSplits, names: list[str], work: Path) -> None:
     """Try the grid of each loss and note Recall@1 on the validation classes."""
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        return {"curve": curve(make(settings, data, 0.0, 0, work))}
+
     for name in names:
-
-        def judged(settings: Settings) -> dict[str, Any]:
-            return {"curve": curve(make(settings, data, 0.0, 0, work))}
-
-        search_of(name).run(judged)
+        COMPARISON.tune({"loss": name}, judged)
 
 
 def compare(data: DataSplits, names: list[str], noise: float, seed: int, work: Path) -> None:
     """Train with each loss on labels of which a part is wrong, and measure on the test classes."""
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        folder = make(settings, data, noise, seed, work)
+        return {"curve": curve(folder)} | measured(folder, data.test)
+
     for name in names:
-        tried = search_of(name).best()
-        settings = settings_of(name, tried)
-        known = {"loss": name, "noise": noise, "seed": seed, "settings": digest_of(settings)}
-        if not RESULTS.lines(**known):
-            folder = make(settings, data, noise, seed, work)
-            line = known | {"options": tried, "run": settings, "curve": curve(folder)}
-            RESULTS.add(line | measured(folder, data.test))
-
-
-def settings_of(name: str, tried: Options) -> Settings:
-    """Return all settings of a run but data, noise and seed."""
-    return OPTIONS | {"loss": LOSSES[name]} | tried
+        COMPARISON.compare({"loss": name}, judged, noise=noise, seed=seed)
 
 
 def make(settings: Settings, data: DataSplits, noise: float, seed: int, work: Path) -> Path:
@@ -154,23 +139,17 @@ def curve(folder: Path) -> list[float]:
     return [round(entry["recall_at_1"], 4) for entry in measured]
 
 
-def search_of(name: str) -> GridSearch:
-    """Return the search for a loss's options, on the validation classes."""
-    return GridSearch(TUNING, grid(name), partial(settings_of, name), _validated, loss=name)
-
-
-def current_lines() -> list[dict[str, Any]]:
-    """Return the results that were made with what tuning chose and the settings as they are."""
-    return [line for name in LOSSES for line in search_of(name).with_best(RESULTS.lines(loss=name))]
-
-
-def current_tuning() -> list[dict[str, Any]]:
-    """Return the tuning runs that were made with the settings and grids as they are."""
-    return [line for name in LOSSES for line in search_of(name).lines()]
-
-
 def _validated(line: dict[str, Any]) -> float:
     return max(line["curve"])
+
+
+COMPARISON = Comparison(
+    "proxy-anchor",
+    grid=lambda key: grid(key["loss"]),
+    settings=lambda key, tried: OPTIONS | {"loss": LOSSES[key["loss"]]} | tried,
+    score=_validated,
+)
+KEYS = [{"loss": name} for name in LOSSES]
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:

@@ -15,21 +15,18 @@ its settings stay.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.probes import knn_accuracy, linear_probe
 from benchmarks.papers.protocol import SPLIT, arguments, every_fourth
 from benchmarks.results import (
-    GridSearch,
     Options,
-    Results,
     Settings,
-    current,
     digest_of,
     grouped,
     made_with,
@@ -42,12 +39,6 @@ from compressor.cli import quieten
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.embedding import embed
 from zoo.models import facts_of
-
-HERE = Path(__file__).resolve().parent
-TUNING = Results(HERE / "results" / "self-supervised-tuning.jsonl")
-RESULTS = Results(HERE / "results" / "self-supervised.jsonl")
-TABLE = HERE / "results" / "self-supervised.md"
-PLOT = HERE / "results" / "self-supervised.png"
 
 VALIDATION = 0.2
 COMMON: dict[str, Any] = {
@@ -95,12 +86,11 @@ def main() -> None:
         data = load_data(options.data, SPLIT, validation=0.0)
         for seed in options.seeds:
             compare(data, seed, options.methods, options.work / "self-supervised")
-    lines = current_lines()
-    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
+    lines = COMPARISON.lines(KEYS)
+    COMPARISON.write(table(lines, COMPARISON.tuning_lines(KEYS)))
     if lines:
         panels = {"Self-supervised transfer, Omniglot": grouped(lines, "method", _validated)}
-        draw_bars(panels, "accuracy of a linear probe, %", PLOT)
-    print(TABLE.read_text(encoding="utf-8"))
+        draw_bars(panels, "accuracy of a linear probe, %", COMPARISON.plot)
 
 
 def tune(data: DataSplits, methods: list[str], work: Path) -> None:
@@ -110,18 +100,17 @@ def tune(data: DataSplits, methods: list[str], work: Path) -> None:
         return judge(make(settings, data, 0, work), data.test)
 
     for method in methods:
-        search_of(method).run(judged)
+        COMPARISON.tune({"method": method}, judged)
 
 
 def compare(data: DataSplits, seed: int, methods: list[str], work: Path) -> None:
     """Train teacher and students of a seed without labels and judge them."""
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        return judge(make(settings, data, seed, work), data.test)
+
     for method in [TEACHER, *methods]:
-        tried = {} if method == TEACHER else search_of(method).best()
-        settings = settings_of(method, tried)
-        known = {"method": method, "seed": seed, "settings": digest_of(settings)}
-        if not RESULTS.lines(**known):
-            found = judge(make(settings, data, seed, work), data.test)
-            RESULTS.add(known | {"options": tried, "run": settings} | found)
+        COMPARISON.compare({"method": method}, judged, seed=seed)
 
 
 def settings_of(method: str, tried: Options) -> Settings:
@@ -146,27 +135,18 @@ def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
     return distill(teacher, data=unlabelled, out=out, seed=seed, **settings["student"])
 
 
-def search_of(method: str) -> GridSearch:
-    """Return the search for a method's options, on the training characters held out."""
-    return GridSearch(TUNING, GRID[method], partial(settings_of, method), _validated, method=method)
-
-
-def current_lines() -> list[dict[str, Any]]:
-    """Return the results that were made with what tuning chose and the settings as they are."""
-    lines = current(RESULTS.lines(method=TEACHER), [settings_of(TEACHER, {})])
-    for method in GRID:
-        lines += search_of(method).with_best(RESULTS.lines(method=method))
-    return lines
-
-
-def current_tuning() -> list[dict[str, Any]]:
-    """Return the tuning runs that were made with the settings and grids as they are."""
-    return [line for method in GRID for line in search_of(method).lines()]
-
-
 def _validated(line: dict[str, Any]) -> float:
     judged: float = line["linear_probe"]
     return judged
+
+
+COMPARISON = Comparison(
+    "self-supervised",
+    grid=lambda key: GRID.get(key["method"], []),
+    settings=lambda key, tried: settings_of(key["method"], tried),
+    score=_validated,
+)
+KEYS = [{"method": method} for method in (TEACHER, *GRID)]
 
 
 def each_its_own_class(data: DataSplits) -> DataSplits:

@@ -14,7 +14,6 @@ while its settings stay; an interrupted one goes on when the command is repeated
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -23,14 +22,12 @@ from typing import Any
 import yaml
 
 from benchmarks.labels_only import as_labels_only
+from benchmarks.papers.comparison import Comparison, Key
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import arguments, measured, validated
 from benchmarks.results import (
-    GridSearch,
     Options,
-    Results,
     Settings,
-    current,
     digest_of,
     gain,
     grouped,
@@ -44,12 +41,7 @@ from compressor import distill
 from compressor.cli import quieten
 from zoo import load_data, train
 
-HERE = Path(__file__).resolve().parent
-CONFIGS = HERE.parents[1] / "configs" / "transfer"
-TUNING = Results(HERE / "results" / "transfer-tuning.jsonl")
-RESULTS = Results(HERE / "results" / "transfer.jsonl")
-TABLE = HERE / "results" / "transfer.md"
-PLOT = HERE / "results" / "transfer.png"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "transfer"
 
 TEACHER, LABELS_ONLY = "teacher", "labels only"
 TUNED_IN = dict.fromkeys(("self", "dimension", "compression"), "compression") | {"grocery": "grocery"}
@@ -61,18 +53,25 @@ TITLES = {
 }
 VIEWS = 2  # of an image in a batch of distillation
 
-# Four runs for each: two rates and two values of what matters most in the method, or four rates where it has nothing.
+# Four runs for each: two rates, and two values of what matters most in the method.
 RATES = (1e-2, 3e-2)
+PROXIES = 0.03  # their rate, whatever the network's is: the one that the teacher's learn with
+
+
+def _by_proxies(lr: float, weight: float) -> Options:
+    return {"lr": lr, "proxy_lr_factor": PROXIES / lr, "loss_options": {"weight": weight}}
+
+
 GRID: dict[str, list[Options]] = {
     "relaxed_contrastive": [{"lr": lr, "loss_options": {"sigma": s}} for lr in RATES for s in (1.0, 0.5)],
     "relaxed_multi_similarity": [{"lr": lr, "loss_options": {"beta": b}} for lr in RATES for b in (2.0, 4.0)],
     "rkd": [{"lr": lr, "loss_options": {"angle_weight": w}} for lr in RATES for w in (2.0, 0.5)],
     "pkt": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (1.0, 1e4)],
     "darkrank": [{"lr": lr, "loss_options": {"triplet_weight": w}} for lr in RATES for w in (1.0, 0.1)],
-    "fitnet": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (1.0, 10.0)],
-    "attention": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (1000.0, 1.0)],
-    "crd": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (0.8, 0.1)],
-    LABELS_ONLY: [{"lr": lr} for lr in (1e-3, 3e-3, 1e-2, 3e-2)],
+    "fitnet": [_by_proxies(lr, w) for lr in RATES for w in (1.0, 10.0)],
+    "attention": [_by_proxies(lr, w) for lr in RATES for w in (1000.0, 1.0)],
+    "crd": [_by_proxies(lr, w) for lr in RATES for w in (0.8, 0.1)],
+    LABELS_ONLY: [{"lr": lr, "proxy_lr_factor": factor} for lr in (3e-3, 1e-2) for factor in (10.0, 30.0)],
 }
 ON_GROCERY = ["relaxed_contrastive", "rkd", "pkt", LABELS_ONLY]
 
@@ -90,42 +89,32 @@ def main() -> None:
     else:
         for seed in options.seeds:
             compare(options.setting, options.data, seed, methods, options.work / "transfer")
-    lines = current_lines()
-    TABLE.write_text(table(lines, current_tuning()), encoding="utf-8")
+    lines = COMPARISON.lines(KEYS)
+    COMPARISON.write(table(lines, COMPARISON.tuning_lines(TUNED_KEYS)))
     if lines:
-        draw_bars(_panels(lines), "Recall@1, %", PLOT)
-    print(TABLE.read_text(encoding="utf-8"))
+        draw_bars(_panels(lines), "Recall@1, %", COMPARISON.plot)
 
 
 def tune(setting: str, data: str, methods: list[str], work: Path) -> None:
     """Try the grid of each method and note MAP@R on the validation classes."""
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        return {"validation": validated(make(settings, data, 0, work))}
+
     for method in methods:
-
-        def judged(settings: Settings) -> dict[str, Any]:
-            return {"validation": validated(make(settings, data, 0, work))}
-
-        search_of(setting, method).run(judged)
+        COMPARISON.tune({"setting": setting, "method": method}, judged)
 
 
 def compare(setting: str, data: str, seed: int, methods: list[str], work: Path) -> None:
     """Measure the teacher of a seed and its students on the test classes."""
+
+    def judged(settings: Settings) -> dict[str, Any]:
+        folder = make(settings, data, seed, work)
+        images = load_data(data, settings["split"], settings["validation"]).test
+        return {"validation": validated(folder)} | measured(folder, images)
+
     for method in [TEACHER, *methods]:
-        tried = {} if method == TEACHER else search_of(setting, method).best()
-        settings = settings_of(setting, method, tried)
-        known = {"method": method, "setting": setting, "seed": seed, "settings": digest_of(settings)}
-        if not RESULTS.lines(**known):
-            folder = make(settings, data, seed, work)
-            images = load_data(data, settings["split"], settings["validation"]).test
-            line = known | {"options": tried, "run": settings, "validation": validated(folder)}
-            RESULTS.add(line | measured(folder, images))
-
-
-def search_of(setting: str, method: str) -> GridSearch:
-    """Return the search for a method's options, on the validation classes of the setting that tunes it."""
-    where = TUNED_IN[setting]
-    return GridSearch(
-        TUNING, GRID[method], partial(settings_of, where, method), _validated, setting=where, method=method
-    )
+        COMPARISON.compare({"setting": setting, "method": method}, judged, seed=seed)
 
 
 def settings_of(setting: str, method: str, tried: Options) -> Settings:
@@ -165,26 +154,24 @@ def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
     return distill(teacher, data=data, out=out, **shared, **options, teacher_cache=work / "views")
 
 
-def current_lines() -> list[dict[str, Any]]:
-    """Return the results that were made with what tuning chose and the settings as they are."""
-    lines = []
-    for setting in TITLES:
-        lines += current(RESULTS.lines(setting=setting, method=TEACHER), [settings_of(setting, TEACHER, {})])
-        for method in GRID:
-            found = RESULTS.lines(setting=setting, method=method)
-            lines += search_of(setting, method).with_best(found, partial(settings_of, setting, method))
-    return lines
-
-
-def current_tuning() -> list[dict[str, Any]]:
-    """Return the tuning runs that were made with the settings and grids as they are."""
-    settings = dict.fromkeys(TUNED_IN.values())
-    return [line for setting, method in product(settings, GRID) for line in search_of(setting, method).lines()]
-
-
 def _validated(line: dict[str, Any]) -> float:
     score: float = line["validation"]["map_at_r"]
     return score
+
+
+def _tuned_as(key: Key) -> Key:
+    return key | {"setting": TUNED_IN[key["setting"]]}
+
+
+COMPARISON = Comparison(
+    "transfer",
+    grid=lambda key: GRID.get(key["method"], []),
+    settings=lambda key, tried: settings_of(key["setting"], key["method"], tried),
+    score=_validated,
+    tuned_as=_tuned_as,
+)
+KEYS = [{"setting": setting, "method": method} for setting, method in product(TITLES, (TEACHER, *GRID))]
+TUNED_KEYS = [key for key in KEYS if key == _tuned_as(key)]
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:

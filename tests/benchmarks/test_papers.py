@@ -13,7 +13,7 @@ from benchmarks.labels_only import as_labels_only
 from benchmarks.papers import classifier, continuous, novel_classes, proxy_anchor, self_supervised, transfer
 from benchmarks.papers.probes import knn_accuracy, linear_probe
 from benchmarks.papers.protocol import every_fourth
-from benchmarks.results import Results
+from benchmarks.results import Results, digest_of
 from zoo import DataSplits, ImageSet
 
 
@@ -126,9 +126,8 @@ def test_settings_of_one_teacher_share_it() -> None:
 def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
     """Transfer with results of its own, where trainings are noted instead of made."""
     made: list[dict[str, Any]] = []
-    names = {"TUNING": "tuning.jsonl", "RESULTS": "results.jsonl"}
-    for name, file in names.items():
-        monkeypatch.setattr(transfer, name, Results(tmp_path / file))
+    for name in ("tuning", "results"):
+        monkeypatch.setattr(transfer.COMPARISON, name, Results(tmp_path / f"{name}.jsonl"))
 
     def make(settings: dict[str, Any], data: str, seed: int, work: Path) -> Path:
         made.append(settings)
@@ -149,6 +148,15 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, A
     return made
 
 
+@pytest.mark.parametrize(
+    "module", [transfer, continuous, classifier, self_supervised, proxy_anchor, novel_classes], ids=lambda m: m.__name__
+)
+def test_settings_of_methods_and_options_are_all_different(module: Any) -> None:
+    comparison = module.COMPARISON
+    digests = [digest_of(comparison.settings(key, tried)) for key in module.KEYS for tried in comparison.grid(key)]
+    assert len(digests) >= 12 and len(set(digests)) == len(digests)
+
+
 def test_what_was_tuned_runs_and_a_changed_grid_takes_its_runs_out_of_the_table(
     stubbed: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,12 +169,13 @@ def test_what_was_tuned_runs_and_a_changed_grid_takes_its_runs_out_of_the_table(
         transfer.compare("dimension", "data", seed, ["rkd"], tmp_path)
     assert len(stubbed) == 4 + 2 * 1 + 1  # the teacher's line of seed 0 was there already
     assert [run["student"]["lr"] for run in stubbed[4:] if "student" in run] == [1e-2, 1e-2]
-    assert {line["seed"] for line in transfer.current_lines() if line["method"] == "rkd"} == {0, 1}
-    assert "| rkd | 0, 1 | 50.00 ± 0.00 |" in transfer.table(transfer.current_lines(), transfer.current_tuning())
+    lines, tuning = (transfer.COMPARISON.lines(transfer.KEYS), transfer.COMPARISON.tuning_lines(transfer.TUNED_KEYS))
+    assert {line["seed"] for line in lines if line["method"] == "rkd"} == {0, 1} and len(tuning) == 4
+    assert "| rkd | 0, 1 | 50.00 ± 0.00 |" in transfer.table(lines, tuning)
     grid = [{"lr": 3e-3, "loss_options": {"angle_weight": weight}} for weight in (7.0, 8.0, 9.0, 10.0)]
     monkeypatch.setitem(transfer.GRID, "rkd", grid)
-    assert [line["method"] for line in transfer.current_lines()] == ["teacher", "teacher"]
-    assert transfer.current_tuning() == []
+    assert [line["method"] for line in transfer.COMPARISON.lines(transfer.KEYS)] == ["teacher", "teacher"]
+    assert transfer.COMPARISON.tuning_lines(transfer.TUNED_KEYS) == []
 
 
 def test_a_rivals_loss_on_logits_is_hintons() -> None:
@@ -186,9 +195,9 @@ def test_tuning_of_self_supervision_sees_no_test_character(monkeypatch: pytest.M
     seen: list[DataSplits] = []
     monkeypatch.setattr(self_supervised, "load_data", lambda *args, **options: whole)
     monkeypatch.setattr(self_supervised, "tune", lambda data, methods, work: seen.append(data))
-    for name, file in {"TUNING": "t.jsonl", "RESULTS": "r.jsonl"}.items():
-        monkeypatch.setattr(self_supervised, name, Results(tmp_path / file))
-    monkeypatch.setattr(self_supervised, "TABLE", tmp_path / "table.md")
+    for name in ("tuning", "results"):
+        monkeypatch.setattr(self_supervised.COMPARISON, name, Results(tmp_path / f"{name}.jsonl"))
+    monkeypatch.setattr(self_supervised.COMPARISON, "table", tmp_path / "table.md")
     monkeypatch.setattr("sys.argv", ["self_supervised", "--data", "folder:x", "--tune", "--work", str(tmp_path)])
     self_supervised.main()
     assert list(seen[0].train.ids) == list(parts["train"].ids)
