@@ -38,8 +38,8 @@ AUGMENTATIONS = (*PHOTOS, DRAWING)
 _TURN, _SHIFT, _SHEAR = math.radians(15), 0.1, (math.radians(15), math.radians(8))
 
 
-def moves(chance: Tensor, size: tuple[int, int], min_crop: float) -> Tensor:
-    """Return how drawings are moved: turned, sheared, scaled and shifted about their centre.
+def affines(chance: Tensor, size: tuple[int, int], min_crop: float) -> Tensor:
+    """Return random affine maps of drawings: turned, sheared, scaled and shifted about their centre.
 
     A point of the drawing comes to ``scale * R(turn) * shear_y * shear_x * point + shift``, with the turn within 15
     degrees, the shears within 15 (x) and 8 (y), the scale from ``sqrt(min_crop)`` to as much above 1, and the shift
@@ -61,9 +61,8 @@ def moves(chance: Tensor, size: tuple[int, int], min_crop: float) -> Tensor:
     def matrix(*entries: Tensor) -> Tensor:
         return torch.stack(entries, dim=1).view(-1, 2, 2)
 
-    turned = matrix(turn.cos(), -turn.sin(), turn.sin(), turn.cos()) * scale.view(-1, 1, 1)
-    moved = turned @ matrix(one, zero, shear_y, one) @ matrix(one, shear_x, zero, one)
-    back = torch.linalg.inv(moved)
+    turned_back = matrix(turn.cos(), turn.sin(), -turn.sin(), turn.cos()) / scale.view(-1, 1, 1)
+    back = matrix(one, -shear_x, zero, one) @ matrix(one, zero, -shear_y, one) @ turned_back
     # A grid's coordinates run from -1 to 1 along each side, so that a shift by a tenth of a side is 0.2 of them.
     height, width = size
     ratio = torch.tensor([[1.0, height / width], [width / height, 1.0]])
@@ -71,10 +70,10 @@ def moves(chance: Tensor, size: tuple[int, int], min_crop: float) -> Tensor:
     return torch.cat([back * ratio, -(back * ratio) @ shift], dim=2)
 
 
-def moved(drawings: Tensor, moves: Tensor) -> Tensor:
-    """Return drawings ``(N, 3, H, W)`` uint8, moved as ``(N, 2, 3)`` says; what lies beyond them is white."""
+def transformed(drawings: Tensor, maps: Tensor) -> Tensor:
+    """Return drawings ``(N, 3, H, W)`` uint8 under affine maps ``(N, 2, 3)``; what lies beyond them is white."""
     ink = WHITE - drawings.float()
-    grid = functional.affine_grid(moves, list(ink.shape), align_corners=False)
+    grid = functional.affine_grid(maps, list(ink.shape), align_corners=False)
     return (WHITE - functional.grid_sample(ink, grid, align_corners=False)).round().to(torch.uint8)
 
 
@@ -138,12 +137,12 @@ class Views(Dataset[tuple[Tensor, int]]):
         return torch.stack([random(pixels) for _ in range(self.views)])
 
     def _drawings(self, draws: Sequence[Draw]) -> Tensor:
-        """Return ``(N, V, 3, H, W)``: all of a batch are moved at once, which takes a tenth of the time."""
+        """Return ``(N, V, 3, H, W)``: all of a batch in one pass, which takes a tenth of the time."""
         whole = [v2.functional.resize(self._pixels(index), list(self.size), antialias=True) for index, _ in draws]
         generator = torch.Generator()
         chance = torch.cat([torch.rand(self.views, 6, generator=generator.manual_seed(seed)) for _, seed in draws])
         shown = torch.stack(whole).repeat_interleave(self.views, dim=0)
-        return moved(shown, moves(chance, self.size, self.min_crop)).unflatten(0, (len(draws), self.views))
+        return transformed(shown, affines(chance, self.size, self.min_crop)).unflatten(0, (len(draws), self.views))
 
     def _pixels(self, index: int) -> Tensor:
         return torch.from_numpy(self.images.pixels(index)).permute(2, 0, 1)

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import affine
 
 from export.tracing import smooth_images
-from zoo.augmentation import AUGMENTATIONS, WHITE, Views, moved, moves
+from zoo.augmentation import AUGMENTATIONS, WHITE, Views, affines, transformed
 from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError
 from zoo.preprocessing import Preprocess, Preprocessing
@@ -149,7 +149,7 @@ def test_drawings_move_as_torchvision_moves_them(place: int, chance: float, move
     drawing = torch.from_numpy(smooth_images(1)[0]).permute(2, 0, 1)[:, :height, :width]
     chances = torch.full((2, 6), 0.5)  # the middle: left as it is
     chances[1, place] = chance
-    shown = moved(drawing.expand(2, -1, -1, -1), moves(chances, (height, width), min_crop=0.49))
+    shown = transformed(drawing.expand(2, -1, -1, -1), affines(chances, (height, width), min_crop=0.49))
     assert torch.equal(shown[0], drawing)
     still: dict[str, Any] = {"angle": 0, "translate": [0, 0], "scale": 1.0, "shear": [0, 0]}
     fill, bilinear = [float(WHITE)] * 3, InterpolationMode.BILINEAR
