@@ -73,6 +73,14 @@ GRID: dict[str, list[Options]] = {
     "crd": [_by_proxies(lr, w) for lr in RATES for w in (0.8, 0.1)],
     LABELS_ONLY: [{"lr": lr, "proxy_lr_factor": factor} for lr in (3e-3, 1e-2) for factor in (10.0, 30.0)],
 }
+LEARNS_FROM = {
+    TEACHER: "labels",
+    LABELS_ONLY: "labels",
+    "darkrank": "embeddings, labels",
+    "crd": "embeddings, labels",
+    "fitnet": "feature maps, labels",
+    "attention": "feature maps, labels",
+}
 ON_GROCERY = ["relaxed_contrastive", "rkd", "pkt", LABELS_ONLY]
 
 
@@ -215,13 +223,14 @@ def _setting_table(lines: list[dict[str, Any]]) -> list[str]:
         rows.append(
             [
                 method,
+                LEARNS_FROM.get(method, "embeddings"),
                 ", ".join(str(line["seed"]) for line in found),
                 *(spread([100 * line["recall"][k] for line in found]) for k in ("1", "2", "4", "8")),
                 spread([100 * line["map_at_r"] for line in found]),
                 *gains,
             ]
         )
-    header = ["method", "seeds", "Recall@1", "@2", "@4", "@8", "MAP@R"]
+    header = ["method", "learns from", "seeds", "Recall@1", "@2", "@4", "@8", "MAP@R"]
     return markdown_table([*header, "relaxed contrastive is ahead by", "ahead of the teacher by"], rows)
 
 

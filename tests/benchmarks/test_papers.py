@@ -171,7 +171,7 @@ def test_what_was_tuned_runs_and_a_changed_grid_takes_its_runs_out_of_the_table(
     assert [run["student"]["lr"] for run in stubbed[4:] if "student" in run] == [1e-2, 1e-2]
     lines, tuning = (transfer.COMPARISON.lines(transfer.KEYS), transfer.COMPARISON.tuning_lines(transfer.TUNED_KEYS))
     assert {line["seed"] for line in lines if line["method"] == "rkd"} == {0, 1} and len(tuning) == 4
-    assert "| rkd | 0, 1 | 50.00 ± 0.00 |" in transfer.table(lines, tuning)
+    assert "| rkd | embeddings | 0, 1 | 50.00 ± 0.00 |" in transfer.table(lines, tuning)
     grid = [{"lr": 3e-3, "loss_options": {"angle_weight": weight}} for weight in (7.0, 8.0, 9.0, 10.0)]
     monkeypatch.setitem(transfer.GRID, "rkd", grid)
     assert [line["method"] for line in transfer.COMPARISON.lines(transfer.KEYS)] == ["teacher", "teacher"]
