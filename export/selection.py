@@ -28,7 +28,7 @@ from zoo.errors import DataError, ModelError, RefusedError, first_line
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.models import facts_of
 from zoo.retrieval import drop_interval, measure, neighbour_overlap
-from zoo.versions import machine, versions
+from zoo.versions import has_vnni, machine, versions
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +105,8 @@ def choose_int8(
     if max_drop is not None and max_drop > _WIDE:
         log.warning("max_drop %g allows int8 to lose %g points; 0.005 is half a point", max_drop, 100 * max_drop)
     calibration, judged, judged_as = _images(splits, calibration_images, max_unreadable, seed)
-    vnni = not {"avx512_vnni", "avx_vnni"}.isdisjoint(machine()["instruction_sets"])
     network = traced.graphs.network
-    schemes = schemes_for(network, target, vnni)
+    schemes = schemes_for(network, target, has_vnni())
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "model": traced.name,

@@ -54,3 +54,8 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "instruction_sets": instruction_sets,
     }
+
+
+def has_vnni() -> bool:
+    """Return whether this processor adds up 8-bit products without saturation, as x86 does with VNNI alone."""
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(machine()["instruction_sets"])
