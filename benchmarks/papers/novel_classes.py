@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
-from benchmarks.papers.protocol import SPLIT, arguments, measured, validated
+from benchmarks.papers.protocol import SPLIT, arguments, measured, validated, validated_map_at_r
 from benchmarks.results import (
     Options,
     Settings,
@@ -118,16 +118,11 @@ def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
     return train(data, work / f"{digest_of(settings)}-{seed}", seed=seed, **settings)
 
 
-def _validated(line: dict[str, Any]) -> float:
-    score: float = line["validation"]["map_at_r"]
-    return score
-
-
 COMPARISON = Comparison(
     "novel-classes",
     grid=lambda key: grid(key["base"], key["variant"]),
     settings=lambda key, tried: OPTIONS | tried,
-    score=_validated,
+    score=validated_map_at_r,
 )
 KEYS = [{"base": base, "variant": variant} for base, variant in product(BASES, VARIANTS)]
 
@@ -155,7 +150,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         text += [*markdown_table(header, rows), "", "![Recall@1 of the variants](novel-classes.png)", ""]
     if tuning:
         text += ["## What tuning found", "", "MAP@R in percent on the validation classes, seed 0.", ""]
-        tried = [[str(line["options"]), percent(line, _validated)] for line in tuning]
+        tried = [[str(line["options"]), percent(line, validated_map_at_r)] for line in tuning]
         text += [*markdown_table(["options", "MAP@R"], tried), ""]
     text += [made_with([*lines, *tuning])]
     return "\n".join(text) + "\n"

@@ -50,6 +50,12 @@ def validated(folder: Path) -> dict[str, Any]:
     return found
 
 
+def validated_map_at_r(line: dict[str, Any]) -> float:
+    """Return MAP@R on the validation classes from the line of a run, by which its options are chosen."""
+    score: float = line["validation"]["map_at_r"]
+    return score
+
+
 def every_fourth(labels: np.ndarray) -> np.ndarray:
     """Return which images are the fourth, eighth ... of their class, bool ``(N,)``: a quarter to judge by.
 

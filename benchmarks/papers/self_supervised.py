@@ -132,7 +132,7 @@ def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
         return teacher
     unlabelled = replace(data, train=data.train.without_labels())
     out = work / f"{settings['student']['loss']}-{digest_of(settings)}-{seed}"
-    return distill(teacher, data=unlabelled, out=out, seed=seed, **settings["student"])
+    return distill(teacher, data=unlabelled, out=out, seed=seed, **settings["student"], teacher_cache=work / "views")
 
 
 def _validated(line: dict[str, Any]) -> float:

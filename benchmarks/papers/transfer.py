@@ -24,7 +24,7 @@ import yaml
 from benchmarks.labels_only import as_labels_only
 from benchmarks.papers.comparison import Comparison, Key
 from benchmarks.papers.plots import draw_bars
-from benchmarks.papers.protocol import arguments, measured, validated
+from benchmarks.papers.protocol import arguments, measured, validated, validated_map_at_r
 from benchmarks.results import (
     Options,
     Settings,
@@ -162,11 +162,6 @@ def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
     return distill(teacher, data=data, out=out, **shared, **options, teacher_cache=work / "views")
 
 
-def _validated(line: dict[str, Any]) -> float:
-    score: float = line["validation"]["map_at_r"]
-    return score
-
-
 def _tuned_as(key: Key) -> Key:
     return key | {"setting": TUNED_IN[key["setting"]]}
 
@@ -175,7 +170,7 @@ COMPARISON = Comparison(
     "transfer",
     grid=lambda key: GRID.get(key["method"], []),
     settings=lambda key, tried: settings_of(key["setting"], key["method"], tried),
-    score=_validated,
+    score=validated_map_at_r,
     tuned_as=_tuned_as,
 )
 KEYS = [{"setting": setting, "method": method} for setting, method in product(TITLES, (TEACHER, *GRID))]
@@ -198,7 +193,10 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         text += ["![Recall@1 of the methods](transfer.png)", ""]
     if tuning:
         text += ["## What tuning found", "", "MAP@R in percent on the validation classes, seed 0.", ""]
-        rows = [[line["setting"], line["method"], str(line["options"]), percent(line, _validated)] for line in tuning]
+        rows = [
+            [line["setting"], line["method"], str(line["options"]), percent(line, validated_map_at_r)]
+            for line in tuning
+        ]
         text += [*markdown_table(["setting", "method", "options", "MAP@R"], rows), ""]
     return "\n".join([*text, made_with([*lines, *tuning])]) + "\n"
 
