@@ -15,7 +15,7 @@ import yaml
 
 from compressor.distillation import distill
 from compressor.shipping import ship
-from export.shipping import export_model, require_export_options
+from export.shipping import CANDIDATES, export_model, require_export_options
 from export.validation import Report, require_report_options, validate
 from zoo.arguments import DataLike, require_ranges
 from zoo.data import DataSplits, load_data
@@ -160,20 +160,33 @@ def _export(
     divided: dict[str, Any],
     options: dict[str, Any],
 ) -> list[Path]:
-    """Export, unless the files were made of these very weights with these options."""
+    """Export, unless the files were made of these very weights with these options; a refusal of int8 is kept too.
+
+    Raises:
+        RefusedError: no int8 file keeps recall, now or when this was tried before.
+    """
     inputs = plain({"options": options, "data": splits.digest, "model": digest(student / "model.safetensors")})
     made_of = folder / "inputs.json"
     if made_of.is_file():
         made = _read(made_of)
         files = [folder / name for name in made.pop("files")]
-        if made == inputs and all(file.is_file() for file in files):
+        refused = made.pop("refused", None)
+        tried = folder / CANDIDATES
+        if made == inputs and all(file.is_file() for file in (*files, *([tried] if refused else []))):
             log.info("%s is finished already: reused", folder)
+            if refused:
+                raise RefusedError(refused["found"], refused["remedy"], _read(tried), None)
             return files
     for stale in folder.glob("*.onnx"):
         stale.unlink()
     left = {name: value for name, value in options.items() if name not in divided}  # the data are divided already
-    exported = ship(student, folder, teacher=teacher, data=splits, **left)
-    files = list(exported.files.values())
+    try:
+        files = list(ship(student, folder, teacher=teacher, data=splits, **left).files.values())
+    except RefusedError as error:  # searched for minutes, and the same would be found again
+        written = sorted(file.name for file in folder.glob("*.onnx"))
+        reason = {"found": error.found, "remedy": error.remedy}
+        write_json(made_of, inputs | {"files": written, "refused": reason})
+        raise
     write_json(made_of, inputs | {"files": [file.name for file in files]})
     return files
 

@@ -36,6 +36,7 @@ class RefusedError(UserError):
 
     Attributes:
         found: what was measured.
+        remedy: what may be done about it.
         content: what was tried, as ``candidates.json`` holds it.
         network: the graph that was to be quantised, in fp32.
     """
@@ -43,6 +44,7 @@ class RefusedError(UserError):
     def __init__(self, found: str, remedy: str, content: dict[str, Any], network: Any) -> None:
         super().__init__(f"{found} {remedy}")
         self.found = found
+        self.remedy = remedy
         self.content = content
         self.network = network
 
