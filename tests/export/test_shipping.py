@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ import compressor.shipping
 import export.selection
 from compressor.cli import main
 from compressor.quantization_aware import obstacle_to_finish
-from export import Embedder, Report, export_model, to_onnx
+from export import Embedder, export_model, to_onnx
 from export.selection import balanced, judging
 from export.tracing import smooth_images
 from zoo import (
@@ -190,29 +191,33 @@ def test_int8_that_does_not_retrieve_is_refused(
 
 
 def test_a_run_remembers_that_int8_was_refused(
-    tiny_teacher: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    fragile: Path,
+    tiny_teacher: Path,
+    photos: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    student = {"arch": "test_resnet", "dim": 8, "image_size": 32, "crop_pct": 1.0, "epochs": 1, "workers": 0}
-    quick = {"calibration_images": 16, "latency_runs": 1}
-    options: dict[str, Any] = {"student": student, "validation": 0.34, "report": {"latency_runs": 0, "bootstrap": 10}}
-
-    def run(precision: str) -> Report:
-        export = quick | {"precision": precision}
-        return compressor.run(photos, tmp_path, given_teacher=tiny_teacher, export=export, **options)
-
-    run("fp32")
-    save_model(one_channel_that_rules(load_model(tmp_path / "student")), tmp_path / "student")
+    distilled = wraps(compressor.distill)(lambda *args, **options: fragile)
+    monkeypatch.setattr("compressor.pipeline.distill", distilled)
+    options: dict[str, Any] = {
+        "given_teacher": tiny_teacher,
+        "student": {"arch": "test_resnet", "dim": 32},
+        "export": {"precision": "fp32,int8", "calibration_images": 16, "latency_runs": 1},
+        "report": {"latency_runs": 0, "bootstrap": 10},
+        "validation": 0.34,
+    }
     with pytest.raises(RefusedError, match="No int8 file keeps Recall@1") as first:
-        run("fp32,int8")
+        compressor.run(photos, tmp_path, **options)
+    assert len(json.loads((tmp_path / "report" / "report.json").read_text())["stages"]) == 3  # without int8
     record = tmp_path / "export" / "candidates.json"
     written = {file: file.stat().st_mtime_ns for file in (record, tmp_path / "export" / "model.onnx")}
     caplog.set_level("INFO")
     with pytest.raises(RefusedError) as again:
-        run("fp32,int8")
+        compressor.run(photos, tmp_path, **options)
     assert str(again.value) == str(first.value) and again.value.content == json.loads(record.read_text())
     assert {file: file.stat().st_mtime_ns for file in written} == written
     assert f"{tmp_path / 'export'} is finished already: reused" in caplog.text
-    assert len(run("fp32").content["stages"]) == 3  # other options are tried
 
 
 def test_preprocessing_left_to_the_caller(tiny_teacher: Path, photos: Path, tmp_path: Path) -> None:
