@@ -24,14 +24,8 @@ from zoo.learner import Learner, fit, training_loader
 from zoo.losses import create_loss, find_loss
 from zoo.models import embed_with_maps, preprocessing_of
 from zoo.retrieval import require_training_images
-from zoo.teachers import (
-    ArrayTeacher,
-    Teacher,
-    enough_to_prove,
-    judged_by_labels,
-    prove_teacher,
-    resize_views,
-)
+from zoo.teacher_proof import enough_to_prove, judged_by_labels, prove_teacher
+from zoo.teachers import ArrayTeacher, Teacher, resize_views
 
 if TYPE_CHECKING:
     from compressor.fake_quantization import FakeQuantization

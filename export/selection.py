@@ -6,7 +6,7 @@ import logging
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,30 +18,25 @@ from onnx import ModelProto
 from onnxruntime.quantization.calibrate import TensorsData
 from tqdm import tqdm
 
+from export.judge import Judge, images_of, judging, preprocessed, session_of
 from export.onnx_graph import Graph
 from export.quantization import Scheme, blocks_of, calibrate, schemes_for, to_fp16, to_int8, weights_of
 from export.timing import median_and_p95, timed_in_turn
-from export.tracing import INPUTS, PIXELS, Graphs, Traced, join
+from export.tracing import INPUTS, PIXELS, Traced, join
 from zoo.arguments import require_at_least
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.errors import DataError, ModelError, RefusedError, first_line
-from zoo.label_retrieval import NDCG_K, measure_by_labels
-from zoo.models import facts_of
-from zoo.retrieval import drop_interval, measure, neighbour_overlap
+from zoo.errors import ModelError, RefusedError, first_line
+from zoo.retrieval import drop_interval, neighbour_overlap
 from zoo.versions import has_vnni, machine, versions
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-MOST_JUDGED = 2000
 _MOST_FOR_BLOCKS = 500  # images to find by which blocks harm most
-_LEAST_OF_CLASS = 8
-_CACHE_BYTES = 256 << 20  # of decoded pixels: those to judge on are needed once, those to calibrate on twice
 _LEAST_INT8 = 0.5  # of the weights; a file with less is refused: it would be int8 by name only
 _AS_FAST = 1.05  # times the shortest latency, below which the smaller drop decides
 _WIDE = 0.1  # a budget that is likely meant in points
 _RESAMPLES = 2000
-_BATCH = 16
 _HOSTS = {"x86": ("x86_64", "amd64"), "arm64": ("aarch64", "arm64")}
 
 
@@ -104,7 +99,7 @@ def choose_int8(
     require_at_least(1, calibration_images=calibration_images)
     if max_drop is not None and max_drop > _WIDE:
         log.warning("max_drop %g allows int8 to lose %g points; 0.005 is half a point", max_drop, 100 * max_drop)
-    calibration, judged, judged_as = _images(splits, calibration_images, max_unreadable, seed)
+    calibration, judged, judged_as = images_of(splits, calibration_images, max_unreadable, seed)
     network = traced.graphs.network
     schemes = schemes_for(network, target, has_vnni())
     content: dict[str, Any] = {
@@ -126,7 +121,7 @@ def choose_int8(
         "versions": versions(),
     }
     with tempfile.TemporaryDirectory() as folder:
-        judge = _Judge(traced, judged, Path(folder), seed)
+        judge = Judge(traced, judged, Path(folder), seed)
         content["measure"] = judge.name
         if before is None:
             trial = _Trial(judge, calibration, content, max_drop, save)
@@ -148,52 +143,12 @@ def choose_int8(
     return Chosen(trial.networks[entry["name"]], entry, content)
 
 
-class _Judge:
-    """Measures networks on the same images, preprocessed once."""
-
-    def __init__(self, traced: Traced, images: ImageSet, folder: Path, seed: int) -> None:
-        self.graphs = traced.graphs
-        self.images = images
-        self.source = traced.name
-        self.metric = facts_of(traced.model).metric
-        self.seed = seed
-        self.by_class = images.labels is not None
-        self.name = "Recall@1" if self.by_class else f"nDCG@{NDCG_K}"
-        shape = tuple(dim.dim_value for dim in _type_of(traced.graphs.network.graph.input[0]).shape.dim[1:])
-        # On disk, since at 224 pixels 2,000 images take 1.2 GB.
-        self.tensors = np.memmap(folder / "tensors", np.float32, "w+", shape=(len(images), *shape))
-        prepared = preprocessed(self.graphs, images)
-        for row, tensor in enumerate(tqdm(prepared, total=len(images), desc="preparing images", leave=False)):
-            self.tensors[row] = tensor[0]
-
-    def embed(self, network: ModelProto, one_by_one: bool, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return the embeddings of some rows of the images or of all, float32 ``(N, dim)``.
-
-        Where ranges are found at each run, images must not share a batch, whose range would be that of all of them.
-        """
-        session = _session(join(replace(self.graphs, network=network), "tensor"), threads=None)
-        step = 1 if one_by_one else _BATCH
-        wanted = np.arange(len(self.tensors)) if rows is None else rows
-        starts = tqdm(range(0, len(wanted), step), desc="embedding", leave=False, disable=rows is not None)
-        embedded = [session.run(None, {"tensor": self.tensors[wanted[at : at + step]]})[0] for at in starts]
-        return np.concatenate(embedded)
-
-    def measure(self, embeddings: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the score of each query ``(Q,)`` and its 10 nearest images ``(Q, 10)``."""
-        images = self.images if rows is None else self.images.subset(rows)
-        if self.by_class:
-            result = measure(embeddings, images, self.metric, ks=(1, 10))
-            return result.recall[1], result.neighbours
-        by_labels = measure_by_labels(embeddings, images, self.metric)
-        return by_labels.ndcg(NDCG_K), by_labels.neighbours
-
-
 class _Trial:
     """What was tried, in order; drops are against the first, or against a network given for that."""
 
     def __init__(
         self,
-        judge: _Judge,
+        judge: Judge,
         calibration: ImageSet,
         content: dict[str, Any],
         max_drop: float | None,
@@ -342,7 +297,7 @@ class _Trial:
         tensor = next(preprocessed(self.judge.graphs, self.judge.images))
         given = {"pixels": {"image": image[None]}, "tensor": {"tensor": tensor}}
         sessions = {
-            (name, takes): _session(join(replace(self.judge.graphs, network=network), takes), threads=1)
+            (name, takes): session_of(join(replace(self.judge.graphs, network=network), takes), threads=1)
             for name, network in self.networks.items()
             for takes in INPUTS
         }
@@ -400,107 +355,11 @@ def _int8_share(network: ModelProto) -> float:
     return sum(node["weights"] for node in computing if node["precision"] == "int8") / max(total, 1)
 
 
-def preprocessed(graphs: Graphs, images: ImageSet) -> Iterator[np.ndarray]:
-    """Yield the network's input for each image, float32 ``(1, 3, h, w)``, by the preprocessing that ships."""
-    session = _session(graphs.preprocess, threads=None)
-    for index in range(len(images)):
-        yield session.run(None, {"image": images.pixels(index)[None]})[0]
-
-
-def _images(splits: DataSplits, count: int, max_unreadable: int, seed: int) -> tuple[ImageSet, ImageSet, str]:
-    """Return images to calibrate on, images to judge on, and what those are."""
-    if not len(splits.train):
-        raise DataError(f"{splits.name} has no training images to calibrate int8 on. Choose another split.")
-    order = balanced(splits.train, len(splits.train), seed)
-    if len(splits.validation):
-        judged, judged_as = splits.validation, "validation classes"
-    else:
-        log.warning("%s has no validation images: int8 is judged on training classes.", splits.name)
-        judged, judged_as = splits.train.subset(np.sort(order[count:])), "training classes"
-    judged = judged.subset(np.sort(judging(judged, MOST_JUDGED, seed)))
-    if judged.labels is None and judged.continuous is None:
-        raise DataError(
-            f"{splits.name} has no labels to judge int8 by. Put each class's images in a folder, give "
-            "continuous_labels, or export fp32 or fp16."
-        )
-    calibration = splits.train.subset(np.sort(order[:count])).checked(max_unreadable, _CACHE_BYTES)
-    if not len(judged):
-        raise DataError(
-            f"All {len(splits.train)} training images of {splits.name} are needed to calibrate on, so none is left to "
-            "judge int8 on. Hold classes out (validation), or lower calibration_images."
-        )
-    return calibration, judged.checked(max_unreadable, _CACHE_BYTES), judged_as
-
-
-def balanced(images: ImageSet, count: int, seed: int) -> np.ndarray:
-    """Return rows of images, as many of each class as there are, drawn at random; int ``(min(count, N),)``.
-
-    Args:
-        images: the images; without labels, all are of one class.
-        count: how many.
-        seed: of the draw.
-    """
-    shuffled = np.random.default_rng(seed).permutation(len(images))
-    groups = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
-    return shuffled[np.argsort(_turns(groups, shuffled)[shuffled], kind="stable")][:count]
-
-
-def judging(images: ImageSet, count: int, seed: int) -> np.ndarray:
-    """Return rows of images to retrieve among, int ``(min(count, N),)``: of many classes, and several of each.
-
-    Classes are drawn at random, and from each as many images as all classes could give, but at least 8, queries and
-    gallery in turn: with fewer, a query would have hardly another image of its class to find.
-
-    Args:
-        images: the images.
-        count: how many.
-        seed: of the draw.
-    """
-    if len(images) <= count:
-        return np.arange(len(images))
-    generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(len(images))
-    if images.labels is None:
-        return shuffled[:count]
-    labels = images.labels
-    roles = np.zeros(len(images), np.int64) if images.roles is None else np.unique(images.roles, return_inverse=True)[1]
-    turns = _turns(labels * (roles.max() + 1) + roles, shuffled)
-    classes = generator.permutation(np.unique(labels))
-    places = np.empty(labels.max() + 1, dtype=np.int64)
-    places[classes] = np.arange(len(classes))
-    order = np.lexsort((turns, places[labels]))  # class after class, of each one of every role in turn
-    within = np.arange(len(order)) - np.searchsorted(places[labels][order], places[labels][order])
-    return order[within < max(_LEAST_OF_CLASS, count // len(classes))][:count]
-
-
-def _turns(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return the how-manieth of its group each row is, in an order of the rows; int ``(N,)``."""
-    turns = np.empty(len(groups), dtype=np.int64)
-    met: dict[int, int] = {}
-    for row in order:
-        group = int(groups[row])
-        turns[row] = met.get(group, 0)
-        met[group] = turns[row] + 1
-    return turns
-
-
 def _failed(name: str, scheme: Scheme, in_float: tuple[str, ...], error: str) -> dict[str, Any]:
     empty = dict.fromkeys(("bytes", "int8_share", "score", "drop", "drop_interval", "neighbour_overlap", "latency_ms"))
     known = {"name": name, "precision": "int8", "scheme": asdict(scheme), "float_blocks": list(in_float)}
     return known | empty | {"inside_budget": False, "error": error}
 
 
-def _session(proto: ModelProto, threads: int | None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 def _run(session: onnxruntime.InferenceSession, given: dict[str, np.ndarray], run: int) -> None:
     session.run(None, given)
-
-
-def _type_of(value: Any) -> Any:
-    return value.type.tensor_type

@@ -40,7 +40,6 @@ class CachedTeacher(Teacher):
         self.folder = Path(folder)
         self.name, self.metric, self.digest = teacher.name, teacher.metric, teacher.digest
         self.input_size, self.continuous = teacher.input_size, teacher.continuous
-        self._precision = teacher.precision if isinstance(teacher, TorchTeacher) else ""
 
     def embed_images(self, images: ImageSet) -> np.ndarray:
         return self.teacher.embed_images(images)
@@ -72,6 +71,7 @@ class CachedTeacher(Teacher):
         return self.teacher.parameters()
 
     def _file(self, views: Tensor) -> Path:
-        hashed = hashlib.sha256(f"{self._precision} {tuple(views.shape)} {views.dtype}".encode())
+        precision = self.teacher.precision_on(views.device) if isinstance(self.teacher, TorchTeacher) else ""
+        hashed = hashlib.sha256(f"{precision} {tuple(views.shape)} {views.dtype}".encode())
         hashed.update(views.cpu().contiguous().numpy().tobytes())
         return self.folder / self.digest / f"{hashed.hexdigest()[:32]}.npy"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -24,20 +23,18 @@ from tqdm import tqdm
 
 from zoo.arguments import TeacherLike
 from zoo.data.image_set import ImageSet
-from zoo.embedding import dtype_of, embed, fastest_device, vectors_of
+from zoo.embedding import dtype_of, embed, vectors_of
 from zoo.errors import DataError, ModelError, OptionError, first_line, require_known
 from zoo.files import digest
-from zoo.label_retrieval import NDCG_K, measure_by_labels, random_order
+from zoo.label_retrieval import NDCG_K
 from zoo.models import COSINE, embed_with_maps, facts_of, load_model, preprocessing_of
 from zoo.precision import bfloat16_is_fast
 from zoo.preprocessing import Normalize, Preprocess, Preprocessing, half
-from zoo.retrieval import chance_of, measure, require_measurable
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_REACHABLE = 0.75  # a bound above this would refuse good teachers too
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -153,12 +150,15 @@ class TorchTeacher(Teacher):
     def _run(self, network: Callable[[Tensor], T], views: Tensor) -> T:
         self.module.eval()
         pixels = self._normalize(resize_views(views, self.preprocessing.input_size))
-        precision = self.precision
-        if precision == "auto":
-            precision = "bf16" if bfloat16_is_fast(views.device) else "fp32"
-        dtype = AUTOCAST[precision]
+        dtype = AUTOCAST[self.precision_on(views.device)]
         with torch.autocast(views.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             return network(pixels.to(dtype_of(self.module)).contiguous(memory_format=torch.channels_last))
+
+    def precision_on(self, device: torch.device) -> str:
+        """Return what ``precision`` comes to on a device: "fp32", "bf16" or "fp16"."""
+        if self.precision == "auto":
+            return "bf16" if bfloat16_is_fast(device) else "fp32"
+        return self.precision
 
     def to(self, device: torch.device) -> Teacher:
         self.module.to(device)
@@ -348,82 +348,6 @@ def _open(teacher: TeacherLike, precision: str) -> Teacher:
     return TorchTeacher(load_model(path), name=path.name, precision=precision)
 
 
-def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
-    """Measure a teacher before a student learns from it.
-
-    Returns:
-        ``{"recall_at_1": fraction}``, or ``{"ndcg_at_10": fraction}`` where continuous labels judge: where images have
-        no class, or the teacher is known to have learned from them.
-
-    Raises:
-        ModelError: it is within three standard errors of chance, or not above chance where there are so few queries and
-            classes that a good teacher might be.
-        DataError: the labels do not tell one order of the images from another.
-    """
-    embeddings = teacher.to(fastest_device()).embed_images(images)
-    by_class = not judged_by_labels(teacher, images)
-    if by_class:
-        require_measurable(images, "labelled")
-        key, name = "recall_at_1", "Recall@1"
-        result = measure(embeddings, images, teacher.metric)
-        score, chance, queries = result.recall_at(1), result.chance, len(result.queries)
-        error = _standard_error(chance, queries)
-    else:
-        key, name = f"ndcg_at_{NDCG_K}", f"nDCG@{NDCG_K}"
-        by_labels = measure_by_labels(embeddings, images, teacher.metric)
-        score, queries = by_labels.ndcg_at(NDCG_K), len(by_labels.queries)
-        dealt = [at_random.ndcg_at(NDCG_K) for at_random in random_order(by_labels, images)]
-        chance, error = float(np.mean(dealt)), float(np.std(dealt, ddof=1))
-        if chance > 1 - 1e-9:
-            raise DataError(
-                f"Every order of the {len(images)} images is the best by their continuous labels, so nothing can be "
-                "measured by them. Give more images, or labels that differ."
-            )
-    found = f"{name} {100 * score:.2f} % on {queries} queries (chance {100 * chance:.2f} %)"
-    log.info("the teacher (%s) has %s", teacher.name, found)
-    if not log.isEnabledFor(logging.INFO):  # Python's own default; this is to be seen before hours of training
-        print(f"the teacher ({teacher.name}) has {found}", file=sys.stderr)
-    bound = chance + 3 * error
-    if bound > _REACHABLE:
-        log.warning("%d queries are too few to tell the teacher (%s) from chance for sure", queries, teacher.name)
-        bound = chance
-    if score <= bound:
-        raise ModelError(
-            f"Teacher {teacher.name} is no better than chance: {name} {score:.4f}, chance {chance:.4f}, "
-            f"{queries} queries. Check that its weights are loaded and its preprocessing is right."
-        )
-    thumbnails = _thumbnails(images)
-    if by_class:
-        plain = measure(thumbnails, images).recall_at(1)
-    else:
-        plain = measure_by_labels(thumbnails, images).ndcg_at(NDCG_K)
-    if score < plain:
-        log.warning(
-            "the teacher (%s) is worse than comparing 8 x 8 thumbnails (%s %.2f %%); are its weights loaded?",
-            teacher.name,
-            name,
-            100 * plain,
-        )
-    return {key: score}
-
-
-def judged_by_labels(teacher: Teacher, images: ImageSet) -> bool:
-    """Return whether a teacher and its students are judged by the images' continuous labels and not by classes."""
-    return images.continuous is not None and (images.labels is None or teacher.continuous)
-
-
-def enough_to_prove(teacher: Teacher, images: ImageSet) -> bool:
-    """Return whether images have enough classes and queries to tell a good teacher from chance."""
-    if images.labels is None or judged_by_labels(teacher, images):
-        return True
-    chance, queries = chance_of(images)
-    return chance + 3 * _standard_error(chance, queries) <= _REACHABLE
-
-
-def _standard_error(chance: float, queries: int) -> float:
-    return float((max(chance * (1 - chance), 1e-12) / max(queries, 1)) ** 0.5)
-
-
 def resize_views(views: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring uint8 views ``(N, 3, H, W)`` to a size, as float32 0..255, antialiased."""
     pixels = views.float()
@@ -434,13 +358,6 @@ def resize_views(views: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _as_array(row: np.ndarray | Tensor) -> np.ndarray:
     return np.asarray(row.detach().cpu() if isinstance(row, Tensor) else row, dtype=np.float32)
-
-
-def _thumbnails(images: ImageSet) -> np.ndarray:
-    small = Preprocess(Preprocessing(input_size=(8, 8), crop_pct=1.0, crop_mode="squash"))
-    return np.concatenate(
-        [small(torch.from_numpy(images.pixels(i))[None]).flatten(1).numpy() for i in range(len(images))]
-    )
 
 
 def _onnx_preprocessing(path: Path, metadata: dict[str, str], sides: list[Any], takes_pixels: bool) -> Preprocessing:

@@ -19,11 +19,12 @@ from torch import nn
 import compressor
 import compressor.quantization_aware
 import compressor.shipping
+import export.judge
 import export.selection
 from compressor.cli import main
 from compressor.quantization_aware import obstacle_to_finish
 from export import Embedder, export_model, to_onnx
-from export.selection import balanced, judging
+from export.judge import balanced, judging
 from export.tracing import smooth_images
 from zoo import (
     DataError,
@@ -120,13 +121,14 @@ def test_no_test_image_is_looked_at(
     photos: Path, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, ...]] = []
-    preprocessed = export.selection.preprocessed
+    preprocessed = export.judge.preprocessed
 
     def watched(graphs: Any, images: ImageSet) -> Any:
         seen.append(tuple(images.ids))
         return preprocessed(graphs, images)
 
-    monkeypatch.setattr(export.selection, "preprocessed", watched)
+    for module in (export.judge, export.selection):  # to judge, and to calibrate and time
+        monkeypatch.setattr(module, "preprocessed", watched)
     export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **QUICK)
     splits = load_data(f"folder:{photos}", validation=0.34)
     judged, calibrated = set(seen[0]), set(seen[1])

@@ -60,6 +60,16 @@ def test_another_teacher_or_precision_finds_nothing(tmp_path: Path) -> None:
     assert (one.calls, other.calls) == (2, 1)
 
 
+def test_a_precision_chosen_for_the_device_is_kept_as_what_it_came_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Counting()
+    for fast, precision, calls in ((False, "auto", 1), (False, "fp32", 1), (True, "auto", 2), (True, "bf16", 2)):
+        monkeypatch.setattr("zoo.teachers.bfloat16_is_fast", lambda device, fast=fast: fast)
+        shown(CachedTeacher(TorchTeacher(module, precision=precision), tmp_path), 0)
+        assert module.calls == calls, precision
+
+
 def test_it_is_the_teacher_in_all_else() -> None:
     teacher = TorchTeacher(Counting(), name="mine", metric="euclidean")
     cached = CachedTeacher(teacher, "nowhere")

@@ -26,7 +26,8 @@ from zoo.errors import DataError, ModelError, OptionError
 from zoo.label_retrieval import measure_by_labels
 from zoo.models import create_model, facts_of, normalize_embeddings, preprocessing_of, save_model
 from zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Normalize, Preprocess, Preprocessing
-from zoo.teachers import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher, prove_teacher, resize_views
+from zoo.teacher_proof import prove_teacher
+from zoo.teachers import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher, resize_views
 
 
 class SmallNet(nn.Module):
