@@ -9,6 +9,8 @@ from zoo.arguments import DataLike, require_ranges
 from zoo.errors import DataError, OptionError
 from zoo.stage import Stage
 
+_IMAGES_PER_CLASS = 4  # where a loss has no attribute images_per_class; losses of pairs need two at least
+
 
 def train(
     data: DataLike,
@@ -30,7 +32,7 @@ def train(
     loss_options: dict[str, Any] | None = None,
     epochs: int = 40,
     batch_size: int = 120,
-    images_per_class: int = 4,
+    images_per_class: int | None = None,
     neighbours: int = 5,
     augment: str = "photo",
     min_crop: float = 0.2,
@@ -77,7 +79,7 @@ def train(
         loss_options: options of the loss, such as {margin: 0.1, alpha: 32}.
         epochs: passes over the training images.
         batch_size: images in a batch, over all devices.
-        images_per_class: images of each class in a batch.
+        images_per_class: images of each class in a batch; null for what suits the loss: 1 for proxy_anchor, else 4.
         neighbours: with a loss for continuous labels: images of a batch that have the labels nearest to its anchor's.
         augment: random views: photo, photo-strong, drawing or none.
         min_crop: smallest part of an image's area that a view may show.
@@ -203,6 +205,8 @@ def train(
     )
     views = Views(images, preprocessing_of(model), augment, min_crop)
     nearest = neighbours if continuous else None
+    if images_per_class is None:
+        images_per_class = getattr(loss_class, "images_per_class", _IMAGES_PER_CLASS)
     loader = training_loader(images, views, batch_size, images_per_class, True, workers, seed, nearest)
     best = fit(learner, loader, stage.folder, epochs, precision, gradient_clip, devices, num_nodes)
     diagnose = None if continuous else getattr(objective, "diagnose", None)

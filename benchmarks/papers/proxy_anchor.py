@@ -55,21 +55,30 @@ LOSSES = {
     "triplet": "benchmarks.papers.rivals:Triplet",
     "contrastive": "benchmarks.papers.rivals:Contrastive",
 }
-_PROXIES = ("Proxy-Anchor", "normalised softmax")
-_MARGINS = {"triplet": (0.1, 0.3), "contrastive": (0.5, 1.0)}
-_BASES = {"multi-similarity": (50.0, 20.0)}
+# Losses with proxies need no second image of a class in a batch, and their authors draw images at random.
+_ONE_OF_A_CLASS = {"images_per_class": 1}
+_WITH_PROXIES: dict[str, list[Options]] = {
+    name: [{"proxy_lr_factor": 10.0}, {"proxy_lr_factor": 30.0}, {"proxy_lr_factor": 10.0} | _ONE_OF_A_CLASS]
+    for name in ("Proxy-Anchor", "normalised softmax")
+} | {
+    "Proxy-NCA": [  # 32 is the scale that Proxy-Anchor's authors compare with
+        {"proxy_lr_factor": 30.0, "loss_options": {"softmax_scale": 9.0}},
+        {"proxy_lr_factor": 30.0, "loss_options": {"softmax_scale": 32.0}},
+        {"proxy_lr_factor": 30.0, "loss_options": {"softmax_scale": 32.0}} | _ONE_OF_A_CLASS,
+    ]
+}
+_OF_PAIRS: dict[str, list[Options]] = {
+    "multi-similarity": [{"beta": 50.0}, {"beta": 20.0}],
+    "triplet": [{"margin": 0.1}, {"margin": 0.3}],
+    "contrastive": [{"margin": 0.5}, {"margin": 1.0}],
+}
 
 
 def grid(name: str) -> list[Options]:
-    """Return four sets of options: two rates, and two values of what matters most in the loss."""
-    if name == "Proxy-NCA":  # 32 is the scale that Proxy-Anchor's authors compare with
-        scales = [{"softmax_scale": scale} for scale in (9.0, 32.0)]
-        return [{"lr": lr, "proxy_lr_factor": 30.0, "loss_options": scale} for lr in RATES for scale in scales]
-    if name in _PROXIES:
-        return [{"lr": lr, "proxy_lr_factor": factor} for lr in RATES for factor in (10.0, 30.0)]
-    if name in _MARGINS:
-        return [{"lr": lr, "loss_options": {"margin": margin}} for lr in RATES for margin in _MARGINS[name]]
-    return [{"lr": lr, "loss_options": {"beta": beta}} for lr in RATES for beta in _BASES[name]]
+    """Return six sets of options: rates, and what matters most in the loss."""
+    if name in _WITH_PROXIES:
+        return [{"lr": lr} | options for lr in RATES for options in _WITH_PROXIES[name]]
+    return [{"lr": lr, "loss_options": options} for lr in (1e-3, *RATES) for options in _OF_PAIRS[name]]
 
 
 def main() -> None:
@@ -203,6 +212,7 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
         if curves:
             axes.plot(range(1, len(curves[0]) + 1), 100 * np.mean(curves, axis=0), label=name)
     axes.set(xlabel="epochs", ylabel="Recall@1 on validation classes, %")
+    axes.locator_params(axis="x", integer=True)
     axes.grid(color="#dddddd")
     axes.legend(frameon=False)
     with replacing(path) as temporary:

@@ -74,6 +74,31 @@ def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Pa
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("loss", "given", "expected"),
+    [
+        ("proxy_anchor", None, [1] * 8),
+        ("proxy_nca", None, [4, 4]),
+        ("proxy_anchor", 2, [2] * 4),
+        ("proxy_nca", 1, [1] * 8),
+    ],
+)
+def test_a_batch_holds_as_many_images_of_a_class_as_suit_the_loss(
+    loss: str, given: int | None, expected: list[int], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(learner: Any, loader: Any, *args: Any) -> None:
+        batches = [[index for index, _ in batch] for batch in loader.batch_sampler]
+        assert [np.unique(labels[batch], return_counts=True)[1].tolist() for batch in batches] == [expected] * 12
+        raise InterruptedError
+
+    labels = load_data(f"folder:{photos}", "all-train", validation=0).train.labels
+    assert labels is not None and len(labels) == 96
+    monkeypatch.setattr("zoo.learner.fit", stop)
+    options = QUICK | {"batch_size": 8, "images_per_class": given, "validation": 0, "split": "all-train"}
+    with pytest.raises(InterruptedError):
+        train(f"folder:{photos}", tmp_path, "test_resnet", loss=loss, **options)
+
+
 def test_two_runs_at_once_in_a_folder_are_refused(photos: Path, tmp_path: Path) -> None:
     with alone_in(tmp_path), pytest.raises(OptionError, match="Another process is at work"):
         train(f"folder:{photos}", tmp_path, "test_resnet", epochs=1, **QUICK)

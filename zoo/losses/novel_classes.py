@@ -27,18 +27,18 @@ class NovelClassesLoss(nn.Module):
 
     A generator learns to make embeddings of a class from noise. Novel classes have conditions in the generator and
     proxies of their own, and no images. With X the batch, L2-normalised, G and G' generated embeddings with the labels
-    of X, N as many of novel classes (as many classes as in X, drawn at random) and base(.) the loss with the proxies of
-    all classes, real and novel:
+    of X, N as many of novel classes (as many classes as in X, drawn at random), base(.) the loss with the proxies of
+    real classes, and base+(.) the loss with the proxies of all classes, real and novel:
 
-        L = base(X) + synthetic_weight * base(X, G, N) + realism_weight * R + diversity_weight * V
+        L = base(X) + synthetic_weight * base+(X, G, N) + realism_weight * R + diversity_weight * V
 
         R = mean over the classes of X of the energy distance between the class in X and in G and G' together
         V = mean over the classes of N of [1 - (spread of the class) / (mean spread of the classes in G and G')]+
 
-    and in the warm-up, with the proxies of the real classes alone, L = base(X) + realism_weight * R.
+    and in the warm-up L = base(X) + realism_weight * R.
 
     What learns from what: R and V move the generator and its conditions only, R towards X, which is held fixed, and V
-    with the spread of real classes held fixed. base moves everything it sees: the embedding network through X, the
+    with the spread of real classes held fixed. base+ moves everything it sees: the embedding network through X, the
     proxies, and the generator through G and N, whose classes it makes easy to tell apart. No gradient reaches the
     network through generated embeddings: it learns from the proxies that they move, from the proxies of novel classes,
     which its embeddings must stay away from, and, where the base weights the embeddings of a batch by each other as
@@ -53,8 +53,8 @@ class NovelClassesLoss(nn.Module):
     * V asks novel classes to be as wide as generated real ones. Like the mode-seeking ratio (Mao et al.,
       arXiv:1903.05628) it keeps the generator from ignoring the noise, but it stops where that is reached. Real classes
       need no such term, since R has it.
-    * The form of the generator, and base(X) beside base(X, G, N), so that generated embeddings add to what is learnt
-      from the images and do not dilute it.
+    * The form of the generator, and base(X) beside base+(X, G, N), so that generated embeddings add to what is learnt
+      from the images and do not dilute it: Proxy-Anchor averages over proxies, of which novel classes may have most.
     * The weights, chosen on synthetic vectors.
 
     A base of one's own must compare by cosine, since generated embeddings have length 1. Parameters other than the
@@ -138,13 +138,13 @@ class NovelClassesLoss(nn.Module):
             twice = ordered.repeat(2)  # a class with one image in the batch needs two for a spread
             generated = self._generate(twice)
             realism = energy_distances(real.detach(), labels, generated, twice).diagonal().mean()
+            proxies = {"proxies": self.base.proxies[: self.num_classes]}  # type: ignore[index]
+            loss: Tensor = functional_call(self.base, proxies, (embeddings, labels))
+            loss = loss + self.realism_weight * realism
             if self._warming_up:
-                proxies = {"proxies": self.base.proxies[: self.num_classes]}  # type: ignore[index]
-                known: Tensor = functional_call(self.base, proxies, (embeddings, labels))
-                return known + self.realism_weight * realism
+                return loss
             novel_labels = self._some_novel(labels)
             novel = self._generate(novel_labels)
-            loss: Tensor = self.base(embeddings, labels) + self.realism_weight * realism
             loss = loss + self.synthetic_weight * self.base(
                 torch.cat([real, generated[: len(labels)], novel]), torch.cat([labels, ordered, novel_labels])
             )

@@ -30,6 +30,10 @@ class ProxyAnchorLoss(nn.Module):
         OptionError: alpha is not above 0.
     """
 
+    images_per_class = 1
+    """In a batch: a proxy is compared with the whole batch, in which many classes say more than many images of a few;
+    the paper's batches are drawn at random. Measured in benchmarks/papers."""
+
     def __init__(self, num_classes: int, dim: int, margin: float = 0.1, alpha: float = 32.0) -> None:
         super().__init__()
         require_above(0, alpha=alpha)
