@@ -2,8 +2,9 @@
 
     python -m benchmarks.main_job.run omniglot --data folder:PATH --seeds 0 1 2 --work runs/main_job
 
-A finished seed is a line in results.jsonl beside this file, and is not run again; an interrupted one goes on from its
-last whole epoch when the command is repeated with the same --work. The table is made anew after every seed.
+A finished seed is a line in results.jsonl beside this file, and is not run again while the settings of teacher and
+student stay; an interrupted one goes on from its last whole epoch when the command is repeated with the same --work.
+The table is made anew after every seed, of the lines that were made with the settings as they are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ CONFIGS = HERE.parents[1] / "configs"
 RESULTS = Results(HERE / "results.jsonl")
 TABLE = HERE / "results.md"
 INDEXES = ("sq8", "binary")
+SECTIONS = ("teacher", "student")
 
 
 def main() -> None:
@@ -40,18 +42,36 @@ def main() -> None:
     options = parser.parse_args()
     quieten()
     for seed in options.seeds:
-        if RESULTS.lines(config=options.config, seed=seed):
+        if any(line["seed"] == seed for line in current(RESULTS.lines(config=options.config))):
             print(f"{options.config}, seed {seed}: in {RESULTS.path.name} already")
             continue
         folder = options.work / options.config / f"seed{seed}"
         RESULTS.add(run_seed(options.config, options.data, seed, folder, options.compile))
-        TABLE.write_text(table(RESULTS.lines()), encoding="utf-8")
-    print(table(RESULTS.lines()))
+        TABLE.write_text(table(current(RESULTS.lines())), encoding="utf-8")
+    print(table(current(RESULTS.lines())))
+
+
+def current(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines made with the teacher and student that the configurations have now, compiled or not."""
+
+    def same(line: dict[str, Any]) -> bool:
+        settings = settings_of(line["config"])
+        made = {section: dict(line["settings"][section]) for section in SECTIONS}
+        made["student"].pop("compile", None)
+        return made == {section: settings[section] for section in SECTIONS}
+
+    return [line for line in lines if same(line)]
+
+
+def settings_of(config: str) -> dict[str, Any]:
+    """Read a configuration by name."""
+    settings: dict[str, Any] = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))
+    return settings
 
 
 def run_seed(config: str, data: str | None, seed: int, folder: Path, compiled: bool) -> dict[str, Any]:
     """Run one seed and return its line of results."""
-    settings = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))
+    settings = settings_of(config)
     settings |= {"seed": seed, "out": folder, "data": data or settings["data"]}
     settings["student"] |= {"compile": True} if compiled else {}
     settings["report"] = settings.get("report", {}) | {"min_retention": None}
@@ -94,7 +114,7 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path, compiled: b
         "seconds": seconds,
         "stages": {name: {key: stage[key] for key in keep} for name, stage in stages.items()},
         "int8": tried,
-        "settings": {section: settings[section] for section in ("teacher", "student")},
+        "settings": {section: settings[section] for section in SECTIONS},
         "data": report.content["data"] | {"name": config},
         "machine": report.content["machine"],
         "versions": report.content["versions"],
