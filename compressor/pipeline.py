@@ -119,11 +119,7 @@ def run(
     if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
         sys.exit(0)  # one of several processes that trained together; the first does the rest
     log.info("[3/4] ONNX")
-    refused: RefusedError | None = None
-    try:
-        artefacts = _export(small, source, splits, out / "export", divided, shared | export_options)
-    except RefusedError as error:
-        refused, artefacts = error, sorted((out / "export").glob("*.onnx"))
+    artefacts, refused = _export(small, source, splits, out / "export", divided, shared | export_options)
     log.info("[4/4] report")
     written = _report([small, *artefacts], source, splits, out / "report", shared | report_options)
     if refused is not None:
@@ -159,11 +155,11 @@ def _export(
     folder: Path,
     divided: dict[str, Any],
     options: dict[str, Any],
-) -> list[Path]:
-    """Export, unless the files were made of these very weights with these options; a refusal of int8 is kept too.
+) -> tuple[list[Path], RefusedError | None]:
+    """Export, unless the files were made of these very weights with these options.
 
-    Raises:
-        RefusedError: no int8 file keeps recall, now or when this was tried before.
+    Returns:
+        The files, and the refusal of int8, now or when this was tried before.
     """
     inputs = plain({"options": options, "data": splits.digest, "model": digest(student / "model.safetensors")})
     made_of = folder / "inputs.json"
@@ -174,21 +170,20 @@ def _export(
         tried = folder / CANDIDATES
         if made == inputs and all(file.is_file() for file in (*files, *([tried] if refused else []))):
             log.info("%s is finished already: reused", folder)
-            if refused:
-                raise RefusedError(refused["found"], refused["remedy"], _read(tried), None)
-            return files
+            return files, RefusedError(**refused, content=_read(tried), network=None) if refused else None
     for stale in folder.glob("*.onnx"):
         stale.unlink()
     left = {name: value for name, value in options.items() if name not in divided}  # the data are divided already
+    error: RefusedError | None = None
     try:
         files = list(ship(student, folder, teacher=teacher, data=splits, **left).files.values())
-    except RefusedError as error:  # searched for minutes, and the same would be found again
-        written = sorted(file.name for file in folder.glob("*.onnx"))
-        reason = {"found": error.found, "remedy": error.remedy}
-        write_json(made_of, inputs | {"files": written, "refused": reason})
-        raise
-    write_json(made_of, inputs | {"files": [file.name for file in files]})
-    return files
+    except RefusedError as refusal:
+        error, files = refusal, sorted(folder.glob("*.onnx"))
+    made = inputs | {"files": [file.name for file in files]}
+    if error is not None:  # the search took minutes, and the same would be found again
+        made["refused"] = {"found": error.found, "remedy": error.remedy}
+    write_json(made_of, made)
+    return files, error
 
 
 def _report(

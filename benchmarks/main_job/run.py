@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from benchmarks.labels_only import as_labels_only
-from benchmarks.results import Results, in_points, made_with, markdown_table, spread
+from benchmarks.results import Results, digest_of, in_points, made_with, markdown_table, spread
 from compressor import run
 from compressor.cli import quieten
 from export import validate
@@ -28,7 +28,6 @@ CONFIGS = HERE.parents[1] / "configs"
 RESULTS = Results(HERE / "results.jsonl")
 TABLE = HERE / "results.md"
 INDEXES = ("sq8", "binary")
-SECTIONS = ("teacher", "student")
 
 
 def main() -> None:
@@ -42,25 +41,23 @@ def main() -> None:
     options = parser.parse_args()
     quieten()
     for seed in options.seeds:
-        if any(line["seed"] == seed for line in current(RESULTS.lines(config=options.config))):
+        if any(line["seed"] == seed for line in counting(RESULTS.lines(config=options.config))):
             print(f"{options.config}, seed {seed}: in {RESULTS.path.name} already")
             continue
         folder = options.work / options.config / f"seed{seed}"
         RESULTS.add(run_seed(options.config, options.data, seed, folder, options.compile))
-        TABLE.write_text(table(current(RESULTS.lines())), encoding="utf-8")
-    print(table(current(RESULTS.lines())))
+        TABLE.write_text(table(counting(RESULTS.lines())), encoding="utf-8")
+    print(table(counting(RESULTS.lines())))
 
 
-def current(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def counting(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the lines made with the teacher and student that the configurations have now, compiled or not."""
 
-    def same(line: dict[str, Any]) -> bool:
-        settings = settings_of(line["config"])
-        made = {section: dict(line["settings"][section]) for section in SECTIONS}
-        made["student"].pop("compile", None)
-        return made == {section: settings[section] for section in SECTIONS}
+    def what(settings: dict[str, Any]) -> str:
+        student = {name: value for name, value in settings["student"].items() if name != "compile"}
+        return digest_of({"teacher": settings["teacher"], "student": student})
 
-    return [line for line in lines if same(line)]
+    return [line for line in lines if what(line["settings"]) == what(settings_of(line["config"]))]
 
 
 def settings_of(config: str) -> dict[str, Any]:
@@ -114,7 +111,7 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path, compiled: b
         "seconds": seconds,
         "stages": {name: {key: stage[key] for key in keep} for name, stage in stages.items()},
         "int8": tried,
-        "settings": {section: settings[section] for section in SECTIONS},
+        "settings": {section: settings[section] for section in ("teacher", "student")},
         "data": report.content["data"] | {"name": config},
         "machine": report.content["machine"],
         "versions": report.content["versions"],

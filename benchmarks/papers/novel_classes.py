@@ -135,10 +135,8 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
                 gained = gain([after - before for before, after in zip(without, generator, strict=True)])
                 rows.append([base, name, ", ".join(map(str, seeds)), spread(without), spread(generator), gained])
     if rows:
-        text += [
-            "In percent on the test classes, mean over seeds ± standard deviation; of the gain, mean difference of"
-        ]
-        text += ["the same seeds ± its standard error.", ""]
+        text += ["In percent on the test classes, mean over seeds ± standard deviation; of the gain, mean difference"]
+        text += ["of the same seeds ± its standard error.", ""]
         header = ["loss", "measure", "seeds", *VARIANTS, "gain"]
         text += [*markdown_table(header, rows), "", "![Recall@1 of the variants](novel-classes.png)", ""]
     if tuning:
