@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.arguments import DataLike, TeacherLike, require_ranges
+from zoo.arguments import DataLike, TeacherLike, rates, require_ranges
 from zoo.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ def distill(
     images_per_class: int = 2,
     augment: str = "photo",
     min_crop: float = 0.2,
-    lr: float = 1e-4,
-    proxy_lr_factor: float = 100.0,
+    lr: float | None = None,
+    proxy_lr_factor: float | None = None,
     weight_decay: float = 1e-4,
     schedule: str = "cosine",
     step_epochs: int = 10,
@@ -95,8 +95,9 @@ def distill(
         images_per_class: images of each class in a batch.
         augment: random views: photo, photo-strong, drawing or none.
         min_crop: smallest part of an image's area that a view may show.
-        lr: learning rate; 1e-4 suits pretrained weights, random ones want about 2e-3.
-        proxy_lr_factor: how many times that rate the proxies learn with, in losses that have them.
+        lr: learning rate; null for 1e-4 with pretrained weights, else 3e-3.
+        proxy_lr_factor: how many times that rate the proxies learn with, in losses that have them; null for 100 with
+            pretrained weights, else 30.
         weight_decay: of AdamW.
         schedule: cosine, which rises over the first twentieth of the steps and falls to 0, or step.
         step_epochs: with schedule step, epochs between two steps.
@@ -123,6 +124,7 @@ def distill(
     Raises:
         UserError: teacher, data, model or options that cannot work.
     """
+    lr, proxy_lr_factor = rates(pretrained, lr, proxy_lr_factor)
     options = dict(locals())
     require_ranges(options)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.distillation import distill
-from zoo.arguments import DataLike, TeacherLike, require_ranges
+from zoo.arguments import DataLike, TeacherLike, rates, require_ranges
 from zoo.errors import ModelError
 from zoo.stage import Stage
 
@@ -151,8 +151,8 @@ def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
         own = {name: value for name, value in own.items() if name not in ("loss", "loss_options")}
     options = {name: own.get(name, default) for name, default in options.items()}
     options |= {name: value for name, value in given.items() if name in options and value is not None}
-    if given["lr"] is None:
-        options["lr"] /= 2
+    lr, factor = rates(True, options["lr"], options["proxy_lr_factor"])
+    options |= {"lr": lr / 2 if given["lr"] is None else lr, "proxy_lr_factor": factor}
     return options | {"freeze_batchnorm": True, "validate_every": 1, "workers": given["workers"]}
 
 

@@ -56,6 +56,21 @@ def require_ranges(options: Mapping[str, Any]) -> None:
         raise OptionError(f"seed is {seed}; it must be at most {_LARGEST_SEED}.")
 
 
+def rates(pretrained: Any, lr: float | None, proxy_lr_factor: float | None) -> tuple[float, float]:
+    """Return the learning rate and what proxies learn with, as a factor of it, where they are not given.
+
+    Pretrained weights take the papers' 1e-4 and 100. Random ones learn next to nothing at that rate; 3e-3 and 30 come
+    of this project's benchmarks, on convolutional networks.
+
+    Args:
+        pretrained: as train takes it; anything false for random weights.
+        lr: the learning rate, or None.
+        proxy_lr_factor: the factor, or None.
+    """
+    rate, factor = (1e-4, 100.0) if pretrained else (3e-3, 30.0)
+    return rate if lr is None else lr, factor if proxy_lr_factor is None else proxy_lr_factor
+
+
 def same_place(one: Any, other: Any) -> bool:
     """Return whether two values of an option, such as folder:PATH, name the same file or folder, wherever it lies.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import DataLike, require_ranges
+from zoo.arguments import DataLike, rates, require_ranges
 from zoo.errors import DataError, OptionError
 from zoo.stage import Stage
 
@@ -36,8 +36,8 @@ def train(
     neighbours: int = 5,
     augment: str = "photo",
     min_crop: float = 0.2,
-    lr: float = 1e-4,
-    proxy_lr_factor: float = 100.0,
+    lr: float | None = None,
+    proxy_lr_factor: float | None = None,
     weight_decay: float = 1e-4,
     schedule: str = "cosine",
     step_epochs: int = 10,
@@ -83,8 +83,9 @@ def train(
         neighbours: with a loss for continuous labels: images of a batch that have the labels nearest to its anchor's.
         augment: random views: photo, photo-strong, drawing or none.
         min_crop: smallest part of an image's area that a view may show.
-        lr: learning rate of the network.
-        proxy_lr_factor: how many times that rate the loss's proxies learn with.
+        lr: learning rate of the network; null for 1e-4 with pretrained weights, else 3e-3.
+        proxy_lr_factor: how many times that rate the loss's proxies learn with; null for 100 with pretrained weights,
+            else 30.
         weight_decay: of AdamW.
         schedule: cosine, which rises over the first twentieth of the steps and falls to 0, or step.
         step_epochs: with schedule step, epochs between two steps.
@@ -108,6 +109,7 @@ def train(
     Raises:
         UserError: data, model or options that cannot work.
     """
+    lr, proxy_lr_factor = rates(pretrained, lr, proxy_lr_factor)
     options = dict(locals())
     require_ranges(options)
 

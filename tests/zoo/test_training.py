@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import lightning
 import numpy as np
 import pytest
+import safetensors.torch
+import timm
 import torch
 from torch import nn
 
@@ -188,6 +190,26 @@ def test_rates_follow_the_schedule(photos: Path, tmp_path: Path, monkeypatch: py
     train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
     expected = [[2e-3 * f, 2e-3 * f, 0.2 * f] for f in (1, 0.5, 0.25)]
     np.testing.assert_allclose(rates, expected)
+
+
+@pytest.mark.parametrize(("pretrained", "expected"), [(False, [3e-3, 3e-3, 0.09]), (True, [1e-4, 1e-4, 0.01])])
+def test_rates_that_are_not_given_follow_from_the_weights(
+    pretrained: bool, expected: list[float], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[list[float]] = []
+
+    def remember(self: Any) -> None:
+        rates.append([group["lr"] for group in self.trainer.optimizers[0].param_groups])
+
+    monkeypatch.setattr(zoo.learner.Learner, "on_train_epoch_start", remember)
+    weights = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
+    options = {name: value for name, value in QUICK.items() if name != "lr"} | {"epochs": 1, "schedule": "step"}
+    given = weights if pretrained else False
+    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", pretrained=given, **options)
+    np.testing.assert_allclose(rates, [expected])
+    recorded = facts_of(load_model(folder)).options
+    assert (recorded["lr"], recorded["lr"] * recorded["proxy_lr_factor"]) == pytest.approx((expected[0], expected[2]))
 
 
 @pytest.mark.parametrize("factor", [None, 5.0])
