@@ -53,25 +53,43 @@ TITLES = {
 }
 VIEWS = 2  # of an image in a batch of distillation
 
-# Four runs for each: two rates, and two values of what matters most in the method.
-RATES = (1e-2, 3e-2)
-PROXIES = 0.03  # their rate, whatever the network's is: the one that the teacher's learn with
+PROXIES = 0.03  # the rate of proxies, whatever the network's is
 
 
-def _by_proxies(lr: float, weight: float) -> Options:
-    return {"lr": lr, "proxy_lr_factor": PROXIES / lr, "loss_options": {"weight": weight}}
+def _sets(name: str, tried: list[tuple[float, float]], proxies: bool = False) -> list[Options]:
+    """Return sets of options: a rate and a value of one of the loss's options in each."""
+    return [
+        {"lr": lr, "loss_options": {name: value}} | ({"proxy_lr_factor": PROXIES / lr} if proxies else {})
+        for lr, value in tried
+    ]
 
 
+# Six runs for each: two rates by two values of what matters most in the method, then two beyond the best of those.
 GRID: dict[str, list[Options]] = {
-    "relaxed_contrastive": [{"lr": lr, "loss_options": {"sigma": s}} for lr in RATES for s in (1.0, 0.5)],
-    "relaxed_multi_similarity": [{"lr": lr, "loss_options": {"beta": b}} for lr in RATES for b in (2.0, 4.0)],
-    "rkd": [{"lr": lr, "loss_options": {"angle_weight": w}} for lr in RATES for w in (2.0, 0.5)],
-    "pkt": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (1.0, 1e4)],
-    "darkrank": [{"lr": lr, "loss_options": {"triplet_weight": w}} for lr in RATES for w in (1.0, 0.1)],
-    "fitnet": [_by_proxies(lr, w) for lr in RATES for w in (1.0, 10.0)],
-    "attention": [_by_proxies(lr, w) for lr in RATES for w in (1000.0, 1.0)],
-    "crd": [_by_proxies(lr, w) for lr in RATES for w in (0.8, 0.1)],
-    LABELS_ONLY: [{"lr": lr, "proxy_lr_factor": factor} for lr in (3e-3, 1e-2) for factor in (10.0, 30.0)],
+    "relaxed_contrastive": _sets(
+        "sigma", [(1e-2, 1.0), (1e-2, 0.5), (3e-2, 1.0), (3e-2, 0.5), (3e-2, 0.25), (1e-1, 0.5)]
+    ),
+    "relaxed_multi_similarity": _sets(
+        "beta", [(1e-2, 2.0), (1e-2, 4.0), (3e-2, 2.0), (3e-2, 4.0), (3e-2, 1.0), (1e-1, 2.0)]
+    ),
+    "rkd": _sets("angle_weight", [(1e-2, 2.0), (1e-2, 0.5), (3e-2, 2.0), (3e-2, 0.5), (3e-2, 0.1), (1e-1, 0.5)]),
+    "pkt": _sets("weight", [(1e-2, 1.0), (1e-2, 1e4), (3e-2, 1.0), (3e-2, 1e4), (1e-1, 1.0), (1e-1, 1e4)]),
+    "darkrank": _sets(
+        "triplet_weight", [(1e-2, 1.0), (1e-2, 0.1), (3e-2, 1.0), (3e-2, 0.1), (1e-2, 10.0), (3e-3, 1.0)]
+    ),
+    "fitnet": _sets(
+        "weight", [(1e-2, 1.0), (1e-2, 10.0), (3e-2, 1.0), (3e-2, 10.0), (3e-2, 100.0), (1e-1, 10.0)], proxies=True
+    ),
+    "attention": _sets(
+        "weight", [(1e-2, 1e3), (1e-2, 1.0), (3e-2, 1e3), (3e-2, 1.0), (1e-2, 0.1), (3e-3, 1.0)], proxies=True
+    ),
+    "crd": _sets(
+        "weight", [(1e-2, 0.8), (1e-2, 0.1), (3e-2, 0.8), (3e-2, 0.1), (1e-2, 0.02), (3e-3, 0.1)], proxies=True
+    ),
+    LABELS_ONLY: [
+        {"lr": lr, "proxy_lr_factor": factor}
+        for lr, factor in [(3e-3, 10.0), (3e-3, 30.0), (1e-2, 10.0), (1e-2, 30.0), (1e-2, 3.0), (3e-2, 10.0)]
+    ],
 }
 LEARNS_FROM = {
     TEACHER: "labels",
