@@ -64,7 +64,8 @@ def _sets(name: str, tried: list[tuple[float, float]], proxies: bool = False) ->
     ]
 
 
-# Six runs for each: two rates by two values of what matters most in the method, then two beyond the best of those.
+# Six runs for each: two rates by two values of what matters most in the method, then two beyond the best of those; for
+# labels alone, of batches of one image of each class.
 GRID: dict[str, list[Options]] = {
     "relaxed_contrastive": _sets(
         "sigma", [(1e-2, 1.0), (1e-2, 0.5), (3e-2, 1.0), (3e-2, 0.5), (3e-2, 0.25), (1e-1, 0.5)]
@@ -87,8 +88,8 @@ GRID: dict[str, list[Options]] = {
         "weight", [(1e-2, 0.8), (1e-2, 0.1), (3e-2, 0.8), (3e-2, 0.1), (1e-2, 0.02), (3e-3, 0.1)], proxies=True
     ),
     LABELS_ONLY: [
-        {"lr": lr, "proxy_lr_factor": factor}
-        for lr, factor in [(3e-3, 10.0), (3e-3, 30.0), (1e-2, 10.0), (1e-2, 30.0), (1e-2, 3.0), (3e-2, 10.0)]
+        *({"lr": lr, "proxy_lr_factor": factor} for lr, factor in product((3e-3, 1e-2), (10.0, 30.0))),
+        *({"lr": lr, "proxy_lr_factor": 10.0, "images_per_class": 1} for lr in (3e-3, 1e-2)),
     ],
 }
 LEARNS_FROM = {
