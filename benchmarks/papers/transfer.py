@@ -88,8 +88,9 @@ GRID: dict[str, list[Options]] = {
         "weight", [(1e-2, 0.8), (1e-2, 0.1), (3e-2, 0.8), (3e-2, 0.1), (1e-2, 0.02), (3e-3, 0.1)], proxies=True
     ),
     LABELS_ONLY: [
-        *({"lr": lr, "proxy_lr_factor": factor} for lr, factor in product((3e-3, 1e-2), (10.0, 30.0))),
-        *({"lr": lr, "proxy_lr_factor": 10.0, "images_per_class": 1} for lr in (3e-3, 1e-2)),
+        {"lr": lr, "proxy_lr_factor": factor, "images_per_class": images}
+        for factor, images in ((10.0, 4), (30.0, 4), (10.0, 1))
+        for lr in (3e-3, 1e-2)
     ],
 }
 LEARNS_FROM = {

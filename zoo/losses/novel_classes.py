@@ -33,9 +33,10 @@ class NovelClassesLoss(nn.Module):
         L = base(X) + synthetic_weight * base+(X, G, N) + realism_weight * R + diversity_weight * V
 
         R = mean over the classes of X of the energy distance between the class in X and in G and G' together
-        V = mean over the classes of N of [1 - (spread of the class) / (mean spread of the classes in G and G')]+
+            + the energy distance between X and N, each with all its classes together
+        V = mean over the classes of N of |1 - (spread of the class) / (mean spread of the classes in G and G')|
 
-    and in the warm-up L = base(X) + realism_weight * R.
+    and in the warm-up without base+.
 
     What learns from what: R and V move the generator and its conditions only, R towards X, which is held fixed, and V
     with the spread of real classes held fixed. base+ moves everything it sees: the embedding network through X, the
@@ -50,9 +51,11 @@ class NovelClassesLoss(nn.Module):
 
     * R is an energy distance (see :func:`zoo.energy.energy_distances`), whose gradient is unbiased with the few images
       of a class in a batch. A Sinkhorn divergence was tried: generated classes came out far too narrow.
+    * The second part of R keeps novel classes where real ones lie. Without it they are where base+ finds them easiest
+      to tell apart, farther from any real class than real classes are from each other, and proxies there teach little.
     * V asks novel classes to be as wide as generated real ones. Like the mode-seeking ratio (Mao et al.,
-      arXiv:1903.05628) it keeps the generator from ignoring the noise, but it stops where that is reached. Real classes
-      need no such term, since R has it.
+      arXiv:1903.05628) it keeps the generator from ignoring the noise; it also keeps a novel class from being spread
+      over the place of many real ones, as R alone would have it. Real classes need no such term, since R has it.
     * The form of the generator, and base(X) beside base+(X, G, N), so that generated embeddings add to what is learnt
       from the images and do not dilute it: Proxy-Anchor averages over proxies, of which novel classes may have most.
     * The weights, chosen on synthetic vectors.
@@ -140,19 +143,20 @@ class NovelClassesLoss(nn.Module):
             realism = energy_distances(real.detach(), labels, generated, twice).diagonal().mean()
             proxies = {"proxies": self.base.proxies[: self.num_classes]}  # type: ignore[index]
             loss: Tensor = functional_call(self.base, proxies, (embeddings, labels))
+            novel_labels = self._some_novel(labels)
+            novel = self._generate(novel_labels)
+            if self.novel_classes:
+                one, other = torch.zeros_like(labels), torch.zeros_like(novel_labels)
+                realism = realism + energy_distances(real.detach(), one, novel, other).squeeze()
+                wanted = spreads(generated.detach(), twice).mean()
+                ratios = spreads(novel, novel_labels) / wanted.clamp(min=1e-6)
+                loss = loss + self.diversity_weight * (1 - ratios).abs().mean()
             loss = loss + self.realism_weight * realism
             if self._warming_up:
                 return loss
-            novel_labels = self._some_novel(labels)
-            novel = self._generate(novel_labels)
-            loss = loss + self.synthetic_weight * self.base(
+            return loss + self.synthetic_weight * self.base(
                 torch.cat([real, generated[: len(labels)], novel]), torch.cat([labels, ordered, novel_labels])
             )
-            if self.novel_classes:
-                wanted = spreads(generated.detach(), twice).mean()
-                ratios = spreads(novel, novel_labels) / wanted.clamp(min=1e-6)
-                loss = loss + self.diversity_weight * torch.relu(1 - ratios).mean()
-            return loss
 
     @torch.no_grad()
     def diagnose(self, embeddings: np.ndarray, labels: np.ndarray, folder: Path) -> None:
