@@ -151,6 +151,7 @@ def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
         own = {name: value for name, value in own.items() if name not in ("loss", "loss_options")}
     options = {name: own.get(name, default) for name, default in options.items()}
     options |= {name: value for name, value in given.items() if name in options and value is not None}
+    # A student that does not know its rates has weights that are trained, as pretrained ones are.
     lr, factor = rates(True, options["lr"], options["proxy_lr_factor"])
     options |= {"lr": lr / 2 if given["lr"] is None else lr, "proxy_lr_factor": factor}
     return options | {"freeze_batchnorm": True, "validate_every": 1, "workers": given["workers"]}

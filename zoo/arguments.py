@@ -59,8 +59,8 @@ def require_ranges(options: Mapping[str, Any]) -> None:
 def rates(pretrained: Any, lr: float | None, proxy_lr_factor: float | None) -> tuple[float, float]:
     """Return the learning rate and what proxies learn with, as a factor of it, where they are not given.
 
-    Pretrained weights take the papers' 1e-4 and 100. Random ones learn next to nothing at that rate; 3e-3 and 30 come
-    of this project's benchmarks, on convolutional networks.
+    Pretrained weights take the papers' 1e-4 and 100. Random ones learn little at that rate; 3e-3 and 30 come of this
+    project's benchmarks, on convolutional networks.
 
     Args:
         pretrained: as train takes it; anything false for random weights.
