@@ -1,4 +1,4 @@
-# make demo   teacher, student, ONNX and report on rendered glyphs, in 4 to 6 minutes on 2 cores
+# make demo   teacher, student, ONNX and report on rendered glyphs, in 4 to 5 minutes on 2 cores
 # make test   the whole test suite, under 10 minutes on 2 cores
 # make lint   ruff and mypy
 PYTHON ?= python3
