@@ -45,7 +45,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "transfer"
 
 TEACHER, LABELS_ONLY = "teacher", "labels only"
 SHORT, SHORT_EPOCHS = "compression, 15 epochs", 15
-TUNED_IN = dict.fromkeys(("self", "dimension", "compression"), SHORT) | {"grocery": "grocery"}
+TUNED_IN = dict.fromkeys(("self", "dimension", "compression", SHORT), SHORT) | {"grocery": "grocery"}
 TITLES = {
     "self": "Self-transfer, Omniglot",
     "dimension": "Dimension reduction, Omniglot",
@@ -154,8 +154,8 @@ def settings_of(setting: str, method: str, tried: Options) -> Settings:
         method: a loss of distill, or the teacher, or labels alone, which is trained by the teacher's loss.
         tried: options that go before the configuration's.
     """
-    name = "compression" if setting == SHORT else setting
-    configured = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    file = CONFIGS / ("compression.yaml" if setting == SHORT else f"{setting}.yaml")
+    configured = yaml.safe_load(file.read_text(encoding="utf-8"))
     if setting == SHORT:
         configured["student"]["epochs"] = SHORT_EPOCHS
     settings: Settings = {name: configured[name] for name in ("split", "validation", "teacher")}
@@ -187,7 +187,7 @@ def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
 
 
 def _tuned_as(key: Key) -> Key:
-    return key | {"setting": TUNED_IN.get(key["setting"], key["setting"])}
+    return key | {"setting": TUNED_IN[key["setting"]]}
 
 
 COMPARISON = Comparison(
