@@ -46,12 +46,10 @@ def test_drawings_that_judge_a_classifier_are_not_trained_on() -> None:
     everything = drawings()
     whole = DataSplits("drawings", everything, everything.subset([]), everything.subset([]))
     data = classifier.within_classes(whole)
-    inner = classifier.within_classes(data)
-    for part in (data, inner):
-        assert not set(part.train.ids) & set(part.test.ids)
-        assert set(np.unique(part.train.labels)) == set(np.unique(part.test.labels)) == set(range(6))
-    assert (len(data.train), len(data.test)) == (36, 12)
-    assert set(inner.train.ids) | set(inner.test.ids) == set(data.train.ids)  # tuning sees nothing of the test
+    parts = (data.train, data.validation, data.test)
+    assert [len(part) for part in parts] == [30, 6, 12]  # 5, 1 and 2 of the 8 drawings of each of 6 classes
+    assert all(set(np.unique(part.labels)) == set(range(6)) for part in parts)
+    assert sorted(image for part in parts for image in part.ids) == sorted(everything.ids)
 
 
 def test_labels_alone_take_the_students_network_and_schedule_and_the_teachers_loss_and_sampling() -> None:
@@ -196,17 +194,32 @@ def test_a_rivals_loss_on_logits_is_hintons() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_tuning_of_self_supervision_sees_no_test_character(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    parts = {name: drawings().subset(rows) for name, rows in (("train", range(16)), ("validation", range(16, 32)))}
-    whole = DataSplits("drawings", parts["train"], parts["validation"], drawings().subset(range(32, 48)))
-    seen: list[DataSplits] = []
-    monkeypatch.setattr(self_supervised, "load_data", lambda *args, **options: whole)
-    monkeypatch.setattr(self_supervised, "tune", lambda data, methods, work: seen.append(data))
+def test_self_supervision_is_tuned_on_validation_characters_and_chooses_no_epoch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = {"train": range(16), "validation": range(16, 32), "test": range(32, 48)}
+    data = DataSplits("drawings", **{name: drawings().subset(part) for name, part in rows.items()})
+    trained: list[DataSplits] = []
+    judged: list[ImageSet] = []
+
+    def train(data: DataSplits, out: Path, **options: Any) -> Path:
+        trained.append(data)
+        return out
+
+    def judge(folder: Path, images: ImageSet) -> dict[str, float]:
+        judged.append(images)
+        return {"linear_probe": 0.5, "knn": 0.5}
+
+    monkeypatch.setattr(self_supervised, "train", train)
+    monkeypatch.setattr(self_supervised, "distill", lambda teacher, data, out, **options: train(data, out))
+    monkeypatch.setattr(self_supervised, "judge", judge)
     for name in ("tuning", "results"):
         monkeypatch.setattr(self_supervised.COMPARISON, name, Results(tmp_path / f"{name}.jsonl"))
-    monkeypatch.setattr(self_supervised.COMPARISON, "table", tmp_path / "table.md")
-    monkeypatch.setattr("sys.argv", ["self_supervised", "--data", "folder:x", "--tune", "--work", str(tmp_path)])
-    self_supervised.main()
-    assert list(seen[0].train.ids) == list(parts["train"].ids)
-    assert list(seen[0].test.ids) == list(parts["validation"].ids) and not len(seen[0].validation)
-    assert len(seen[0].test) == 16
+    self_supervised.tune(data, ["rkd"], tmp_path)
+    assert [list(images.ids) for images in judged] == [list(data.validation.ids)] * len(self_supervised.GRID["rkd"])
+    judged.clear()
+    self_supervised.compare(data, 0, ["rkd"], tmp_path)
+    assert [list(images.ids) for images in judged] == [list(data.test.ids)] * 2
+    for images in trained:
+        assert list(images.train.ids) == list(data.train.ids) and not len(images.validation)
+        assert images.train.labels is None or len(set(images.train.labels)) == 16
