@@ -5,8 +5,8 @@
     python -m benchmarks.papers.transfer grocery --data grocery:PATH --tune
 
 The settings are ``configs/transfer/SETTING.yaml``; ``grocery`` is compression on photographs, of some of the methods.
-With ``--tune`` every method gets the same number of runs, ``GRID``, with the seed 0, in the compression setting with
-half its epochs or in grocery, and is judged by MAP@R on the validation classes, which are training classes held out;
+With ``--tune`` every method gets the same number of runs, ``GRID``, with the seed 0, in the compression setting or in
+grocery with half the epochs, and is judged by MAP@R on the validation classes, which are training classes held out;
 without it every method runs with what was best there, and is measured on the test classes. All see as many views: a
 batch of distillation has two of each image, so labels alone get twice the epochs. A finished run is a line in the
 results and is not run again while its settings stay; an interrupted one goes on when the command is repeated.
@@ -44,8 +44,13 @@ from zoo import load_data, train
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "transfer"
 
 TEACHER, LABELS_ONLY = "teacher", "labels only"
-SHORT, SHORT_EPOCHS = "compression, 15 epochs", 15
-TUNED_IN = dict.fromkeys(("self", "dimension", "compression", SHORT), SHORT) | {"grocery": "grocery"}
+SHORT, SHORT_EPOCHS = ", 15 epochs", 15
+TUNED_IN = {
+    "self": "compression" + SHORT,
+    "dimension": "compression" + SHORT,
+    "compression": "compression" + SHORT,
+    "grocery": "grocery" + SHORT,
+}
 TITLES = {
     "self": "Self-transfer, Omniglot",
     "dimension": "Dimension reduction, Omniglot",
@@ -150,13 +155,13 @@ def settings_of(setting: str, method: str, tried: Options) -> Settings:
     """Return all settings of a run but data and seed: of its data, of the teacher, and where there is one, the student.
 
     Args:
-        setting: a configuration, or compression in short.
+        setting: a configuration, or one in short.
         method: a loss of distill, or the teacher, or labels alone, which is trained by the teacher's loss.
         tried: options that go before the configuration's.
     """
-    file = CONFIGS / ("compression.yaml" if setting == SHORT else f"{setting}.yaml")
+    file = CONFIGS / f"{setting.removesuffix(SHORT)}.yaml"
     configured = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if setting == SHORT:
+    if setting.endswith(SHORT):
         configured["student"]["epochs"] = SHORT_EPOCHS
     settings: Settings = {name: configured[name] for name in ("split", "validation", "teacher")}
     if method == LABELS_ONLY:
@@ -187,7 +192,7 @@ def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
 
 
 def _tuned_as(key: Key) -> Key:
-    return key | {"setting": TUNED_IN[key["setting"]]}
+    return key | {"setting": TUNED_IN.get(key["setting"], key["setting"])}
 
 
 COMPARISON = Comparison(
@@ -198,7 +203,9 @@ COMPARISON = Comparison(
     tuned_as=_tuned_as,
 )
 KEYS = [{"setting": setting, "method": method} for setting, method in product(TITLES, (TEACHER, *GRID))]
-TUNED_KEYS = [{"setting": setting, "method": method} for setting, method in product((SHORT, "grocery"), GRID)]
+TUNED_KEYS = [
+    {"setting": setting, "method": method} for setting, method in product(sorted(set(TUNED_IN.values())), GRID)
+]
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:

@@ -102,7 +102,7 @@ def test_every_method_gets_the_same_budget() -> None:
             assert len({str(options) for options in runs}) == len(runs)
 
 
-@pytest.mark.parametrize("setting", [*transfer.TITLES, transfer.SHORT])
+@pytest.mark.parametrize("setting", [*transfer.TITLES, *set(transfer.TUNED_IN.values())])
 def test_all_methods_of_transfer_see_as_many_views(setting: str) -> None:
     ours = transfer.settings_of(setting, "relaxed_contrastive", {})["student"]
     for method in transfer.GRID:
@@ -115,8 +115,9 @@ def test_all_methods_of_transfer_see_as_many_views(setting: str) -> None:
         assert transfer.settings_of(setting, "teacher", {})["teacher"]["epochs"] == 2 * ours["epochs"]
 
 
-def test_methods_are_tuned_in_half_of_compressions_epochs_and_the_same_otherwise() -> None:
-    whole, short = (transfer.settings_of(setting, "rkd", {}) for setting in ("compression", transfer.SHORT))
+@pytest.mark.parametrize("setting", ["compression", "grocery"])
+def test_methods_are_tuned_in_half_of_the_epochs_and_the_same_otherwise(setting: str) -> None:
+    whole, short = (transfer.settings_of(name, "rkd", {}) for name in (setting, transfer.TUNED_IN[setting]))
     assert whole["student"]["epochs"] == 2 * short["student"]["epochs"]
     assert short == whole | {"student": whole["student"] | {"epochs": transfer.SHORT_EPOCHS}}
 
@@ -168,7 +169,7 @@ def test_what_was_tuned_runs_and_a_changed_grid_takes_its_runs_out_of_the_table(
     with pytest.raises(SystemExit, match=f"has 0 of {tried} runs"):
         transfer.compare("dimension", "data", 0, ["rkd"], tmp_path)
     stubbed.clear()
-    transfer.tune(transfer.SHORT, "data", ["rkd"], tmp_path)
+    transfer.tune(transfer.TUNED_IN["compression"], "data", ["rkd"], tmp_path)
     assert len(stubbed) == tried and {run["student"]["dim"] for run in stubbed} == {64}
     for seed in (0, 1, 1):
         transfer.compare("dimension", "data", seed, ["rkd"], tmp_path)
