@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.results import Options
 from zoo import ImageSet, load_model, measure
 from zoo.embedding import embed
 from zoo.models import facts_of
@@ -36,6 +37,11 @@ def arguments(
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
     return parser
+
+
+def sets_of_options(option: str, tried: Sequence[tuple[float, float]]) -> list[Options]:
+    """Return what a grid tries: a rate and a value of one of the loss's options in each set."""
+    return [{"lr": lr, "loss_options": {option: value}} for lr, value in tried]
 
 
 def measured(folder: Path, images: ImageSet) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 No label is seen in training: the teacher learns by SimCLR's loss that views of an image belong together, the students
 learn from the teacher on the same unlabelled drawings. All are judged frozen, by a linear probe and by 5 nearest
 neighbours, both fitted on three quarters of each character's drawings and judged on the others. With ``--tune`` every
-method gets the four runs of ``GRID`` with the seed 0 and is judged on the validation characters, which are training
+method gets the six runs of ``GRID`` with the seed 0 and is judged on the validation characters, which are training
 characters held out; without it every method runs with what was best there and is judged on those of the test split. A
 finished run is a line in the results and is not run again while its settings stay.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.probes import knn_accuracy, linear_probe
-from benchmarks.papers.protocol import SPLIT, arguments, every_fourth
+from benchmarks.papers.protocol import SPLIT, arguments, every_fourth, sets_of_options
 from benchmarks.results import (
     Options,
     Settings,
@@ -60,14 +60,17 @@ TRANSFER = COMMON | STUDENT | {"batch_size": 64, "use_labels": False, "teacher_p
 ALONE_OPTIONS = SELF_SUPERVISED | STUDENT | {"epochs": 40}
 TEACHER, ALONE = "teacher", "the student alone, self-supervised"
 
-# Four runs for each: two rates, and two values of what matters most in the method.
-RATES = (1e-2, 3e-2)
+# Six runs for each: two rates by two values of what matters most in the method, then two beyond the best of those.
 GRID: dict[str, list[Options]] = {
-    "relaxed_contrastive": [{"lr": lr, "loss_options": {"sigma": s}} for lr in RATES for s in (1.0, 0.5)],
-    "rkd": [{"lr": lr, "loss_options": {"angle_weight": w}} for lr in RATES for w in (2.0, 0.5)],
-    "pkt": [{"lr": lr, "loss_options": {"weight": w}} for lr in RATES for w in (1.0, 1e4)],
-    "crd": [{"lr": lr, "loss_options": {"temperature": t}} for lr in RATES for t in (0.07, 0.2)],
-    ALONE: [{"lr": lr, "loss_options": {"temperature": t}} for lr in RATES for t in (0.1, 0.3)],
+    "relaxed_contrastive": sets_of_options(
+        "sigma", [(1e-2, 1.0), (1e-2, 0.5), (3e-2, 1.0), (3e-2, 0.5), (1e-2, 2.0), (3e-3, 1.0)]
+    ),
+    "rkd": sets_of_options(
+        "angle_weight", [(1e-2, 2.0), (1e-2, 0.5), (3e-2, 2.0), (3e-2, 0.5), (3e-2, 8.0), (1e-1, 2.0)]
+    ),
+    ALONE: sets_of_options(
+        "temperature", [(1e-2, 0.1), (1e-2, 0.3), (3e-2, 0.1), (3e-2, 0.3), (1e-2, 0.05), (3e-3, 0.1)]
+    ),
 }
 
 

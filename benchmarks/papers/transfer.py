@@ -24,7 +24,7 @@ import yaml
 from benchmarks.labels_only import as_labels_only
 from benchmarks.papers.comparison import Comparison, Key
 from benchmarks.papers.plots import draw_bars
-from benchmarks.papers.protocol import arguments, measured, validated, validated_map_at_r
+from benchmarks.papers.protocol import arguments, measured, sets_of_options, validated, validated_map_at_r
 from benchmarks.results import (
     Options,
     Settings,
@@ -63,11 +63,8 @@ PROXIES = 0.03  # the rate of proxies, whatever the network's is
 
 
 def _sets(name: str, tried: list[tuple[float, float]], proxies: bool = False) -> list[Options]:
-    """Return sets of options: a rate and a value of one of the loss's options in each."""
-    return [
-        {"lr": lr, "loss_options": {name: value}} | ({"proxy_lr_factor": PROXIES / lr} if proxies else {})
-        for lr, value in tried
-    ]
+    sets = sets_of_options(name, tried)
+    return [options | {"proxy_lr_factor": PROXIES / options["lr"]} for options in sets] if proxies else sets
 
 
 # Six runs for each: two rates by two values of what matters most in the method, then two beyond the best of those; for
