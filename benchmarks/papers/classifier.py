@@ -52,7 +52,7 @@ COMMON: dict[str, Any] = {
     "validation": 0.0,
 }
 TEACHER_OPTIONS = COMMON | {"arch": "resnet10t", "epochs": 40, "lr": 3e-3, "precision": "auto"}
-STUDENT_OPTIONS = COMMON | {"arch": "test_efficientnet", "epochs": 20, "teacher_precision": "auto"}
+STUDENT_OPTIONS = COMMON | {"arch": "test_efficientnet", "epochs": 40, "teacher_precision": "auto"}
 TEACHER, ALONE = "teacher", "cross-entropy"
 
 
