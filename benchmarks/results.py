@@ -180,6 +180,18 @@ def gain(differences: list[float]) -> str:
     return text if len(differences) == 1 else f"{text} ± {stdev(differences) / len(differences) ** 0.5:.2f}"
 
 
+def gain_over(base: list[dict[str, Any]], found: list[dict[str, Any]], score: Callable[[dict[str, Any]], float]) -> str:
+    """Return by how many points found lines are ahead of the base's lines of the same seeds, as :func:`gain` does.
+
+    Args:
+        base: lines of runs, one a seed.
+        found: likewise; those of seeds that the base lacks do not count.
+        score: a share in 0..1 of a line.
+    """
+    theirs = {line["seed"]: score(line) for line in base}
+    return gain([100 * (score(line) - theirs[line["seed"]]) for line in found if line["seed"] in theirs])
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     """Return a table as lines of Markdown."""
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]

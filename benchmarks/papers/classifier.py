@@ -28,7 +28,7 @@ from benchmarks.results import (
     Options,
     Settings,
     digest_of,
-    gain,
+    gain_over,
     grouped,
     made_with,
     markdown_table,
@@ -215,15 +215,15 @@ KEYS = [{"method": method} for method in (TEACHER, *GRID)]
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: one row a method, then what tuning found."""
-    alone = {line["seed"]: line["accuracy"] for line in lines if line["method"] == ALONE}
+    alone = [line for line in lines if line["method"] == ALONE]
     text = ["# Relaxed contrastive loss beside a classifier's cross-entropy, on Omniglot", ""]
     rows = []
     for method in (TEACHER, *GRID):
         found = [line for line in lines if line["method"] == method]
         if found:
             seeds = ", ".join(str(line["seed"]) for line in found)
-            gains = [100 * (line["accuracy"] - alone[line["seed"]]) for line in found if line["seed"] in alone]
-            rows.append([method, seeds, spread([100 * line["accuracy"] for line in found]), gain(gains)])
+            gained = gain_over(alone, found, _validated)
+            rows.append([method, seeds, spread([100 * line["accuracy"] for line in found]), gained])
     if rows:
         text += ["Accuracy in percent on other drawings of the same characters, mean over seeds ± standard deviation;"]
         text += ["of the gain, mean difference of the same seeds ± its standard error.", ""]

@@ -24,10 +24,11 @@ from benchmarks.results import (
     Options,
     Settings,
     digest_of,
-    gain,
+    gain_over,
     made_with,
     markdown_table,
     percent,
+    recall_at_1,
     spread,
 )
 from compressor.cli import quieten
@@ -196,9 +197,8 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
 
 
 def _lost(lines: list[dict[str, Any]], name: str, noise: float) -> str:
-    recall = {(line["noise"], line["seed"]): 100 * line["recall"]["1"] for line in lines if line["loss"] == name}
-    seeds = sorted({seed for level, seed in recall if level == noise and (0.0, seed) in recall})
-    return gain([recall[noise, seed] - recall[0.0, seed] for seed in seeds])
+    clean, noisy = ([line for line in lines if line["loss"] == name and line["noise"] == at] for at in (0.0, noise))
+    return gain_over(clean, noisy, recall_at_1)
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:

@@ -27,7 +27,7 @@ from benchmarks.results import (
     Options,
     Settings,
     digest_of,
-    gain,
+    gain_over,
     grouped,
     made_with,
     markdown_table,
@@ -176,7 +176,7 @@ def judge(folder: Path, images: ImageSet) -> dict[str, float]:
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: one row a method, then what tuning found."""
-    alone = {line["seed"]: line["linear_probe"] for line in lines if line["method"] == ALONE}
+    alone = [line for line in lines if line["method"] == ALONE]
     text = ["# Transfer of a self-supervised teacher on Omniglot", ""]
     rows = []
     for method in (TEACHER, *GRID):
@@ -184,8 +184,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
         if found:
             seeds = ", ".join(str(line["seed"]) for line in found)
             accuracies = [spread([100 * line[name] for line in found]) for name in ("linear_probe", "knn")]
-            gains = [100 * (line["linear_probe"] - alone[line["seed"]]) for line in found if line["seed"] in alone]
-            rows.append([method, seeds, *accuracies, gain(gains)])
+            rows.append([method, seeds, *accuracies, gain_over(alone, found, _validated)])
     if rows:
         text += ["Accuracy in percent on test characters, mean over seeds ± standard deviation; of the gain, mean"]
         text += ["difference of the same seeds ± its standard error.", ""]

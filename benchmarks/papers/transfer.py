@@ -29,7 +29,7 @@ from benchmarks.results import (
     Options,
     Settings,
     digest_of,
-    gain,
+    gain_over,
     grouped,
     made_with,
     markdown_table,
@@ -51,6 +51,7 @@ TUNED_IN = {
     "compression": "compression" + SHORT,
     "grocery": "grocery" + SHORT,
 }
+TUNING_SETTINGS = sorted(set(TUNED_IN.values()))
 TITLES = {
     "self": "Self-transfer, Omniglot",
     "dimension": "Dimension reduction, Omniglot",
@@ -200,9 +201,7 @@ COMPARISON = Comparison(
     tuned_as=_tuned_as,
 )
 KEYS = [{"setting": setting, "method": method} for setting, method in product(TITLES, (TEACHER, *GRID))]
-TUNED_KEYS = [
-    {"setting": setting, "method": method} for setting, method in product(sorted(set(TUNED_IN.values())), GRID)
-]
+TUNED_KEYS = [{"setting": setting, "method": method} for setting, method in product(TUNING_SETTINGS, GRID)]
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
@@ -231,21 +230,12 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
 
 def _setting_table(lines: list[dict[str, Any]]) -> list[str]:
     recalls = _recalls(lines)
+    relaxed, teachers = (
+        [line for line in lines if line["method"] == method] for method in ("relaxed_contrastive", TEACHER)
+    )
     rows = []
     for method in recalls:
         found = [line for line in lines if line["method"] == method]
-        gains = []
-        for other, sign in (("relaxed_contrastive", 1), (TEACHER, -1)):
-            theirs = {line["seed"]: line["recall"]["1"] for line in lines if line["method"] == other}
-            gains.append(
-                gain(
-                    [
-                        sign * 100 * (theirs[line["seed"]] - line["recall"]["1"])
-                        for line in found
-                        if line["seed"] in theirs
-                    ]
-                )
-            )
         rows.append(
             [
                 method,
@@ -253,7 +243,8 @@ def _setting_table(lines: list[dict[str, Any]]) -> list[str]:
                 ", ".join(str(line["seed"]) for line in found),
                 *(spread([100 * line["recall"][k] for line in found]) for k in ("1", "2", "4", "8")),
                 spread([100 * line["map_at_r"] for line in found]),
-                *gains,
+                gain_over(found, relaxed, recall_at_1),
+                gain_over(teachers, found, recall_at_1),
             ]
         )
     header = ["method", "learns from", "seeds", "Recall@1", "@2", "@4", "@8", "MAP@R"]

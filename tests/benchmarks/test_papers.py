@@ -102,7 +102,7 @@ def test_every_method_gets_the_same_budget() -> None:
             assert len({str(options) for options in runs}) == len(runs)
 
 
-@pytest.mark.parametrize("setting", [*transfer.TITLES, *set(transfer.TUNED_IN.values())])
+@pytest.mark.parametrize("setting", [*transfer.TITLES, *transfer.TUNING_SETTINGS])
 def test_all_methods_of_transfer_see_as_many_views(setting: str) -> None:
     ours = transfer.settings_of(setting, "relaxed_contrastive", {})["student"]
     for method in transfer.GRID:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.results import GridSearch, Results, digest_of, gain, grouped, in_points, percent
+from benchmarks.results import GridSearch, Results, digest_of, gain, gain_over, grouped, in_points, percent
 from zoo.errors import DivergedError, OptionError
 from zoo.learner import Learner
 from zoo.losses import create_loss
@@ -156,6 +156,12 @@ def test_rivals_compute_in_float32_under_autocast(name: str) -> None:
 def test_a_gain_is_the_mean_difference_with_its_standard_error() -> None:
     assert gain([1.0, 2.0, 3.0]) == "+2.00 ± 0.58"  # deviation 1, over the root of 3
     assert gain([-0.5]) == "-0.50" and gain([]) == ""
+
+
+def test_gain_is_over_runs_of_the_same_seeds() -> None:
+    base = [{"seed": seed, "share": share} for seed, share in ((0, 0.25), (1, 0.5), (7, 0.0))]
+    found = [{"seed": seed, "share": share} for seed, share in ((1, 0.53), (0, 0.26), (9, 1.0))]
+    assert gain_over(base, found, lambda line: line["share"]) == "+2.00 ± 1.00"  # of 3 and 1
 
 
 def test_scores_are_grouped_in_percent_and_differences_told_in_points() -> None:
