@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from zoo.errors import OptionError
+from zoo.errors import OptionError, require_known
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,17 +33,20 @@ _AT_LEAST_0 = ("weight_decay", "warmup_epochs", "max_unreadable", "workers", "la
 _AT_LEAST_1 = ("dim", "epochs", "views", "neighbours", "step_epochs", "validate_every", "num_nodes", "bootstrap")
 _FRACTIONS = ("max_drop",)
 _LARGEST_SEED = 2**32 - 1  # numpy's
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")  # of Lightning's, those that keep weights in float32
 
 
 def require_ranges(options: Mapping[str, Any]) -> None:
-    """Refuse numbers that cannot work, before anything is read or computed.
+    """Refuse numbers, and a precision to train in, that cannot work, before anything is read or computed.
 
     Args:
         options: a verb's, by name; None and names without a range pass.
 
     Raises:
-        OptionError: a number is out of range.
+        OptionError: a number is out of range, or training's precision is unknown.
     """
+    if "epochs" in options and options["precision"] is not None:  # without epochs, it is that of files
+        require_known("precision", options["precision"], _PRECISIONS)
     require_above(0, **{name: options[name] for name in _ABOVE_0 if options.get(name) is not None})
     for lowest, names in ((0, _AT_LEAST_0), (1, _AT_LEAST_1)):
         require_at_least(lowest, **{name: options[name] for name in names if options.get(name) is not None})

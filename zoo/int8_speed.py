@@ -26,8 +26,6 @@ _FAMILIES = {
     "tf_mobilenetv3_*": "mobilenetv3_small_100",
     "efficientnet_lite*": "efficientnet_lite0",
     "tf_efficientnet_lite*": "efficientnet_lite0",
-    "efficientnet_b*": "efficientnet_b0",
-    "tf_efficientnet_b*": "efficientnet_b0",
     "repvgg_*": "repvgg_a0",
     "convnext*": "convnext_atto",
     "vit_*": "vit_tiny_patch16_224",

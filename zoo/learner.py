@@ -56,7 +56,7 @@ class Learner(lightning.LightningModule):
             whose name ends in ``proxies`` at ``lr * proxy_lr_factor``. Where it has a method ``set_epoch``, it is told
             the epoch and their number at the start of each.
         validation: images to measure on at epoch ends, by nDCG@10 of continuous labels where the loss learns from those
-            or there are no classes, else by Recall@1; None or unlabelled for not at all.
+            or there are no classes, else by MAP@R; None or unlabelled for not at all.
         lr: learning rate of the model.
         proxy_lr_factor: how many times that rate the loss's proxies learn with.
         weight_decay: of AdamW; not applied to biases and normalisation layers.

@@ -14,12 +14,13 @@ import numpy as np
 
 from zoo.arguments import same_place
 from zoo.errors import OptionError
-from zoo.files import require_writable, write_json
+from zoo.files import digest, require_writable, write_json
 
 log = logging.getLogger(__name__)
 
 # Options that say where and how fast, not what.
 _NOT_COMPARED = frozenset({"out", "workers", "devices", "num_nodes", "teacher_cache"})
+_PLACES = frozenset({"data", "split", "continuous_labels", "pretrained", "student"})
 _OPTIONS_FILE = "options.json"
 CHECKPOINTS = "checkpoints"
 
@@ -46,12 +47,16 @@ class Stage:
             folder: made if it is not there.
             verb: the function whose options these are.
             arguments: its arguments by name; others are passed over.
-            digests: of what the arguments point to (data, teacher), by name, so that a change there is noticed.
+            digests: of what the arguments point to (data, teacher), by name, so that a change there is noticed; that
+                of a weight file is added.
 
         Raises:
             OptionError: the folder holds work that was begun with other options, or is not a folder.
         """
         folder = Path(folder)
+        weights = arguments.get("pretrained")
+        if isinstance(weights, str | Path):
+            digests["pretrained_digest"] = digest(weights)[:16] if Path(weights).is_file() else "missing"
         parameters = inspect.signature(verb).parameters
         names = [name for name in parameters if name not in _NOT_COMPARED]
         options = {name: plain(arguments[name]) for name in names} | digests
@@ -97,7 +102,7 @@ def _read(recorded: Path) -> dict[str, Any]:
 def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     def differs(name: str) -> bool:
         before, now = old.get(name), new.get(name)
-        if name in ("data", "student"):  # a digest knows what is in them
+        if name in _PLACES:  # a digest knows what is in them
             return not same_place(before, now)
         return bool(before != now)
 

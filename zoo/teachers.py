@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -375,5 +376,5 @@ def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
             return [str(name) for name in opened["ids"]], opened["embeddings"].astype(np.float32)
     except FileNotFoundError as error:
         raise DataError(f"Teacher {path} does not exist. Check the path.") from error
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"Teacher {path} must be an .npz file with ids and embeddings ({error}).") from error

@@ -65,6 +65,11 @@ def test_json_comes_back(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8")) == value
 
 
+def test_names_that_are_not_unicode_are_escaped(tmp_path: Path) -> None:
+    write_text(tmp_path / "card.md", os.fsdecode(b"fot\xf3s \xc3\xa9"))
+    assert (tmp_path / "card.md").read_text(encoding="utf-8") == "fot\\udcf3s é"
+
+
 def test_digest_is_sha256(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")  # the first test vector of FIPS 180-2

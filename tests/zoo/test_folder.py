@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +108,20 @@ def test_a_broken_archive_in_the_folder_is_an_error(animals: Path) -> None:
         read_folder(str(animals))
 
 
+def test_archives_are_known_by_their_suffix_in_any_case_and_not_where_hidden(animals: Path, tmp_path: Path) -> None:
+    (tmp_path / "shelf").mkdir()
+    pack(animals, tmp_path / "shelf" / "MORE.ZIP")
+    (tmp_path / "shelf" / "._MORE.zip").write_bytes(b"what macOS leaves")
+    check_animals(str(tmp_path / "shelf"))
+
+
+def test_an_archive_beside_what_it_was_unpacked_to_is_named(animals: Path, tmp_path: Path) -> None:
+    pack(animals, tmp_path / "all.zip")
+    (tmp_path / "all.zip").rename(animals / "all.zip")
+    with pytest.raises(DataError, match=r"holds ant/1\.png twice, once in .*all\.zip\. Remove the archive"):
+        read_folder(str(animals))
+
+
 def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere" / "1.png", 1)
     write(tmp_path / "data" / "ant" / "0.png", 0)
@@ -113,6 +129,36 @@ def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:
     (tmp_path / "data" / "ant" / "again").symlink_to(tmp_path / "data")
     images = read_folder(str(tmp_path / "data")).images
     assert list(images.ids) == ["ant/0.png", "bee/1.png"]
+
+
+def test_a_folder_of_two_names_is_one_class(tmp_path: Path) -> None:
+    write(tmp_path / "cat" / "0.png", 0)
+    write(tmp_path / ".store" / "1.png", 1)
+    (tmp_path / "zebra").symlink_to(tmp_path / "cat")
+    (tmp_path / "bee").symlink_to(tmp_path / ".store")
+    assert list(read_folder(str(tmp_path)).images.ids) == ["bee/1.png", "cat/0.png"]
+
+
+def test_a_link_to_nothing_is_an_unreadable_image(tmp_path: Path) -> None:
+    write(tmp_path / "ant" / "0.png", 0)
+    (tmp_path / "ant" / "1.png").symlink_to(tmp_path / "gone.png")
+    images = read_folder(str(tmp_path)).images
+    assert list(images.checked(max_unreadable=1).ids) == ["ant/0.png"]
+    with pytest.raises(DataError, match=r"1\.png cannot be read"):
+        images.checked(max_unreadable=0)
+
+
+def test_a_folder_that_cannot_be_read_is_named(animals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def forbidding(place: str) -> Any:  # for root, who runs tests in containers, no permission is missing
+        if Path(place).name == "owl":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", forbidding)
+    with pytest.raises(DataError, match=r"owl cannot be read \(Permission denied\)"):
+        read_folder(str(animals))
 
 
 def test_folders_called_train_and_test_are_the_split(tmp_path: Path) -> None:
@@ -127,8 +173,39 @@ def test_folders_called_train_and_test_are_the_split(tmp_path: Path) -> None:
         load_data(f"folder:{tmp_path}")
     again = load_data(f"folder:{tmp_path}", split="even-odd", validation=0)
     assert list(again.test.ids) == ["Test/bee/2.png", "Test/dog/1.png", "train/bee/1.png"]
-    write(tmp_path / "other/ant/1.png", 9)  # then they are classes like any
-    assert read_folder(str(tmp_path)).split is None
+    write(tmp_path / "other/ant/1.png", 9)
+    with pytest.raises(DataError, match=r"called test and train and validation, and beside them other/ant/1\.png"):
+        read_folder(str(tmp_path))
+
+
+def test_a_split_without_test_is_a_split(tmp_path: Path) -> None:
+    for value, name in enumerate(["train/ant/1.png", "train/bee/1.png", "val/ant/2.png"]):
+        write(tmp_path / name, value)
+    data = load_data(f"folder:{tmp_path}")
+    assert [list(part.ids) for part in (data.train, data.validation, data.test)] == [
+        ["train/ant/1.png", "train/bee/1.png"],
+        ["val/ant/2.png"],
+        [],
+    ]
+    again = load_data(f"folder:{tmp_path}", split="first-half", validation=0)
+    assert list(again.train.ids) == ["train/ant/1.png", "val/ant/2.png"]  # one class, whatever folder it was in
+
+
+def test_a_split_one_folder_down_is_a_split(tmp_path: Path) -> None:
+    for value, name in enumerate(["train/ant/1.png", "train/bee/1.png", "test/cat/1.png"]):
+        write(tmp_path / "photos" / name, value)
+    pack(tmp_path, tmp_path.parent / "photos.zip")
+    for place in (tmp_path, tmp_path.parent / "photos.zip"):
+        data = load_data(f"folder:{place}")
+        assert list(data.train.ids) == ["photos/train/ant/1.png", "photos/train/bee/1.png"]
+        assert list(data.test.ids) == ["photos/test/cat/1.png"]
+        assert list(data.test.class_names) == ["ant", "bee", "cat"]
+
+
+def test_classes_called_train_or_test_alone_are_classes(tmp_path: Path) -> None:
+    for value, name in enumerate(["train/1.png", "bus/1.png", "tram/1.png"]):
+        write(tmp_path / name, value)
+    assert list(read_folder(str(tmp_path)).images.class_names) == ["bus", "train", "tram"]
 
 
 def test_a_zip_archive_of_each_class(tmp_path: Path) -> None:

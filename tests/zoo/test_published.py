@@ -230,6 +230,18 @@ def test_a_missing_or_garbled_file_is_an_error_that_names_it(tmp_path: Path, kin
         load_data(f"{kind}:{tmp_path}")
 
 
+def test_a_broken_archive_member_is_an_error_that_names_it(tmp_path: Path) -> None:
+    WRITERS["sop"](tmp_path / "sop")
+    with zipfile.ZipFile(tmp_path / "sop.zip", "w", zipfile.ZIP_DEFLATED) as opened:
+        for name in ("Ebay_train.txt", "Ebay_test.txt"):
+            opened.write(tmp_path / "sop" / name, name)
+    content = bytearray((tmp_path / "sop.zip").read_bytes())
+    content[30 + len("Ebay_train.txt")] |= 0b110  # makes the first deflated block of a kind that does not exist
+    (tmp_path / "sop.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"Ebay_train\.txt cannot be read"):
+        load_data(f"sop:{tmp_path / 'sop.zip'}")
+
+
 @pytest.mark.parametrize("kind", list(WRITERS))
 def test_another_folder_is_not_this_data_set(tmp_path: Path, kind: str) -> None:
     with pytest.raises(DataError, match="not this data set in its published layout"):

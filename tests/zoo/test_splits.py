@@ -109,6 +109,11 @@ def test_classes_of_one_image_are_not_held_out() -> None:
     assert not parts(divide("numbers", source(list(range(20))), "first-half", 0.2))[1]
 
 
+def test_a_single_class_is_not_held_out() -> None:
+    data = divide("numbers", source([0, *range(9)]), "all-train", 0.2)  # one class of two images, eight of one
+    assert (len(data.train), len(data.validation)) == (10, 0)
+
+
 def test_no_validation_classes_are_held_out_where_the_data_names_its_own() -> None:
     labels = [0, 1, 2, 3, 4, 5, 6, 7, 8]
     data = divide("numbers", source(labels, split=["train"] * 7 + ["validation", "test"]), "given", 0.5)

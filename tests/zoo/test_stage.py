@@ -113,6 +113,24 @@ def test_data_may_lie_elsewhere_while_it_is_the_same(tmp_path: Path) -> None:
         open_stage(tmp_path, data="photos", digest="d2")
 
 
+def test_weights_are_known_by_their_content_wherever_they_lie(tmp_path: Path) -> None:
+    def train(pretrained: Any, out: Any) -> None:
+        """Take weights as ``train`` does."""
+
+    def begin(weights: Path) -> Stage:
+        return Stage.open(tmp_path / "out", train, {"pretrained": weights, "out": tmp_path / "out"})
+
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "w.safetensors").write_bytes(b"weights")
+    begin(tmp_path / "one/w.safetensors")
+    (tmp_path / "out/checkpoints").mkdir()
+    begin(tmp_path / "two/w.safetensors")
+    (tmp_path / "two/w.safetensors").write_bytes(b"others")
+    with pytest.raises(OptionError, match="was begun with pretrained_digest"):
+        begin(tmp_path / "two/w.safetensors")
+
+
 def test_a_student_to_finish_may_be_moved(tmp_path: Path) -> None:
     def finish(student: Any, out: Any) -> None:
         """Take a student as ``finish_quantized`` does."""

@@ -462,7 +462,7 @@ def test_mixed_precision_trains_with_clipped_gradients(photos: Path, tmp_path: P
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "seed is 4294967296; it must be at most"),
         ({"num_nodes": 0}, "num_nodes is 0"),
-        ({"precision": "fp16"}, "cannot train with precision 'fp16'"),
+        ({"precision": "fp16"}, "Unknown precision 'fp16'; known are 32-true, bf16-mixed"),
         ({"devices": 0}, "devices 0"),
         ({"loss_options": {"margin": "abc"}}, "margin of loss 'proxy_anchor' is 'abc'; it must be a number"),
         ({"loss_options": {"alpha": 0}}, "alpha is 0; it must be above 0"),

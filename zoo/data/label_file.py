@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,6 +142,6 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as file:
             opened = np.load(file, allow_pickle=False)
             return {"rows": opened} if isinstance(opened, np.ndarray) else {name: opened[name] for name in opened.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"Continuous labels {path} cannot be read ({reason}). They must be {_KNOWN}.") from error

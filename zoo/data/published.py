@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Root:
                 with zipfile.ZipFile(self.path) as opened:
                     return opened.read(self.prefix + name)
             return (self.path / self.prefix / name).read_bytes()
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{self.where(name)} cannot be read ({error}). Fetch the data set anew.") from error
 
     def text(self, name: str) -> str:

@@ -151,7 +151,7 @@ def _hold_out(labels: np.ndarray, split: np.ndarray, fraction: float) -> np.ndar
     count = min(round(fraction * len(every)), len(every) - 2)  # two at least stay to be told apart in training
     if count < 2:  # recall among a single class says nothing
         count = 2 if len(every) >= 6 else 0
-    count = min(count, len(classes))
+    count = min(count, len(classes)) if len(classes) > 1 else 0
     held = classes[((np.arange(count) + 0.5) * len(classes) / max(count, 1)).astype(int)]
     split = split.copy()
     split[(split == TRAIN) & np.isin(labels, held)] = VALIDATION
