@@ -21,6 +21,7 @@ from export.index import Hit, build_index, search_index
 from export.inspection import inspect
 from export.shipping import Exported, export_model
 from export.validation import Report, validate
+from zoo.arguments import require_given
 from zoo.errors import RefusedError, UserError, did_you_mean, first_line
 from zoo.training import train
 
@@ -57,6 +58,7 @@ _SECTIONS: dict[str, Callable[..., Any]] = {  # of the verb run
     "export": export_model,
     "report": validate,
 }
+_EXAMPLES = {"teacher": "epochs", "student": "epochs", "export": "precision", "report": "min_retention"}
 _NOT_IN_SHELL = {"run": set(_SECTIONS)}
 
 
@@ -197,7 +199,10 @@ def _carry_out(verb: str, options: Namespace) -> int:
 
 
 def _call(verb: str, options: Namespace) -> Any:
-    return VERBS[verb](**{name: _plain(value) for name, value in options.items(branches=True) if "." not in name})
+    given = {name: _plain(value) for name, value in options.items(branches=True) if "." not in name}
+    for function in (VERBS[verb], *([export_model] if verb == "export" else [])):
+        require_given(function, given)
+    return VERBS[verb](**given)
 
 
 def _print_hits(queries: list[str], found: list[list[Hit]], as_json: bool) -> None:
@@ -234,11 +239,22 @@ def _with_leading(verb: str, words: list[str]) -> list[str]:
     words = [*options, *plain[len(names) :], *_with_values_joined(verb, rest)]
     configs = [word for word in words if word.startswith("--config=")]
     for word in configs:
-        _require_config(Path(word.removeprefix("--config=")))
+        _require_config(Path(word.removeprefix("--config=")), verb)
+    for section in _sections(verb) & {word.partition("=")[0].removeprefix("--") for word in words}:
+        raise UserError(_no_section(section))
     return [*configs, *(word for word in words if word not in configs)]
 
 
-def _require_config(path: Path) -> None:
+def _sections(verb: str) -> set[str]:
+    return set(_SECTIONS) if verb == "run" else set()
+
+
+def _no_section(name: str) -> str:
+    hint = " A teacher that is there already is given_teacher." if name == "teacher" else ""
+    return f"{name} has options of its own, such as {name}.{_EXAMPLES[name]}; it is no option itself.{hint}"
+
+
+def _require_config(path: Path, verb: str) -> None:
     """Refuse a configuration that is not there, or not YAML, by its name; what is in it is the parser's to judge."""
     import yaml
 
@@ -246,11 +262,14 @@ def _require_config(path: Path) -> None:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"Configuration {path} does not exist. Check the path; configs/ has examples.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, or what is not UTF-8
         reason = " ".join(str(error).split()).replace('"<unicode string>", ', "")
         raise UserError(f"Configuration {path} is not valid YAML ({reason}).") from error
     if not isinstance(content, dict):
         raise UserError(f"Configuration {path} holds no options. Write lines such as 'seed: 0'; configs/ has examples.")
+    for section in _sections(verb) & content.keys():
+        if not isinstance(content[section], dict | None):
+            raise UserError(f"Configuration {path}: {_no_section(section)}")
 
 
 def _with_values_joined(verb: str, words: list[str]) -> list[str]:

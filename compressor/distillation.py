@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.arguments import DataLike, TeacherLike, rates, require_ranges
+from zoo.arguments import DataLike, TeacherLike, rates, require_valid
 from zoo.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def distill(
     """
     lr, proxy_lr_factor = rates(pretrained, lr, proxy_lr_factor)
     options = dict(locals())
-    require_ranges(options)
+    require_valid(options)
 
     from zoo.data import load_data
 

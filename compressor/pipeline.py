@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from compressor.distillation import distill
-from compressor.shipping import ship
+from compressor.shipping import require_int8, ship
 from export.shipping import CANDIDATES, export_model, require_export_options
 from export.validation import Report, require_report_options, validate
-from zoo.arguments import DataLike, require_ranges
+from zoo.arguments import DataLike, require_given, require_valid
 from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean
-from zoo.files import digest, write_json, write_text
+from zoo.files import alone_in, digest, write_json, write_text
 from zoo.stage import plain
 from zoo.training import train
 
@@ -101,9 +101,11 @@ def run(
         "report": report_options,
     }
     resolved = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-    _require_possible(student_options, export_options, report_options)
+    _require_possible(teacher_options, student_options, export_options, report_options)
     splits = load_data(data, **divided)
     require_test_images(splits, split)
+    if given_teacher is not None:
+        _require_embeddings(given_teacher, splits)
     if not (out / _CONFIG).exists():
         write_text(out / _CONFIG, resolved)
 
@@ -118,30 +120,45 @@ def run(
     write_text(out / _CONFIG, resolved)  # not before: a folder begun with other options keeps what it was made with
     if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
         sys.exit(0)  # one of several processes that trained together; the first does the rest
-    log.info("[3/4] ONNX")
-    artefacts, refused = _export(small, source, splits, out / "export", divided, shared | export_options)
-    log.info("[4/4] report")
-    written = _report([small, *artefacts], source, splits, out / "report", shared | report_options)
+    with alone_in(out):  # training has locks of its own, one process for all that train together
+        log.info("[3/4] ONNX")
+        artefacts, refused = _export(small, source, splits, out / "export", divided, shared | export_options)
+        log.info("[4/4] report")
+        written = _report([small, *artefacts], source, splits, out / "report", shared | report_options)
     if refused is not None:
         raise refused
     return written
 
 
-def _require_possible(student: dict[str, Any], export: dict[str, Any], report: dict[str, Any]) -> None:
+def _require_possible(
+    teacher: dict[str, Any], student: dict[str, Any], export: dict[str, Any], report: dict[str, Any]
+) -> None:
     """Refuse what later stages would refuse, before hours of training."""
     from compressor.losses import LOSSES
     from zoo.int8_speed import advice
-    from zoo.losses import find_loss
+    from zoo.losses import checked_options, find_loss
     from zoo.models import create_model
 
-    for options in (student, export, report):
-        require_ranges(options)
-    find_loss(student["loss"], LOSSES)
+    for options in (teacher, student, export, report):
+        require_valid(options)
+    checked_options(student["loss"], find_loss(student["loss"], LOSSES), student["loss_options"] or {})
     if (warning := advice(student["arch"])) is not None:
         log.warning(warning)
     create_model(**{name: student[name] for name in ("arch", "dim", "pretrained", "pool", "image_size", "crop_pct")})
     require_export_options(**{name: export[name] for name in ("precision", "input", "target")})
+    if export["qat_epochs"]:
+        require_int8(export["precision"], export["qat_epochs"])
     require_report_options(**{name: report[name] for name in ("ks", "min_retention", "index")})
+
+
+def _require_embeddings(teacher: str | Path, splits: DataSplits) -> None:
+    """Refuse ready embeddings that lack an image's, of whichever part; other teachers see the images themselves."""
+    from zoo.teachers import ArrayTeacher, open_teacher
+
+    opened = open_teacher(teacher)
+    if isinstance(opened, ArrayTeacher):
+        for images in (splits.train, splits.validation, splits.test):
+            opened.require(images.ids)
 
 
 def _announce(number: int, what: str, folder: Path) -> None:
@@ -217,7 +234,9 @@ def _read(file: Path) -> dict[str, Any]:
 def _resolved(
     verb: Callable[..., Any], section: str, given: Mapping[str, Any] | None, also_skip: set[str] | None = None
 ) -> dict[str, Any]:
-    """Fill a verb's options up with its defaults; refuse options it does not have."""
+    """Fill a verb's options up with its defaults; refuse options it does not have, or that have no value."""
+    if not isinstance(given or {}, Mapping):
+        raise OptionError(f"{section} is {given!r}; it must hold options by name, such as arch and dim.")
     skipped = SHARED | (also_skip or set())
     parameters = {name: p for name, p in inspect.signature(verb).parameters.items() if name not in skipped}
     options = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
@@ -227,6 +246,7 @@ def _resolved(
             where = f"; {name} is given once, for all stages" if name in SHARED else ""
             raise OptionError(f"{section} has no option {name!r}{where}.{hint}")
         options[name] = value
+    require_given(verb, options)
     missing = [name for name in parameters if name not in options]
     if missing:
         raise OptionError(f"{section} needs {' and '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}.")

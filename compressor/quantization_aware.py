@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.distillation import distill
-from zoo.arguments import DataLike, TeacherLike, rates, require_ranges
+from zoo.arguments import DataLike, TeacherLike, rates, require_valid
 from zoo.errors import ModelError
 from zoo.stage import Stage
 
@@ -88,7 +88,7 @@ def finish_quantized(
         UserError: student, teacher, data or options that cannot work.
     """
     given = dict(locals())
-    require_ranges(given)
+    require_valid(given)
 
     from zoo.files import digest
     from zoo.models import facts_of, load_model
@@ -145,11 +145,13 @@ def finish_quantized(
 
 def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
     """Return options of distill, by name: what was given, else the student's own, else the default."""
-    options = {name: parameter.default for name, parameter in inspect.signature(distill).parameters.items()}
-    own = dict(facts.options)
-    if facts.teacher is None:  # trained on labels: with another kind of loss
+    parameters = inspect.signature(distill).parameters
+    own = {name: value for name, value in facts.options.items() if name in parameters}
+    if facts.teacher is None:  # trained on labels: with another kind of loss, and with null where distill has none
         own = {name: value for name, value in own.items() if name not in ("loss", "loss_options")}
-    options = {name: own.get(name, default) for name, default in options.items()}
+        needed = {name for name, parameter in parameters.items() if "None" not in str(parameter.annotation)}
+        own = {name: value for name, value in own.items() if value is not None or name not in needed}
+    options = {name: own.get(name, parameter.default) for name, parameter in parameters.items()}
     options |= {name: value for name, value in given.items() if name in options and value is not None}
     # A student that does not know its rates has weights that are trained, as pretrained ones are.
     lr, factor = rates(True, options["lr"], options["proxy_lr_factor"])

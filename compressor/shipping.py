@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from export.shipping import Exported, export_model, files_of
-from zoo.arguments import TeacherLike, require_ranges
+from zoo.arguments import TeacherLike, require_valid
 from zoo.errors import DivergedError, OptionError, RefusedError
 
 log = logging.getLogger(__name__)
@@ -45,16 +45,15 @@ def ship(
             diverged; other precisions are written.
         UserError: model, teacher, data or options that cannot work.
     """
-    require_ranges({"qat_epochs": qat_epochs})
+    require_valid({"qat_epochs": qat_epochs})
     if qat_epochs and teacher is None:
         raise OptionError(f"qat_epochs {qat_epochs} needs a teacher to learn from. Give --teacher.")
     if not qat_epochs:
         return export_model(model, path, **options)
     assert teacher is not None
     precision = options.get("precision", "fp32")
+    require_int8(precision, qat_epochs)
     files = files_of(model, path, precision, options.get("input", "pixels"))
-    if "int8" not in files:
-        raise OptionError(f"qat_epochs {qat_epochs} finishes a student for int8. Give --precision int8 or auto too.")
 
     from compressor.quantization_aware import finish_quantized, obstacle_to_finish
     from zoo.teachers import open_teacher
@@ -87,3 +86,13 @@ def ship(
     options["precision"] = next(word.strip() for word in precision.split(",") if word.strip() in ("int8", "auto"))
     again = export_model(finished, files["int8"], **options, before=refused)
     return Exported(files, again.candidates)
+
+
+def require_int8(precision: str, qat_epochs: int) -> None:
+    """Refuse a finish for int8 where no int8 file is asked for.
+
+    Raises:
+        OptionError: the precisions have neither int8 nor auto.
+    """
+    if {"int8", "auto"}.isdisjoint(word.strip() for word in precision.split(",")):
+        raise OptionError(f"qat_epochs {qat_epochs} finishes a student for int8. Give --precision int8 or auto too.")

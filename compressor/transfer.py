@@ -23,7 +23,7 @@ from zoo.errors import OptionError
 from zoo.learner import Learner, fit, training_loader
 from zoo.losses import create_loss, find_loss
 from zoo.models import embed_with_maps, preprocessing_of
-from zoo.retrieval import require_training_images
+from zoo.retrieval import measurable, require_training_images
 from zoo.teacher_proof import enough_to_prove, judged_by_labels, prove_teacher
 from zoo.teachers import ArrayTeacher, Teacher, resize_views
 
@@ -175,6 +175,8 @@ def transfer(
     measured: dict[str, Any] = {}
     if upright.labels is None and upright.continuous is None:
         log.warning("the images have no labels, so teacher %s goes unmeasured", teacher.name)
+    elif not options["use_labels"] and held_out is None and not measurable(upright):
+        log.warning("the images' labels say nothing about retrieval, so teacher %s goes unmeasured", teacher.name)
     else:
         judged = {} if held_out is None else {"teacher on validation": held_out}
         if held_out is None or not enough_to_prove(teacher, held_out):

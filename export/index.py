@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zoo.arguments import require_ranges
+from zoo.arguments import require_valid
 from zoo.errors import OptionError
 from zoo.files import require_writable
 
@@ -61,7 +61,7 @@ def build_index(
     from export.vector_index import make_index, parameters_for
     from zoo.data import load_images
 
-    require_ranges({"max_unreadable": max_unreadable, "seed": seed})
+    require_valid({"max_unreadable": max_unreadable, "seed": seed})
     require_writable(out)
     encoder = open_encoder(Path(model))
     images = load_images(gallery)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import DataLike, ModelLike, require_ranges
+from zoo.arguments import DataLike, ModelLike, require_valid
 from zoo.errors import OptionError, RefusedError, require_known
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
@@ -79,7 +79,7 @@ def export_model(
         RefusedError: no int8 file is inside the budget; other precisions are written.
         UserError: model, data or options that cannot work.
     """
-    require_ranges({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed, "max_drop": max_drop})
+    require_valid({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed, "max_drop": max_drop})
     asked = require_export_options(precision, input, target)
     files = files_of(model, path, precision, input)
     int8 = "int8" in files

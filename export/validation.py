@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import DataLike, TeacherLike, require_ranges
+from zoo.arguments import DataLike, TeacherLike, require_valid
 from zoo.errors import OptionError, require_known
 from zoo.files import require_writable
 
@@ -89,7 +89,7 @@ def validate(
     Raises:
         UserError: models, teacher, data or options that cannot work.
     """
-    require_ranges(
+    require_valid(
         {"bootstrap": bootstrap, "latency_runs": latency_runs, "seed": seed, "max_unreadable": max_unreadable}
     )
     kinds = require_report_options(ks, min_retention, index)

@@ -7,7 +7,8 @@ importing torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -30,33 +31,64 @@ else:
 
 _ABOVE_0 = ("lr", "proxy_lr_factor", "step_factor", "gradient_clip")
 _AT_LEAST_0 = ("weight_decay", "warmup_epochs", "max_unreadable", "workers", "latency_runs", "seed", "qat_epochs")
-_AT_LEAST_1 = ("dim", "epochs", "views", "neighbours", "step_epochs", "validate_every", "num_nodes", "bootstrap")
+_AT_LEAST_1 = (
+    *("dim", "epochs", "views", "neighbours", "step_epochs", "validate_every", "num_nodes", "bootstrap"),
+    *("images_per_class", "calibration_images"),
+)
+_AT_LEAST_2 = ("batch_size",)
 _FRACTIONS = ("max_drop",)
 _LARGEST_SEED = 2**32 - 1  # numpy's
+AUGMENTATIONS = ("photo", "photo-strong", "drawing", "none")
+SCHEDULES = ("cosine", "step")
+TEACHER_PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")  # of Lightning's, those that keep weights in float32
+_WORDS = {"augment": AUGMENTATIONS, "schedule": SCHEDULES, "teacher_precision": TEACHER_PRECISIONS}
 
 
-def require_ranges(options: Mapping[str, Any]) -> None:
-    """Refuse numbers, and a precision to train in, that cannot work, before anything is read or computed.
+def require_valid(options: Mapping[str, Any]) -> None:
+    """Refuse numbers and words that cannot work, before anything is read or computed.
 
     Args:
-        options: a verb's, by name; None and names without a range pass.
+        options: a verb's, by name; None, and names that are not known here, pass.
 
     Raises:
-        OptionError: a number is out of range, or training's precision is unknown.
+        OptionError: a number is out of range, or a word unknown.
     """
-    if "epochs" in options and options["precision"] is not None:  # without epochs, it is that of files
-        require_known("precision", options["precision"], _PRECISIONS)
+    words = _WORDS | ({"precision": _PRECISIONS} if "epochs" in options else {})  # without epochs, it is that of files
+    for name, known in words.items():
+        if options.get(name) is not None:
+            require_known(name, options[name], known)
     require_above(0, **{name: options[name] for name in _ABOVE_0 if options.get(name) is not None})
-    for lowest, names in ((0, _AT_LEAST_0), (1, _AT_LEAST_1)):
+    for lowest, names in ((0, _AT_LEAST_0), (1, _AT_LEAST_1), (2, _AT_LEAST_2)):
         require_at_least(lowest, **{name: options[name] for name in names if options.get(name) is not None})
     for name in _FRACTIONS:
         value = options.get(name)
         if value is not None and not 0 <= value <= 1:
             raise OptionError(f"{name} is {value}; it must lie in [0, 1], such as 0.005 for half a point.")
+    of_each, batch = options.get("images_per_class"), options.get("batch_size")
+    if of_each is not None and batch is not None and of_each > batch:
+        raise OptionError(f"images_per_class is {of_each}; it must lie in 1..batch_size ({batch}).")
+    smallest = options.get("min_crop")
+    if smallest is not None and not 0 < smallest <= 1:
+        raise OptionError(f"min_crop is {smallest}; it must lie in (0, 1].")
     seed = options.get("seed")
     if seed is not None and seed > _LARGEST_SEED:
         raise OptionError(f"seed is {seed}; it must be at most {_LARGEST_SEED}.")
+
+
+def require_given(verb: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse options without a value that need one; YAML makes null of what is left blank after a name.
+
+    Args:
+        verb: the function whose options these are; its annotations say which may be None.
+        options: by name.
+
+    Raises:
+        OptionError: one has none.
+    """
+    for name, parameter in signature(verb).parameters.items():
+        if options.get(name, "") is None and "None" not in str(parameter.annotation):
+            raise OptionError(f"{name} has no value. Give it one, or leave it out for the default.")
 
 
 def rates(pretrained: Any, lr: float | None, proxy_lr_factor: float | None) -> tuple[float, float]:

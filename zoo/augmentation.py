@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from zoo.arguments import AUGMENTATIONS
 from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError, require_known
 from zoo.preprocessing import Preprocess, Preprocessing
@@ -33,7 +34,6 @@ def _photo_strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
 
 PHOTOS = {"photo": _photo, "photo-strong": _photo_strong}
 DRAWING = "drawing"
-AUGMENTATIONS = (*PHOTOS, DRAWING)
 
 _TURN, _SHIFT, _SHEAR = math.radians(15), 0.1, (math.radians(15), math.radians(8))
 
@@ -99,7 +99,7 @@ class Views(Dataset[tuple[Tensor, int]]):
     ) -> None:
         if not 0 < min_crop <= 1:
             raise OptionError(f"min_crop is {min_crop}; it must lie in (0, 1].")
-        require_known("augmentation", augment, [*AUGMENTATIONS, "none"])
+        require_known("augment", augment, AUGMENTATIONS)
         if views < 1:
             raise OptionError(f"views is {views}; it must be at least 1.")
         self.images = images

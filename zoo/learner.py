@@ -28,6 +28,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from zoo.arguments import SCHEDULES
 from zoo.augmentation import Views
 from zoo.data.image_set import ImageSet
 from zoo.embedding import embed, fastest_device, worker_count
@@ -95,7 +96,7 @@ class Learner(lightning.LightningModule):
         by_labels: bool | None = None,
     ) -> None:
         super().__init__()
-        require_known("schedule", schedule, ("cosine", "step"))
+        require_known("schedule", schedule, SCHEDULES)
         # Convolutions on CPUs and tensor cores alike are fastest in this layout.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss

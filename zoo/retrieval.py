@@ -228,6 +228,17 @@ def require_measurable(images: ImageSet, what: str) -> None:
         )
 
 
+def measurable(images: ImageSet) -> bool:
+    """Return whether images have labels of either kind by which retrieval among them can be measured."""
+    if images.labels is None:
+        return images.continuous is not None
+    try:
+        require_measurable(images, "labelled")
+    except DataError:
+        return False
+    return True
+
+
 def require_training_images(splits: DataSplits, rule: str) -> None:
     """Refuse data that nothing can be trained on, or chosen by.
 

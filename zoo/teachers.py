@@ -11,7 +11,7 @@ import logging
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from zoo.arguments import TeacherLike
+from zoo.arguments import TEACHER_PRECISIONS, TeacherLike
 from zoo.data.image_set import ImageSet
 from zoo.embedding import dtype_of, embed, vectors_of
 from zoo.errors import DataError, ModelError, OptionError, first_line, require_known
@@ -121,7 +121,7 @@ class TorchTeacher(Teacher):
         name: str | None = None,
         precision: str = "fp32",
     ) -> None:
-        require_known("teacher precision", precision, [*AUTOCAST, "auto"])
+        require_known("teacher_precision", precision, TEACHER_PRECISIONS)
         self.module = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.preprocessing = preprocessing or preprocessing_of(module)
         self.metric = metric or facts_of(module).metric
@@ -298,13 +298,21 @@ class ArrayTeacher(Teacher):
         rows = self._rows([images.ids[i] for i in indices.tolist()])
         return torch.from_numpy(self._array[rows]).to(views.device)
 
-    def _rows(self, names: list[str]) -> list[int]:
+    def require(self, names: Sequence[str]) -> None:
+        """Refuse image ids that have no embedding here.
+
+        Raises:
+            DataError: there are such; names one.
+        """
         missing = [name for name in names if name not in self._row]
         if missing:
             raise DataError(
                 f"Teacher {self.name} has no embedding for image {missing[0]!r} "
                 f"({len(missing)} of {len(names)} missing). Ids are paths relative to the data's root."
             )
+
+    def _rows(self, names: list[str]) -> list[int]:
+        self.require(names)
         return [self._row[name] for name in names]
 
 

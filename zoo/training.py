@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import DataLike, rates, require_ranges
+from zoo.arguments import DataLike, rates, require_valid
 from zoo.errors import DataError, OptionError
 from zoo.stage import Stage
 
@@ -111,7 +111,7 @@ def train(
     """
     lr, proxy_lr_factor = rates(pretrained, lr, proxy_lr_factor)
     options = dict(locals())
-    require_ranges(options)
+    require_valid(options)
 
     from zoo.data import load_data
     from zoo.retrieval import require_training_images

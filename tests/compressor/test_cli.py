@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from compressor.cli import _with_leading, main, parser_of
 from compressor.pipeline import run
-from zoo import OptionError
+from zoo import OptionError, load_data
 from zoo.errors import UserError
+from zoo.files import alone_in
 
 ROOT = Path(__file__).parents[2]
 TEACHER = {
@@ -73,6 +75,21 @@ def test_second_run_reuses_every_stage(finished: Path, caplog: pytest.LogCapture
     assert {file: file.stat().st_mtime_ns for file in files} == before
 
 
+def test_a_second_run_at_the_same_time_is_refused(finished: Path, capsys: Any) -> None:
+    with alone_in(finished / "out"):
+        assert main(["run", str(finished / "out" / "config.yaml")]) == 1
+    assert "Another process is at work" in capsys.readouterr().err
+
+
+def test_embeddings_of_too_few_images_are_told_before_distillation(photos: Path, tmp_path: Path) -> None:
+    splits = load_data(f"folder:{photos}", validation=0.34)
+    ids = [name for part in (splits.train, splits.validation) for name in part.ids]
+    np.savez(tmp_path / "t.npz", ids=ids, embeddings=np.eye(len(ids), 8))
+    with pytest.raises(UserError, match=rf"has no embedding for image .*{len(splits.test)} of {len(splits.test)} miss"):
+        run(f"folder:{photos}", tmp_path / "out", given_teacher=tmp_path / "t.npz", student=STUDENT, validation=0.34)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_refused_run_leaves_its_folder_as_it_was(finished: Path, capsys: Any) -> None:
     config = finished / "out" / "config.yaml"
     before = config.read_text()
@@ -87,6 +104,18 @@ def test_a_refused_run_leaves_its_folder_as_it_was(finished: Path, capsys: Any) 
         ({"student": STUDENT | {"loss": "relaxd"}}, "Unknown loss 'relaxd'"),
         ({"student": STUDENT | {"arch": "resnt18"}}, "Unknown architecture 'resnt18'"),
         ({"student": STUDENT | {"lr": -1.0}}, r"lr is -1\.0"),
+        ({"student": STUDENT | {"augment": "foto"}}, r"Unknown augment 'foto'.*Did you mean photo"),
+        ({"student": STUDENT | {"schedule": "cosin"}}, "Unknown schedule 'cosin'"),
+        ({"student": STUDENT | {"precision": "bf16-true"}}, "Unknown precision 'bf16-true'"),
+        ({"student": STUDENT | {"teacher_precision": "half"}}, "Unknown teacher_precision 'half'"),
+        ({"student": STUDENT | {"min_crop": 0.0}}, r"min_crop is 0\.0"),
+        ({"student": STUDENT | {"batch_size": 1}}, "batch_size is 1; it must be at least 2"),
+        ({"student": STUDENT | {"images_per_class": 17}}, r"images_per_class is 17; it must lie in 1\.\.batch_size"),
+        ({"student": STUDENT | {"loss_options": {"sigm": 1}}}, "has no option 'sigm'. Did you mean sigma"),
+        ({"student": STUDENT | {"epochs": None}}, "epochs has no value"),
+        ({"teacher": [1]}, r"teacher is \[1\]; it must hold options"),
+        ({"export": {"qat_epochs": 3}}, "qat_epochs 3 finishes a student for int8"),
+        ({"export": {"calibration_images": 0}}, "calibration_images is 0"),
         ({"export": {"precision": "int7"}}, "Unknown precision 'int7'"),
         ({"export": {"target": "x87"}}, "Unknown target 'x87'"),
         ({"report": {"ks": [2]}}, r"ks is \[2\]"),
@@ -273,9 +302,24 @@ def test_a_broken_configuration_is_named(tmp_path: Path, capsys: Any) -> None:
         assert main(["run", str(tmp_path / "c.yaml")]) == 1
         err = capsys.readouterr().err
         assert f"{tmp_path / 'c.yaml'}" in err and all(word in err for word in words) and err.count("\n") == 1
+    for content, words in (
+        ("data: 2024-13-45", "is not valid YAML"),
+        ("data: x\nout: y\nteacher: t.npz\n", "A teacher that is there already is given_teacher"),
+        ("data: x\nout: y\nexport: fp16\n", "such as export.precision"),
+    ):
+        (tmp_path / "c.yaml").write_text(content)
+        assert main(["run", str(tmp_path / "c.yaml")]) == 1
+        assert words in capsys.readouterr().err
     (tmp_path / "c.yaml").write_text("data: x\nout: y\nstudent:\n  epoch: 3\n")
     assert main(["run", str(tmp_path / "c.yaml")]) == 2
     assert "Did you mean student.epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["epochs", "seed", "split", "loss", "use_labels"])
+def test_what_is_left_blank_in_a_configuration_is_named(name: str, photos: Path, tmp_path: Path, capsys: Any) -> None:
+    options = STUDENT | {"teacher": "t", "data": str(photos), "out": str(tmp_path / "out"), name: None}
+    assert main(["distill", "--config", configured(tmp_path / "c.yaml", **options)]) == 1
+    assert f"{name} has no value" in capsys.readouterr().err
 
 
 def test_options_go_over_a_configuration_wherever_they_stand(tmp_path: Path, capsys: Any) -> None:
@@ -311,6 +355,9 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["train", "--data", "PHOTOS", "--out", "OUT", "--split", "evenodd"], 1, ["evenodd", "even-odd"]),
     (["train", "--data", "PHOTOS", "--out", "OUT", "--pretrained", "w.safetensors"], 1, ["w.safetensors"]),
     (["run", "nowhere.yaml"], 1, ["nowhere.yaml", "does not exist"]),
+    (["run", "--teacher", "PHOTOS", "--data", "PHOTOS", "--out", "OUT"], 1, ["given_teacher"]),
+    (["train", "PHOTOS", "--out", "OUT", "--loss", ":Foo"], 1, [":Foo", "cannot be imported"]),
+    (["train", "PHOTOS", "--out", "OUT", "--loss", ".foo:Bar"], 1, [".foo:Bar", "cannot be imported"]),
     (["export", "nowhere", "OUT/model.onnx"], 1, ["nowhere"]),
     (
         ["distill", "nowhere", "--arch", "test_resnet", "--dim", "8", "--data", "PHOTOS", "--out", "OUT"],

@@ -247,6 +247,15 @@ def test_images_without_labels(
     assert recall(student, load_data(f"folder:{photos}").test) > 0.6
 
 
+def test_images_all_in_one_class_folder(
+    flat: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = distil_options | {"epochs": 1, "split": "all-train", "use_labels": False}
+    folder = distill(tiny_teacher, "test_efficientnet", 8, f"folder:{flat.parent}", tmp_path / "s", **options)
+    assert facts_of(load_model(folder)).measured["validation"] == {"epoch": 1, "recall_at_1": None}
+    assert "labels say nothing about retrieval" in caplog.text
+
+
 def test_teacher_from_embeddings_by_image_id(
     photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
 ) -> None:

@@ -652,6 +652,8 @@ def test_create_loss_knows_the_names(name: str) -> None:
         ("attention", {"weight": -1.0}, r"weight is -1\.0; it must be at least 0"),
         ("attention", {"label_weight": 0.0}, "label_weight is 0"),
         ("crd", {"negatives": "many"}, "negatives of loss 'crd' is 'many'; it must be a number"),
+        ("crd", {"negatives": 1.5}, r"negatives of loss 'crd' is 1\.5; it must be a whole number"),
+        ("crd", {"negatives": float("nan")}, "negatives of loss 'crd' is nan; it must be a whole number"),
     ],
 )
 def test_options_out_of_range_are_named(name: str, options: dict[str, Any], message: str) -> None:
@@ -660,6 +662,11 @@ def test_options_out_of_range_are_named(name: str, options: dict[str, Any], mess
     named = inspect.signature(find_loss(name, LOSSES)).parameters
     with pytest.raises(OptionError, match=message):
         create_loss(name, LOSSES, **{key: value for key, value in facts.items() if key in named} | options)
+
+
+def test_whole_numbers_may_be_written_with_an_exponent() -> None:
+    loss = create_loss("crd", LOSSES, num_images=40, student_dim=3, teacher_dim=3, negatives=1e1)
+    assert isinstance(loss, CRDLoss) and type(loss.negatives) is int and loss.negatives == 10
 
 
 def test_the_weight_of_pkt_scales_it() -> None:

@@ -13,11 +13,11 @@ from torch import nn
 from compressor import distill
 from compressor.fake_quantization import fake_quantized
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
-from compressor.quantization_aware import FINISH_KEY, finish_quantized
+from compressor.quantization_aware import FINISH_KEY, _options, finish_quantized
 from zoo import ModelError, OptionError, load_data, load_model, measure, save_model
 from zoo.embedding import embed
 from zoo.learner import Interrupted, Learner
-from zoo.models import facts_of
+from zoo.models import ModelFacts, facts_of
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,14 @@ def test_a_model_trained_on_labels_learns_from_itself(photos: Path, tiny_teacher
     test = load_data(data).test
     scores = [measure(embed(load_model(f), test), test, "cosine").recall_at(1) for f in (tiny_teacher, folder)]
     assert scores[1] >= scores[0] - 0.05
+
+
+def test_null_options_of_a_teacher_are_the_defaults_of_distillation() -> None:
+    facts = ModelFacts(options={"images_per_class": None, "gradient_clip": None, "batch_size": 8, "loss": "proxy_nca"})
+    options = _options(facts, {"lr": None, "workers": 0})
+    assert (options["images_per_class"], options["batch_size"]) == (2, 8)
+    assert options["gradient_clip"] is None  # which distillation may have, too
+    assert options["loss"] == "relaxed_contrastive"
 
 
 def test_what_cannot_work_is_refused(student: Path, photos: Path, tiny_teacher: Path, tmp_path: Path) -> None:

@@ -448,7 +448,8 @@ def test_create_loss_by_name_and_by_class() -> None:
         ("proxy_ancor", {}, "Unknown loss 'proxy_ancor'.*Did you mean proxy_anchor"),
         ("no.such.module:Loss", {}, "cannot be imported"),
         ("zoo.losses.proxy_anchor:NoSuchLoss", {}, "cannot be imported"),
-        ("proxy_anchor", {"num_classes": 2, "dim": 2, "sharpness": 1}, "sharpness"),
+        ("proxy_anchor", {"num_classes": 2, "dim": 2, "sharpness": 1}, "has no option 'sharpness'"),
+        ("proxy_anchor", {"num_classes": 2, "dim": 2, "margn": 1}, "has no option 'margn'. Did you mean margin"),
         ("collections:OrderedDict", {}, "not a torch.nn.Module"),
     ],
 )

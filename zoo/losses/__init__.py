@@ -48,14 +48,42 @@ def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) ->
         OptionError: no such loss, or it does not take an option.
     """
     loss_class = find_loss(name, known)
-    for option, parameter in signature(loss_class).parameters.items():
-        value = options.get(option, 0)
-        if str(parameter.annotation) in ("int", "float") and not isinstance(value, int | float):
-            raise OptionError(f"{option} of loss {name!r} is {value!r}; it must be a number.")
     try:
-        return loss_class(**options)
+        return loss_class(**checked_options(name, loss_class, options))
     except TypeError as error:
         raise OptionError(f"Loss {name!r} cannot be made with {sorted(options)}: {error}.") from error
+
+
+def checked_options(name: str, loss_class: type[nn.Module], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a loss with whole numbers as such: 1e3, as YAML and the shell give it, is 1000.
+
+    Args:
+        name: of the loss, for messages.
+        loss_class: the loss.
+        options: by name.
+
+    Raises:
+        OptionError: the loss has no such option, or takes a number where there is none, or a whole one.
+    """
+    parameters = signature(loss_class).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    checked = dict(options)
+    for option, value in options.items():
+        if option not in parameters:
+            if takes_any:
+                continue
+            raise OptionError(f"Loss {name!r} has no option {option!r}.{did_you_mean(option, parameters)}")
+        annotation = parameters[option].annotation
+        kinds = set(str(getattr(annotation, "__name__", annotation)).split(" | "))
+        if not kinds <= {"int", "float", "None"} or (value is None and "None" in kinds):
+            continue
+        if not isinstance(value, int | float):
+            raise OptionError(f"{option} of loss {name!r} is {value!r}; it must be a number.")
+        if "float" not in kinds:
+            if value != value // 1:
+                raise OptionError(f"{option} of loss {name!r} is {value!r}; it must be a whole number.")
+            checked[option] = int(value)
+    return checked
 
 
 def find_loss(name: str, known: Mapping[str, str] = LOSSES) -> type[nn.Module]:
@@ -77,7 +105,7 @@ def find_loss(name: str, known: Mapping[str, str] = LOSSES) -> type[nn.Module]:
         )
     try:
         loss_class = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: no name, or a relative one
         raise OptionError(
             f"Loss {name!r} cannot be imported ({error}). Check the module's name and PYTHONPATH."
         ) from error
