@@ -17,7 +17,7 @@ from export.runtime import Embedder
 from export.vector_index import OPTIONS, VectorIndex, read_index, write_index
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError
-from zoo.files import digest, write_json
+from zoo.files import digest, replacing, write_json
 from zoo.versions import versions
 
 SCHEMA = 1
@@ -83,8 +83,9 @@ def write_folder(folder: Path, index: VectorIndex, ids: Sequence[str], facts: di
         ids: of the images, in the order of the vectors.
         facts: what index.json says beside what the index knows of itself.
     """
-    (folder / _FACTS).unlink(missing_ok=True)
-    write_index(index, folder / _VECTORS)
+    with replacing(folder / _VECTORS) as temporary:
+        write_index(index, temporary)
+        (folder / _FACTS).unlink(missing_ok=True)
     size = (folder / _VECTORS).stat().st_size
     write_json(folder / _IDS, list(ids))
     known = {

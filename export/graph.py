@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.arguments import ModelLike
-from zoo.errors import ModelError
+from zoo.errors import ModelError, OptionError
 
 if TYPE_CHECKING:
     from export.tracing import Traced
@@ -33,20 +33,25 @@ def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = (), *, i
     Args:
         model: a model folder; in Python also a timm model in memory.
         path: the file to write.
-        images: uint8 ``(H, W, 3)`` images to compare on; none for smooth random ones.
+        images: images to compare on, of the kinds that Embedder takes; none for smooth random ones.
         input: pixels, or tensor to leave preprocessing to the caller.
 
     Returns:
         The path.
 
     Raises:
-        OptionError: another input.
+        OptionError: another input, or a path that is a folder.
+        DataError: an image to compare on that cannot be read.
         ModelError: the model cannot be exported, or an embedding differs from the model's by more than 1e-4 (of its
             largest element, where that is above 1).
     """
     from export.tracing import trace_model
+    from zoo.images import require_pixels
 
-    return write_fp32(trace_model(model), Path(path), images, input)
+    if Path(path).is_dir():
+        raise OptionError(f"{path} is a folder. Name the .onnx file to write in it.")
+    shown = [require_pixels(image) for image in images]
+    return write_fp32(trace_model(model), Path(path), shown, input)
 
 
 def write_fp32(traced: Traced, path: Path, images: Sequence[Any], takes: str) -> Path:

@@ -17,7 +17,7 @@ from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import DataError
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.models import facts_of
-from zoo.retrieval import measure
+from zoo.retrieval import measure, require_measurable
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def images_of(splits: DataSplits, count: int, max_unreadable: int, seed: int) ->
     """Draw images to calibrate on and images to judge on, never test images.
 
     Args:
-        splits: the data. Where no validation images are held out, other training images judge, with a warning.
+        splits: the data. Where no validation images are held out, half of each training class judges, with a warning.
         count: how many training images to calibrate on, balanced over classes.
         max_unreadable: how many unreadable images are left out of each before an error.
         seed: of the draw.
@@ -88,29 +88,36 @@ def images_of(splits: DataSplits, count: int, max_unreadable: int, seed: int) ->
         The images to calibrate on, those to judge on, and what the latter are, such as "validation classes".
 
     Raises:
-        DataError: no training images, none left to judge on, or none with labels.
+        DataError: no training images, or none to judge on by which retrieval can be measured.
     """
     if not len(splits.train):
         raise DataError(f"{splits.name} has no training images to calibrate int8 on. Choose another split.")
-    order = balanced(splits.train, len(splits.train), seed)
     if len(splits.validation):
-        judged, judged_as = splits.validation, "validation classes"
+        source, judged, judged_as = splits.train, splits.validation, "validation classes"
     else:
         log.warning("%s has no validation images: int8 is judged on training classes.", splits.name)
-        judged, judged_as = splits.train.subset(np.sort(order[count:])), "training classes"
+        halves = _halves(splits.train, seed)
+        source, judged = (splits.train.subset(half) for half in halves)
+        judged_as = "training classes"
     judged = judged.subset(np.sort(judging(judged, MOST_JUDGED, seed)))
     if judged.labels is None and judged.continuous is None:
         raise DataError(
             f"{splits.name} has no labels to judge int8 by. Put each class's images in a folder, give "
             "continuous_labels, or export fp32 or fp16."
         )
-    calibration = splits.train.subset(np.sort(order[:count])).checked(max_unreadable, _CACHE_BYTES)
-    if not len(judged):
-        raise DataError(
-            f"All {len(splits.train)} training images of {splits.name} are needed to calibrate on, so none is left to "
-            "judge int8 on. Hold classes out (validation), or lower calibration_images."
-        )
-    return calibration, judged.checked(max_unreadable, _CACHE_BYTES), judged_as
+    calibration = source.subset(np.sort(balanced(source, count, seed))).checked(max_unreadable, _CACHE_BYTES)
+    judged = judged.checked(max_unreadable, _CACHE_BYTES)
+    require_measurable(judged, "judging")
+    return calibration, judged, judged_as
+
+
+def _halves(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Part the rows into two, each with about half of every class; the second has the odd one, where one is left."""
+    order = balanced(images, len(images), seed)
+    groups = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
+    turns = _turns(groups, order)
+    first = turns < np.bincount(groups)[groups] // 2
+    return np.flatnonzero(first), np.flatnonzero(~first)
 
 
 def balanced(images: ImageSet, count: int, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from export.runtime import Embedder
 from export.timing import median_and_p95, thread_counts, timed_in_turn
 from zoo.arguments import TeacherLike, same_place
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.embedding import fastest_device
+from zoo.embedding import dtype_of, fastest_device
 from zoo.errors import ModelError
 from zoo.models import facts_of, load_model, summary_of
 from zoo.preprocessing import Preprocess, Preprocessing
@@ -102,8 +102,8 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
         def embed_one(pixels: np.ndarray) -> object:
             torch.set_num_threads(threads)
             with torch.inference_mode():
-                batch = prepare(torch.from_numpy(pixels)[None]).contiguous(memory_format=torch.channels_last)
-                return model.module(batch)
+                batch = prepare(torch.from_numpy(pixels)[None])
+                return model.module(batch.to(dtype_of(model.module), memory_format=torch.channels_last))
 
         return embed_one
 

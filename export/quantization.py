@@ -31,7 +31,7 @@ WEIGHTED = ("Conv", "Gemm", "MatMul")
 _ABSORBED = ("Relu", "Clip")  # the quantiser makes them the lower end of what precedes them: no node is left to run
 _ADDITIONS = ("Add",)
 _PERCENTILE = 99.99
-_MINMAX, _CLIPPED = "minmax", "percentile"
+MINMAX, _CLIPPED = "minmax", "percentile"
 _HISTOGRAM_BATCH = 8  # images whose intermediate tensors are in memory at one time
 _ATTENTION_SHARE = 0.5  # of the weights in matrix products, from which on a network counts as a transformer
 
@@ -87,7 +87,7 @@ def schemes_for(network: ModelProto, target: str, vnni: bool = True) -> list[Sch
     for activations in ("int8", "uint8") if target == "arm64" else ("uint8",):
         schemes += [
             Scheme("static", activations, per_channel, ranges, reduce_range=reduced and activations == "uint8")
-            for ranges in ((_MINMAX,) if transformer else (_MINMAX, _CLIPPED))
+            for ranges in ((MINMAX,) if transformer else (MINMAX, _CLIPPED))
             for per_channel in (True, False)
         ]
     if not transformer:
@@ -187,7 +187,7 @@ def calibrate(network: ModelProto, ranges: str, tensors: Iterable[np.ndarray]) -
         ranges: "minmax" or "percentile".
         tensors: inputs of the network, float32 ``(1, 3, h, w)`` each.
     """
-    method = CalibrationMethod.MinMax if ranges == _MINMAX else CalibrationMethod.Percentile
+    method = CalibrationMethod.MinMax if ranges == MINMAX else CalibrationMethod.Percentile
     settings: dict[str, Any] = {}
     if method == CalibrationMethod.Percentile:
         settings = {"percentile": _PERCENTILE, "num_bins": 2048, "symmetric": False}

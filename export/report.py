@@ -13,6 +13,7 @@ from export.formats import DASH, count, decimals, megabytes, percent, points, re
 from export.plots import data_uri, plots_of
 from export.report_content import indexes_of, ks_of, models_of, retained, score_of
 from zoo.label_retrieval import NDCG_K
+from zoo.retrieval import at_least
 
 if TYPE_CHECKING:
     from zoo.data import ImageSet
@@ -258,7 +259,7 @@ def _gate(content: dict[str, Any]) -> tuple[str, str]:
     wanted = f"{100 * asked:g}\u00a0% of the teacher's {retained(content)}"
     if content["gate"]["passed"]:
         return "passed", f"Gate passed: every model keeps at least {wanted}."
-    below = [stage for stage in content["stages"][1:] if stage["retention"] < asked]
+    below = [stage for stage in content["stages"][1:] if not at_least(stage["retention"], asked)]
     kept = ", ".join(f"{stage['stage']} keeps {percent(stage['retention'])}\u00a0%" for stage in below)
     return "failed", f"Gate failed: {wanted} was asked for; {kept}."
 

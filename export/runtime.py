@@ -12,7 +12,7 @@ import onnxruntime
 from PIL import Image
 
 from zoo.errors import DataError, ModelError, OptionError, first_line
-from zoo.images import read_pixels
+from zoo.images import require_pixels
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -109,7 +109,7 @@ class Embedder:
         if batch_size < 1:
             raise OptionError(f"batch_size is {batch_size}; it must be at least 1.")
         most = 1 if self.one_by_one else batch_size
-        prepare = _pixels if self.input == "pixels" else self._tensor
+        prepare = require_pixels if self.input == "pixels" else self._tensor
         if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim <= 3):
             row: np.ndarray = self._embed([prepare(images)])[0]
             return row
@@ -157,11 +157,3 @@ def preprocessing_in_words(preprocessing: Mapping[str, Any]) -> str:
         f"{resized}, cropped at the centre to {height} x {width}, scaled to [0, 1] and normalised with mean ({mean}) "
         f"and deviation ({std})"
     )
-
-
-def _pixels(image: ImageLike) -> np.ndarray:
-    try:
-        return read_pixels(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        name = image if isinstance(image, str | Path) else type(image).__name__
-        raise DataError(f"Image {name} cannot be read ({error}). Mend or remove it.") from error

@@ -131,7 +131,13 @@ def _indexed(
     }
 
     def find(rows: np.ndarray, count: int, own: np.ndarray) -> np.ndarray:
-        return index.search(vectors[rows], count, own, as_for=k)[1]
+        nearest = index.search(vectors[rows], k, own)[1]  # what a search for k finds, which one for more may not
+        if count <= k:
+            return nearest[:, :count]
+        deep = index.search(vectors[rows], count, own, as_for=k)[1]
+        known = (deep[:, :, None] == nearest[:, None, :]).any(axis=2)
+        others = np.take_along_axis(deep, np.argsort(known, axis=1, kind="stable"), axis=1)
+        return np.concatenate([nearest, others[:, : count - nearest.shape[1]]], axis=1)
 
     return Search(f"{model.stage} + {kind}", model, int(vectors.shape[1]), find, {"index": facts})
 

@@ -26,7 +26,7 @@ from export.tracing import INPUTS, PIXELS, Traced, join
 from zoo.arguments import require_at_least
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import ModelError, RefusedError, first_line
-from zoo.retrieval import drop_interval, neighbour_overlap
+from zoo.retrieval import at_least, drop_interval, neighbour_overlap
 from zoo.versions import has_vnni, machine, versions
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class _Trial:
                 "drop": drop,
                 "drop_interval": list(drop_interval(scores, expected, _RESAMPLES, self.judge.seed)),
                 "neighbour_overlap": neighbour_overlap(neighbours, nearest),
-                "inside_budget": self.max_drop is None or drop <= self.max_drop,
+                "inside_budget": self.max_drop is None or at_least(self.max_drop, drop),
             }
             if share is not None and share < _LEAST_INT8:
                 entry |= {"inside_budget": False, "error": f"only {100 * share:.0f} % of the weights are in int8"}

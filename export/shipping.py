@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.arguments import DataLike, ModelLike, require_valid
 from zoo.errors import OptionError, RefusedError, require_known
+from zoo.files import require_writable
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
 CANDIDATES = "candidates.json"
@@ -85,6 +86,7 @@ def export_model(
     int8 = "int8" in files
     if int8 and data is None:
         raise OptionError(f"Precision {precision} needs data to calibrate and judge on. Give --data.")
+    require_writable(next(iter(files.values())).parent)
     from export.graph import write_fp32
     from export.tracing import trace_model
     from export.writing import some_images, write_fp16, write_int8
@@ -95,7 +97,7 @@ def export_model(
     if "fp32" in files:
         write_fp32(traced, files["fp32"], some_images(splits), input)
     if "fp16" in files:
-        write_fp16(traced, files["fp16"], input)
+        write_fp16(traced, files["fp16"], some_images(splits), input)
     if not int8:
         return Exported(files)
     from export.selection import choose_int8

@@ -112,6 +112,7 @@ def validate(
     from zoo.label_retrieval import NDCG_K, LabelRetrievalResult, measure_found_by_labels, random_and_best
     from zoo.retrieval import (
         RetrievalResult,
+        at_least,
         measure_found,
         neighbour_overlap,
         require_test_images,
@@ -173,7 +174,7 @@ def validate(
                 **search.more,
             }
         )
-    passed = min_retention is None or all(stage["retention"] >= min_retention for stage in stages[1:])
+    passed = min_retention is None or all(at_least(stage["retention"], min_retention) for stage in stages[1:])
     orders = random_and_best(by_labels["teacher"], images, seed) if by_labels else {}
     baseline = results["teacher"]
     content = {

@@ -26,7 +26,6 @@ import faiss
 import numpy as np
 
 from zoo.errors import DataError, ModelError, OptionError, did_you_mean, require_known
-from zoo.files import replacing
 from zoo.retrieval import comparable
 
 # kind -> its options and their defaults; None for those chosen by the number of vectors and dimensions
@@ -156,9 +155,9 @@ def milliseconds_per_query(index: VectorIndex, queries: np.ndarray, k: int, runs
 
 
 def write_index(index: VectorIndex, path: Path) -> None:
-    """Write the faiss file, whole or not at all."""
-    with replacing(path) as temporary:
-        faiss.write_index(index.faiss, str(temporary))
+    """Write the faiss file."""
+    with open(path, "wb") as file:  # faiss itself opens files of Unicode names only
+        faiss.write_index(index.faiss, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
 def read_index(path: Path, kind: str, metric: str, parameters: dict[str, int], fixed_bytes: int) -> VectorIndex:
@@ -168,8 +167,10 @@ def read_index(path: Path, kind: str, metric: str, parameters: dict[str, int], f
         ModelError: the file is missing or broken.
     """
     try:
-        return VectorIndex(kind, metric, parameters, fixed_bytes, faiss.read_index(str(path)))
-    except (RuntimeError, MemoryError) as error:  # faiss's own, and what sizes in a broken file lead to
+        with open(path, "rb") as file:
+            read = faiss.read_index(faiss.PyCallbackIOReader(file.read))  # type: ignore[attr-defined]
+        return VectorIndex(kind, metric, parameters, fixed_bytes, read)
+    except (OSError, RuntimeError, MemoryError) as error:  # faiss's own, and what sizes in a broken file lead to
         raise ModelError(
             f"{path} is missing, or is not an index that faiss {faiss.__version__} reads. Build it anew."
         ) from error
@@ -228,7 +229,7 @@ def _empty(kind: str, parameters: Mapping[str, int], dim: int, seed: int) -> Any
         index = faiss.IndexIVFPQ(faiss.IndexFlatL2(dim), dim, parameters["nlist"], parameters["m"], _BITS)
         index.nprobe = parameters["nprobe"]
         for clustering in (index.cp, index.pq.cp):
-            clustering.seed = seed
+            clustering.seed = seed % 2**31  # an int
             clustering.min_points_per_centroid = 1  # no warnings: fewer vectors than faiss likes are told apart better
     elif kind == "hnsw":
         index = faiss.IndexHNSWFlat(dim, parameters["m"], faiss.METRIC_L2)

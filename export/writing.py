@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from export.quantization import fits_float16, to_fp16
+from export.quantization import MINMAX, calibrate, fits_float16, to_fp16
 from export.selection import Chosen
 from export.tracing import TENSOR, Graphs, Traced, join, metadata, save, smooth_images
 from zoo.data import DataSplits
@@ -22,14 +23,30 @@ from zoo.files import replacing
 log = logging.getLogger(__name__)
 
 
-def write_fp16(traced: Traced, path: Path, takes: str) -> None:
+def write_fp16(traced: Traced, path: Path, images: Sequence[np.ndarray], takes: str) -> None:
     """Write the model in float16.
 
+    Activations are looked at in float32, since onnxruntime computes float16 so on CPUs, where nothing overflows.
+
+    Args:
+        traced: the model.
+        path: the file to write.
+        images: uint8 ``(H, W, 3)`` images to look at activations on; none for smooth random ones.
+        takes: pixels or tensor.
+
     Raises:
-        ModelError: a weight lies beyond float16's range, or embeddings are not finite.
+        ModelError: a weight or an activation lies beyond float16's range, or embeddings are not finite.
     """
+    limit = float(np.finfo(np.float16).max)
     if not fits_float16(traced.graphs.network):
-        raise ModelError(f"{traced.name} has weights beyond float16's range (65504). Ship fp32 or int8.")
+        raise ModelError(f"{traced.name} has weights beyond float16's range ({limit:.0f}). Ship fp32 or int8.")
+    shown = (traced.whole.preprocess(torch.from_numpy(image)[None]).numpy() for image in images or smooth_images())
+    ranges = calibrate(traced.graphs.network, MINMAX, shown)
+    largest = max(float(np.abs(ranges[name].range_value).max()) for name in ranges)
+    if not largest <= limit:
+        raise ModelError(
+            f"{traced.name} has activations of {largest:.0f}, beyond float16's range ({limit:.0f}). Ship fp32 or int8."
+        )
     graphs = replace(traced.graphs, network=to_fp16(traced.graphs.network))
     _write(traced, graphs, path, takes, {"precision": "fp16"})
 

@@ -5,13 +5,35 @@ Needs numpy and Pillow only, because the edge runtime decodes with it too.
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from zoo.errors import DataError
+
 _KINDS = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
+# What Pillow raises for broken files, the last four from its readers of metadata; and zipfile for broken archives,
+# RuntimeError where a member is encrypted.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    SyntaxError,
+    KeyError,
+    RuntimeError,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+    struct.error,
+    IndexError,
+    OverflowError,
+    TypeError,
+)
 MAX_ASPECT = 200  # of an image's sides: networks see a crop of the middle, and more would take gigabytes to resize
 _ORIENTATION = 0x0112  # of EXIF; its values, and how an image is brought upright
 _UPRIGHT = {
@@ -47,6 +69,19 @@ def read_pixels(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ValueError(f"{width} x {height} pixels; its sides differ more than {MAX_ASPECT} times")
     return pixels
+
+
+def require_pixels(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """Decode as :func:`read_pixels` does.
+
+    Raises:
+        DataError: the image cannot be read; names it.
+    """
+    try:
+        return read_pixels(source)
+    except UNREADABLE as error:
+        name = source if isinstance(source, str | Path) else type(source).__name__
+        raise DataError(f"Image {name} cannot be read ({error}). Mend or remove it.") from error
 
 
 def _decoded(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:

@@ -228,6 +228,11 @@ def require_measurable(images: ImageSet, what: str) -> None:
         )
 
 
+def at_least(value: float, limit: float) -> bool:
+    """Return whether a mean over queries reaches a limit; in its last digits it is what rounding made of it."""
+    return value >= limit - 1e-9
+
+
 def measurable(images: ImageSet) -> bool:
     """Return whether images have labels of either kind by which retrieval among them can be measured."""
     if images.labels is None:

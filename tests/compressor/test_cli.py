@@ -200,6 +200,13 @@ def test_several_numbers_are_plain_words(given: list[str]) -> None:
     assert parser_of("run").parse_args(_with_leading("run", words)).report.ks == [1, 4]
 
 
+def test_a_pair_is_validated_without_other_models() -> None:
+    pair = ["--query-encoder", "a.onnx", "--gallery-encoder", "b.onnx"]
+    assert "--models=[]" in _with_leading("validate", pair)
+    assert "--models=[]" not in _with_leading("validate", ["c.onnx", *pair])
+    assert "--models=[]" not in _with_leading("validate", ["--models", "c.onnx", *pair])
+
+
 def test_index_is_built_and_searched(finished: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
     model, index = str(finished / "out" / "export" / "model.onnx"), str(tmp_path / "index")
     assert main(["index", "build", model, str(photos), index, "--kind", "hnsw", "--options.ef_search", "90"]) == 0

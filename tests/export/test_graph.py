@@ -16,7 +16,7 @@ from export import Embedder, to_onnx
 from export.graph import TOLERANCE
 from export.tracing import difference, join, pixels_to_vector, smooth_images, trace_model
 from export.writing import some_images
-from zoo import DataError, ModelError, load_data, load_model
+from zoo import DataError, ModelError, OptionError, load_data, load_model
 from zoo.files import digest
 from zoo.models import create_model, save_model
 
@@ -183,3 +183,13 @@ def test_embedder_takes_what_people_have(artefact: Path, tmp_path: Path) -> None
         embedder(tmp_path / "gone.png")
     with pytest.raises(DataError, match="float64"):
         embedder(np.zeros((4, 4, 3)))
+
+
+def test_images_to_compare_on_are_of_any_kind(tiny_teacher: Path, tmp_path: Path) -> None:
+    grey, several = np.zeros((40, 30), dtype=np.uint8), np.zeros((2, 40, 30, 3), dtype=np.uint8)
+    assert to_onnx(tiny_teacher, tmp_path / "a.onnx", [grey]).is_file()
+    assert to_onnx(tiny_teacher, tmp_path / "b.onnx", several).is_file()  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"gone\.png cannot be read"):
+        to_onnx(tiny_teacher, tmp_path / "c.onnx", ["gone.png"])
+    with pytest.raises(OptionError, match=r"is a folder\. Name the \.onnx file"):
+        to_onnx(tiny_teacher, tmp_path)

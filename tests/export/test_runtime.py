@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from export import Embedder
 from export.measured_models import _onnx, latencies
@@ -156,3 +156,14 @@ def test_options_that_cannot_work(options: dict[str, object], message: str, file
 def test_a_batch_holds_an_image_at_least(files: dict[str, Path]) -> None:
     with pytest.raises(OptionError, match="batch_size is 0; it must be at least 1"):
         Embedder(files["fp32"])(smooth_images(2), batch_size=0)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_broken_avif_is_named(files: dict[str, Path], tmp_path: Path) -> None:
+    Image.fromarray(smooth_images(1)[0]).save(tmp_path / "a.avif")
+    content = bytearray((tmp_path / "a.avif").read_bytes())
+    pixels = content.index(b"mdat") + 4
+    content[pixels:] = bytes(len(content) - pixels)
+    (tmp_path / "a.avif").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.avif cannot be read"):
+        Embedder(files["fp32"])(tmp_path / "a.avif")

@@ -10,7 +10,9 @@ import onnx
 import pytest
 
 from export import Embedder, to_onnx, validate
-from export.searches import finding
+from export.measured_models import MeasuredModel
+from export.searches import all_searches, finding
+from export.vector_index import make_index
 from zoo import ModelError, OptionError, load_data
 from zoo.data import DataSplits, ImageSet
 from zoo.data.image_set import GALLERY, QUERY
@@ -93,6 +95,22 @@ def test_indexes_are_measured_through_their_search(
         for key in measured:
             assert rows[name][key] == pytest.approx(of_codes[key], abs=0.011)  # one query of 96
     assert rows[names[1]]["neighbour_overlap"] == pytest.approx(model["neighbour_overlap"], abs=0.05)
+
+
+def test_a_deep_search_begins_as_the_shallow_one() -> None:
+    # MAP@R looks at as many images as a class has; what Recall@K is measured on must be what a search for K finds.
+    count, k = 600, 4
+    vectors = np.random.default_rng(0).normal(size=(count, 16)).astype(np.float32)
+    pixels = np.zeros((1, 1, 3), dtype=np.uint8)
+    images = ImageSet([str(i) for i in range(count)], [pixels] * count, np.arange(count) % 2, ["a", "b"])
+    model = MeasuredModel("student", "", lambda images: vectors, None, "euclidean", 16, None, None, "")
+    rows = np.arange(count)
+    for search in list(all_searches([model], [], ["binary", "hnsw", "flat"], images, k=k, runs=0, seed=0))[1:]:
+        found = search.find(rows, 300, rows)
+        shallow = make_index(vectors, search.more["index"]["kind"], "euclidean").search(vectors, k, rows)[1]
+        np.testing.assert_array_equal(found[:, :k], shallow)
+        np.testing.assert_array_equal(search.find(rows, 2, rows), shallow[:, :2])
+        assert all(len(set(row)) == 300 and query not in row for query, row in enumerate(found.tolist()))
 
 
 def test_indexes_hold_the_gallery_alone(photos: Path, tiny_teacher: Path, artefact: Path, tmp_path: Path) -> None:

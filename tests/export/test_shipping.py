@@ -24,7 +24,7 @@ import export.selection
 from compressor.cli import main
 from compressor.quantization_aware import obstacle_to_finish
 from export import Embedder, export_model, to_onnx
-from export.judge import balanced, judging
+from export.judge import balanced, images_of, judging
 from export.tracing import smooth_images
 from zoo import (
     DataError,
@@ -37,10 +37,11 @@ from zoo import (
     load_model,
     save_model,
 )
+from zoo.data import DataSplits
 from zoo.errors import DivergedError
 from zoo.files import digest
 from zoo.models import facts_of
-from zoo.retrieval import drop_interval
+from zoo.retrieval import at_least, drop_interval
 from zoo.versions import has_vnni
 
 WEIGHTS = "" if has_vnni() else " 7-bit weights"  # in the names of schemes for x86
@@ -144,10 +145,27 @@ def test_without_validation_classes_other_training_images_judge(
     content = export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **options).candidates
     assert content is not None
     assert content["judged_on"]["of"] == "training classes"
-    assert content["judged_on"]["images"] == 48 - 16
-    with pytest.raises(DataError, match="All 48 training images"):
-        options["calibration_images"] = 48
-        export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **options)
+    assert content["judged_on"]["images"] == 24  # half of 48
+
+
+def test_every_training_class_is_judged_on_where_none_is_held_out() -> None:
+    labels = np.repeat([0, 1, 2, 3], [300, 60, 60, 1])
+    pixels = np.zeros((1, 1, 3), dtype=np.uint8)
+    images = ImageSet([str(i) for i in range(421)], [pixels] * 421, labels, ["a", "b", "c", "d"])
+    nothing = images.subset([])
+    calibration, judged, _ = images_of(DataSplits("x", images, nothing, nothing), 256, 0, seed=0)
+    assert np.bincount(judged.labels).tolist() == [150, 30, 30, 1]
+    assert np.bincount(calibration.labels).tolist() == [150, 30, 30]
+    assert not set(calibration.ids) & set(judged.ids)
+    with pytest.raises(DataError, match="judging images to search in are of fewer than two classes"):
+        images_of(DataSplits("x", images, images.subset(np.flatnonzero(labels == 0)), nothing), 256, 0, seed=0)
+
+
+@pytest.mark.parametrize(("queries", "lost"), [(2000, 10), (400, 2), (200, 1)])
+def test_a_drop_of_the_whole_budget_is_inside(queries: int, lost: int) -> None:
+    for before in range(lost, queries + 1):
+        drop = before / queries - (before - lost) / queries
+        assert at_least(0.005, drop) and not at_least(0.005, drop + 1 / queries)
 
 
 def test_blocks_that_harm_stay_in_float(fragile: Path, photos: Path, tmp_path: Path) -> None:
@@ -277,6 +295,15 @@ def test_weights_beyond_float16(tmp_path: Path) -> None:
     with torch.no_grad():
         model.get_classifier().weight[0, 0] = 1e5  # type: ignore[operator, index]
     with pytest.raises(ModelError, match="float16's range"):
+        export_model(model, tmp_path / "model.onnx", precision="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_activations_beyond_float16(tmp_path: Path) -> None:
+    model = create_model("test_resnet", 8, image_size=32)
+    with torch.no_grad():
+        model.conv1[0].weight.fill_(3e4)  # type: ignore[index, operator, union-attr]
+    with pytest.raises(ModelError, match=r"activations of .* beyond float16's range"):
         export_model(model, tmp_path / "model.onnx", precision="fp16")
     assert list(tmp_path.iterdir()) == []
 

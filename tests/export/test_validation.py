@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from export import export_model, to_onnx, validate
+from export.measured_models import latencies, open_models
 from zoo import DataError, ModelError, OptionError, load_data, load_model, measure
 from zoo.embedding import embed
 from zoo.label_retrieval import measure_by_labels
 from zoo.models import save_model
 from zoo.retrieval import neighbour_overlap, retention_interval
+from zoo.teachers import open_teacher
 
 
 @pytest.fixture(scope="module")
@@ -266,3 +268,10 @@ def test_each_row_is_compared_with_the_one_it_comes_from(photos: Path, tiny_teac
     assert step["difference"] == pytest.approx(rows["onnx-int8"]["recall"]["1"] - rows["onnx-fp32"]["recall"]["1"])
     assert step["interval"][0] <= step["difference"] <= step["interval"][1]
     assert rows["student"]["step"] == {"from": "teacher", "difference": 0.0, "interval": [0.0, 0.0]}
+
+
+def test_a_teacher_in_half_precision_is_timed_too(photos: Path, tiny_teacher: Path) -> None:
+    teacher = load_model(tiny_teacher).bfloat16()
+    models = open_models(open_teacher(teacher), teacher, [])
+    times = latencies(models, load_data(f"folder:{photos}").test, runs=1)
+    assert times["teacher"][0]["median"] > 0

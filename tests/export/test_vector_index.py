@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,18 @@ def test_rules_of_ivfpq_by_hand(count: int, dim: int, options: dict[str, Any], e
 def test_mistakes_are_named(kind: str, options: dict[str, Any], count: int, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         make_index(np.ones((count, DIM), dtype=np.float32), kind, options=options)
+
+
+def test_seeds_are_as_large_as_elsewhere(vectors: np.ndarray) -> None:
+    assert len(make_index(vectors, "ivfpq", seed=2**32 - 1)) == COUNT
+
+
+def test_paths_need_not_be_unicode(vectors: np.ndarray, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"fot\xf3s.faiss")
+    index = make_index(vectors, "sq8")
+    write_index(index, file)
+    read = read_index(file, "sq8", "cosine", {}, index.fixed_bytes)
+    np.testing.assert_array_equal(read.search(vectors, 3)[1], index.search(vectors, 3)[1])
 
 
 def test_what_cannot_be_indexed_or_read(vectors: np.ndarray, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -21,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from zoo.errors import DataError
-from zoo.images import read_pixels
+from zoo.images import UNREADABLE, read_pixels
 
 if TYPE_CHECKING:
     from zoo.data.continuous import ContinuousLabels
@@ -60,24 +59,6 @@ class ZipMember:
 
 _open_archives: dict[tuple[int, Path], zipfile.ZipFile] = {}
 _checksums: dict[Path, dict[str, int]] = {}
-
-# What Pillow and zipfile raise for broken files; RuntimeError is zipfile's for encrypted and unsupported members, the
-# last four come from Pillow's readers of metadata.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    SyntaxError,
-    KeyError,
-    RuntimeError,
-    zlib.error,
-    zipfile.BadZipFile,
-    Image.DecompressionBombError,
-    struct.error,
-    IndexError,
-    OverflowError,
-    TypeError,
-)
 
 ImageSource = Path | ZipMember | np.ndarray | Callable[[], np.ndarray]
 
@@ -140,7 +121,7 @@ class ImageSet:
             if isinstance(source, Path | np.ndarray):
                 return read_pixels(source)
             return read_pixels(source())
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             where = source if isinstance(source, Path | ZipMember) else self.ids[index]
             raise DataError(f"Image {where} cannot be read ({error}). Mend or remove it.") from error
 
