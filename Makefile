@@ -19,11 +19,13 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# One environment for all; made anew when what is installed changes.
+# One environment for all; made anew when what is installed changes. The repository itself is put on the path (compat), so
+# that a folder called export where one works, as every run has, does not hide the package.
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (torch and its libraries: some minutes and 6 GB the first time)"
 	$(VENV)/bin/python -c 'import pip, sys; assert sys.version_info >= (3, 11)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat \
+		--editable '.[test,lint]'
 	touch $@
 
 # The environment and what the demo made; models of one's own stay.
