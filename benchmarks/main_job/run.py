@@ -89,6 +89,9 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path, compiled: b
     report = validate(models, teacher, settings["data"], folder / "comparison", latency_runs=20, **more, **shared)
     stages = {stage["stage"]: stage for stage in report.content["stages"]}
     alone, student = stages.pop("student"), stages.pop("student-2")
+    for stage in stages.values():
+        if stage["step"] and stage["step"]["from"] == "student-2":
+            stage["step"]["from"] = "student"
     stages = {"teacher": stages.pop("teacher"), "student": student, **stages, "labels only": alone}
     keep = (
         "recall",

@@ -68,8 +68,8 @@ def _sets(name: str, tried: list[tuple[float, float]], proxies: bool = False) ->
     return [options | {"proxy_lr_factor": PROXIES / options["lr"]} for options in sets] if proxies else sets
 
 
-# Six runs for each: two rates by two values of what matters most in the method, then two beyond the best of those; for
-# labels alone, of batches of one image of each class.
+# Six runs for each: two rates by two values of what matters most in the method, then two beyond what was best of
+# those in compression; for labels alone, of batches of one image of each class.
 GRID: dict[str, list[Options]] = {
     "relaxed_contrastive": _sets(
         "sigma", [(1e-2, 1.0), (1e-2, 0.5), (3e-2, 1.0), (3e-2, 0.5), (3e-2, 0.25), (1e-1, 0.5)]
