@@ -237,13 +237,13 @@ def _with_leading(verb: str, words: list[str]) -> list[str]:
         plain[len(names) - 1 :] = [_as_list(plain[len(names) - 1 :], of_numbers=False)]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
     words = [*options, *plain[len(names) :], *_with_values_joined(verb, rest)]
-    named = {word.partition("=")[0] for word in words}
-    if verb == "validate" and "--query_encoder" in named and not {"--models", "--config"} & named:
+    named = {word.partition("=")[0].removeprefix("--") for word in words}
+    if verb == "validate" and "query_encoder" in named and not {"models", "config"} & named:
         words.append("--models=[]")  # a mixed pair is measured without others, too
     configs = [word for word in words if word.startswith("--config=")]
     for word in configs:
         _require_config(Path(word.removeprefix("--config=")), verb)
-    for section in _sections(verb) & {word.partition("=")[0].removeprefix("--") for word in words}:
+    for section in _sections(verb) & named:
         raise UserError(_no_section(section))
     return [*configs, *(word for word in words if word not in configs)]
 

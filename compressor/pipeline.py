@@ -145,9 +145,9 @@ def _require_possible(
     if (warning := advice(student["arch"])) is not None:
         log.warning(warning)
     create_model(**{name: student[name] for name in ("arch", "dim", "pretrained", "pool", "image_size", "crop_pct")})
-    require_export_options(**{name: export[name] for name in ("precision", "input", "target")})
+    asked = require_export_options(**{name: export[name] for name in ("precision", "input", "target")})
     if export["qat_epochs"]:
-        require_int8(export["precision"], export["qat_epochs"])
+        require_int8(asked, export["qat_epochs"])
     require_report_options(**{name: report[name] for name in ("ks", "min_retention", "index")})
 
 

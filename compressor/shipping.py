@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from export.shipping import Exported, export_model, files_of
+from export.shipping import Exported, export_model, files_of, require_export_options
 from zoo.arguments import TeacherLike, require_valid
 from zoo.errors import DivergedError, OptionError, RefusedError
 
@@ -51,9 +52,10 @@ def ship(
     if not qat_epochs:
         return export_model(model, path, **options)
     assert teacher is not None
-    precision = options.get("precision", "fp32")
-    require_int8(precision, qat_epochs)
-    files = files_of(model, path, precision, options.get("input", "pixels"))
+    precision, takes = options.get("precision", "fp32"), options.get("input", "pixels")
+    asked = require_export_options(precision, takes, options.get("target", "x86"))
+    require_int8(asked, qat_epochs)
+    files = files_of(model, path, precision, takes)
 
     from compressor.quantization_aware import finish_quantized, obstacle_to_finish
     from zoo.teachers import open_teacher
@@ -83,16 +85,16 @@ def ship(
         )
     except DivergedError as error:
         raise RefusedError(refused.found, f"Its finish failed: {error}", refused.content, refused.network) from error
-    options["precision"] = next(word.strip() for word in precision.split(",") if word.strip() in ("int8", "auto"))
+    options["precision"] = next(word for word in asked if word in ("int8", "auto"))
     again = export_model(finished, files["int8"], **options, before=refused)
     return Exported(files, again.candidates)
 
 
-def require_int8(precision: str, qat_epochs: int) -> None:
+def require_int8(asked: Sequence[str], qat_epochs: int) -> None:
     """Refuse a finish for int8 where no int8 file is asked for.
 
     Raises:
         OptionError: the precisions have neither int8 nor auto.
     """
-    if {"int8", "auto"}.isdisjoint(word.strip() for word in precision.split(",")):
+    if {"int8", "auto"}.isdisjoint(asked):
         raise OptionError(f"qat_epochs {qat_epochs} finishes a student for int8. Give --precision int8 or auto too.")

@@ -96,8 +96,7 @@ def images_of(splits: DataSplits, count: int, max_unreadable: int, seed: int) ->
         source, judged, judged_as = splits.train, splits.validation, "validation classes"
     else:
         log.warning("%s has no validation images: int8 is judged on training classes.", splits.name)
-        halves = _halves(splits.train, seed)
-        source, judged = (splits.train.subset(half) for half in halves)
+        source, judged = (splits.train.subset(half) for half in _halves(splits.train, seed))
         judged_as = "training classes"
     judged = judged.subset(np.sort(judging(judged, MOST_JUDGED, seed)))
     if judged.labels is None and judged.continuous is None:
@@ -113,9 +112,8 @@ def images_of(splits: DataSplits, count: int, max_unreadable: int, seed: int) ->
 
 def _halves(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Part the rows into two, each with about half of every class; the second has the odd one, where one is left."""
-    order = balanced(images, len(images), seed)
-    groups = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
-    turns = _turns(groups, order)
+    groups = _groups(images)
+    turns = _turns(groups, np.random.default_rng(seed).permutation(len(images)))
     first = turns < np.bincount(groups)[groups] // 2
     return np.flatnonzero(first), np.flatnonzero(~first)
 
@@ -129,8 +127,7 @@ def balanced(images: ImageSet, count: int, seed: int) -> np.ndarray:
         seed: of the draw.
     """
     shuffled = np.random.default_rng(seed).permutation(len(images))
-    groups = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
-    return shuffled[np.argsort(_turns(groups, shuffled)[shuffled], kind="stable")][:count]
+    return shuffled[np.argsort(_turns(_groups(images), shuffled)[shuffled], kind="stable")][:count]
 
 
 def judging(images: ImageSet, count: int, seed: int) -> np.ndarray:
@@ -159,6 +156,11 @@ def judging(images: ImageSet, count: int, seed: int) -> np.ndarray:
     order = np.lexsort((turns, places[labels]))  # class after class, of each one of every role in turn
     within = np.arange(len(order)) - np.searchsorted(places[labels][order], places[labels][order])
     return order[within < max(_LEAST_OF_CLASS, count // len(classes))][:count]
+
+
+def _groups(images: ImageSet) -> np.ndarray:
+    """Return the class of each image, int64 ``(N,)``; without labels, all are of one."""
+    return np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
 
 
 def _turns(groups: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -94,10 +94,11 @@ def export_model(
 
     splits = None if data is None else load_data(data, split, validation, continuous_labels, label_metric)
     traced = trace_model(model)
+    shown = some_images(splits)
     if "fp32" in files:
-        write_fp32(traced, files["fp32"], some_images(splits), input)
+        write_fp32(traced, files["fp32"], shown, input)
     if "fp16" in files:
-        write_fp16(traced, files["fp16"], some_images(splits), input)
+        write_fp16(traced, files["fp16"], shown, input)
     if not int8:
         return Exported(files)
     from export.selection import choose_int8

@@ -32,8 +32,16 @@ else:
 _ABOVE_0 = ("lr", "proxy_lr_factor", "step_factor", "gradient_clip")
 _AT_LEAST_0 = ("weight_decay", "warmup_epochs", "max_unreadable", "workers", "latency_runs", "seed", "qat_epochs")
 _AT_LEAST_1 = (
-    *("dim", "epochs", "views", "neighbours", "step_epochs", "validate_every", "num_nodes", "bootstrap"),
-    *("images_per_class", "calibration_images"),
+    "dim",
+    "epochs",
+    "views",
+    "neighbours",
+    "step_epochs",
+    "validate_every",
+    "num_nodes",
+    "bootstrap",
+    "images_per_class",
+    "calibration_images",
 )
 _AT_LEAST_2 = ("batch_size",)
 _FRACTIONS = ("max_drop",)

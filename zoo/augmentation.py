@@ -11,9 +11,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from zoo.arguments import AUGMENTATIONS
+from zoo.arguments import require_valid
 from zoo.data.image_set import ImageSet
-from zoo.errors import OptionError, require_known
 from zoo.preprocessing import Preprocess, Preprocessing
 from zoo.sampling import Draw
 
@@ -97,11 +96,7 @@ class Views(Dataset[tuple[Tensor, int]]):
         min_crop: float = 0.2,
         views: int = 1,
     ) -> None:
-        if not 0 < min_crop <= 1:
-            raise OptionError(f"min_crop is {min_crop}; it must lie in (0, 1].")
-        require_known("augment", augment, AUGMENTATIONS)
-        if views < 1:
-            raise OptionError(f"views is {views}; it must be at least 1.")
+        require_valid({"augment": augment, "min_crop": min_crop, "views": views})
         self.images = images
         self.views = views
         self.augment = augment

@@ -40,8 +40,15 @@ TABLE = HERE / "finish.md"
 
 DATA, VALIDATION = "glyphs", 0.15
 SMALL: dict[str, Any] = {"image_size": 32, "crop_pct": 1.0, "augment": "drawing", "min_crop": 0.7}
-TEACHER = SMALL | {"arch": "resnet10t", "dim": 512, "epochs": 10, "batch_size": 64, "lr": 1e-3, "proxy_lr_factor": 30}
-TEACHER |= {"images_per_class": 4}
+TEACHER = SMALL | {
+    "arch": "resnet10t",
+    "dim": 512,
+    "epochs": 10,
+    "batch_size": 64,
+    "lr": 1e-3,
+    "proxy_lr_factor": 30,
+    "images_per_class": 4,
+}
 STUDENT = SMALL | {"arch": "test_resnet", "dim": 64, "epochs": 13, "batch_size": 64, "lr": 5e-3}
 UNEVEN = 8.0
 EXPORT: dict[str, Any] = {"precision": "int8", "max_drop": 0.005, "latency_runs": 0}
