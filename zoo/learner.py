@@ -46,6 +46,7 @@ from zoo.stage import CHECKPOINTS
 log = logging.getLogger(__name__)
 
 _BEST = "best.safetensors"
+_ONEDNN_BLOCK = 16  # channels that oneDNN takes at a time with AVX-512, 8 with AVX2
 
 
 class Learner(lightning.LightningModule):
@@ -97,8 +98,8 @@ class Learner(lightning.LightningModule):
     ) -> None:
         super().__init__()
         require_known("schedule", schedule, SCHEDULES)
-        # Convolutions on CPUs and tensor cores alike are fastest in this layout.
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layout = _layout(model)
+        self.model = model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.loss = loss
         self.normalize = Normalize(preprocessing_of(model))
         continuous = labels_of(type(loss)) == CONTINUOUS if by_labels is None else by_labels
@@ -131,7 +132,7 @@ class Learner(lightning.LightningModule):
 
     def _pixels(self, views: Tensor) -> Tensor:
         pixels: Tensor = self.normalize(views)
-        return pixels.contiguous(memory_format=torch.channels_last)
+        return pixels.contiguous(memory_format=self.layout)
 
     def of_all_ranks(self, tensor: Tensor) -> Tensor:
         """Join the rows of all processes, in an order that is the same in all tensors; gradients flow to each."""
@@ -238,6 +239,22 @@ class Learner(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best, self.history = checkpoint["best"], checkpoint["history"]
+
+
+def _layout(model: nn.Module) -> torch.memory_format:
+    """Return the layout to train in: channels last, in which convolutions on CPUs and tensor cores are fastest.
+
+    Not for strided 1x1 convolutions of few channels, such as RepVGG's first, on CPUs: in that layout oneDNN writes past
+    its memory when it computes their gradients, and crashes or gets them wrong (uxlfoundation/oneDNN, issue 6035).
+    """
+    on_cpu = fastest_device().type == "cpu"
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if on_cpu and any(
+        conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels // conv.groups < _ONEDNN_BLOCK
+        for conv in convolutions
+    ):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _contiguous(model: nn.Module) -> dict[str, Tensor]:

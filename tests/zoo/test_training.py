@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -23,7 +24,8 @@ from zoo.embedding import embed
 from zoo.errors import DivergedError
 from zoo.files import LOCK, alone_in
 from zoo.label_retrieval import measure_by_labels
-from zoo.models import create_model, facts_of
+from zoo.models import create_model, facts_of, preprocessing_of
+from zoo.preprocessing import Normalize
 
 QUICK: dict[str, Any] = {
     "dim": 16,
@@ -238,6 +240,20 @@ def learner_of(
         estimated_stepping_batches=steps, max_epochs=epochs, precision="32-true"
     )
     return learner
+
+
+def test_gradients_of_strided_1x1_convolutions_of_the_pixels() -> None:
+    # In the layout that all others train in, this crashed, or its gradients were wrong, on CPUs.
+    model = create_model("repvgg_a0", 8, image_size=32)
+    views = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain = deepcopy(model)
+    plain(Normalize(preprocessing_of(model))(views)).square().sum().backward()
+    learner_of(model).embed_views(views).square().sum().backward()
+    for (name, parameter), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert parameter.grad is not None and expected.grad is not None
+        largest = expected.grad.abs().max().item()
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=0, atol=1e-3 * largest + 1e-6, msg=name)
+    assert learner_of(create_model("test_resnet", 8, image_size=32)).layout == torch.channels_last
 
 
 def test_biases_norms_and_position_embeddings_do_not_decay() -> None:
