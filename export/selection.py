@@ -130,7 +130,8 @@ def choose_int8(
             content["before"] = {name: before.content.get(name) for name in ("chosen_by", "blocks", "calibration")}
             trial = _Trial(judge, calibration, content, max_drop, save, "finished, ", before.network)
         trial.add("fp32", network, None)
-        trial.add("fp16", to_fp16(network), None)
+        if search:
+            trial.add("fp16", to_fp16(network), None)
         for scheme in schemes if search else schemes[:1]:
             trial.add_int8(scheme)
         if search and not trial.inside():

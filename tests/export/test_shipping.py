@@ -198,11 +198,8 @@ def test_int8_that_does_not_retrieve_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["candidates.json", "model.onnx"]
     content = json.loads((tmp_path / "candidates.json").read_text())
     assert content["chosen"] is None
-    assert [entry["name"] for entry in content["candidates"]] == [
-        "fp32",
-        "fp16",
-        f"static u8s8 per-channel minmax{WEIGHTS}",
-    ]
+    # fp16 is not measured where schemes are not searched: it would take as long as all else together
+    assert [entry["name"] for entry in content["candidates"]] == ["fp32", f"static u8s8 per-channel minmax{WEIGHTS}"]
     with pytest.raises(RefusedError, match="No int8 file keeps Recall@1") as refused:
         export_model(fragile, tmp_path / "again", precision="int8", data=f"folder:{photos}", **QUICK)
     assert refused.value.content["chosen"] is None
@@ -388,14 +385,12 @@ def test_a_finish_gives_int8_a_second_chance(
     assert content is not None
     assert [entry["name"] for entry in content["candidates"]] == [
         "fp32",
-        "fp16",
         f"static u8s8 per-channel minmax{WEIGHTS}",
         "finished, fp32",
-        "finished, fp16",
         f"finished, static u8s8 per-channel minmax{WEIGHTS}",
     ]
     assert content["chosen"] == f"finished, static u8s8 per-channel minmax{WEIGHTS}"
-    before, refused, after = (content["candidates"][row] for row in (0, 2, 3))
+    before, refused, after = content["candidates"][:3]
     assert refused["drop"] > 0.005
     assert after["drop"] == pytest.approx(before["score"] - after["score"])
     source = digest(tiny_teacher / "model.safetensors")
@@ -410,10 +405,10 @@ def test_a_finish_is_made_kept_and_judged_against_the_student_as_it_was(
     with pytest.raises(RefusedError, match=rf"the best, .*static u8s8 per-channel minmax{WEIGHTS}, loses") as refused:
         compressor.ship(fragile, tmp_path, teacher=tiny_teacher, qat_epochs=1, **options)  # its scale is beyond mending
     tried = refused.value.content["candidates"]
-    assert [entry["name"].removeprefix("finished, ") for entry in tried[3:]] == [entry["name"] for entry in tried[:3]]
+    assert [entry["name"].removeprefix("finished, ") for entry in tried[2:]] == [entry["name"] for entry in tried[:2]]
     facts = facts_of(load_model(tmp_path / "finished"))
     assert facts.options["finish_quantized"]["epochs"] == 1 and "validation as int8" in facts.measured
-    assert tried[3]["drop"] == pytest.approx(tried[0]["score"] - tried[3]["score"])
+    assert tried[2]["drop"] == pytest.approx(tried[0]["score"] - tried[2]["score"])
     assert not (tmp_path / "model-int8.onnx").exists()
 
 
@@ -432,7 +427,7 @@ def test_a_finish_that_fails_leaves_a_refusal(
     options = QUICK | {"data": f"folder:{photos}", "precision": "int8"}
     with pytest.raises(RefusedError, match=r"No int8 file keeps .* Its finish failed: weights") as refused:
         compressor.ship(fragile, tmp_path, teacher=tiny_teacher, qat_epochs=2, **options)
-    assert len(refused.value.content["candidates"]) == 3
+    assert len(refused.value.content["candidates"]) == 2
     assert "qat_epochs" not in str(refused.value)  # which were given
 
 
