@@ -2,16 +2,22 @@
 
     python -m benchmarks.quantization.architectures times
     python -m benchmarks.quantization.architectures recall
+    python -m benchmarks.quantization.architectures quantizing
 
 Times need no training: weights do not matter for them. They are of one image of 224 pixels, preprocessing left out, all
 precisions in turn. For recall, each network is trained on rendered letters at 32 or 64 pixels, exported with
-``--precision fp32,fp16,auto`` and measured on scripts never seen. A finished architecture is a line in the results and
-is not run again. What ``distill`` warns of, ``zoo.int8_speed``, is copied from the table.
+``--precision fp32,fp16,auto`` and measured on scripts never seen. Quantizing is the command ``compressor export
+--precision int8`` with 256 calibration images of 224 pixels: its time, and the memory it held at most. A finished
+architecture is a line in the results and is not run again. What ``distill`` warns of, ``zoo.int8_speed``, is copied
+from the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,13 +26,14 @@ from benchmarks.results import Results, in_points, made_with, markdown_table
 from compressor.cli import quieten
 from export import Embedder, bench, export_model
 from export.shipping import files_of
-from zoo import RefusedError, create_model, load_data, measure, train
+from zoo import RefusedError, create_model, load_data, measure, save_model, train
 from zoo.int8_speed import LEAST_GAIN
 from zoo.retrieval import drop_interval
 
 HERE = Path(__file__).resolve().parent
 TIMES = Results(HERE / "architecture-times.jsonl")
 RECALL = Results(HERE / "architecture-recall.jsonl")
+QUANTIZING = Results(HERE / "architecture-quantizing.jsonl")
 TABLE = HERE.parents[1] / "docs" / "int8.md"
 
 ARCHITECTURES = (
@@ -61,16 +68,16 @@ TRAINING: dict[str, Any] = {
 def main() -> None:
     """Run the architectures that are not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["times", "recall"])
+    parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
     parser.add_argument("--work", type=Path, default=Path("runs/architectures"), help="folder for the runs")
     options = parser.parse_args()
     quieten()
-    results, run = (TIMES, times_of) if options.part == "times" else (RECALL, recall_of)
+    results, run = PARTS[options.part]
     for arch in options.architectures:
         if not results.lines(arch=arch):
             results.add({"arch": arch, **run(arch, options.work / options.part / arch)})
-        TABLE.write_text(table(TIMES.lines(), RECALL.lines()), encoding="utf-8")
+        TABLE.write_text(table(TIMES.lines(), RECALL.lines(), QUANTIZING.lines()), encoding="utf-8")
     print(TABLE.read_text(encoding="utf-8"))
 
 
@@ -124,9 +131,30 @@ def times_of(arch: str, work: Path) -> dict[str, Any]:
     }
 
 
-def table(times: list[dict[str, Any]], recall: list[dict[str, Any]]) -> str:
+def quantizing_of(arch: str, work: Path) -> dict[str, Any]:
+    """Return how long the command takes that makes an int8 file of a model folder, and its peak memory."""
+    folder = work / "model"
+    save_model(create_model(arch, DIM, image_size=224), folder)
+    command = [sys.executable, "-m", "compressor", "export", str(folder), str(work / "int8.onnx")]
+    command += ["--precision", "int8", "--data", "glyphs", "--max_drop", "null", "--latency_runs", "0"]
+    start = time.monotonic()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
+    return {"seconds": seconds, "peak_memory_bytes": usage.ru_maxrss * unit}
+
+
+PARTS = {"times": (TIMES, times_of), "recall": (RECALL, recall_of), "quantizing": (QUANTIZING, quantizing_of)}
+
+
+def table(times: list[dict[str, Any]], recall: list[dict[str, Any]], quantizing: list[dict[str, Any]]) -> str:
     """Return the results as Markdown, one row an architecture, the fastest in int8 first."""
     kept = {line["arch"]: line for line in recall}
+    costs = {line["arch"]: line for line in quantizing}
     rows = []
     for line in sorted(times, key=lambda line: line["ms"]["1"]["int8"]):
         one, two = line["ms"]["1"], line["ms"]["2"]
@@ -140,6 +168,9 @@ def table(times: list[dict[str, Any]], recall: list[dict[str, Any]]) -> str:
         if recall:
             measured = kept.get(line["arch"])
             row += ["", "", "", ""] if measured is None else [*_kept(measured), _ready(measured, one)]
+        if quantizing:
+            cost = costs.get(line["arch"])
+            row.append("" if cost is None else f"{cost['seconds']:.0f} s, {cost['peak_memory_bytes'] / 1e9:.1f} GB")
         rows.append(row)
     header = ["architecture", "MB fp32 / fp16 / int8", "ms, 1 thread", "ms, 2 threads", "int8 faster, 1 thread"]
     text = ["# int8 by architecture", "", "Times: one image of 224 pixels, median, preprocessing left to the caller."]
@@ -151,9 +182,12 @@ def table(times: list[dict[str, Any]], recall: list[dict[str, Any]]) -> str:
             "seed; int8 by `--precision auto`, refused where it loses more than half a point on validation classes.",
             f"int8-ready: not refused, and at least {LEAST_GAIN:g} times as fast as fp32 on one thread.",
         ]
+    if quantizing:
+        header += ["quantizing"]
+        text += ["Quantizing: the whole command, with 256 images of 224 pixels, and its peak memory."]
     text += ["", *markdown_table(header, rows), ""]
     if times:
-        text.append(made_with(times))
+        text.append(made_with([*times, *quantizing]))
     return "\n".join(text) + "\n"
 
 
