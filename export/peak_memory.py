@@ -35,7 +35,7 @@ def peak_memory(file: str | Path, threads: int, shape: Sequence[int]) -> dict[st
     return found
 
 
-def _peak() -> int | None:
+def own_peak() -> int | None:
     """Return the peak of this process's resident memory in bytes; None where the system does not tell."""
     status = Path("/proc/self/status")
     if status.is_file():
@@ -52,7 +52,7 @@ def _peak() -> int | None:
 
 def _main(file: str, threads: str, shape: str) -> None:
     """Load a file, run a batch twice, and print both peaks as JSON."""
-    before = _peak()
+    before = own_peak()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = int(threads)
@@ -62,7 +62,7 @@ def _main(file: str, threads: str, shape: str) -> None:
     batch = np.ones(json.loads(shape), np.uint8 if entry.type == "tensor(uint8)" else np.float32)
     for _ in range(2):  # the second uses what the first has set aside
         session.run(None, {entry.name: batch})
-    print(json.dumps({"runtime": before, "peak": _peak()}))
+    print(json.dumps({"runtime": before, "peak": own_peak()}))
 
 
 if __name__ == "__main__":
