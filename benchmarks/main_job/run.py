@@ -2,15 +2,17 @@
 
     python -m benchmarks.main_job.run omniglot --data folder:PATH --seeds 0 1 2 --work runs/main_job
 
-A finished seed is a line in results.jsonl beside this file, and is not run again while the settings of teacher and
-student stay; an interrupted one goes on from its last whole epoch when the command is repeated with the same --work.
-The table is made anew after every seed, of the lines that were made with the settings as they are.
+Each seed has two parts: what distillation makes, and labels alone. A finished part is a line in results.jsonl beside
+this file, and is not run again while the settings of teacher and student stay; an interrupted one goes on from its last
+whole epoch when the command is repeated with the same --work. The table is made anew after every part, of the lines
+that were made with the settings as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +30,31 @@ CONFIGS = HERE.parents[1] / "configs"
 RESULTS = Results(HERE / "results.jsonl")
 TABLE = HERE / "results.md"
 INDEXES = ("sq8", "binary")
+LABELS_ONLY = "labels only"
+_KEPT = ("recall", "r_precision", "map_at_r", "retention", "retention_interval", "step", "dim", "parameters", "bytes")
 
 
 def main() -> None:
-    """Run the seeds that are not in the results yet, then write the table."""
+    """Run the parts that are not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", choices=["quickstart", "omniglot", "grocery"])
     parser.add_argument("--data", help="where the data is; none for the configuration's own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="the second needs a teacher")
     parser.add_argument("--work", type=Path, default=Path("runs/main_job"), help="folder for the runs")
     parser.add_argument("--compile", action="store_true", help="torch.compile for the student: same result, sooner")
     options = parser.parse_args()
     quieten()
-    for seed in options.seeds:
-        if any(line["seed"] == seed for line in counting(RESULTS.lines(config=options.config))):
-            print(f"{options.config}, seed {seed}: in {RESULTS.path.name} already")
+    for seed, part in product(options.seeds, options.parts):
+        run_part, stage = PARTS[part]
+        lines = counting(RESULTS.lines(config=options.config, seed=seed))
+        if any(stage in line["stages"] for line in lines):
+            print(f"{options.config}, seed {seed}, {part}: in {RESULTS.path.name} already")
             continue
-        folder = options.work / options.config / f"seed{seed}"
-        RESULTS.add(run_seed(options.config, options.data, seed, folder, options.compile))
+        settings = settings_of(options.config) | {"seed": seed}
+        settings |= {"out": options.work / options.config / f"seed{seed}", "data": options.data or settings["data"]}
+        settings["student"] |= {"compile": True} if options.compile else {}
+        RESULTS.add({"config": options.config, "seed": seed} | run_part(options.config, settings))
         TABLE.write_text(table(counting(RESULTS.lines())), encoding="utf-8")
     print(table(counting(RESULTS.lines())))
 
@@ -66,54 +75,41 @@ def settings_of(config: str) -> dict[str, Any]:
     return settings
 
 
-def run_seed(config: str, data: str | None, seed: int, folder: Path, compiled: bool) -> dict[str, Any]:
-    """Run one seed and return its line of results."""
-    settings = settings_of(config)
-    settings |= {"seed": seed, "out": folder, "data": data or settings["data"]}
-    settings["student"] |= {"compile": True} if compiled else {}
-    settings["report"] = settings.get("report", {}) | {"min_retention": None}
-    report = run(**settings)
+def distilled(config: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Run teacher, student and files, and return what they measured, with indexes over the int8 file's embeddings."""
+    folder = settings["out"]
+    report = run(**settings | {"report": settings.get("report", {}) | {"min_retention": None}})
     begun = (folder / "teacher" / "options.json").stat().st_mtime  # what lay between interruptions counts too
     seconds = round((report.folder / "report.json").stat().st_mtime - begun)
-    shared = {name: settings[name] for name in ("split", "validation", "max_unreadable") if name in settings}
-    options = as_labels_only(settings["student"], settings["teacher"])
-    labels_only = train(settings["data"], folder / "labels-only", seed=seed, **shared, **options)
     ordered = [folder / "export" / f"model{ending}.onnx" for ending in ("", "-fp16", "-int8")]
     files = [file for file in ordered if file.is_file()]  # int8 last: indexes are measured over it
-    models = [labels_only, folder / "student", *files]  # each file after the model it comes from
     int8 = folder / "export" / "model-int8.onnx"
     more: dict[str, Any] = {}
     if int8 in files:
         more = {"index": INDEXES, "query_encoder": int8, "gallery_encoder": folder / "export" / "model.onnx"}
-    teacher = folder / "teacher"
-    report = validate(models, teacher, settings["data"], folder / "comparison", latency_runs=20, **more, **shared)
-    stages = {stage["stage"]: stage for stage in report.content["stages"]}
-    alone, student = stages.pop("student"), stages.pop("student-2")
-    for stage in stages.values():
-        if stage["step"] and stage["step"]["from"] == "student-2":
-            stage["step"]["from"] = "student"
-    stages = {"teacher": stages.pop("teacher"), "student": student, **stages, "labels only": alone}
-    keep = (
-        "recall",
-        "r_precision",
-        "map_at_r",
-        "retention",
-        "retention_interval",
-        "step",
-        "dim",
-        "parameters",
-        "bytes",
-    )
+    line = measured(config, settings, [folder / "student", *files], folder / "comparison", **more)
     candidates = folder / "export" / "candidates.json"
     tried = json.loads(candidates.read_text(encoding="utf-8")) if candidates.is_file() else None
     if tried is not None:
         tried["model"], tried["judged_on"]["data"] = "student", config  # not where they lay
+    return line | {"seconds": seconds, "int8": tried}
+
+
+def labels_only(config: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train the student's network on labels alone, and return what it measured beside the teacher, which is there."""
+    folder = settings["out"]
+    options = as_labels_only(settings["student"], settings["teacher"])
+    alone = train(settings["data"], folder / "labels-only", seed=settings["seed"], **_data_options(settings), **options)
+    line = measured(config, settings, [alone], folder / "comparison-labels-only")
+    return line | {"stages": {LABELS_ONLY: line["stages"]["student"]}}
+
+
+def measured(config: str, settings: dict[str, Any], models: list[Path], out: Path, **more: Any) -> dict[str, Any]:
+    """Return the stages of a report on the test classes, with all it was made with."""
+    teacher = settings["out"] / "teacher"
+    report = validate(models, teacher, settings["data"], out, latency_runs=20, **_data_options(settings), **more)
     return {
-        "config": config,
-        "seed": seed,
-        "seconds": seconds,
-        "stages": {name: {key: stage[key] for key in keep} for name, stage in stages.items()},
-        "int8": tried,
+        "stages": {stage["stage"]: {name: stage[name] for name in _KEPT} for stage in report.content["stages"]},
         "settings": {section: settings[section] for section in ("teacher", "student")},
         "data": report.content["data"] | {"name": config},
         "machine": report.content["machine"],
@@ -121,11 +117,18 @@ def run_seed(config: str, data: str | None, seed: int, folder: Path, compiled: b
     }
 
 
+def _data_options(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in ("split", "validation", "max_unreadable") if name in settings}
+
+
+PARTS = {"distilled": (distilled, "student"), "labels-only": (labels_only, LABELS_ONLY)}
+
+
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the results as Markdown: one row per configuration and stage, means over seeds with standard deviation."""
     rows = []
     for config in dict.fromkeys(line["config"] for line in lines):
-        of_config = sorted((line for line in lines if line["config"] == config), key=lambda line: line["seed"])
+        of_config = sorted((line for line in lines if line["config"] == config), key=_order)
         for stage in dict.fromkeys(stage for line in of_config for stage in line["stages"]):
             having = [line for line in of_config if stage in line["stages"]]
             found = [line["stages"][stage] for line in having]
@@ -157,10 +160,14 @@ def table(lines: list[dict[str, Any]]) -> str:
         "",
     ]
     for config in dict.fromkeys(line["config"] for line in lines):
-        of_config = [line for line in lines if line["config"] == config]
-        minutes = ", ".join(f"{line['seconds'] / 60:.1f}" for line in of_config)
+        of_config = sorted((line for line in lines if line["config"] == config), key=_order)
+        minutes = ", ".join(f"{line['seconds'] / 60:.1f}" for line in of_config if "seconds" in line)
         text.append(f"- {config}: {minutes} minutes a seed, labels only aside. {made_with(of_config)}")
     return "\n".join(text) + "\n"
+
+
+def _order(line: dict[str, Any]) -> tuple[int, bool]:
+    return line["seed"], LABELS_ONLY in line["stages"]
 
 
 if __name__ == "__main__":
