@@ -14,7 +14,8 @@ from zoo import ImageSet, load_model, measure
 from zoo.embedding import embed
 from zoo.models import facts_of
 
-SPLIT = f"list:{Path(__file__).resolve().parents[2] / 'configs' / 'splits' / 'omniglot.yaml'}"
+SPLITS = Path(__file__).resolve().parents[2] / "configs" / "splits"
+SPLIT = f"list:{SPLITS / 'omniglot.yaml'}"
 """Characters of the first small background set train, those that only the second has test."""
 
 
@@ -22,18 +23,23 @@ def arguments(
     description: str | None,
     data: str | None = "folder:PATH of Omniglot's two small background sets",
     seeds: Sequence[int] = (0, 1, 2),
+    tuned: bool = True,
 ) -> argparse.ArgumentParser:
-    """Return a parser of the options that every table has.
+    """Return a parser of the options that the tables have.
 
     Args:
         description: the script's docstring.
         data: what ``--data`` takes; None for a script without it.
         seeds: that run where none are named.
+        tuned: whether there is something to tune.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if data is not None:
         parser.add_argument("--data", required=True, help=data)
-    parser.add_argument("--tune", action="store_true", help="choose each method's options; without it, run with them")
+    if tuned:
+        parser.add_argument(
+            "--tune", action="store_true", help="choose each method's options; without it, run with them"
+        )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     parser.add_argument("--work", type=Path, default=Path("runs/papers"), help="folder for the runs")
     return parser

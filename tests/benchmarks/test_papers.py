@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from benchmarks.labels_only import as_labels_only
-from benchmarks.papers import classifier, continuous, novel_classes, proxy_anchor, self_supervised, transfer
+from benchmarks.papers import (
+    classifier,
+    continuous,
+    novel_classes,
+    novel_classes_conditions,
+    proxy_anchor,
+    self_supervised,
+    transfer,
+)
 from benchmarks.papers.probes import knn_accuracy, linear_probe
 from benchmarks.papers.protocol import every_fourth
 from benchmarks.results import Results, digest_of
@@ -160,6 +169,49 @@ def test_settings_of_methods_and_options_are_all_different(module: Any) -> None:
     comparison = module.COMPARISON
     digests = [digest_of(comparison.settings(key, tried)) for key in module.KEYS for tried in comparison.grid(key)]
     assert len(digests) >= 12 and len(set(digests)) == len(digests)
+
+
+def test_conditions_of_novel_classes_differ_in_the_generator_alone_and_hold_test_classes_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained: list[dict[str, Any]] = []
+
+    def train(data: Any, out: Path, **options: Any) -> Path:
+        trained.append({"data": data} | options)
+        return out
+
+    monkeypatch.setattr(novel_classes_conditions, "train", train)
+    monkeypatch.setattr(novel_classes_conditions, "load_data", lambda data, split: split)
+    for condition in novel_classes_conditions.CONDITIONS:
+        trained.clear()
+        for variant in novel_classes.VARIANTS:
+            settings = novel_classes_conditions.settings_of({"condition": condition, "variant": variant}, {})
+            novel_classes_conditions.make(settings, "folder:x", 3, tmp_path)
+        without, generator = (run for run in trained if run["data"] != "glyphs")
+        assert without | {"loss": "novel_classes", "loss_options": generator["loss_options"]} == generator
+        assert generator["loss_options"]["base"] == without["loss"] == "proxy_nca"
+        assert without["seed"] == 3 and without["validate_every"] == without["epochs"]
+        split = yaml.safe_load(Path(without["data"].removeprefix("list:")).read_text())
+        assert {name.split("/")[0] for name in split["train"] + split["validation"]} == {"images_background_small1"}
+        before = [run for run in trained if run["data"] == "glyphs"]
+        assert len(before) == (2 if condition == "trained before" else 0)
+        assert without.get("pretrained") == (tmp_path / "letters-3" / "model.safetensors" if before else None)
+
+
+def test_the_table_of_conditions_pairs_runs_of_the_same_seeds() -> None:
+    def line(variant: str, seed: int, share: float) -> dict[str, Any]:
+        found = {"recall_at_1": share, "map_at_r": share / 2}
+        made = {"machine": {"processor": "x", "cores": 2}, "versions": {}}
+        distances = {"real_to_nearest_real": share, "novel_to_nearest_real": 2 * share}
+        generator = {"generated": {"energy_distance": distances}} if variant == novel_classes.VARIANTS[1] else {}
+        return {"condition": "few classes", "variant": variant, "seed": seed, "validation": found} | made | generator
+
+    without, generator = novel_classes.VARIANTS
+    lines = [line(without, 0, 0.5), line(generator, 0, 0.52), line(without, 1, 0.6), line(generator, 1, 0.64)]
+    table = novel_classes_conditions.table(lines)
+    assert "| few classes | Recall@1 | 0, 1 | 55.00 ± 7.07 | 58.00 ± 8.49 | +3.00 ± 1.00 |" in table
+    assert "| few classes | MAP@R | 0, 1 | 27.50 ± 3.54 | 29.00 ± 4.24 | +1.50 ± 0.50 |" in table
+    assert "| few classes | 0.58 | 1.16 |" in table
 
 
 def test_what_was_tuned_runs_and_a_changed_grid_takes_its_runs_out_of_the_table(
