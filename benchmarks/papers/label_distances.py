@@ -25,13 +25,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.papers.protocol import SPLIT
 from zoo.data import load_data
 from zoo.data.published import Root
 from zoo.errors import DataError
 from zoo.files import replacing
 
 POINTS = 64
-OMNIGLOT_SPLIT = Path(__file__).resolve().parents[2] / "configs" / "splits" / "omniglot.yaml"
 _PAIRS = 64  # compared at a time: 64 x 64 x 64 float32 numbers stay in the cache
 
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 def write_stroke_distances(folder: Path, out: Path) -> None:
     """Write ``ids`` and ``distances`` of all drawings that the protocol trains or tests on."""
-    data = load_data(f"folder:{folder}", f"list:{OMNIGLOT_SPLIT}", validation=0)
+    data = load_data(f"folder:{folder}", SPLIT, validation=0)
     ids = [*data.train.ids, *data.test.ids]
     paths = np.stack([normalised(resampled(strokes)) for strokes in read_strokes(folder, ids)])
     with replacing(out) as temporary:

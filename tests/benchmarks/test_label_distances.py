@@ -164,7 +164,7 @@ def test_text_vectors_are_labels(tasks: Any, tmp_path: Path) -> None:
 
 def test_on_real_drawings_the_same_character_is_nearer(tasks: Any, shared: Path) -> None:
     folder = shared / "data" / "omniglot"
-    data = load_data(f"folder:{folder}", f"list:{tasks.OMNIGLOT_SPLIT}", validation=0)
+    data = load_data(f"folder:{folder}", tasks.SPLIT, validation=0)
     assert data.train.labels is not None
     rows = np.flatnonzero(data.train.labels < data.train.labels.min() + 10)
     drawings = tasks.read_strokes(folder, [data.train.ids[row] for row in rows])
