@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
@@ -11,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from export.runtime import Embedder
+from zoo.versions import available_cores
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -46,7 +46,7 @@ def median_and_p95(values: Sequence[float]) -> dict[str, float]:
 
 def thread_counts() -> list[int]:
     """Return 1, 2 and the number of cores that this process may use, without repetition."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     return sorted({1, min(2, cores), cores})
 
 

@@ -14,6 +14,7 @@ from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError
 from zoo.models import preprocessing_of
 from zoo.preprocessing import Preprocess, Preprocessing
+from zoo.versions import available_cores
 
 
 class _Prepared(Dataset[Tensor]):
@@ -105,4 +106,4 @@ def fastest_device() -> torch.device:
 
 def worker_count(batches: int) -> int:
     """Choose how many processes prepare data: none for a handful of batches, else one per core but one, at most 8."""
-    return min(max((os.cpu_count() or 1) - 1, 1), 8) if batches >= 20 else 0
+    return min(max(available_cores() - 1, 1), 8) if batches >= 20 else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -42,6 +41,7 @@ from zoo.preprocessing import Normalize
 from zoo.retrieval import measure
 from zoo.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
 from zoo.stage import CHECKPOINTS
+from zoo.versions import available_cores
 
 log = logging.getLogger(__name__)
 
@@ -288,7 +288,7 @@ def training_loader(
         sampler = BatchSampler(len(images), labels, batch_size, images_per_class, seed)
     if workers is None:
         # On two cores that train as well, a process of its own for the views takes more time than it saves.
-        busy = fastest_device().type == "cpu" and (os.cpu_count() or 1) <= 2
+        busy = fastest_device().type == "cpu" and available_cores() <= 2
         workers = 0 if busy else worker_count(len(sampler) * 4)
     return DataLoader(views, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
 

@@ -56,6 +56,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use: those of its affinity or container, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def has_vnni() -> bool:
     """Return whether this processor adds up 8-bit products without saturation, as x86 does with VNNI alone."""
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(machine()["instruction_sets"])

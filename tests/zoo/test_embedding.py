@@ -86,6 +86,11 @@ def test_any_module_and_preprocessing(images: ImageSet) -> None:
 
 
 def test_workers_for_many_batches_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, batches, workers in [(4, 19, 0), (4, 20, 3), (1, 20, 1), (64, 20, 8), (None, 20, 1)]:
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+    for cores, batches, workers in [(4, 19, 0), (4, 20, 3), (1, 20, 1), (64, 20, 8)]:
+        monkeypatch.setattr("os.sched_getaffinity", lambda process, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setattr("os.cpu_count", lambda: 128)  # of the machine, of which a container may have a part
         assert worker_count(batches) == workers
+    monkeypatch.delattr("os.sched_getaffinity")  # as on macOS and Windows
+    for cores, workers in [(4, 3), (None, 1)]:
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert worker_count(20) == workers
