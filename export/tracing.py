@@ -17,6 +17,8 @@ import onnx
 import onnxruntime
 import torch
 from onnx.compose import add_prefix, merge_models
+from timm.layers import AdaptiveAvgMaxPool2d, SelectAdaptivePool2d
+from timm.layers.adaptive_avgmax_pool import FastAdaptiveAvgMaxPool, FastAdaptiveMaxPool
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.nn import functional
@@ -54,8 +56,19 @@ class PixelsToVector(nn.Module):
 
 def pixels_to_vector(model: nn.Module) -> PixelsToVector:
     """Wrap a copy of a model, its branches merged (timm's reparameterisation), in eval mode on the CPU."""
-    network = reparameterize_model(deepcopy(model).cpu().eval())
+    network = _with_plain_pooling(reparameterize_model(deepcopy(model).cpu().eval()))
     return PixelsToVector(Preprocess(preprocessing_of(model)), network, facts_of(model).metric == COSINE).eval()
+
+
+def _with_plain_pooling(network: nn.Module) -> nn.Module:
+    """Let maxima over whole maps be taken as such: ONNX has no adaptive pooling, nor has torch 2.11 a way round it."""
+    for pooling in network.modules():
+        if isinstance(pooling, SelectAdaptivePool2d) and getattr(pooling.pool, "output_size", None) == 1:
+            if isinstance(pooling.pool, AdaptiveAvgMaxPool2d):
+                pooling.add_module("pool", FastAdaptiveAvgMaxPool())
+            elif isinstance(pooling.pool, nn.AdaptiveMaxPool2d):
+                pooling.add_module("pool", FastAdaptiveMaxPool())
+    return network
 
 
 @dataclass(frozen=True, eq=False)

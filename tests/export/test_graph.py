@@ -56,6 +56,17 @@ def test_onnx_equals_torch(student: Path, artefact: Path, batch: int, size: tupl
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("pool", ["max", "avgmax"])
+def test_pooling_is_exported_without_adaptive_maxima_which_torch_2_11_cannot(pool: str) -> None:
+    model = lively(create_model("test_resnet", 8, image_size=32, pool=pool))
+    assert "Adaptive" in type(model.global_pool.pool).__name__
+    network = pixels_to_vector(model).network
+    assert all(getattr(module, "output_size", None) is None for module in network.modules())
+    tensor = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(tensor), model(tensor), atol=1e-6, rtol=0)
+
+
 def test_euclidean_embeddings_are_not_normalised(tmp_path: Path) -> None:
     model = lively(create_model("test_resnet", 8, image_size=32, metric="euclidean"))
     embedder = Embedder(to_onnx(model, tmp_path / "model.onnx"))
