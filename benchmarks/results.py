@@ -110,6 +110,10 @@ class GridSearch:
         options: Options = max(finished, key=self.score)["options"]
         return options
 
+    def chose(self, options: Options | None) -> bool:
+        """Tell whether all were tried and these are the best."""
+        return len(self.lines()) == len(self.grid) and options == self.best()
+
     def with_best(
         self, lines: list[dict[str, Any]], settings_of: Callable[[Options], Settings] | None = None
     ) -> list[dict[str, Any]]:

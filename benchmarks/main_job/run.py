@@ -1,11 +1,12 @@
 """The main job on real data, seed by seed: teacher, student, ONNX files, and the same student on labels alone.
 
+    python -m benchmarks.main_job.run omniglot --data folder:PATH --tune
     python -m benchmarks.main_job.run omniglot --data folder:PATH --seeds 0 1 2 --work runs/main_job
 
-Each seed has two parts: what distillation makes, and labels alone. A finished part is a line in results.jsonl beside
-this file, and is not run again while the settings of teacher and student stay; an interrupted one goes on from its last
-whole epoch when the command is repeated with the same --work. The table is made anew after every part, of the lines
-that were made with the settings as they are.
+With ``--tune`` the rate of labels alone is chosen, see ``labels_only_tuning``. Each seed has two parts: what
+distillation makes, and labels alone. A finished part is a line in results.jsonl beside this file, and is not run again
+while its settings stay; an interrupted one goes on from its last whole epoch when the command is repeated with the same
+--work. The table is made anew after every part, of the lines that were made with the settings as they are.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from typing import Any
 import yaml
 
 from benchmarks.labels_only import as_labels_only
+from benchmarks.main_job.labels_only_tuning import data_options, search, tune
 from benchmarks.results import Results, digest_of, in_points, made_with, markdown_table, spread
 from compressor import run
 from compressor.cli import quieten
 from export import validate
-from zoo import train
+from zoo import load_data, load_model, measure, train
+from zoo.embedding import embed
+from zoo.models import facts_of, summary_of
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
@@ -39,13 +43,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", choices=["quickstart", "omniglot", "grocery"])
     parser.add_argument("--data", help="where the data is; none for the configuration's own")
+    parser.add_argument("--tune", action="store_true", help="choose the rate of labels alone; without it, run with it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="the second needs a teacher")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="the second comes after the first"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/main_job"), help="folder for the runs")
     parser.add_argument("--compile", action="store_true", help="torch.compile for the student: same result, sooner")
     options = parser.parse_args()
     quieten()
-    for seed, part in product(options.seeds, options.parts):
+    if options.tune:
+        settings = settings_of(options.config)
+        tune(options.config, settings, options.data or settings["data"], options.work)
+    for seed, part in product(options.seeds, [] if options.tune else options.parts):
         run_part, stage = PARTS[part]
         lines = counting(RESULTS.lines(config=options.config, seed=seed))
         if any(stage in line["stages"] for line in lines):
@@ -60,13 +70,23 @@ def main() -> None:
 
 
 def counting(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the lines made with the teacher and student that the configurations have now, compiled or not."""
+    """Return the lines made with what the configurations have now, compiled or not, and what tuning chose."""
 
     def what(settings: dict[str, Any]) -> str:
         student = {name: value for name, value in settings["student"].items() if name != "compile"}
         return digest_of({"teacher": settings["teacher"], "student": student})
 
-    return [line for line in lines if what(line["settings"]) == what(settings_of(line["config"]))]
+    found = []
+    for line in lines:
+        settings = settings_of(line["config"])
+        if what(line["settings"]) != what(settings):
+            continue
+        stages = dict(line["stages"])
+        if LABELS_ONLY in stages and not search(line["config"], settings).chose(line.get("options")):
+            del stages[LABELS_ONLY]
+        if stages:
+            found.append(line | {"stages": stages})
+    return found
 
 
 def settings_of(config: str) -> dict[str, Any]:
@@ -96,29 +116,39 @@ def distilled(config: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def labels_only(config: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train the student's network on labels alone, and return what it measured beside the teacher, which is there."""
-    folder = settings["out"]
-    options = as_labels_only(settings["student"], settings["teacher"])
-    alone = train(settings["data"], folder / "labels-only", seed=settings["seed"], **_data_options(settings), **options)
-    line = measured(config, settings, [alone], folder / "comparison-labels-only")
-    return line | {"stages": {LABELS_ONLY: line["stages"]["student"]}}
+    """Train the student's network on labels alone, and return what it measured, and kept of the teacher's Recall@1.
+
+    That is in the results already, so that this part can run elsewhere, or later.
+    """
+    teachers = [line["stages"]["teacher"] for line in counting(RESULTS.lines(config=config, seed=settings["seed"]))]
+    if not teachers:
+        raise SystemExit(f"{config}, seed {settings['seed']}: {RESULTS.path.name} has no teacher; distil first.")
+    tuned = search(config, settings_of(config)).best()
+    options = as_labels_only(settings["student"], settings["teacher"]) | data_options(settings) | tuned
+    alone = train(settings["data"], settings["out"] / "labels-only", seed=settings["seed"], **options)
+    test, model = load_data(settings["data"], settings.get("split", "auto")).test, load_model(alone)
+    found = measure(embed(model, test), test, facts_of(model).metric).summary()
+    stage = found | {"retention": found["recall"]["1"] / teachers[0]["recall"]["1"], "step": None}
+    stage |= {name: summary_of(model)[name] for name in ("parameters", "dim")}
+    stage["bytes"] = (alone / "model.safetensors").stat().st_size
+    return {"options": tuned, "stages": {LABELS_ONLY: stage}, "settings": _networks(settings)}
 
 
 def measured(config: str, settings: dict[str, Any], models: list[Path], out: Path, **more: Any) -> dict[str, Any]:
     """Return the stages of a report on the test classes, with all it was made with."""
     teacher = settings["out"] / "teacher"
-    report = validate(models, teacher, settings["data"], out, latency_runs=20, **_data_options(settings), **more)
+    report = validate(models, teacher, settings["data"], out, latency_runs=20, **data_options(settings), **more)
     return {
         "stages": {stage["stage"]: {name: stage[name] for name in _KEPT} for stage in report.content["stages"]},
-        "settings": {section: settings[section] for section in ("teacher", "student")},
+        "settings": _networks(settings),
         "data": report.content["data"] | {"name": config},
         "machine": report.content["machine"],
         "versions": report.content["versions"],
     }
 
 
-def _data_options(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("split", "validation", "max_unreadable") if name in settings}
+def _networks(settings: dict[str, Any]) -> dict[str, Any]:
+    return {section: settings[section] for section in ("teacher", "student")}
 
 
 PARTS = {"distilled": (distilled, "student"), "labels-only": (labels_only, LABELS_ONLY)}

@@ -1,0 +1,61 @@
+"""The rate that labels alone trains with in the main job: what suits distillation need not suit it.
+
+Each configuration gets six runs, two factors of the proxies' rate with each of three rates, with the seed 0, and is
+judged by MAP@R on validation classes, which are training classes held out. A finished run is a line in the results and
+is not run again while its settings stay.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks.labels_only import as_labels_only
+from benchmarks.results import GridSearch, Options, Results, Settings, digest_of
+from zoo import load_model, train
+from zoo.models import facts_of
+
+TUNING = Results(Path(__file__).resolve().parent / "labels-only-tuning.jsonl")
+RATES = {"quickstart": (5e-3, 1e-2, 2e-2), "omniglot": (3e-4, 1e-3, 3e-3), "grocery": (5e-4, 2e-3, 5e-3)}
+FACTORS = (10.0, 30.0)
+HELD_OUT: dict[str, dict[str, Any]] = {
+    "omniglot": {"split": "list:configs/splits/omniglot-validation.yaml", "epochs": 20},
+    "grocery": {"validation": 0.5, "epochs": 50},
+}
+"""What is held out where the configuration trains on all its classes, and how long these runs train."""
+
+
+def tune(config: str, settings: Settings, data: str, work: Path) -> None:
+    """Run what was not tried yet.
+
+    Args:
+        config: name of the configuration.
+        settings: its content.
+        data: where the data is.
+        work: folder for the runs.
+    """
+
+    def judged(options: Settings) -> dict[str, Any]:
+        folder = train(data, work / config / f"labels-only-{digest_of(options)}", **options)
+        return {"validation": facts_of(load_model(folder)).measured["validation"]}
+
+    search(config, settings).run(judged)
+
+
+def search(config: str, settings: Settings) -> GridSearch:
+    """Return the runs of a configuration's tuning and which of them is best."""
+    shared = as_labels_only(settings["student"], settings["teacher"]) | data_options(settings)
+    shared |= HELD_OUT.get(config, {})
+    shared["validate_every"] = shared["epochs"]
+
+    def settings_of(tried: Options) -> Settings:
+        return shared | tried
+
+    grid = [{"lr": lr, "proxy_lr_factor": factor} for lr, factor in product(RATES[config], FACTORS)]
+    return GridSearch(TUNING, grid, settings_of, lambda line: line["validation"]["map_at_r"], config=config)
+
+
+def data_options(settings: Settings) -> Options:
+    """Return what a configuration says of its data, as ``train`` and ``validate`` take it."""
+    return {name: settings[name] for name in ("split", "validation", "max_unreadable") if name in settings}
