@@ -36,6 +36,7 @@ _MOST_FOR_BLOCKS = 500  # images to find by which blocks harm most
 _LEAST_INT8 = 0.5  # of the weights; a file with less is refused: it would be int8 by name only
 _AS_FAST = 1.05  # times the shortest latency, below which the smaller drop decides
 _WIDE = 0.1  # a budget that is likely meant in points
+_EASY = 0.98  # of the judged images found by fp32, above which they say little of what harder ones would lose
 _RESAMPLES = 2000
 _HOSTS = {"x86": ("x86_64", "amd64"), "arm64": ("aarch64", "arm64")}
 
@@ -141,6 +142,8 @@ def choose_int8(
     save(content)
     if entry is None:
         raise RefusedError(*_refusal(trial), content, network)
+    if max_drop is not None:
+        _warn_if_easy(content)
     return Chosen(trial.networks[entry["name"]], entry, content)
 
 
@@ -328,6 +331,17 @@ def _choose(trial: _Trial, target: str) -> dict[str, Any] | None:
         trial.content["chosen_by"] = f"smallest drop; {why}"
     trial.content["chosen"] = entry["name"]
     return entry
+
+
+def _warn_if_easy(content: dict[str, Any]) -> None:
+    score = content["candidates"][0]["score"]
+    if score >= _EASY:
+        log.warning(
+            "%s of fp32 is %.1f %% on the images that judged int8: harder ones may lose more than these show. Compare "
+            "the files with validate on images such as yours, or hold out harder classes.",
+            content["measure"],
+            100 * score,
+        )
 
 
 def _milliseconds(entry: dict[str, Any]) -> float:

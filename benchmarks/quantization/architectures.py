@@ -188,7 +188,7 @@ def table(times: list[dict[str, Any]], recall: list[dict[str, Any]], quantizing:
         text += ["Quantizing: the whole command, with 256 images of 224 pixels, and its peak memory."]
     text += ["", *markdown_table(header, rows), ""]
     if times:
-        text.append(made_with([*times, *quantizing]))
+        text.append(made_with([*times, *recall, *quantizing]))
     return "\n".join(text) + "\n"
 
 

@@ -118,6 +118,29 @@ def test_what_was_tried_is_on_record(shipped: Path) -> None:
     assert note["kind"] == "static"
 
 
+@pytest.mark.parametrize(("score", "max_drop", "warned"), [(0.99, 0.5, True), (0.97, 0.5, False), (0.99, None, False)])
+def test_images_too_easy_to_show_a_drop_are_told_of(
+    score: float,
+    max_drop: float | None,
+    warned: bool,
+    photos: Path,
+    tiny_teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    measured = export.judge.Judge.measure
+
+    def scored(judge: Any, embeddings: np.ndarray, rows: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        scores, neighbours = measured(judge, embeddings, rows)
+        return np.full(len(scores), score), neighbours
+
+    monkeypatch.setattr(export.judge.Judge, "measure", scored)
+    options = QUICK | {"latency_runs": 0, "max_drop": max_drop}
+    export_model(tiny_teacher, tmp_path / "out", precision="int8", data=f"folder:{photos}", **options)
+    assert ("Recall@1 of fp32 is 99.0 % on the images that judged int8" in caplog.text) is warned
+
+
 def test_no_test_image_is_looked_at(
     photos: Path, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
