@@ -17,6 +17,8 @@ from zoo.models import facts_of
 SPLITS = Path(__file__).resolve().parents[2] / "configs" / "splits"
 SPLIT = f"list:{SPLITS / 'omniglot.yaml'}"
 """Characters of the first small background set train, those that only the second has test."""
+HELD_OUT = "omniglot-validation"
+"""Name of the split that holds two of the training alphabets out, to choose by."""
 
 
 def arguments(

@@ -171,6 +171,39 @@ def test_settings_of_methods_and_options_are_all_different(module: Any) -> None:
     assert len(digests) >= 12 and len(set(digests)) == len(digests)
 
 
+def test_novel_classes_are_tuned_on_alphabets_held_out_and_compared_after_training_on_all_classes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    images, trained, measured = drawings(), [], []
+
+    def load(data: str, split: str, validation: float = 0.2) -> DataSplits:
+        return DataSplits(f"{Path(split).name}, {validation}", images, images, images)
+
+    def train(data: DataSplits, out: Path, **options: Any) -> Path:
+        trained.append((data.name, options["validate_every"] == options["epochs"]))
+        return out
+
+    def score(folder: Path, test: ImageSet) -> dict[str, Any]:
+        measured.append(folder)
+        return {"recall": {"1": 0.5}, "map_at_r": 0.25}
+
+    stand_ins = {"load_data": load, "train": train, "measured": score, "draw_bars": lambda *arguments: None}
+    stand_ins["validated"] = lambda folder: {"map_at_r": 0.5}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(novel_classes, name, stand_in)
+    for name in ("tuning", "results"):
+        monkeypatch.setattr(novel_classes.COMPARISON, name, Results(tmp_path / f"{name}.jsonl"))
+    monkeypatch.setattr(novel_classes.COMPARISON, "table", tmp_path / "table.md")
+    for more in (["--tune"], ["--seeds", "0", "1"]):
+        monkeypatch.setattr("sys.argv", ["novel_classes", "--data", "folder:x", "--bases", "proxy_nca", *more])
+        novel_classes.main()
+    assert trained[:8] == [("omniglot-validation.yaml, 0.2", True)] * 8
+    assert trained[8:] == [("omniglot.yaml, 0", True)] * 4 and len(measured) == 4
+    assert "| proxy_nca | Recall@1 | 0, 1 | 50.00 ± 0.00 | 50.00 ± 0.00 | +0.00 ± 0.00 |" in (
+        (tmp_path / "table.md").read_text()
+    )
+
+
 def test_conditions_of_novel_classes_differ_in_the_generator_alone_and_hold_test_classes_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
