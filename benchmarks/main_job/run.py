@@ -120,7 +120,8 @@ def labels_only(config: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     That is in the results already, so that this part can run elsewhere, or later.
     """
-    teachers = [line["stages"]["teacher"] for line in counting(RESULTS.lines(config=config, seed=settings["seed"]))]
+    lines = counting(RESULTS.lines(config=config, seed=settings["seed"]))
+    teachers = [line["stages"]["teacher"] for line in lines if "teacher" in line["stages"]]
     if not teachers:
         raise SystemExit(f"{config}, seed {settings['seed']}: {RESULTS.path.name} has no teacher; distil first.")
     tuned = search(config, settings_of(config)).best()
