@@ -112,7 +112,7 @@ class GridSearch:
 
     def chose(self, options: Options | None) -> bool:
         """Tell whether all were tried and these are the best."""
-        return len(self.lines()) == len(self.grid) and options == self.best()
+        return self._all_tried() and options == self.best()
 
     def with_best(
         self, lines: list[dict[str, Any]], settings_of: Callable[[Options], Settings] | None = None
@@ -123,9 +123,12 @@ class GridSearch:
             lines: runs, not of tuning.
             settings_of: all settings of those runs, where they are not those of tuning.
         """
-        if not lines or len(self.lines()) < len(self.grid):
+        if not lines or not self._all_tried():
             return []
         return current(lines, [(settings_of or self.settings_of)(self.best())])
+
+    def _all_tried(self) -> bool:
+        return len(self.lines()) == len(self.grid)
 
 
 def digest_of(settings: dict[str, Any]) -> str:

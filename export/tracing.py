@@ -17,8 +17,7 @@ import onnx
 import onnxruntime
 import torch
 from onnx.compose import add_prefix, merge_models
-from timm.layers import AdaptiveAvgMaxPool2d, SelectAdaptivePool2d
-from timm.layers.adaptive_avgmax_pool import FastAdaptiveAvgMaxPool, FastAdaptiveMaxPool
+from timm.layers import SelectAdaptivePool2d
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.nn import functional
@@ -62,12 +61,9 @@ def pixels_to_vector(model: nn.Module) -> PixelsToVector:
 
 def _with_plain_pooling(network: nn.Module) -> nn.Module:
     """Let maxima over whole maps be taken as such: ONNX has no adaptive pooling, nor has torch 2.11 a way round it."""
-    for pooling in network.modules():
+    for pooling in list(network.modules()):
         if isinstance(pooling, SelectAdaptivePool2d) and getattr(pooling.pool, "output_size", None) == 1:
-            if isinstance(pooling.pool, AdaptiveAvgMaxPool2d):
-                pooling.add_module("pool", FastAdaptiveAvgMaxPool())
-            elif isinstance(pooling.pool, nn.AdaptiveMaxPool2d):
-                pooling.add_module("pool", FastAdaptiveMaxPool())
+            pooling.add_module("pool", SelectAdaptivePool2d(pool_type=f"fast{pooling.pool_type}").pool)
     return network
 
 

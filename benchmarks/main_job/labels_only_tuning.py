@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.labels_only import as_labels_only
+from benchmarks.papers.protocol import HELD_OUT, validated, validated_map_at_r
 from benchmarks.results import GridSearch, Options, Results, Settings, digest_of
-from zoo import load_model, train
-from zoo.models import facts_of
+from zoo import train
 
 TUNING = Results(Path(__file__).resolve().parent / "labels-only-tuning.jsonl")
 RATES = {"quickstart": (5e-3, 1e-2, 2e-2), "omniglot": (3e-4, 1e-3, 3e-3), "grocery": (5e-4, 2e-3, 5e-3)}
 FACTORS = (10.0, 30.0)
-HELD_OUT: dict[str, dict[str, Any]] = {
-    "omniglot": {"split": "list:configs/splits/omniglot-validation.yaml", "epochs": 20},
+TUNED_WITH: dict[str, Options] = {
+    "omniglot": {"split": f"list:configs/splits/{HELD_OUT}.yaml", "epochs": 20},
     "grocery": {"validation": 0.5, "epochs": 50},
 }
 """What is held out where the configuration trains on all its classes, and how long these runs train."""
@@ -37,8 +37,7 @@ def tune(config: str, settings: Settings, data: str, work: Path) -> None:
     """
 
     def judged(options: Settings) -> dict[str, Any]:
-        folder = train(data, work / config / f"labels-only-{digest_of(options)}", **options)
-        return {"validation": facts_of(load_model(folder)).measured["validation"]}
+        return {"validation": validated(train(data, work / config / f"labels-only-{digest_of(options)}", **options))}
 
     search(config, settings).run(judged)
 
@@ -46,14 +45,14 @@ def tune(config: str, settings: Settings, data: str, work: Path) -> None:
 def search(config: str, settings: Settings) -> GridSearch:
     """Return the runs of a configuration's tuning and which of them is best."""
     shared = as_labels_only(settings["student"], settings["teacher"]) | data_options(settings)
-    shared |= HELD_OUT.get(config, {})
+    shared |= TUNED_WITH.get(config, {})
     shared["validate_every"] = shared["epochs"]
 
     def settings_of(tried: Options) -> Settings:
         return shared | tried
 
     grid = [{"lr": lr, "proxy_lr_factor": factor} for lr, factor in product(RATES[config], FACTORS)]
-    return GridSearch(TUNING, grid, settings_of, lambda line: line["validation"]["map_at_r"], config=config)
+    return GridSearch(TUNING, grid, settings_of, validated_map_at_r, config=config)
 
 
 def data_options(settings: Settings) -> Options:

@@ -21,13 +21,13 @@ import yaml
 
 from benchmarks.labels_only import as_labels_only
 from benchmarks.main_job.labels_only_tuning import data_options, search, tune
+from benchmarks.papers import protocol
 from benchmarks.results import Results, digest_of, in_points, made_with, markdown_table, spread
 from compressor import run
 from compressor.cli import quieten
 from export import validate
-from zoo import load_data, load_model, measure, train
-from zoo.embedding import embed
-from zoo.models import facts_of, summary_of
+from zoo import load_data, load_model, train
+from zoo.models import summary_of
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
@@ -55,18 +55,24 @@ def main() -> None:
     if options.tune:
         settings = settings_of(options.config)
         tune(options.config, settings, options.data or settings["data"], options.work)
-    for seed, part in product(options.seeds, [] if options.tune else options.parts):
-        run_part, stage = PARTS[part]
-        lines = counting(RESULTS.lines(config=options.config, seed=seed))
-        if any(stage in line["stages"] for line in lines):
-            print(f"{options.config}, seed {seed}, {part}: in {RESULTS.path.name} already")
-            continue
-        settings = settings_of(options.config) | {"seed": seed}
-        settings |= {"out": options.work / options.config / f"seed{seed}", "data": options.data or settings["data"]}
-        settings["student"] |= {"compile": True} if options.compile else {}
-        RESULTS.add({"config": options.config, "seed": seed} | run_part(options.config, settings))
-        TABLE.write_text(table(counting(RESULTS.lines())), encoding="utf-8")
+    else:
+        for seed, part in product(options.seeds, options.parts):
+            finish(seed, part, options)
     print(table(counting(RESULTS.lines())))
+
+
+def finish(seed: int, part: str, options: argparse.Namespace) -> None:
+    """Run a part of a seed and write the table, unless that was done."""
+    run_part, stage = PARTS[part]
+    lines = counting(RESULTS.lines(config=options.config, seed=seed))
+    if any(stage in line["stages"] for line in lines):
+        print(f"{options.config}, seed {seed}, {part}: in {RESULTS.path.name} already")
+        return
+    settings = settings_of(options.config) | {"seed": seed}
+    settings |= {"out": options.work / options.config / f"seed{seed}", "data": options.data or settings["data"]}
+    settings["student"] |= {"compile": True} if options.compile else {}
+    RESULTS.add({"config": options.config, "seed": seed} | run_part(options.config, settings))
+    TABLE.write_text(table(counting(RESULTS.lines())), encoding="utf-8")
 
 
 def counting(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -127,10 +133,9 @@ def labels_only(config: str, settings: dict[str, Any]) -> dict[str, Any]:
     tuned = search(config, settings_of(config)).best()
     options = as_labels_only(settings["student"], settings["teacher"]) | data_options(settings) | tuned
     alone = train(settings["data"], settings["out"] / "labels-only", seed=settings["seed"], **options)
-    test, model = load_data(settings["data"], settings.get("split", "auto")).test, load_model(alone)
-    found = measure(embed(model, test), test, facts_of(model).metric).summary()
+    found = protocol.measured(alone, load_data(settings["data"], settings.get("split", "auto")).test)
     stage = found | {"retention": found["recall"]["1"] / teachers[0]["recall"]["1"], "step": None}
-    stage |= {name: summary_of(model)[name] for name in ("parameters", "dim")}
+    stage |= {name: summary_of(load_model(alone))[name] for name in ("parameters", "dim")}
     stage["bytes"] = (alone / "model.safetensors").stat().st_size
     return {"options": tuned, "stages": {LABELS_ONLY: stage}, "settings": _networks(settings)}
 

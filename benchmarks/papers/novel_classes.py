@@ -35,17 +35,18 @@ from zoo import DataSplits, load_data, train
 
 BASES = ("proxy_anchor", "proxy_nca")
 WITHOUT, _ = VARIANTS = ("without", "with generator")
+EPOCHS = 90
 OPTIONS: dict[str, Any] = {
     "arch": "test_resnet",
     "dim": 512,
     "image_size": 32,
     "crop_pct": 1.0,
-    "epochs": 90,
+    "epochs": EPOCHS,
     "batch_size": 64,
     "augment": "drawing",
     "min_crop": 0.6,
     "precision": "auto",
-    "validate_every": 90,
+    "validate_every": EPOCHS,
 }
 RATES = (1e-3, 3e-3)
 _BATCHES = {"proxy_anchor": {"images_per_class": 1}, "proxy_nca": {"images_per_class": 4}}  # as Proxy-Anchor's table
@@ -135,7 +136,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
                 gained = gain([after - before for before, after in zip(without, generator, strict=True)])
                 rows.append([base, name, ", ".join(map(str, seeds)), spread(without), spread(generator), gained])
     if rows:
-        text += [f"After {OPTIONS['epochs']} epochs on all training classes. In percent on the test classes, mean over"]
+        text += [f"After {EPOCHS} epochs on all training classes. In percent on the test classes, mean over"]
         text += ["seeds ± standard deviation; of the gain, mean difference of the same seeds ± its standard error.", ""]
         header = ["loss", "measure", "seeds", *VARIANTS, "gain"]
         text += [*markdown_table(header, rows), "", "![Recall@1 of the variants](novel-classes.png)", ""]

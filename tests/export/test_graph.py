@@ -56,7 +56,7 @@ def test_onnx_equals_torch(student: Path, artefact: Path, batch: int, size: tupl
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", ["max", "avgmax"])
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
 def test_pooling_is_exported_without_adaptive_maxima_which_torch_2_11_cannot(pool: str) -> None:
     model = lively(create_model("test_resnet", 8, image_size=32, pool=pool))
     assert "Adaptive" in type(model.global_pool.pool).__name__
