@@ -18,6 +18,7 @@ from zoo.errors import DataError
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.models import facts_of
 from zoo.retrieval import measure, require_measurable
+from zoo.sessions import session_options
 
 log = logging.getLogger(__name__)
 
@@ -176,8 +177,6 @@ def _turns(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 def session_of(proto: ModelProto, threads: int | None) -> onnxruntime.InferenceSession:
     """Open a graph on the CPU, with as many threads as given, or as onnxruntime chooses."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
+    )

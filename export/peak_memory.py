@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from zoo.sessions import session_options
+
 
 def peak_memory(file: str | Path, threads: int, shape: Sequence[int]) -> dict[str, int | None]:
     """Measure the resident memory of a fresh process that loads a file and runs it twice on a batch of that shape.
@@ -53,11 +55,7 @@ def own_peak() -> int | None:
 def _main(file: str, threads: str, shape: str) -> None:
     """Load a file, run a batch twice, and print both peaks as JSON."""
     before = own_peak()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = int(threads)
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, session_options(int(threads)), providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
     batch = np.ones(json.loads(shape), np.uint8 if entry.type == "tensor(uint8)" else np.float32)
     for _ in range(2):  # the second uses what the first has set aside

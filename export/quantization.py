@@ -25,7 +25,8 @@ from export.tracing import MODULE_OF_NODE
 from zoo.errors import require_known
 from zoo.int8_speed import FEWEST_TERMS
 
-TARGETS = ("x86", "arm64", "web")
+TARGETS = ("x86", "x86-vnni", "arm64", "web")
+"""What int8 will run on; "x86" has VNNI if this processor does."""
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """Operators that int8 makes smaller and faster. The others stay in float, but for ``_ABSORBED``."""
 _ABSORBED = ("Relu", "Clip")  # the quantiser makes them the lower end of what precedes them: no node is left to run
@@ -46,7 +47,8 @@ class Scheme:
         per_channel: whether each output channel of a weight has a scale of its own; weights are symmetric int8.
         ranges: with kind static, "minmax" or "percentile" (the most extreme 0.01 % is clipped); else "".
         additions: whether residual additions are quantised too.
-        reduce_range: 7 bits for weights: what x86 without VNNI needs, where sums of 8-bit products saturate.
+        reduce_range: 7 bits for weights, which x86 without VNNI adds up at full speed: sums of 8-bit products saturate
+            there, or take longer, see ``zoo.sessions``.
     """
 
     kind: str
@@ -73,8 +75,8 @@ def schemes_for(network: ModelProto, target: str, vnni: bool = True) -> list[Sch
 
     Args:
         network: the graph.
-        target: "x86", "arm64" or "web".
-        vnni: whether the processors that it will run on have VNNI; x86 only.
+        target: one of ``TARGETS``.
+        vnni: whether this processor has VNNI.
 
     Raises:
         OptionError: unknown target.

@@ -13,6 +13,7 @@ from PIL import Image
 
 from zoo.errors import DataError, ModelError, OptionError, first_line
 from zoo.images import require_pixels
+from zoo.sessions import session_options
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -52,13 +53,7 @@ class Embedder:
         for provider in providers:
             if provider not in known:
                 raise OptionError(f"Provider {provider!r} is not in this onnxruntime; it has {', '.join(known)}.")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # Threads that go on spinning after an inference take the cores from whatever comes next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-            options.inter_op_num_threads = 1
+        options = session_options(threads)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # onnxruntime's exceptions share no base class

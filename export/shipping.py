@@ -64,7 +64,7 @@ def export_model(
         validation: fraction of the training classes held out to judge int8 on; the same as in training.
         continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see docs/data.md.
         label_metric: how vectors in that file are compared: euclidean or cosine.
-        target: what int8 will run on: x86, arm64 or web.
+        target: what int8 will run on: x86 (with VNNI if this processor has it), x86-vnni, arm64 or web.
         max_drop: how far Recall@1 may fall below fp32's on the validation classes, as a fraction; null for no limit.
         calibration_images: how many training images int8 is calibrated on, balanced over classes.
         max_unreadable: how many unreadable images are reported and left out before the run stops.

@@ -188,11 +188,14 @@ class OnnxTeacher(Teacher):
     def __init__(self, path: str | Path, preprocessing: Preprocessing | None = None, metric: str | None = None) -> None:
         import onnxruntime
 
+        from zoo.sessions import session_options
+
         path = Path(path)
         if not path.is_file():
             raise ModelError(f"Teacher {path} does not exist. Check the path.")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
+            providers = onnxruntime.get_available_providers()
+            self._session = onnxruntime.InferenceSession(str(path), session_options(threads=None), providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class
             reason = first_line(error)
             raise ModelError(f"Teacher {path} is not an ONNX file that onnxruntime loads ({reason}).") from error

@@ -62,5 +62,5 @@ def available_cores() -> int:
 
 
 def has_vnni() -> bool:
-    """Return whether this processor adds up 8-bit products without saturation, as x86 does with VNNI alone."""
+    """Return whether this processor adds up 8-bit products in 32 bits at once, which of x86 those with VNNI do."""
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(machine()["instruction_sets"])

@@ -10,6 +10,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
+from export.judge import session_of
 from export.quantization import (
     Scheme,
     blocks_of,
@@ -158,6 +159,20 @@ def test_seven_bits_for_weights_where_sums_saturate(traced: Traced, inputs: list
     assert max(largest) <= 64
 
 
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_of_large_products_are_exact_on_every_processor(sign: int, activations: str) -> None:
+    # Two products of 127 and 255 are 64770, more than 16 bits hold.
+    weight = np.full((8, 64), sign, dtype=np.float32)
+    tensor = np.ones((1, 64, 2, 2), dtype=np.float32)
+    tensor[0, :32] = 0.5
+    network = convolution(weight)
+    scheme = replace(PER_CHANNEL, activations=activations)
+    quantized = to_int8(network, scheme, calibrate(network, "minmax", [tensor]))
+    (found,) = session_of(quantized, threads=1).run(None, {"tensor": tensor})
+    np.testing.assert_allclose(found, sign * 48.0, rtol=0.01)
+
+
 @pytest.mark.parametrize(("terms", "stays"), [(31, True), (32, False)])
 def test_a_first_layer_of_few_products_stays_in_float(terms: int, stays: bool) -> None:
     network = convolution(np.linspace(-1, 1, 2 * terms, dtype=np.float32).reshape(2, terms))
@@ -204,12 +219,15 @@ def test_schemes_fit_network_and_target(traced: Traced, transformer: tuple[nn.Mo
     assert schemes_for(convolutional, "x86")[0].name == "static u8s8 per-channel minmax"
     assert schemes_for(convolutional, "arm64")[0].activations == "int8"
     assert {scheme.activations for scheme in schemes_for(convolutional, "web")} == {"uint8"}
+    for vnni in (True, False):
+        assert schemes_for(convolutional, "x86-vnni", vnni) == schemes_for(convolutional, "x86", vnni=True)
+    assert {scheme.reduce_range for scheme in schemes_for(convolutional, "x86", vnni=False)} == {True}
     for target in ("x86", "arm64", "web"):
         schemes = schemes_for(convolutional, target)
         assert {scheme.per_channel for scheme in schemes} == {True, False}
         assert {scheme.ranges for scheme in schemes} == {"minmax", "percentile"}
         assert len({scheme.name for scheme in schemes}) == len(schemes)
-    with pytest.raises(OptionError, match=r"'arm'; known are x86, arm64 and web\. Did you mean arm64\?"):
+    with pytest.raises(OptionError, match=r"'arm'; known are x86, x86-vnni, arm64 and web\. Did you mean arm64\?"):
         schemes_for(convolutional, "arm")
 
 

@@ -201,6 +201,8 @@ def test_blocks_that_harm_stay_in_float(fragile: Path, photos: Path, tmp_path: P
     chosen = next(entry for entry in content["candidates"] if entry["name"] == content["chosen"])
     assert {"conv1.0", "conv1.3"} & set(chosen["float_blocks"])
     assert chosen["drop"] <= 0
+    names = [entry["name"] for entry in whole]  # of 8 bits too where 7 are faster
+    assert len(set(names)) == len(names) == (5 if has_vnni() else 10)
     overlaps = content["blocks"]["neighbour_overlap"]
     assert {"conv1.0", "conv1.3"} & set(sorted(overlaps, key=overlaps.__getitem__)[:2])
     weights = {t.name: t.data_type for t in onnx.load(tmp_path / "model-int8.onnx").graph.initializer}
@@ -518,6 +520,9 @@ def test_the_fastest_inside_the_budget_is_chosen_and_of_the_equally_fast_the_one
     outside = entry("fastest", 1.0, 0.2, inside=False)
     assert choose("x86", *timed, outside) == ("as fast", "latency here, of those inside the budget")
     assert choose("arm64", *timed, outside) == ("slow", "smallest drop; latency here says nothing of arm64")
+    for vnni, name in ((True, "as fast"), (False, "slow")):
+        monkeypatch.setattr(export.selection, "has_vnni", lambda found=vnni: found)
+        assert choose("x86-vnni", *timed, outside)[0] == name
     assert choose("x86", entry("a", None, 0.003), entry("b", None, 0.002)) == ("b", "smallest drop; nothing was timed")
 
 

@@ -304,6 +304,30 @@ def test_onnx_files_that_are_no_teachers(images: ImageSet, tmp_path: Path) -> No
         maps.embed_images(images)
 
 
+def test_a_teacher_in_int8_adds_up_large_products_exactly(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 18]>
+        sums (float[N, 3, 8, 8] x) => (float[N, D] y)
+        <float step = {0.0104}, float one = {0.007874}, float large = {2.0}, uint8 zero = {0}, int8 none = {0}>
+        {
+            x8 = QuantizeLinear(x, step, zero)
+            rounded = DequantizeLinear(x8, step, zero)
+            shape = Constant <value_ints = [8, 3, 8, 8]> ()
+            w8 = ConstantOfShape <value = int8[1] {127}> (shape)
+            w = DequantizeLinear(w8, one, none)
+            sums = Conv(rounded, w)
+            sums8 = QuantizeLinear(sums, large, zero)
+            found = DequantizeLinear(sums8, large, zero)
+            y = Flatten(found)
+        }
+    """)
+    onnx.save(proto, tmp_path / "int8.onnx")
+    white = ImageSet(["white.png"], [np.full((8, 8, 3), 255, dtype=np.uint8)])
+    expected = directly(nn.Sequential(nn.AvgPool2d(8, divisor_override=1), nn.Flatten()), white, Preprocessing((8, 8)))
+    found = OnnxTeacher(tmp_path / "int8.onnx", metric="euclidean").embed_images(white)
+    np.testing.assert_allclose(found, np.full((1, 8), expected.sum()), atol=2)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_file_of_a_fixed_batch_gets_batches_of_its_size(
     batch: int, images: ImageSet, views: Tensor, tmp_path: Path
