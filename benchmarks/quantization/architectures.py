@@ -1,12 +1,15 @@
 """What int8 gives and takes, architecture by architecture: sizes and times at 224 pixels, and recall kept.
 
     python -m benchmarks.quantization.architectures times
+    python -m benchmarks.quantization.architectures times-without-vnni
     python -m benchmarks.quantization.architectures recall
     python -m benchmarks.quantization.architectures quantizing
 
 Times need no training: weights do not matter for them. They are of one image of 224 pixels, preprocessing left out, all
-precisions in turn. For recall, each network is distilled from the quickstart's teacher on rendered letters at 32 or 64
-pixels, as users' students are, exported with ``--precision fp32,fp16,auto`` and measured on scripts never seen.
+precisions in turn. The first are for processors with VNNI, the second for those without, where weights of 8 bits take
+longer than those of 7. For recall, each network is distilled from the quickstart's teacher on rendered letters at 32 or
+64 pixels, as users' students are, exported with ``--precision fp32,fp16,auto`` for processors with VNNI, and measured
+on scripts never seen; any processor gives the same int8 embeddings.
 Quantizing is the command ``compressor export --precision int8`` with 256 calibration images of 224 pixels: its time,
 and the memory it held at most. A finished architecture is a line in the results and is not run again. What ``distill``
 warns of, ``zoo.int8_speed``, is copied from the table.
@@ -18,6 +21,8 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +35,11 @@ from export.shipping import files_of
 from zoo import RefusedError, create_model, load_data, measure, save_model, train
 from zoo.int8_speed import LEAST_GAIN
 from zoo.retrieval import drop_interval
+from zoo.versions import has_vnni
 
 HERE = Path(__file__).resolve().parent
 TIMES = Results(HERE / "architecture-times.jsonl")
+WITHOUT_VNNI = Results(HERE / "architecture-times-without-vnni.jsonl")
 RECALL = Results(HERE / "architecture-recall.jsonl")
 QUANTIZING = Results(HERE / "architecture-quantizing.jsonl")
 TABLE = HERE.parents[1] / "docs" / "int8.md"
@@ -57,6 +64,8 @@ print(own_peak())
 sys.exit(code)
 """
 PRECISIONS = ("fp32", "fp16", "int8")
+BITS = {"int8": "x86-vnni", "int8, 7-bit weights": "x86"}
+"""What is made for which target on a processor without VNNI."""
 DIM = 64
 QUICKSTART = "quickstart"
 STUDENT: dict[str, Any] = {"image_size": 64, "epochs": 30, "lr": 5e-3, "validate_every": 30}
@@ -68,18 +77,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
+    parser.add_argument("--compile", action="store_true", help="torch.compile for students: same result, sooner")
     parser.add_argument("--work", type=Path, default=Path("runs/architectures"), help="folder for the runs")
     options = parser.parse_args()
     quieten()
     results, run = PARTS[options.part]
+    if run is recall_of and options.compile:
+        run = partial(recall_of, compile=True)
     for arch in options.architectures:
         if not results.lines(arch=arch):
             results.add({"arch": arch, **run(arch, options.work / options.part / arch)})
-        TABLE.write_text(table(TIMES.lines(), RECALL.lines(), QUANTIZING.lines()), encoding="utf-8")
+        write_table()
     print(TABLE.read_text(encoding="utf-8"))
 
 
-def recall_of(arch: str, work: Path) -> dict[str, Any]:
+def recall_of(arch: str, work: Path, compile: bool = False) -> dict[str, Any]:
     """Distil a network, export it and return what its files retrieve on scripts never seen."""
     settings = settings_of(QUICKSTART)
     data, validation = settings["data"], settings["validation"]
@@ -87,13 +99,14 @@ def recall_of(arch: str, work: Path) -> dict[str, Any]:
     if arch.startswith(("resnet", "repvgg")):  # they learn enough at half the size, and would take hours
         own["image_size"] = 32
     teacher = train(data, work.parent / "teacher", validation=validation, **settings["teacher"])
-    student = settings["student"] | STUDENT | own | {"arch": arch, "dim": DIM}
+    student = settings["student"] | STUDENT | own | {"arch": arch, "dim": DIM, "compile": compile}
     folder = distill(teacher, data=data, out=work / "model", validation=validation, **student)
     start = time.monotonic()
     asked = "fp32,fp16,auto"
     files = files_of(folder, work / "export", asked)
     try:
-        export_model(folder, work / "export", precision=asked, data=data, validation=validation)
+        options: dict[str, Any] = {"target": "x86-vnni", "latency_runs": 0}
+        export_model(folder, work / "export", precision=asked, data=data, validation=validation, **options)
     except RefusedError:
         del files["int8"]
     seconds = time.monotonic() - start
@@ -120,17 +133,36 @@ def times_of(arch: str, work: Path) -> dict[str, Any]:
         model, work, precision="fp32,fp16,int8", input="tensor", data="glyphs", max_drop=None, latency_runs=0
     ).files
     seconds = time.monotonic() - start
-    content = bench([str(files[precision]) for precision in PRECISIONS], batch_sizes=(1,), threads=(1, 2), runs=40)
-    times: dict[str, dict[str, float]] = {}
-    for row in content["rows"]:
-        precision = next(kind for kind, file in files.items() if str(file) == row["file"])
-        times.setdefault(str(row["threads"]), {})[precision] = row["latency_ms"]["median"]
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "bytes": {precision: file.stat().st_size for precision, file in files.items()},
-        "ms": times,
+        "ms": milliseconds(files, threads=(1, 2)),
         "export_seconds_at_224": seconds,
     }
+
+
+def times_without_vnni_of(arch: str, work: Path) -> dict[str, Any]:
+    """Return the times of int8 with weights of 8 and of 7 bits, on a processor that adds up 8 bits slowly."""
+    if has_vnni():
+        raise SystemExit("This processor has VNNI; run the part 'times' here.")
+    model = create_model(arch, DIM, image_size=224).eval()
+    shared: dict[str, Any] = {"input": "tensor", "data": "glyphs", "max_drop": None, "latency_runs": 0}
+    shared |= {"validation": 0.03, "calibration_images": 8}  # few, since neither recall nor ranges matter for times
+    files = {"fp32": export_model(model, work / "fp32.onnx", precision="fp32", input="tensor").files["fp32"]}
+    for name, target in BITS.items():
+        path = work / f"{target}.onnx"
+        files[name] = export_model(model, path, precision="int8", target=target, **shared).files["int8"]
+    return {"ms": milliseconds(files, threads=(1,))}
+
+
+def milliseconds(files: dict[str, Path], threads: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Return the median latency of each file, timed in turn, by threads."""
+    content = bench([str(file) for file in files.values()], batch_sizes=(1,), threads=threads, runs=40)
+    times: dict[str, dict[str, float]] = {}
+    for row in content["rows"]:
+        name = next(name for name, file in files.items() if str(file) == row["file"])
+        times.setdefault(str(row["threads"]), {})[name] = row["latency_ms"]["median"]
+    return times
 
 
 def quantizing_of(arch: str, work: Path) -> dict[str, Any]:
@@ -144,7 +176,18 @@ def quantizing_of(arch: str, work: Path) -> dict[str, Any]:
     return {"seconds": time.monotonic() - start, "peak_memory_bytes": int(done.stdout.splitlines()[-1])}
 
 
-PARTS = {"times": (TIMES, times_of), "recall": (RECALL, recall_of), "quantizing": (QUANTIZING, quantizing_of)}
+PARTS = {
+    "times": (TIMES, times_of),
+    "times-without-vnni": (WITHOUT_VNNI, times_without_vnni_of),
+    "recall": (RECALL, recall_of),
+    "quantizing": (QUANTIZING, quantizing_of),
+}
+
+
+def write_table() -> None:
+    """Write the results beside the other pages of the documentation."""
+    text = table(TIMES.lines(), RECALL.lines(), QUANTIZING.lines()) + table_without_vnni(WITHOUT_VNNI.lines())
+    TABLE.write_text(text, encoding="utf-8")
 
 
 def table(times: list[dict[str, Any]], recall: list[dict[str, Any]], quantizing: list[dict[str, Any]]) -> str:
@@ -169,14 +212,16 @@ def table(times: list[dict[str, Any]], recall: list[dict[str, Any]], quantizing:
             row.append("" if cost is None else f"{cost['seconds']:.0f} s, {cost['peak_memory_bytes'] / 1e9:.1f} GB")
         rows.append(row)
     header = ["architecture", "MB fp32 / fp16 / int8", "ms, 1 thread", "ms, 2 threads", "int8 faster, 1 thread"]
-    text = ["# int8 by architecture", "", "Times: one image of 224 pixels, median, preprocessing left to the caller."]
+    text = ["# int8 by architecture", ""]
+    text += ["Times: one image of 224 pixels, median, preprocessing left to the caller, on a processor with VNNI."]
     if recall:
         header += ["Recall@1 fp32", "drop fp16", "drop int8", "int8-ready"]
         text += [
             "Recall@1 in percent and its drop in points with the 95 % interval: on rendered letters of scripts never",
             f"seen, {DIM} dimensions, distilled at {STUDENT['image_size']} pixels (ResNet and RepVGG 32) for",
-            f"{STUDENT['epochs']} epochs from `make demo`'s teacher, one seed; int8 by `--precision auto`,",
-            "refused where it loses more than half a point on validation classes.",
+            f"{STUDENT['epochs']} epochs from `make demo`'s teacher, one seed; int8 by `--precision auto --target",
+            "x86-vnni --latency_runs 0`, which ships what loses least on validation classes, and nothing that loses",
+            "more than half a point there.",
             f"int8-ready: not refused, and at least {LEAST_GAIN:g} times as fast as fp32 on one thread.",
         ]
     if quantizing:
@@ -185,6 +230,30 @@ def table(times: list[dict[str, Any]], recall: list[dict[str, Any]], quantizing:
     text += ["", *markdown_table(header, rows), ""]
     if times:
         text.append(made_with([*times, *recall, *quantizing]))
+    return "\n".join(text) + "\n"
+
+
+def table_without_vnni(lines: list[dict[str, Any]]) -> str:
+    """Return the times on processors without VNNI as Markdown, one row an architecture, the fastest in fp32 first."""
+    if not lines:
+        return ""
+    rows = []
+    for line in sorted(lines, key=lambda line: line["ms"]["1"]["fp32"]):
+        ms = line["ms"]["1"]
+        faster = [f"{ms['fp32'] / ms[name]:.2f}×" for name in BITS]
+        rows.append([line["arch"], " / ".join(f"{ms[name]:.1f}" for name in ("fp32", *BITS)), *faster])
+    header = ["architecture", f"ms fp32 / {' / '.join(BITS)}", *(f"{name}, faster" for name in BITS)]
+    text = [
+        "",
+        "## Without VNNI",
+        "",
+        "The same on one thread of a processor without VNNI, where sums of 8-bit products are exact but slow; see",
+        "[precision](precision.md#x86-with-vnni-and-without).",
+        "",
+        *markdown_table(header, rows),
+        "",
+        made_with(lines),
+    ]
     return "\n".join(text) + "\n"
 
 
