@@ -53,7 +53,8 @@ def finish_quantized(
     The student learns from its teacher as it did, with weights and activations rounded as the static quantiser will
     round them; see ``compressor.fake_quantization``. Statistics of BatchNorm layers stay as they are. Ranges of
     activations begin with those of 256 training images, follow the batches, and stay fixed in the last quarter of the
-    epochs. The best epoch is chosen by what the rounded student retrieves on the validation images. What is saved is an
+    epochs. The best epoch is that whose rounded student has the highest Recall@1 on the validation images (nDCG@10
+    where labels are continuous and there are no classes), by which its int8 file is judged. What is saved is an
     ordinary float model: quantise it as any other. A run that was interrupted goes on from its last whole epoch when
     called again with the same options; a finished one is left as it is.
 

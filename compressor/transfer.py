@@ -108,6 +108,7 @@ class QuantizedLearner(TransferLearner):
 
     def __init__(self, *args: Any, quantization: FakeQuantization, **options: Any) -> None:
         super().__init__(*args, **options | {"compile": False})  # what it computes changes as ranges follow or stay
+        self.chosen_by = self.measured  # what the int8 file is judged by afterwards, on the same images
         self.quantization = quantization
 
     def setup(self, stage: str) -> None:

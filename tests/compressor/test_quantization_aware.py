@@ -101,6 +101,18 @@ def test_a_finished_one_is_reused_and_other_options_are_refused(
         finish_quantized(folder, tiny_teacher, data, folder, epochs=1, lr=1e-3)
 
 
+def test_the_epoch_is_kept_that_keeps_what_int8_is_judged_by(
+    student: Path, photos: Path, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([(0.5, 0.9), (0.7, 0.8), (0.7, 0.7), (0.6, 0.95)])
+    monkeypatch.setattr(
+        Learner, "_measure", lambda self, images: dict(zip(("recall_at_1", "map_at_r"), next(measured), strict=True))
+    )
+    folder = finish_quantized(student, tiny_teacher, f"folder:{photos}", tmp_path / "f", epochs=4)
+    kept = facts_of(load_model(folder)).measured["validation as int8"]
+    assert kept == {"epoch": 3, "recall_at_1": 0.7, "map_at_r": 0.7}
+
+
 def test_another_teacher_is_noticed(
     student: Path, photos: Path, tiny_teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
