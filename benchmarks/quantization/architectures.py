@@ -218,8 +218,8 @@ def table(times: list[dict[str, Any]], recall: list[dict[str, Any]], quantizing:
         header += ["Recall@1 fp32", "drop fp16", "drop int8", "int8-ready"]
         text += [
             "Recall@1 in percent and its drop in points with the 95 % interval: on rendered letters of scripts never",
-            f"seen, {DIM} dimensions, distilled at {STUDENT['image_size']} pixels for {STUDENT['epochs']} epochs (ResNet",
-            "and RepVGG 32 and 10) from `make demo`'s teacher, one seed; int8 by `--precision auto --target",
+            f"seen, {DIM} dimensions, distilled at {STUDENT['image_size']} pixels for {STUDENT['epochs']} epochs",
+            "(ResNet and RepVGG 32 and 10) from `make demo`'s teacher, one seed; int8 by `--precision auto --target",
             "x86-vnni --latency_runs 0`, which ships what loses least on validation classes, and nothing that loses",
             "more than half a point there.",
             f"int8-ready: not refused, and at least {LEAST_GAIN:g} times as fast as fp32 on one thread.",
