@@ -1,6 +1,6 @@
 """How much memory one file takes. A script too, for a process of its own, since a process's peak never falls.
 
-``python -P peak_memory.py FILE THREADS JSON_SHAPE`` needs numpy and onnxruntime only.
+``python -P peak_memory.py FILE THREADS JSON_SHAPE`` needs numpy, onnxruntime and ``zoo.sessions`` only.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from zoo.errors import ModelError, first_line, require_known
 from zoo.files import digest
 from zoo.models import COSINE, facts_of, load_model, normalize_embeddings, preprocessing_of, summary_of
 from zoo.preprocessing import Preprocess, Preprocessing
+from zoo.sessions import session_options
 from zoo.versions import versions
 
 log = logging.getLogger(__name__)
@@ -232,7 +233,8 @@ def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray], 
         images: uint8 ``(H, W, 3)``.
         takes: the file's input, "pixels" or "tensor".
     """
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = session_options(threads=None)
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     side = max(whole.resized_size)
     worst = 0.0
     for count in (1, 2, 3, 5):

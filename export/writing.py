@@ -19,6 +19,7 @@ from export.tracing import TENSOR, Graphs, Traced, join, metadata, save, smooth_
 from zoo.data import DataSplits
 from zoo.errors import DataError, ModelError
 from zoo.files import replacing
+from zoo.sessions import session_options
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def write_int8(traced: Traced, chosen: Chosen, path: Path, takes: str) -> None:
 def _write(traced: Traced, graphs: Graphs, path: Path, takes: str, entries: dict[str, str]) -> None:
     with replacing(path) as temporary:
         save(join(graphs, takes), temporary, metadata(traced, takes) | entries)
-        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        options = session_options(threads=None)
+        session = onnxruntime.InferenceSession(str(temporary), options, providers=["CPUExecutionProvider"])
         given = smooth_images(1)[0][None]
         if takes == TENSOR:
             given = traced.whole.preprocess(torch.from_numpy(given)).numpy()

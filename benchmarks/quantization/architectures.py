@@ -127,6 +127,8 @@ def recall_of(arch: str, work: Path, compile: bool = False) -> dict[str, Any]:
 
 def times_of(arch: str, work: Path) -> dict[str, Any]:
     """Return sizes and times at 224 pixels of an architecture, whose weights do not matter for them."""
+    if not has_vnni():
+        raise SystemExit("This processor has no VNNI; run the part 'times-without-vnni' here.")
     model = create_model(arch, DIM, image_size=224).eval()
     start = time.monotonic()
     files = export_model(
