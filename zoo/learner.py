@@ -122,9 +122,15 @@ class Learner(lightning.LightningModule):
     def embed_views(self, views: Tensor) -> Tensor:
         """Embed bytes ``(N, 3, H, W)`` into ``(N, D)``."""
         if self._network is None:
-            # The function, not the module: that one would change the names in the state dict.
-            self._network = torch.compile(self.model.forward) if self.compile_passes else self.model.__call__
+            self._network = self._compiled() if self.compile_passes else self.model.__call__
         return self._network(self._pixels(views))
+
+    def _compiled(self) -> Callable[[Tensor], Tensor]:
+        # On CPUs the compiler lays out convolutions channels last by itself, which some networks must not be.
+        options: dict[str, Any] | None = None if self.layout == torch.channels_last else {"layout_optimization": False}
+        # The function, not the module: that one would change the names in the state dict.
+        compiled: Callable[[Tensor], Tensor] = torch.compile(self.model.forward, options=options)
+        return compiled
 
     def embed_views_with_maps(self, views: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Embed bytes ``(N, 3, H, W)`` into ``(N, D)``, and return the feature maps too, as ``embed_with_maps``."""

@@ -25,7 +25,7 @@ def test_a_student_learns_the_same(
 ) -> None:
     compiled, compile_function = [], torch.compile
 
-    def compile_briefly(function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile_briefly(function: Callable[..., Any], options: None = None) -> Callable[..., Any]:
         compiled.append(function)
         return compile_function(function, backend="aot_eager")  # the default one takes a minute
 

@@ -16,6 +16,7 @@ import safetensors.torch
 import timm
 import torch
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 import zoo.learner
 from zoo import DataError, ModelError, OptionError, load_data, load_model, measure, train
@@ -254,6 +255,24 @@ def test_gradients_of_strided_1x1_convolutions_of_the_pixels() -> None:
         largest = expected.grad.abs().max().item()
         torch.testing.assert_close(parameter.grad, expected.grad, rtol=0, atol=1e-3 * largest + 1e-6, msg=name)
     assert learner_of(create_model("test_resnet", 8, image_size=32)).layout == torch.channels_last
+
+
+def test_their_gradients_in_a_compiled_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The compiler has convolutions on CPUs channels last by itself, and training crashed.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model = create_model("test_resnet", 8, image_size=32)
+    model.conv1 = nn.Conv2d(3, 48, 1, 2, bias=False)
+    model.forward = lambda pixels: model.conv1(pixels).relu().mean((2, 3))  # the whole network takes a minute
+    views = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model.forward(Normalize(preprocessing_of(model))(views)).square().sum().backward()
+    expected = model.conv1.weight.grad.clone()
+    model.zero_grad()
+    try:
+        learner_of(model, compile=True).embed_views(views).square().sum().backward()
+    except BackendCompilerFailed as error:
+        pytest.skip(f"nothing can be compiled on this machine: {error}")
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(model.conv1.weight.grad, expected)
 
 
 def test_biases_norms_and_position_embeddings_do_not_decay() -> None:
