@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_dynamic
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.onnx_model import ONNXModel
@@ -252,7 +252,50 @@ def to_int8(
             },
         )
         quantizer.quantize_model()
+        _keep_float(quantizer.model.model)
         return _sorted(quantizer.model.model)
+
+
+def _keep_float(network: ModelProto) -> None:
+    """Have onnxruntime compute in float what is in float between nodes in int8.
+
+    It takes a convolution or Gemm of float weights between DequantizeLinear and QuantizeLinear for one whose weights
+    were forgotten, and rounds them to int8 when it opens the file, with one scale for all (its optimizer
+    WeightBiasQuantization). It does so where the input has one scale, also before a MaxPool. So the input gets one for
+    each channel, all alike, which is the same arithmetic.
+    """
+    graph = network.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    dequantizing = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    for node in list(graph.node):
+        if node.op_type not in ("Conv", "Gemm") or node.input[1] not in tensors:
+            continue
+        reader = node
+        while (source := makers.get(reader.input[0])) is not None and source.op_type == "MaxPool":
+            reader = source
+        if source is None or source.op_type != "DequantizeLinear":
+            continue
+        values, *parameters = source.input
+        output = f"{reader.name}_float_input"
+        repeated = []
+        for parameter in parameters:
+            array = np.full(_input_channels(node, tensors[node.input[1]]), numpy_helper.to_array(tensors[parameter]))
+            repeated.append(f"{output}_{parameter}")
+            graph.initializer.append(numpy_helper.from_array(array, repeated[-1]))
+        graph.node.append(onnx.helper.make_node("DequantizeLinear", [values, *repeated], [output], output, axis=1))
+        reader.input[0] = output
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for node in dequantizing:
+        if node.output[0] not in used:
+            graph.node.remove(node)
+
+
+def _input_channels(node: NodeProto, weight: TensorProto) -> int:
+    attributes = {attribute.name: attribute.i for attribute in node.attribute}
+    if node.op_type == "Conv":
+        return int(weight.dims[1] * attributes.get("group", 1))
+    return int(weight.dims[1 if attributes.get("transB") else 0])
 
 
 def _dynamic(network: ModelProto, scheme: Scheme, in_float: list[str]) -> ModelProto:

@@ -198,6 +198,52 @@ def test_nodes_left_in_float(traced: Traced, inputs: list[np.ndarray]) -> None:
     np.testing.assert_array_equal(outputs_of(untouched, inputs[0])[0], outputs_of(network, inputs[0])[0])
 
 
+@pytest.mark.parametrize(("groups", "pooled"), [(1, False), (1, True), (32, False)])
+def test_float_between_int8_is_computed_in_float(groups: int, pooled: bool) -> None:
+    # Left to itself, onnxruntime rounds these weights to int8 with one scale, here 1/127, and finds 0.
+    inputs = 64 // groups
+    weight = np.full((64, inputs), 0.003, dtype=np.float32)
+    weight[:, :2] = 1, -1 if groups == 1 else -0.997
+    same = np.eye(64, dtype=np.float32)
+    arrays = {"first": same, "between": weight, "last": same}
+    nodes = [helper.make_node("Conv", ["tensor", "first.weight"], ["first"], "first")]
+    if pooled:
+        nodes.append(helper.make_node("MaxPool", ["first"], ["pooled"], "pool", kernel_shape=[1, 1]))
+    middle = ["pooled" if pooled else "first", "between.weight"]
+    nodes.append(helper.make_node("Conv", middle, ["between"], "between", group=groups))
+    nodes.append(helper.make_node("Conv", ["between", "last.weight"], ["vector"], "last"))
+    shape = ["N", 64, 2, 2]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("tensor", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(array[:, :, None, None], f"{name}.weight") for name, array in arrays.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    network = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opset, ir_version=10))
+    tensor = np.ones((1, 64, 2, 2), dtype=np.float32)
+    for scheme in (PER_CHANNEL, replace(PER_CHANNEL, activations="int8", per_channel=False)):
+        quantized = to_int8(network, scheme, calibrate(network, "minmax", [tensor]), ["between"])
+        onnx.checker.check_model(quantized, full_check=True)
+        (found,) = session_of(quantized, threads=1).run(None, {"tensor": tensor})
+        np.testing.assert_allclose(found, 62 * 0.003 if groups == 1 else 0.003, rtol=0.02)
+
+
+def test_any_block_in_float_is_computed_in_float(inputs: list[np.ndarray]) -> None:
+    torch.manual_seed(0)
+    network = trace_model(create_model("resnet10t", 8, image_size=32).eval()).graphs.network  # with pooling in its stem
+    ranges = calibrate(network, "minmax", inputs)
+    optimized = onnxruntime.SessionOptions()
+    optimized.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    optimized.add_session_config_entry("session.x64quantprecision", "1")
+    for block in blocks_of(network).values():
+        quantized = to_int8(network, replace(PER_CHANNEL, per_channel=False), ranges, block)
+        session = onnxruntime.InferenceSession(quantized.SerializeToString(), optimized)
+        found = session.run(None, {"tensor": inputs[0]})[0]
+        np.testing.assert_allclose(found, outputs_of(quantized, inputs[0])[0], rtol=0, atol=1e-5)
+
+
 def test_blocks_hold_every_weight_once(traced: Traced, transformer: tuple[nn.Module, ModelProto]) -> None:
     assert shallow_stem(transformer[1]) == []  # a patch has hundreds of products
     for model, network in ((traced.model, traced.graphs.network), transformer):
