@@ -431,7 +431,7 @@ def test_one_unreadable_image_is_named_and_skipped(photos: Path, tmp_path: Path,
 
 
 def test_losses_of_ones_own_in_the_shell(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_losses.py").write_text(
+    (tmp_path / "losses_for_both.py").write_text(
         "import torch\n"
         "class ForTeachers(torch.nn.Module):\n"
         "    def __init__(self, num_classes, dim, level):\n"
@@ -450,8 +450,8 @@ def test_losses_of_ones_own_in_the_shell(photos: Path, tmp_path: Path, monkeypat
     shared = ["--data", f"folder:{photos}", "--arch", "test_resnet", "--image_size", "32", "--epochs", "1"]
     shared += ["--validation", "0", "--workers", "0", "--loss_options.level", "3"]
     verbs = [
-        (["train", "--dim", "16", "--loss", "my_losses:ForTeachers"], "teacher", 3),
-        (["distill", "teacher", "--dim", "8", "--loss", "my_losses:ForStudents"], "student", 19),
+        (["train", "--dim", "16", "--loss", "losses_for_both:ForTeachers"], "teacher", 3),
+        (["distill", "teacher", "--dim", "8", "--loss", "losses_for_both:ForStudents"], "student", 19),
     ]
     for words, folder, expected in verbs:
         assert main([*words, *shared, "--out", folder]) == 0
