@@ -266,7 +266,7 @@ def _keep_float(network: ModelProto) -> None:
     """
     graph = network.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = ONNXModel(network).output_name_to_node()
     dequantizing = [node for node in graph.node if node.op_type == "DequantizeLinear"]
     for node in list(graph.node):
         if node.op_type not in ("Conv", "Gemm") or node.input[1] not in tensors:

@@ -61,13 +61,18 @@ def outputs_of(network: ModelProto, tensor: np.ndarray, *names: str) -> list[np.
 
 def convolution(weight: np.ndarray) -> ModelProto:
     """Return a network of one 1×1 convolution."""
-    node = helper.make_node("Conv", ["tensor", "conv.weight"], ["vector"], name="conv")
+    return convolutions([helper.make_node("Conv", ["tensor", "conv.weight"], ["vector"], name="conv")], conv=weight)
+
+
+def convolutions(nodes: list[onnx.NodeProto], **weights: np.ndarray) -> ModelProto:
+    """Return a network of 1×1 convolutions, from ``tensor`` to ``vector``, with weights of a name each, in order."""
+    first, last = (list(weights.values())[at] for at in (0, -1))
     graph = helper.make_graph(
-        [node],
+        nodes,
         "network",
-        [helper.make_tensor_value_info("tensor", TensorProto.FLOAT, ["N", weight.shape[1], 2, 2])],
-        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["N", weight.shape[0], 2, 2])],
-        [numpy_helper.from_array(weight[:, :, None, None], "conv.weight")],
+        [helper.make_tensor_value_info("tensor", TensorProto.FLOAT, ["N", first.shape[1], 2, 2])],
+        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["N", last.shape[0], 2, 2])],
+        [numpy_helper.from_array(weight[:, :, None, None], f"{name}.weight") for name, weight in weights.items()],
     )
     return onnx.shape_inference.infer_shapes(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -205,23 +210,13 @@ def test_float_between_int8_is_computed_in_float(groups: int, pooled: bool) -> N
     weight = np.full((64, inputs), 0.003, dtype=np.float32)
     weight[:, :2] = 1, -1 if groups == 1 else -0.997
     same = np.eye(64, dtype=np.float32)
-    arrays = {"first": same, "between": weight, "last": same}
     nodes = [helper.make_node("Conv", ["tensor", "first.weight"], ["first"], "first")]
     if pooled:
         nodes.append(helper.make_node("MaxPool", ["first"], ["pooled"], "pool", kernel_shape=[1, 1]))
     middle = ["pooled" if pooled else "first", "between.weight"]
     nodes.append(helper.make_node("Conv", middle, ["between"], "between", group=groups))
     nodes.append(helper.make_node("Conv", ["between", "last.weight"], ["vector"], "last"))
-    shape = ["N", 64, 2, 2]
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info("tensor", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(array[:, :, None, None], f"{name}.weight") for name, array in arrays.items()],
-    )
-    opset = [helper.make_opsetid("", 18)]
-    network = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opset, ir_version=10))
+    network = convolutions(nodes, first=same, between=weight, last=same)
     tensor = np.ones((1, 64, 2, 2), dtype=np.float32)
     for scheme in (PER_CHANNEL, replace(PER_CHANNEL, activations="int8", per_channel=False)):
         quantized = to_int8(network, scheme, calibrate(network, "minmax", [tensor]), ["between"])
