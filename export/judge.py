@@ -18,7 +18,7 @@ from zoo.errors import DataError
 from zoo.label_retrieval import NDCG_K, measure_by_labels
 from zoo.models import facts_of
 from zoo.retrieval import measure, require_measurable
-from zoo.sessions import session_options
+from zoo.sessions import cpu_session
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +177,4 @@ def _turns(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 def session_of(proto: ModelProto, threads: int | None) -> onnxruntime.InferenceSession:
     """Open a graph on the CPU, with as many threads as given, or as onnxruntime chooses."""
-    return onnxruntime.InferenceSession(
-        proto.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
-    )
+    return cpu_session(proto.SerializeToString(), threads)

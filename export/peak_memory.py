@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
-from zoo.sessions import session_options
+from zoo.sessions import cpu_session
 
 
 def peak_memory(file: str | Path, threads: int, shape: Sequence[int]) -> dict[str, int | None]:
@@ -55,7 +54,7 @@ def own_peak() -> int | None:
 def _main(file: str, threads: str, shape: str) -> None:
     """Load a file, run a batch twice, and print both peaks as JSON."""
     before = own_peak()
-    session = onnxruntime.InferenceSession(file, session_options(int(threads)), providers=["CPUExecutionProvider"])
+    session = cpu_session(file, int(threads))
     (entry,) = session.get_inputs()
     batch = np.ones(json.loads(shape), np.uint8 if entry.type == "tensor(uint8)" else np.float32)
     for _ in range(2):  # the second uses what the first has set aside

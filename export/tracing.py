@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx.compose import add_prefix, merge_models
 from timm.layers import SelectAdaptivePool2d
@@ -27,7 +26,7 @@ from zoo.errors import ModelError, first_line, require_known
 from zoo.files import digest
 from zoo.models import COSINE, facts_of, load_model, normalize_embeddings, preprocessing_of, summary_of
 from zoo.preprocessing import Preprocess, Preprocessing
-from zoo.sessions import session_options
+from zoo.sessions import cpu_session
 from zoo.versions import versions
 
 log = logging.getLogger(__name__)
@@ -233,8 +232,7 @@ def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray], 
         images: uint8 ``(H, W, 3)``.
         takes: the file's input, "pixels" or "tensor".
     """
-    options = session_options(threads=None)
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = cpu_session(path, threads=None)
     side = max(whole.resized_size)
     worst = 0.0
     for count in (1, 2, 3, 5):

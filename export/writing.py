@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 
 from export.quantization import MINMAX, calibrate, fits_float16, to_fp16
@@ -19,7 +18,7 @@ from export.tracing import TENSOR, Graphs, Traced, join, metadata, save, smooth_
 from zoo.data import DataSplits
 from zoo.errors import DataError, ModelError
 from zoo.files import replacing
-from zoo.sessions import session_options
+from zoo.sessions import cpu_session
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +65,7 @@ def write_int8(traced: Traced, chosen: Chosen, path: Path, takes: str) -> None:
 def _write(traced: Traced, graphs: Graphs, path: Path, takes: str, entries: dict[str, str]) -> None:
     with replacing(path) as temporary:
         save(join(graphs, takes), temporary, metadata(traced, takes) | entries)
-        options = session_options(threads=None)
-        session = onnxruntime.InferenceSession(str(temporary), options, providers=["CPUExecutionProvider"])
+        session = cpu_session(temporary, threads=None)
         given = smooth_images(1)[0][None]
         if takes == TENSOR:
             given = traced.whole.preprocess(torch.from_numpy(given)).numpy()

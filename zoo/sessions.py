@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnxruntime
 
 
@@ -21,3 +23,14 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
     return options
+
+
+def cpu_session(source: str | Path | bytes, threads: int | None) -> onnxruntime.InferenceSession:
+    """Open a file, or a serialised graph, on the CPU with these options.
+
+    Args:
+        source: the path of a file, or a graph's bytes.
+        threads: of one inference; None for all cores.
+    """
+    opened = str(source) if isinstance(source, Path) else source
+    return onnxruntime.InferenceSession(opened, session_options(threads), providers=["CPUExecutionProvider"])
