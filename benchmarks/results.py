@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from zoo.embedding import fastest_device
 from zoo.errors import DivergedError
+from zoo.models.embedding import fastest_device
 from zoo.versions import machine, versions
 
 Options = dict[str, Any]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compressor.distillation import distill
+    from compressor.int8_finish.quantization_aware import finish_quantized
+    from compressor.int8_finish.shipping import ship
     from compressor.pipeline import run
-    from compressor.quantization_aware import finish_quantized
-    from compressor.shipping import ship
-    from zoo.teachers import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher
+    from zoo.teachers.opening import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher
 
 __all__ = [
     "ArrayTeacher",
@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "ArrayTeacher": "zoo.teachers",
-    "OnnxTeacher": "zoo.teachers",
-    "Teacher": "zoo.teachers",
-    "TorchTeacher": "zoo.teachers",
+    "ArrayTeacher": "zoo.teachers.opening",
+    "OnnxTeacher": "zoo.teachers.opening",
+    "Teacher": "zoo.teachers.opening",
+    "TorchTeacher": "zoo.teachers.opening",
     "distill": "compressor.distillation",
-    "finish_quantized": "compressor.quantization_aware",
-    "open_teacher": "zoo.teachers",
+    "finish_quantized": "compressor.int8_finish.quantization_aware",
+    "open_teacher": "zoo.teachers.opening",
     "run": "compressor.pipeline",
-    "ship": "compressor.shipping",
+    "ship": "compressor.int8_finish.shipping",
 }
 
 

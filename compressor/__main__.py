@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from compressor.cli import main
+from compressor.cli.command import main
 
 sys.exit(main())

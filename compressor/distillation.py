@@ -132,7 +132,7 @@ def distill(
 
     splits = load_data(data, split, validation, continuous_labels, label_metric)
 
-    from zoo.teachers import open_teacher
+    from zoo.teachers.opening import open_teacher
 
     source = open_teacher(teacher, teacher_precision, teacher_cache)
     digests = {"data_digest": splits.digest, "teacher_digest": source.digest}
@@ -144,10 +144,10 @@ def distill(
 
     from compressor.losses import LOSSES
     from compressor.transfer import require_transferable, transfer
-    from zoo.int8_speed import advice
-    from zoo.learner import finish
     from zoo.losses import find_loss
-    from zoo.models import EUCLIDEAN, ModelFacts, create_model, set_facts
+    from zoo.models.int8_speed import advice
+    from zoo.models.making import EUCLIDEAN, ModelFacts, create_model, set_facts
+    from zoo.training.learner import finish
     from zoo.versions import versions
 
     require_transferable(source, splits, options)

@@ -14,15 +14,15 @@ from typing import Any
 import yaml
 
 from compressor.distillation import distill
-from compressor.shipping import require_int8, ship
+from compressor.int8_finish.shipping import require_int8, ship
+from export.report.validation import Report, require_report_options, validate
 from export.shipping import CANDIDATES, export_model, require_export_options
-from export.validation import Report, require_report_options, validate
 from zoo.arguments import DataLike, require_given, require_valid
 from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean
 from zoo.files import alone_in, digest, write_json, write_text
 from zoo.stage import plain
-from zoo.training import train
+from zoo.training.train import train
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def run(
         RefusedError: no int8 file keeps recall; the report is written without it.
         UserError: data, models or options that cannot work.
     """
-    from zoo.retrieval import require_test_images
+    from zoo.retrieval.measures import require_test_images
 
     out = Path(out)
     divided: dict[str, Any] = {"split": split, "validation": validation}
@@ -135,9 +135,9 @@ def _require_possible(
 ) -> None:
     """Refuse what later stages would refuse, before hours of training."""
     from compressor.losses import LOSSES
-    from zoo.int8_speed import advice
     from zoo.losses import checked_options, find_loss
-    from zoo.models import create_model
+    from zoo.models.int8_speed import advice
+    from zoo.models.making import create_model
 
     for options in (teacher, student, export, report):
         require_valid(options)
@@ -153,7 +153,7 @@ def _require_possible(
 
 def _require_embeddings(teacher: str | Path, splits: DataSplits) -> None:
     """Refuse ready embeddings that lack an image's, of whichever part; other teachers see the images themselves."""
-    from zoo.teachers import ArrayTeacher, open_teacher
+    from zoo.teachers.opening import ArrayTeacher, open_teacher
 
     opened = open_teacher(teacher)
     if isinstance(opened, ArrayTeacher):

@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from compressor.feature_maps import pair_stages
 from compressor.losses import LOSSES
-from zoo.augmentation import Views
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.rotations import with_rotations
-from zoo.embedding import embed, fastest_device
 from zoo.errors import OptionError
-from zoo.learner import Learner, fit, training_loader
 from zoo.losses import create_loss, find_loss
-from zoo.models import embed_with_maps, preprocessing_of
-from zoo.retrieval import measurable, require_training_images
-from zoo.teacher_proof import enough_to_prove, judged_by_labels, prove_teacher
-from zoo.teachers import ArrayTeacher, Teacher, resize_views
+from zoo.models.embedding import embed, fastest_device
+from zoo.models.making import embed_with_maps, preprocessing_of
+from zoo.retrieval.measures import measurable, require_training_images
+from zoo.teachers.opening import ArrayTeacher, Teacher, resize_views
+from zoo.teachers.proof import enough_to_prove, judged_by_labels, prove_teacher
+from zoo.training.augmentation import Views
+from zoo.training.learner import Learner, fit, training_loader
 
 if TYPE_CHECKING:
-    from compressor.fake_quantization import FakeQuantization
+    from compressor.int8_finish.fake_quantization import FakeQuantization
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.benchmark import bench
-    from export.graph import to_onnx
-    from export.index import build_index, search_index
-    from export.inspection import inspect
+    from export.benchmark.bench import bench
+    from export.index.verbs import build_index, search_index
+    from export.onnx.fp32 import to_onnx
+    from export.onnx.inspection import inspect
+    from export.report.validation import Report, validate
     from export.runtime import Embedder
     from export.shipping import Exported, export_model
-    from export.validation import Report, validate
 
 __all__ = [
     "Embedder",
@@ -33,14 +33,14 @@ __all__ = [
 _HOME = {
     "Embedder": "export.runtime",
     "Exported": "export.shipping",
-    "Report": "export.validation",
-    "bench": "export.benchmark",
-    "inspect": "export.inspection",
+    "Report": "export.report.validation",
+    "bench": "export.benchmark.bench",
+    "inspect": "export.onnx.inspection",
     "export_model": "export.shipping",
-    "build_index": "export.index",
-    "search_index": "export.index",
-    "to_onnx": "export.graph",
-    "validate": "export.validation",
+    "build_index": "export.index.verbs",
+    "search_index": "export.index.verbs",
+    "to_onnx": "export.onnx.fp32",
+    "validate": "export.report.validation",
 }
 
 

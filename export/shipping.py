@@ -87,9 +87,9 @@ def export_model(
     if int8 and data is None:
         raise OptionError(f"Precision {precision} needs data to calibrate and judge on. Give --data.")
     require_writable(next(iter(files.values())).parent)
-    from export.graph import write_fp32
-    from export.tracing import trace_model
-    from export.writing import some_images, write_fp16, write_int8
+    from export.onnx.fp32 import write_fp32
+    from export.onnx.tracing import trace_model
+    from export.onnx.writing import some_images, write_fp16, write_int8
     from zoo.data import load_data
 
     splits = None if data is None else load_data(data, split, validation, continuous_labels, label_metric)
@@ -101,7 +101,7 @@ def export_model(
         write_fp16(traced, files["fp16"], shown, input)
     if not int8:
         return Exported(files)
-    from export.selection import choose_int8
+    from export.int8.selection import choose_int8
     from zoo.files import write_json
 
     assert splits is not None
@@ -137,8 +137,8 @@ def require_export_options(precision: str, input: str, target: str) -> list[str]
     Raises:
         OptionError: unknown precision, input or target, or int8 beside auto.
     """
-    from export.quantization import TARGETS
-    from export.tracing import INPUTS
+    from export.int8.quantization import TARGETS
+    from export.onnx.tracing import INPUTS
 
     require_known("input", input, INPUTS)
     require_known("target", target, TARGETS)

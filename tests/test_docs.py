@@ -77,12 +77,12 @@ def test_example_runs(code: str, tmp_path: Path, photos: Path) -> None:
 
 @pytest.mark.parametrize("script", blocks("bash", "shell", "sh"))
 def test_commands_parse(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from compressor import cli
+    from compressor.cli import command
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "_carry_out", lambda verb, options: cli.DONE)
+    monkeypatch.setattr(command, "_carry_out", lambda verb, options: command.DONE)
     for words in commands(script):
-        assert cli.main(words) == cli.DONE, f"compressor {shlex.join(words)}\n{capsys.readouterr().err}"
+        assert command.main(words) == command.DONE, f"compressor {shlex.join(words)}\n{capsys.readouterr().err}"
 
 
 def test_commands_are_found_in_shell_scripts() -> None:
@@ -96,7 +96,7 @@ def test_commands_are_found_in_shell_scripts() -> None:
     ids=lambda path: path.name,
 )
 def test_configuration_parses(config: Path) -> None:
-    from compressor.cli import parser_of
+    from compressor.cli.command import parser_of
 
     options = parser_of("run").parse_args([f"--config={config}", "--data=folder:photos", "--out=runs/x"])
     assert options.data == "folder:photos" and options.out == "runs/x"
@@ -125,8 +125,8 @@ def test_formats_name_every_key(photos: Path, tmp_path: Path) -> None:
 
     from export import bench, inspect, to_onnx, validate
     from zoo import create_model, save_model
-    from zoo.generated_report import report_generated
-    from zoo.models import FACTS_KEY, ModelFacts
+    from zoo.losses.novel.report import report_generated
+    from zoo.models.making import FACTS_KEY, ModelFacts
 
     folder = tmp_path / "model"
     save_model(create_model("test_resnet", 8, image_size=32), folder)

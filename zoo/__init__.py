@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.data import DataSplits, ImageSet, load_data
-    from zoo.embedding import embed
     from zoo.errors import DataError, ModelError, OptionError, RefusedError, UserError
-    from zoo.label_retrieval import measure_by_labels
-    from zoo.models import create_model, load_model, save_model
-    from zoo.preprocessing import Preprocessing
-    from zoo.retrieval import measure
-    from zoo.training import train
+    from zoo.models.embedding import embed
+    from zoo.models.making import create_model, load_model, save_model
+    from zoo.models.preprocessing import Preprocessing
+    from zoo.retrieval.label_measures import measure_by_labels
+    from zoo.retrieval.measures import measure
+    from zoo.training.train import train
 
 __all__ = [
     "DataError",
@@ -44,16 +44,16 @@ _HOME = {
     "ModelError": "zoo.errors",
     "OptionError": "zoo.errors",
     "RefusedError": "zoo.errors",
-    "Preprocessing": "zoo.preprocessing",
+    "Preprocessing": "zoo.models.preprocessing",
     "UserError": "zoo.errors",
-    "create_model": "zoo.models",
-    "embed": "zoo.embedding",
+    "create_model": "zoo.models.making",
+    "embed": "zoo.models.embedding",
     "load_data": "zoo.data",
-    "load_model": "zoo.models",
-    "measure": "zoo.retrieval",
-    "measure_by_labels": "zoo.label_retrieval",
-    "save_model": "zoo.models",
-    "train": "zoo.training",
+    "load_model": "zoo.models.making",
+    "measure": "zoo.retrieval.measures",
+    "measure_by_labels": "zoo.retrieval.label_measures",
+    "save_model": "zoo.models.making",
+    "train": "zoo.training.train",
 }
 
 

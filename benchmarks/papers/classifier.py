@@ -36,10 +36,10 @@ from benchmarks.results import (
     spread,
 )
 from compressor import distill
-from compressor.cli import quieten
+from compressor.cli.command import quieten
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import DataSplits, ImageSet, load_data, load_model, train
-from zoo.embedding import embed
+from zoo.models.embedding import embed
 
 MODULE = "benchmarks.papers.classifier"
 

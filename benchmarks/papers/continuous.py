@@ -30,12 +30,12 @@ from benchmarks.results import (
     percent,
     spread,
 )
-from compressor.cli import quieten
+from compressor.cli.command import quieten
 from zoo import DataSplits, load_data, load_model, train
-from zoo.embedding import embed
 from zoo.files import replacing
-from zoo.label_retrieval import LABEL_KS, measure_by_labels, random_and_best
-from zoo.models import facts_of
+from zoo.models.embedding import embed
+from zoo.models.making import facts_of
+from zoo.retrieval.label_measures import LABEL_KS, measure_by_labels, random_and_best
 
 COMMON: dict[str, Any] = {"arch": "test_resnet", "dim": 128, "batch_size": 150, "neighbours": 5, "validate_every": 10}
 TASKS: dict[str, dict[str, Any]] = {

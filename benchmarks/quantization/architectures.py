@@ -12,7 +12,7 @@ longer than those of 7. For recall, each network is distilled from the quickstar
 on scripts never seen; any processor gives the same int8 embeddings.
 Quantizing is the command ``compressor export --precision int8`` with 256 calibration images of 224 pixels: its time,
 and the memory it held at most. A finished architecture is a line in the results and is not run again. What ``distill``
-warns of, ``zoo.int8_speed``, is copied from the table.
+warns of, ``zoo.models.int8_speed``, is copied from the table.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from typing import Any
 from benchmarks.main_job.run import settings_of
 from benchmarks.results import Results, in_points, made_with, markdown_table
 from compressor import distill
-from compressor.cli import quieten
+from compressor.cli.command import quieten
 from export import Embedder, bench, export_model
 from export.shipping import files_of
 from zoo import RefusedError, create_model, load_data, measure, save_model, train
-from zoo.int8_speed import LEAST_GAIN
-from zoo.retrieval import drop_interval
+from zoo.models.int8_speed import LEAST_GAIN
+from zoo.retrieval.measures import drop_interval
 from zoo.versions import has_vnni
 
 HERE = Path(__file__).resolve().parent
@@ -58,8 +58,8 @@ ARCHITECTURES = (
 )
 _WITH_PEAK = """\
 import sys
-from compressor.cli import main
-from export.peak_memory import own_peak
+from compressor.cli.command import main
+from export.benchmark.peak_memory import own_peak
 code = main(sys.argv[1:])
 print(own_peak())
 sys.exit(code)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from compressor.feature_maps import to_smaller
 from compressor.losses.distances import full_precision
 from zoo.arguments import require_above, require_at_least
-from zoo.directions import unit
+from zoo.losses.directions import unit
 from zoo.losses.proxy_anchor import ProxyAnchorLoss
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.arguments import require_above, require_at_least
-from zoo.directions import unit
 from zoo.errors import OptionError
+from zoo.losses.directions import unit
 from zoo.losses.proxy_anchor import ProxyAnchorLoss
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from compressor.losses.distances import full_precision, pairwise_distances
 from zoo.arguments import require_above, require_at_least
-from zoo.directions import unit
+from zoo.losses.directions import unit
 
 
 class DarkRankLoss(nn.Module):

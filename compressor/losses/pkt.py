@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from compressor.losses.distances import full_precision
 from zoo.arguments import require_above
-from zoo.directions import unit
+from zoo.losses.directions import unit
 
 _EPSILON = 1e-7
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compressor.losses.distances import full_precision, pairwise_distances, relative_distances
 from zoo.arguments import require_above
-from zoo.directions import unit
+from zoo.losses.directions import unit
 
 
 class RelaxedContrastiveLoss(nn.Module):

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from compressor.losses.distances import full_precision, pairwise_distances
 from zoo.arguments import require_above, require_at_least
-from zoo.directions import unit
+from zoo.losses.directions import unit
 
 _ANCHORS = 8  # angles seen at once: this many times N x N
 

@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.results import GridSearch, Results, digest_of, gain, gain_over, grouped, in_points, percent
 from zoo.errors import DivergedError, OptionError
-from zoo.learner import Learner
 from zoo.losses import create_loss
-from zoo.models import create_model
+from zoo.models.making import create_model
+from zoo.training.learner import Learner
 
 GRID: list[dict[str, Any]] = [{"lr": 1}, {"lr": 2}, {"lr": 3}]
 

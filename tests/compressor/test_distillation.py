@@ -20,10 +20,10 @@ from compressor import distill
 from compressor.losses import LOSSES
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import ImageSet, ModelError, OptionError, load_data, load_model, measure, train
-from zoo.embedding import embed
-from zoo.label_retrieval import measure_by_labels, random_order
-from zoo.learner import Interrupted, Learner
-from zoo.models import create_model, facts_of, set_facts
+from zoo.models.embedding import embed
+from zoo.models.making import create_model, facts_of, set_facts
+from zoo.retrieval.label_measures import measure_by_labels, random_order
+from zoo.training.learner import Interrupted, Learner
 
 
 def recall(model: nn.Module, images: Any) -> float:

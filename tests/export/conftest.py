@@ -17,8 +17,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 
 from export import to_onnx
-from export.tracing import smooth_images
-from zoo.models import create_model
+from export.onnx.tracing import smooth_images
+from zoo.models.making import create_model
 
 FLOAT_BLOCK = "layer4.0"  # what the file of precision int8 leaves in float: 3 of 15 convolutions
 

@@ -10,11 +10,11 @@ import torch
 from PIL import Image, features
 
 from export import Embedder
-from export.measured_models import _onnx, latencies
+from export.onnx.tracing import smooth_images
+from export.report.measured_models import _onnx, latencies
 from export.runtime import preprocessing_in_words
-from export.tracing import smooth_images
 from zoo import DataError, ModelError, OptionError, load_data
-from zoo.preprocessing import Preprocess, Preprocessing
+from zoo.models.preprocessing import Preprocess, Preprocessing
 
 
 def prepared(file: Path, images: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from export import Embedder, to_onnx
-from export.tracing import smooth_images
-from zoo.models import create_model
+from export.onnx.tracing import smooth_images
+from zoo.models.making import create_model
 
 SCRIPT = """
 import sys

@@ -17,15 +17,15 @@ import torch
 from torch import nn
 
 import compressor
-import compressor.quantization_aware
-import compressor.shipping
-import export.judge
-import export.selection
-from compressor.cli import main
-from compressor.quantization_aware import obstacle_to_finish
+import compressor.int8_finish.quantization_aware
+import compressor.int8_finish.shipping
+import export.int8.judge
+import export.int8.selection
+from compressor.cli.command import main
+from compressor.int8_finish.quantization_aware import obstacle_to_finish
 from export import Embedder, export_model, to_onnx
-from export.judge import balanced, images_of, judging
-from export.tracing import smooth_images
+from export.int8.judge import balanced, images_of, judging
+from export.onnx.tracing import smooth_images
 from zoo import (
     DataError,
     ImageSet,
@@ -40,8 +40,8 @@ from zoo import (
 from zoo.data import DataSplits
 from zoo.errors import DivergedError
 from zoo.files import digest
-from zoo.models import facts_of
-from zoo.retrieval import at_least, drop_interval
+from zoo.models.making import facts_of
+from zoo.retrieval.measures import at_least, drop_interval
 from zoo.versions import has_vnni
 
 WEIGHTS = "" if has_vnni() else " 7-bit weights"  # in the names of schemes for x86
@@ -129,13 +129,13 @@ def test_images_too_easy_to_show_a_drop_are_told_of(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    measured = export.judge.Judge.measure
+    measured = export.int8.judge.Judge.measure
 
     def scored(judge: Any, embeddings: np.ndarray, rows: Any = None) -> tuple[np.ndarray, np.ndarray]:
         scores, neighbours = measured(judge, embeddings, rows)
         return np.full(len(scores), score), neighbours
 
-    monkeypatch.setattr(export.judge.Judge, "measure", scored)
+    monkeypatch.setattr(export.int8.judge.Judge, "measure", scored)
     options = QUICK | {"latency_runs": 0, "max_drop": max_drop}
     export_model(tiny_teacher, tmp_path / "out", precision="int8", data=f"folder:{photos}", **options)
     assert ("Recall@1 of fp32 is 99.0 % on the images that judged int8" in caplog.text) is warned
@@ -145,13 +145,13 @@ def test_no_test_image_is_looked_at(
     photos: Path, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, ...]] = []
-    preprocessed = export.judge.preprocessed
+    preprocessed = export.int8.judge.preprocessed
 
     def watched(graphs: Any, images: ImageSet) -> Any:
         seen.append(tuple(images.ids))
         return preprocessed(graphs, images)
 
-    for module in (export.judge, export.selection):  # to judge, and to calibrate and time
+    for module in (export.int8.judge, export.int8.selection):  # to judge, and to calibrate and time
         monkeypatch.setattr(module, "preprocessed", watched)
     export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **QUICK)
     splits = load_data(f"folder:{photos}", validation=0.34)
@@ -399,7 +399,7 @@ def test_a_finish_gives_int8_a_second_chance(
         asked.update(options, student=student, teacher=teacher, out=out)
         return tiny_teacher  # as if training had evened the channels out
 
-    monkeypatch.setattr(compressor.quantization_aware, "finish_quantized", finished)
+    monkeypatch.setattr(compressor.int8_finish.quantization_aware, "finish_quantized", finished)
     options = QUICK | {"data": f"folder:{photos}", "precision": "fp32, int8", "seed": 3}
     shipped = compressor.ship(fragile, tmp_path, teacher=tiny_teacher, qat_epochs=2, **options)
     assert asked["student"] == fragile
@@ -448,7 +448,7 @@ def test_a_finish_that_fails_leaves_a_refusal(
     def failing(*args: Any, **options: Any) -> Path:
         raise DivergedError("weights")
 
-    monkeypatch.setattr(compressor.quantization_aware, "finish_quantized", failing)
+    monkeypatch.setattr(compressor.int8_finish.quantization_aware, "finish_quantized", failing)
     options = QUICK | {"data": f"folder:{photos}", "precision": "int8"}
     with pytest.raises(RefusedError, match=r"No int8 file keeps .* Its finish failed: weights") as refused:
         compressor.ship(fragile, tmp_path, teacher=tiny_teacher, qat_epochs=2, **options)
@@ -464,11 +464,13 @@ def test_what_keeps_a_finish_from_working_is_told_before_the_search(
 
     options = QUICK | {"data": f"folder:{photos}", "precision": "int8", "qat_epochs": 2}
     with monkeypatch.context() as patched:
-        patched.setattr(compressor.shipping, "export_model", searching)
+        patched.setattr(compressor.int8_finish.shipping, "export_model", searching)
         with pytest.raises(ModelError, match=r"gone does not exist"):
             compressor.ship(fragile, tmp_path, teacher=tmp_path / "gone", **options)
     monkeypatch.setattr(
-        compressor.quantization_aware, "obstacle_to_finish", lambda student: "It cannot be finished: branches."
+        compressor.int8_finish.quantization_aware,
+        "obstacle_to_finish",
+        lambda student: "It cannot be finished: branches.",
     )
     with pytest.raises(RefusedError, match=r"No int8 file keeps .* It cannot be finished: branches\.$"):
         compressor.ship(fragile, tmp_path, teacher=tiny_teacher, **options)
@@ -511,7 +513,7 @@ def test_the_fastest_inside_the_budget_is_chosen_and_of_the_equally_fast_the_one
 
     def choose(target: str, *entries: dict[str, Any]) -> tuple[str, str]:
         trial: Any = SimpleNamespace(inside=lambda: [e for e in entries if e["inside_budget"]], content={})
-        chosen = export.selection._choose(trial, target)
+        chosen = export.int8.selection._choose(trial, target)
         assert chosen is not None and trial.content["chosen"] == chosen["name"]
         return chosen["name"], trial.content["chosen_by"]
 
@@ -521,7 +523,7 @@ def test_the_fastest_inside_the_budget_is_chosen_and_of_the_equally_fast_the_one
     assert choose("x86", *timed, outside) == ("as fast", "latency here, of those inside the budget")
     assert choose("arm64", *timed, outside) == ("slow", "smallest drop; latency here says nothing of arm64")
     for vnni, name in ((True, "as fast"), (False, "slow")):
-        monkeypatch.setattr(export.selection, "has_vnni", lambda found=vnni: found)
+        monkeypatch.setattr(export.int8.selection, "has_vnni", lambda found=vnni: found)
         assert choose("x86-vnni", *timed, outside)[0] == name
     assert choose("x86", entry("a", None, 0.003), entry("b", None, 0.002)) == ("b", "smallest drop; nothing was timed")
 
@@ -529,7 +531,7 @@ def test_the_fastest_inside_the_budget_is_chosen_and_of_the_equally_fast_the_one
 def test_int8_by_name_only_is_refused(
     tiny_teacher: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.selection, "_LEAST_INT8", 1.1)
+    monkeypatch.setattr(export.int8.selection, "_LEAST_INT8", 1.1)
     with pytest.raises(RefusedError, match="No int8 file could be made") as refused:
         export_model(tiny_teacher, tmp_path, precision="auto", data=f"folder:{photos}", **QUICK)
     of_int8 = [entry for entry in refused.value.content["candidates"] if entry["precision"] == "int8"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import DataError, require_known
-from zoo.retrieval import nearest, squared_distances
+from zoo.retrieval.measures import nearest, squared_distances
 
 LABEL_METRICS = ("euclidean", "cosine")
 _CHUNK_NUMBERS = 1 << 22
@@ -56,7 +56,7 @@ class ContinuousLabels(ABC):
         return distances
 
     def nearest(self, rows: np.ndarray, among: np.ndarray, k: int, exclude: np.ndarray | None = None) -> np.ndarray:
-        """Find the k images of ``among`` with the nearest labels; ties by lower place, as zoo.retrieval.nearest has it.
+        """Find the k images of ``among`` with the nearest labels; ties by lower place, as in zoo.retrieval.
 
         Args:
             rows: int ``(A,)``.

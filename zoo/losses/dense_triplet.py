@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.directions import unit
+from zoo.losses.directions import unit
 
 
 class DenseTripletLoss(nn.Module):

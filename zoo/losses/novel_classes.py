@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from zoo.arguments import require_above, require_at_least
-from zoo.directions import unit
-from zoo.energy import energy_distances, spreads
 from zoo.errors import OptionError
-from zoo.generated_report import report_generated
-from zoo.generator import EmbeddingGenerator
 from zoo.losses import create_loss
+from zoo.losses.directions import unit
+from zoo.losses.novel.energy import energy_distances, spreads
+from zoo.losses.novel.generator import EmbeddingGenerator
+from zoo.losses.novel.report import report_generated
 
 
 class NovelClassesLoss(nn.Module):
@@ -49,8 +49,8 @@ class NovelClassesLoss(nn.Module):
     embeddings, and generated embeddings that are realistic, discriminative and diverse. Its details are not public.
     Ours:
 
-    * R is an energy distance (see :func:`zoo.energy.energy_distances`), whose gradient is unbiased with the few images
-      of a class in a batch. A Sinkhorn divergence was tried: generated classes came out far too narrow.
+    * R is an energy distance (see :func:`zoo.losses.novel.energy.energy_distances`), whose gradient is unbiased with
+      the few images of a class in a batch. A Sinkhorn divergence was tried: generated classes came out far too narrow.
     * The second part of R keeps novel classes where real ones lie. Without it they are where base+ finds them easiest
       to tell apart, farther from any real class than real classes are from each other, and proxies there teach little.
     * V asks novel classes to be as wide as generated real ones. Like the mode-seeking ratio (Mao et al.,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.arguments import require_above
-from zoo.directions import unit
+from zoo.losses.directions import unit
 
 
 class ProxyAnchorLoss(nn.Module):

@@ -1,0 +1,180 @@
+"""A short fine-tune of a student for its int8 file: :func:`finish_quantized`."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.distillation import distill
+from zoo.arguments import DataLike, TeacherLike, rates, require_valid
+from zoo.errors import ModelError
+from zoo.stage import Stage
+
+if TYPE_CHECKING:
+    from zoo.models.making import ModelFacts
+
+log = logging.getLogger(__name__)
+
+FINISH_KEY = "finish_quantized"
+"""The finish's options in the facts of a finished student, among those that it was distilled with."""
+
+
+def finish_quantized(
+    student: str | Path,
+    teacher: TeacherLike,
+    data: DataLike,
+    out: str | Path,
+    *,
+    scheme: str = "u8s8",
+    per_channel: bool = True,
+    epochs: int = 4,
+    lr: float | None = None,
+    split: str | None = None,
+    validation: float | None = None,
+    continuous_labels: str | Path | None = None,
+    label_metric: str | None = None,
+    max_unreadable: int | None = None,
+    views: int | None = None,
+    batch_size: int | None = None,
+    augment: str | None = None,
+    min_crop: float | None = None,
+    precision: str | None = None,
+    devices: str | int = "auto",
+    num_nodes: int = 1,
+    workers: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Fine-tune a student for some epochs while it computes as if quantised to int8, and save it as a model folder.
+
+    The student learns from its teacher as it did, with weights and activations rounded as the static quantiser will
+    round them; see ``compressor.int8_finish.fake_quantization``. Statistics of BatchNorm layers stay as they are.
+    Ranges of activations begin with those of 256 training images, follow the batches, and stay fixed in the last
+    quarter of the epochs. The best epoch is that whose rounded student has the highest Recall@1 on the validation
+    images (nDCG@10 where labels are continuous and there are no classes), by which its int8 file is judged. What is
+    saved is an ordinary float model: quantise it as any other. A run that was interrupted goes on from its last whole
+    epoch when called again with the same options; a finished one is left as it is.
+
+    Args:
+        student: a model folder, as distill writes it.
+        teacher: what the student learned from, in any of the kinds that distill takes.
+        data: what to train on, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
+        out: folder to save the finished student in.
+        scheme: activations as u8s8 (asymmetric, in uint8 or int8) or s8s8 (int8, symmetric); weights are int8.
+        per_channel: weights have a scale for each output channel; false for one a layer.
+        epochs: passes over the training images.
+        lr: learning rate; null for half of the student's own.
+        split: how classes are divided; null for the student's own, as with all that follow.
+        validation: fraction of the training classes held out to choose the best epoch on.
+        continuous_labels: a file with a continuous label for each image.
+        label_metric: how vectors in that file are compared.
+        max_unreadable: how many unreadable images are reported and left out before the run stops.
+        views: random views of each image in a batch.
+        batch_size: images in a batch, over all devices; each counts views times.
+        augment: random views: photo, photo-strong, drawing or none.
+        min_crop: smallest part of an image's area that a view may show.
+        precision: Lightning's, of the student.
+        devices: how many devices, or auto.
+        num_nodes: how many machines.
+        workers: processes that decode and augment; null to choose by the machine.
+        seed: of batches and augmentation.
+
+    Returns:
+        The finished student's folder.
+
+    Raises:
+        UserError: student, teacher, data or options that cannot work.
+    """
+    given = dict(locals())
+    require_valid(given)
+
+    from zoo.files import digest
+    from zoo.models.making import facts_of, load_model
+
+    model = load_model(student)
+    facts = facts_of(model)
+    options = _options(facts, given)
+
+    from zoo.data import load_data
+
+    splits = load_data(data, *(options[name] for name in ("split", "validation", "continuous_labels", "label_metric")))
+
+    from zoo.teachers.opening import open_teacher
+
+    source = open_teacher(teacher, options["teacher_precision"])
+    digests = {"data_digest": splits.digest, "teacher_digest": source.digest}
+    digests["student_digest"] = digest(Path(student) / "model.safetensors")[:16]
+    stage = Stage.open(out, finish_quantized, given | options | {"teacher": source.name}, **digests)
+    if stage.finished:
+        return stage.folder
+
+    import lightning
+
+    from compressor.int8_finish.fake_quantization import FakeQuantization
+    from compressor.transfer import QuantizedLearner, require_transferable, transfer
+    from zoo.models.making import set_facts
+    from zoo.training.learner import finish
+    from zoo.versions import versions
+
+    require_transferable(source, splits, options)
+    if facts.teacher is not None and facts.teacher.get("digest") != source.digest:
+        log.warning("the student learned from teacher %s, which %s is not", facts.teacher.get("name"), source.name)
+    lightning.seed_everything(seed, verbose=False)
+    quantization = FakeQuantization(model, scheme, per_channel)
+    make_learner = partial(QuantizedLearner, quantization=quantization)
+    learner, measured = transfer(model, source, splits, stage.folder, options, make_learner)
+    quantization.remove()
+    measured["validation as int8"] = measured.pop("validation")
+    set_facts(
+        model,
+        replace(
+            facts,
+            loss=options["loss"],
+            options=facts.options | {FINISH_KEY: stage.options},
+            data={"name": splits.name, **splits.protocol},
+            teacher={"name": source.name, "digest": source.digest},
+            measured=measured,
+            versions=versions(),
+        ),
+    )
+    finish(learner, stage.folder)
+    return stage.folder
+
+
+def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
+    """Return options of distill, by name: what was given, else the student's own, else the default."""
+    parameters = inspect.signature(distill).parameters
+    own = {name: value for name, value in facts.options.items() if name in parameters}
+    if facts.teacher is None:  # trained on labels: with another kind of loss, and with null where distill has none
+        own = {name: value for name, value in own.items() if name not in ("loss", "loss_options")}
+        needed = {name for name, parameter in parameters.items() if "None" not in str(parameter.annotation)}
+        own = {name: value for name, value in own.items() if value is not None or name not in needed}
+    options = {name: own.get(name, parameter.default) for name, parameter in parameters.items()}
+    options |= {name: value for name, value in given.items() if name in options and value is not None}
+    # A student that does not know its rates has weights that are trained, as pretrained ones are.
+    lr, factor = rates(True, options["lr"], options["proxy_lr_factor"])
+    options |= {"lr": lr / 2 if given["lr"] is None else lr, "proxy_lr_factor": factor}
+    return options | {"freeze_batchnorm": True, "validate_every": 1, "workers": given["workers"]}
+
+
+def obstacle_to_finish(student: str | Path) -> str | None:
+    """Return why a student cannot be finished, or None.
+
+    Args:
+        student: a model folder.
+
+    Raises:
+        ModelError: it is missing or broken.
+    """
+    from compressor.int8_finish.fake_quantization import require_unbranched
+    from zoo.models.making import load_model
+
+    model = load_model(student)
+    try:
+        require_unbranched(model)
+    except ModelError as error:
+        return f"The student cannot be finished for int8: {error}"
+    return None

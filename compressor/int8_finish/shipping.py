@@ -1,0 +1,100 @@
+"""Export with a second chance for int8: :func:`ship`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from export.shipping import Exported, export_model, files_of, require_export_options
+from zoo.arguments import TeacherLike, require_valid
+from zoo.errors import DivergedError, OptionError, RefusedError
+
+log = logging.getLogger(__name__)
+
+FINISHED = "finished"
+
+
+def ship(
+    model: str | Path,
+    path: str | Path | None = None,
+    *,
+    teacher: TeacherLike | None = None,
+    qat_epochs: int = 0,
+    **options: Any,
+) -> Exported:
+    """Export a model to ONNX, in one precision or several, int8 chosen by measured recall.
+
+    Where int8 is refused and ``qat_epochs`` are given, the student is finished by its teacher while it computes as if
+    quantised, and int8 is tried again. The finished student is saved in ``finished`` beside the files; drops are still
+    against the student as it was.
+
+    Args:
+        model: a model folder.
+        path: the .onnx file to write, or a folder where there are several; null for the folder export beside the
+            model's.
+        teacher: for qat_epochs: a model folder, an .onnx or .npz file; in Python also a torch module.
+        qat_epochs: epochs of a quantisation-aware finish, where int8 would be refused otherwise; 0 for none.
+        options: of export_model.
+
+    Returns:
+        The files, and what was tried.
+
+    Raises:
+        RefusedError: no int8 file is inside the budget, also where the student cannot be finished or its finish
+            diverged; other precisions are written.
+        UserError: model, teacher, data or options that cannot work.
+    """
+    require_valid({"qat_epochs": qat_epochs})
+    if qat_epochs and teacher is None:
+        raise OptionError(f"qat_epochs {qat_epochs} needs a teacher to learn from. Give --teacher.")
+    if not qat_epochs:
+        return export_model(model, path, **options)
+    assert teacher is not None
+    precision, takes = options.get("precision", "fp32"), options.get("input", "pixels")
+    asked = require_export_options(precision, takes, options.get("target", "x86"))
+    require_int8(asked, qat_epochs)
+    files = files_of(model, path, precision, takes)
+
+    from compressor.int8_finish.quantization_aware import finish_quantized, obstacle_to_finish
+    from zoo.teachers.opening import open_teacher
+
+    open_teacher(teacher)  # a mistake in it is told before the search, and not only where int8 is refused
+    obstacle = obstacle_to_finish(model)
+    if obstacle is not None:
+        log.warning("%s", obstacle)
+    try:
+        return export_model(model, path, **options)
+    except RefusedError as error:
+        refused = error
+    if obstacle is not None:
+        raise RefusedError(refused.found, obstacle, refused.content, refused.network)
+    log.info("%s Finishing the student for %d epochs.", refused.found, qat_epochs)
+
+    shared = ("split", "validation", "continuous_labels", "label_metric", "max_unreadable", "seed")
+    try:
+        finished = finish_quantized(
+            model,
+            teacher,
+            options["data"],
+            files["int8"].parent / FINISHED,
+            scheme="s8s8" if options.get("target") == "arm64" else "u8s8",
+            epochs=qat_epochs,
+            **{name: options[name] for name in shared if name in options},
+        )
+    except DivergedError as error:
+        raise RefusedError(refused.found, f"Its finish failed: {error}", refused.content, refused.network) from error
+    options["precision"] = next(word for word in asked if word in ("int8", "auto"))
+    again = export_model(finished, files["int8"], **options, before=refused)
+    return Exported(files, again.candidates)
+
+
+def require_int8(asked: Sequence[str], qat_epochs: int) -> None:
+    """Refuse a finish for int8 where no int8 file is asked for.
+
+    Raises:
+        OptionError: the precisions have neither int8 nor auto.
+    """
+    if {"int8", "auto"}.isdisjoint(asked):
+        raise OptionError(f"qat_epochs {qat_epochs} finishes a student for int8. Give --precision int8 or auto too.")

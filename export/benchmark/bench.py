@@ -1,0 +1,126 @@
+"""What files cost where they run: :func:`bench`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import OptionError
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+
+def bench(
+    files: Sequence[str | Path],
+    *,
+    batch_sizes: Sequence[int] = (1, 8, 32),
+    threads: Sequence[int] | None = None,
+    runs: int = 30,
+    image_size: int | None = None,
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Time ONNX files and measure their memory, by batch and threads.
+
+    All files are timed in turn, in one process, after runs that warm up. A time is that of ``Embedder`` on a whole
+    batch of random pixels; for a file that takes pixels it includes the resize, so that image size matters, and for one
+    that takes tensors no preprocessing at all. Peak memory is the resident memory of a fresh process that has only
+    numpy and onnxruntime, at the largest number of threads; it includes those libraries, whose part is given too.
+
+    Args:
+        files: .onnx files made by ``export``; times are compared with those of the first.
+        batch_sizes: images in one inference.
+        threads: of one inference; null for 1, 2 and all cores.
+        runs: timed runs of each file, for each batch size and number of threads.
+        image_size: height and width of the images, pixels; null for twice the largest input size of the networks.
+        out: JSON file to write the result to; null for none.
+
+    Returns:
+        What the file holds; see docs/formats.md.
+
+    Raises:
+        ModelError: a file is missing, or was not made by ``export``.
+        OptionError: no file, or a batch, number of threads or runs or image size that cannot be.
+    """
+    files = [files] if isinstance(files, str | Path) else list(files)
+    if not files:
+        raise OptionError("No file to time. Name at least one .onnx file.")
+
+    from export.benchmark.peak_memory import peak_memory
+    from export.benchmark.timing import embedding_of, median_and_p95, sample_image, thread_counts, timed_in_turn
+    from export.runtime import Embedder
+    from zoo.files import digest, require_writable, write_json
+    from zoo.versions import machine, versions
+
+    counts = thread_counts() if threads is None else list(dict.fromkeys(threads))
+    batches = list(dict.fromkeys(batch_sizes))
+    for option, values in (("batch_sizes", batches), ("threads", counts), ("runs", [runs])):
+        if not values or min(values) < 1:
+            raise OptionError(f"{option} is {values if option != 'runs' else runs}; it must be 1 or more.")
+    if image_size is not None and image_size < 1:
+        raise OptionError(f"image_size is {image_size}; it must be 1 or more, in pixels.")
+    if out is not None:
+        require_writable(Path(out).parent)
+
+    opened = [Embedder(file, threads=1) for file in files]
+    side = image_size or 2 * max(max(embedder.input_size) for embedder in opened)
+    samples = [sample_image(embedder, side) for embedder in opened]
+    described = [
+        {
+            "file": str(file),
+            "bytes": embedder.path.stat().st_size,
+            "digest": digest(file),
+            "architecture": embedder.metadata["architecture"],
+            "precision": embedder.precision,
+            "input": embedder.input,
+            "input_size": list(embedder.input_size),
+            "dim": embedder.dim,
+            "one_by_one": embedder.one_by_one,
+        }
+        for file, embedder in zip(files, opened, strict=True)
+    ]
+    largest = [1 if embedder.one_by_one else max(batches) for embedder in opened]
+    del opened
+    memory = {}
+    for index, file in enumerate(files):
+        log.info("measuring the memory of %s", file)
+        for count, batch in product(counts, batches):
+            shape = (min(batch, largest[index]), *samples[index].shape)
+            memory[index, count, batch] = peak_memory(Path(file), count, shape)
+    rows = []
+    for count in counts:
+        embedders = [Embedder(file, threads=count) for file in files]
+        for batch in batches:
+            log.info("timing at batch %d, threads %d", batch, count)
+            calls = {i: embedding_of(embedder, samples[i], batch) for i, embedder in enumerate(embedders)}
+            times = {i: median_and_p95(taken) for i, taken in timed_in_turn(calls, runs).items()}
+            for i, file in enumerate(files):
+                median = times[i]["median"]
+                rows.append(
+                    {
+                        "file": str(file),
+                        "batch": batch,
+                        "threads": count,
+                        "latency_ms": times[i],
+                        "images_per_second": round(1000 * batch / median, 2),
+                        "speed_to_first": round(times[0]["median"] / median, 3),
+                        "peak_memory_bytes": memory[i, count, batch]["peak"],
+                    }
+                )
+    content = {
+        "schema": SCHEMA,
+        "files": described,
+        "image_size": side,
+        "runs": runs,
+        "runtime_memory_bytes": memory[0, counts[0], batches[0]]["runtime"],
+        "rows": rows,
+        "machine": machine(),
+        "versions": versions(),
+    }
+    if out is not None:
+        write_json(out, content)
+    return content

@@ -1,0 +1,186 @@
+"""What an index of a gallery is made with and kept in: the encoder of its images, and its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from export.index.vector_index import OPTIONS, VectorIndex, read_index, write_index
+from export.runtime import Embedder
+from zoo.data.image_set import ImageSet
+from zoo.errors import ModelError
+from zoo.files import digest, replacing, write_json
+from zoo.versions import versions
+
+SCHEMA = 1
+_FACTS, _IDS, _VECTORS = "index.json", "ids.json", "index.faiss"
+_OF_INDEX = {"kind": str, "metric": str, "dim": int, "count": int, "fixed_bytes": int, "parameters": dict}
+_OF_ENCODER = {"source": str, "digest": str, "precision": str}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """What embeds images for an index.
+
+    Attributes:
+        embed: embeds a whole set; float32 ``(N, D)``.
+        metric: "cosine" or "euclidean".
+        dim: dimensions of the embeddings.
+        facts: source, digest, source_digest, architecture and precision, as index.json keeps them.
+    """
+
+    embed: Callable[[ImageSet], np.ndarray]
+    metric: str
+    dim: int
+    facts: dict[str, Any]
+
+
+def open_encoder(path: Path) -> Encoder:
+    """Open an .onnx file, for which onnxruntime is enough, or a model folder.
+
+    Raises:
+        ModelError: it is missing or broken.
+    """
+    if path.suffix == ".onnx":
+        embedder = Embedder(path)
+        said = {key: embedder.metadata.get(key) for key in ("source_digest", "architecture", "precision")}
+        facts = {"source": str(path), "digest": digest(path), **said}
+        return Encoder(partial(embed_images, embedder), embedder.metric, embedder.dim, facts)
+
+    from zoo.models.embedding import embed, fastest_device
+    from zoo.models.making import facts_of, load_model, preprocessing_of, summary_of
+
+    network = load_model(path)
+    summary, weights = summary_of(network), digest(path / "model.safetensors")
+    dim = int(summary["dim"] or network.num_features)  # type: ignore[arg-type]
+    said = {"source_digest": weights, "architecture": summary["architecture"], "precision": "fp32"}
+    # The same weights behind another crop are another encoder.
+    whole = hashlib.sha256(f"{weights} {preprocessing_of(network)}".encode()).hexdigest()
+    facts = {"source": str(path), "digest": whole, **said}
+    return Encoder(partial(embed, network.to(fastest_device())), facts_of(network).metric, dim, facts)
+
+
+def embed_images(embedder: Embedder, images: ImageSet) -> np.ndarray:
+    """Embed a set of images with an ONNX file; float32 ``(N, dim)``."""
+    pixels = (images.pixels(i) for i in tqdm(range(len(images)), desc="embedding", leave=False))
+    return np.asarray(embedder(pixels))
+
+
+def write_folder(folder: Path, index: VectorIndex, ids: Sequence[str], facts: dict[str, Any]) -> None:
+    """Write index.faiss, ids.json and, last, index.json: a folder that has it is whole.
+
+    Args:
+        folder: made if need be; an index in it is replaced.
+        index: the vectors.
+        ids: of the images, in the order of the vectors.
+        facts: what index.json says beside what the index knows of itself.
+    """
+    with replacing(folder / _VECTORS) as temporary:
+        write_index(index, temporary)
+        (folder / _FACTS).unlink(missing_ok=True)
+    size = (folder / _VECTORS).stat().st_size
+    write_json(folder / _IDS, list(ids))
+    known = {
+        "schema": SCHEMA,
+        "kind": index.kind,
+        "parameters": index.parameters,
+        "metric": index.metric,
+        "dim": index.dim,
+        "count": len(index),
+        "fixed_bytes": index.fixed_bytes,
+        "bytes_per_vector": (size - index.fixed_bytes) / len(index),
+    }
+    write_json(folder / _FACTS, known | facts | {"versions": versions()})
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return what index.json says.
+
+    Raises:
+        ModelError: the folder is no index, or one of another version.
+    """
+    file = folder / _FACTS
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{folder} is not an index: it has no {_FACTS}. Make one with index build.") from error
+    except ValueError as error:
+        raise ModelError(f"{file} is not valid JSON. Build the index anew.") from error
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        raise ModelError(f"{file} does not say schema {SCHEMA}, which this version reads. Build the index anew.")
+    for said, kinds in ((facts, _OF_INDEX), (facts.get("encoder"), _OF_ENCODER)):
+        for key, kind in kinds.items():
+            if not isinstance(said, dict) or not isinstance(said.get(key), kind):
+                raise ModelError(f"{file} lacks {key}, or has it of another type. Build the index anew.")
+    if facts["kind"] not in OPTIONS or set(facts["parameters"]) != set(OPTIONS[facts["kind"]]):
+        raise ModelError(f"{file} says kind {facts['kind']!r}, which its parameters do not fit. Build the index anew.")
+    return facts
+
+
+def read_vectors(folder: Path, facts: dict[str, Any]) -> tuple[VectorIndex, list[str]]:
+    """Return the vectors and their ids.
+
+    Raises:
+        ModelError: a file is missing or broken, or belongs to another index.
+    """
+    vectors = read_index(folder / _VECTORS, facts["kind"], facts["metric"], facts["parameters"], facts["fixed_bytes"])
+    try:
+        ids = json.loads((folder / _IDS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / _IDS} is missing or broken. Build the index anew.") from error
+    if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+        raise ModelError(f"{folder / _IDS} must be a list of texts. Build the index anew.")
+    if not len(ids) == len(vectors) == facts["count"] or vectors.dim != facts["dim"]:
+        raise ModelError(
+            f"The files of index {folder} do not belong together: {_FACTS} says {facts['count']} images, {_IDS} has "
+            f"{len(ids)} and {_VECTORS} {len(vectors)}. Build the index anew."
+        )
+    return vectors, ids
+
+
+def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, allow_other: bool) -> Encoder:
+    """Open the encoder of the queries.
+
+    Args:
+        folder: of the index.
+        facts: what its index.json says.
+        model: the encoder; None for the one that the index was built with.
+        allow_other: take one of another digest, too.
+
+    Raises:
+        ModelError: it is missing or broken, its vectors cannot be compared with the index's, or it is another one.
+    """
+    built_with = facts["encoder"]
+    path = Path(built_with["source"] if model is None else model)
+    if model is None and not path.exists():
+        raise ModelError(f"{path}, which index {folder} was built with, is no longer there. Give model.")
+    encoder = open_encoder(path)
+    for what, here, there in (("dim", encoder.dim, facts["dim"]), ("metric", encoder.metric, facts["metric"])):
+        if here != there:
+            raise ModelError(
+                f"{path} has {what} {here}, but index {folder}, built with {built_with['source']}, has {there}. Their "
+                "vectors cannot be compared; search with the encoder it was built with."
+            )
+    if encoder.facts["digest"] != built_with["digest"] and not allow_other:
+        kin = encoder.facts["source_digest"] is not None
+        if kin and encoder.facts["source_digest"] == built_with["source_digest"]:
+            remedy = "Both were made from the same student, so this may be meant: then set allow_other_encoder to true."
+        else:
+            remedy = "Their vectors need not be comparable: give the other file, or set allow_other_encoder to true."
+        raise ModelError(
+            f"Index {folder} was built with {_named(built_with)}, but the queries are for {_named(encoder.facts)}. "
+            f"{remedy}"
+        )
+    return encoder
+
+
+def _named(facts: dict[str, Any]) -> str:
+    return f"{facts['source']} ({facts['precision']}, digest {facts['digest'][:12]})"

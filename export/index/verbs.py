@@ -1,0 +1,121 @@
+"""Galleries that can be searched: :func:`build_index` and :func:`search_index`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zoo.arguments import require_valid
+from zoo.errors import OptionError
+from zoo.files import require_writable
+
+log = logging.getLogger(__name__)
+
+
+class Hit(NamedTuple):
+    """An image that was found.
+
+    Attributes:
+        id: its id in the gallery; of a file, its path relative to the gallery's root.
+        score: cosine similarity, or Euclidean distance, to the query, as far as the index knows it.
+    """
+
+    id: str
+    score: float
+
+
+def build_index(
+    model: str | Path,
+    gallery: str | Path,
+    out: str | Path,
+    *,
+    kind: str = "flat",
+    options: dict[str, Any] | None = None,
+    max_unreadable: int = 10,
+    seed: int = 0,
+) -> Path:
+    """Embed a gallery of images and make a faiss index of it, to be searched with index search.
+
+    The folder ``out`` receives index.faiss, ids.json (the images' ids) and index.json (kind, metric, encoder and its
+    digest); see docs/formats.md.
+
+    Args:
+        model: what embeds the images: an .onnx file made by export, or a model folder.
+        gallery: the images: a folder, however deep, with classes or without, or data of any kind, such as csv:FILE; of
+            data with a split, all images.
+        out: folder for the index.
+        kind: flat (exact), sq8, ivfpq, hnsw or binary; see docs/indexes.md.
+        options: of the kind, such as {nlist: 256, m: 16, nprobe: 32} for ivfpq; those left out are chosen.
+        max_unreadable: how many unreadable images are reported and left out before it stops.
+        seed: of the centres of ivfpq and the graph of hnsw.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: a model, images or options that cannot work.
+    """
+    from export.index.gallery import open_encoder, write_folder
+    from export.index.vector_index import make_index, parameters_for
+    from zoo.data import load_images
+
+    require_valid({"max_unreadable": max_unreadable, "seed": seed})
+    require_writable(out)
+    encoder = open_encoder(Path(model))
+    images = load_images(gallery)
+    parameters_for(kind, options, len(images), encoder.dim)  # mistakes are told before the work
+    images = images.checked(max_unreadable)
+    index = make_index(encoder.embed(images), kind, encoder.metric, options, seed)
+    out = Path(out)
+    write_folder(out, index, images.ids, {"seed": seed, "gallery": str(gallery), "encoder": encoder.facts})
+    log.info("%s: %d images, %s", out, len(index), kind)
+    return out
+
+
+def search_index(
+    index: str | Path,
+    queries: Sequence[str | Path],
+    *,
+    k: int = 10,
+    model: str | Path | None = None,
+    allow_other_encoder: bool = False,
+) -> list[list[Hit]]:
+    """Find the images of an index that are nearest to query images.
+
+    Args:
+        index: folder made by index build.
+        queries: image files.
+        k: how many images to find for each.
+        model: what embeds the queries; null for the encoder that the index was built with, where it was then.
+        allow_other_encoder: search with another encoder than the index was built with, such as the int8 file of the
+            same student.
+
+    Returns:
+        For each query what was found, best first; fewer than k where the index has fewer.
+
+    Raises:
+        ModelError: the index or the encoder is missing or broken, or the encoder is another one.
+        DataError: a query cannot be read.
+        OptionError: no queries, or k below 1.
+    """
+    from export.index.gallery import encoder_for, read_facts, read_vectors
+    from zoo.data import ImageSet
+
+    queries = [queries] if isinstance(queries, str | Path) else list(queries)
+    if not queries:
+        raise OptionError("No query. Name at least one image.")
+    if k < 1:
+        raise OptionError(f"k is {k}; it must be at least 1.")
+    folder = Path(index)
+    facts = read_facts(folder)
+    encoder = encoder_for(folder, facts, model, allow_other_encoder)
+    vectors, ids = read_vectors(folder, facts)
+    files = [Path(query) for query in queries]
+    embeddings = encoder.embed(ImageSet([str(number) for number in range(len(files))], files))
+    scores, found = vectors.search(embeddings, k)
+    return [
+        [Hit(ids[row], score) for row, score in zip(*of_query, strict=True) if row >= 0]
+        for of_query in zip(found.tolist(), scores.tolist(), strict=True)
+    ]

@@ -1,0 +1,73 @@
+"""What an ONNX file says of itself, and what its graph computes in: :func:`inspect`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ModelError
+
+SCHEMA = 1
+
+# Metadata of to_onnx; those of the second row are JSON.
+_TEXTS = ("architecture", "dim", "metric", "parameters", "precision", "loss", "source_digest")
+_DOCUMENTS = ("preprocessing", "quantization", "data", "teacher", "versions")
+
+
+def inspect(file: str | Path) -> dict[str, Any]:
+    """Tell what an ONNX file takes, gives and holds, and which of its nodes compute in 8 bits.
+
+    A Conv, Gemm or MatMul computes in int8 where both its inputs come from a DequantizeLinear of 8-bit integers, which
+    is what onnxruntime fuses; the operators that are made for integers do so as such. Weights are counted as they are
+    stored: all constants of one axis or more in floats or 8 bits, and integer biases, without scales and zero points.
+
+    Args:
+        file: an .onnx file; of one that ``export`` did not make, what can be known.
+
+    Returns:
+        See docs/formats.md.
+
+    Raises:
+        ModelError: the file is missing or not ONNX.
+    """
+    from export.onnx.graph import Graph, port, read_onnx
+    from zoo.files import digest
+
+    path = Path(file)
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist. Check the path of the ONNX file.")
+    proto = read_onnx(path)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    graph = Graph(proto)
+    computing = graph.computing()
+    operators: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for entry in computing:
+        operators[entry["operator"]][entry["precision"]] += 1
+    return {
+        "schema": SCHEMA,
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "digest": digest(path),
+        "made_by_export": metadata.get("schema") == "1",
+        "inputs": [port(value) for value in proto.graph.input if value.name not in graph.initializers],
+        "outputs": [port(value) for value in proto.graph.output],
+        **{key: metadata.get(key) for key in _TEXTS},
+        **{key: _json(metadata.get(key)) for key in _DOCUMENTS},
+        "other_metadata": {k: v for k, v in metadata.items() if k not in (*_TEXTS, *_DOCUMENTS, "schema")},
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+        "nodes": len(graph.nodes),
+        "computing": computing,
+        "operators": {operator: dict(counts) for operator, counts in sorted(operators.items())},
+        "weights": graph.weights(),
+    }
+
+
+def _json(text: str | None) -> Any:
+    """Return what a metadata entry holds; the text itself where others wrote something else than JSON."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text

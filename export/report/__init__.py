@@ -1,0 +1,1 @@
+"""Validation: models and searches measured, and the report of them, as content, page and tables."""

@@ -1,0 +1,204 @@
+"""The models under validation, all as one: how each embeds a set, and how each is timed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from export.benchmark.timing import median_and_p95, thread_counts, timed_in_turn
+from export.index.gallery import embed_images
+from export.runtime import Embedder
+from zoo.arguments import TeacherLike, same_place
+from zoo.data.image_set import DataSplits, ImageSet
+from zoo.errors import ModelError
+from zoo.models.embedding import dtype_of, fastest_device
+from zoo.models.making import facts_of, load_model, summary_of
+from zoo.models.preprocessing import Preprocess, Preprocessing
+from zoo.teachers.opening import Teacher, TorchTeacher
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredModel:
+    """One model under validation.
+
+    Attributes:
+        stage: "teacher", "student", "onnx-fp32" and the like; unique in a report.
+        source: the path or name it was given by.
+        embed: embeds a whole set; float32 ``(N, D)``.
+        embed_one: embeds one image, uint8 ``(H, W, 3)``, with a number of threads; None where nothing can be timed.
+        metric: "cosine" or "euclidean".
+        dim: of the embedding, or None if unknown before one is made.
+        parameters: of the network, or None if unknown.
+        bytes: of the weight file, or None if there is none.
+        runtime: what runs it: "torch" or "onnxruntime"; "" for ready embeddings.
+        trained_on: name and protocol of its training data; empty if unknown.
+    """
+
+    stage: str
+    source: str
+    embed: Callable[[ImageSet], np.ndarray]
+    embed_one: Callable[[int], Callable[[np.ndarray], object]] | None
+    metric: str
+    dim: int | None
+    parameters: int | None
+    bytes: int | None
+    runtime: str
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_models(reference: Teacher, given: TeacherLike, models: Sequence[str | Path]) -> list[MeasuredModel]:
+    """Return the teacher and then the models, each with a stage name of its own.
+
+    Args:
+        reference: the teacher, opened.
+        given: what the teacher was given as.
+        models: model folders and .onnx files.
+
+    Raises:
+        ModelError: a model is missing or broken.
+    """
+    return [_teacher(reference, given), *_named([_model(Path(model)) for model in models])]
+
+
+def _model(path: Path) -> MeasuredModel:
+    if path.suffix == ".onnx":
+        return _onnx(path)
+    if not path.exists():
+        raise ModelError(f"Model {path} does not exist. Give a model folder or an .onnx file.")
+    model = TorchTeacher(load_model(path), name=str(path))
+    return _torch("student", model, str(path), path / "model.safetensors")
+
+
+def _teacher(reference: Teacher, given: object) -> MeasuredModel:
+    path = Path(given) if isinstance(given, str | Path) else None
+    weights = None if path is None else path / "model.safetensors" if path.is_dir() else path
+    source = str(given) if path is not None else reference.name
+    if isinstance(reference, TorchTeacher):
+        return _torch("teacher", reference, source, weights)
+    is_onnx = weights is not None and weights.suffix == ".onnx"
+    if weights is not None and is_onnx:
+        try:
+            return replace(_onnx(weights), stage="teacher")  # made here: it can be timed
+        except ModelError:
+            pass  # made by others: its input is known to the teacher alone
+    size = weights.stat().st_size if weights is not None and is_onnx else None
+    runtime = "onnxruntime" if is_onnx else ""
+    return MeasuredModel(
+        "teacher", source, reference.embed_images, None, reference.metric, None, reference.parameters(), size, runtime
+    )
+
+
+def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -> MeasuredModel:
+    prepare = Preprocess(model.preprocessing)
+
+    def timed(threads: int) -> Callable[[np.ndarray], object]:
+        def embed_one(pixels: np.ndarray) -> object:
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                batch = prepare(torch.from_numpy(pixels)[None])
+                return model.module(batch.to(dtype_of(model.module), memory_format=torch.channels_last))
+
+        return embed_one
+
+    def embed_all(images: ImageSet) -> np.ndarray:
+        try:
+            return model.to(fastest_device()).embed_images(images)
+        finally:
+            model.to(torch.device("cpu"))  # where it is timed
+
+    parameters = model.parameters()
+    size = weights.stat().st_size if weights is not None and weights.is_file() else None
+    dim = summary_of(model.module)["dim"] or None  # a network without a head says 0
+    seen = facts_of(model.module).data
+    return MeasuredModel(stage, source, embed_all, timed, model.metric, dim, parameters, size, "torch", seen)
+
+
+def _onnx(path: Path) -> MeasuredModel:
+    embedder = Embedder(path)
+    preprocess = Preprocess(Preprocessing.of(json.loads(embedder.metadata["preprocessing"])))
+
+    def prepared(pixels: np.ndarray) -> np.ndarray:
+        if embedder.input == "pixels":
+            return pixels
+        return np.asarray(preprocess(torch.from_numpy(pixels)[None])[0])
+
+    def embed(images: ImageSet) -> np.ndarray:
+        if embedder.input == "pixels":
+            return embed_images(embedder, images)
+        indices = tqdm(range(len(images)), desc="embedding", leave=False)
+        return np.asarray(embedder(prepared(images.pixels(i)) for i in indices))
+
+    def timed(threads: int) -> Callable[[np.ndarray], object]:
+        embed_one = Embedder(path, threads=threads)
+
+        def call(pixels: np.ndarray) -> object:
+            torch.set_num_threads(threads)
+            return embed_one(prepared(pixels))
+
+        return embed_one if embedder.input == "pixels" else call
+
+    parameters = int(embedder.metadata["parameters"])
+    size = path.stat().st_size
+    return MeasuredModel(
+        stage=f"onnx-{embedder.precision}",
+        source=str(path),
+        embed=embed,
+        embed_one=timed,
+        metric=embedder.metric,
+        dim=embedder.dim,
+        parameters=parameters,
+        bytes=size,
+        runtime="onnxruntime",
+        trained_on=json.loads(embedder.metadata.get("data", "{}")),
+    )
+
+
+def _named(models: list[MeasuredModel]) -> list[MeasuredModel]:
+    """Make the stages unique: a second ``onnx-fp32`` becomes ``onnx-fp32-2``."""
+    seen: dict[str, int] = {}
+    named = []
+    for model in models:
+        seen[model.stage] = count = seen.get(model.stage, 0) + 1
+        named.append(model if count == 1 else replace(model, stage=f"{model.stage}-{count}"))
+    return named
+
+
+def latencies(models: list[MeasuredModel], images: ImageSet, runs: int) -> dict[str, list[dict[str, Any]]]:
+    """Time all models in turn, so that what disturbs the machine disturbs all of them.
+
+    Returns:
+        For each stage, one entry for 1 thread, 2 and all: ``{"median", "p95"}`` in milliseconds, ``"threads"``.
+    """
+    times: dict[str, list[dict[str, Any]]] = {model.stage: [] for model in models}
+    if runs < 1:
+        return times
+    shown = [images.pixels(i) for i in range(min(len(images), 16))]
+    before = torch.get_num_threads()
+    for threads in thread_counts():
+        calls = {c.stage: _on(c.embed_one(threads), shown) for c in models if c.embed_one is not None}
+        for stage, values in timed_in_turn(calls, runs).items():
+            times[stage].append(median_and_p95(values) | {"threads": threads})
+    torch.set_num_threads(before)
+    return times
+
+
+def _on(call: Callable[[np.ndarray], object], shown: list[np.ndarray]) -> Callable[[int], object]:
+    return lambda run: call(shown[run % len(shown)])
+
+
+def seen_in_training(model: MeasuredModel, splits: DataSplits) -> str:
+    """Return a warning where a model may have been trained on the test images of a division, else an empty text."""
+    name, split, here = model.trained_on.get("name"), model.trained_on.get("split"), splits.protocol.get("split")
+    if name is None or not same_place(name, splits.name) or same_place(split, here):
+        return ""
+    return (
+        f"{model.stage} was trained on {name} divided by split {split}, and is measured on it divided by {here}: "
+        "it may have been trained on what it is measured on."
+    )

@@ -1,0 +1,217 @@
+"""The ways of searching that a report measures: with each model, with a mixed pair of them, and through indexes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from export.index.vector_index import VectorIndex, make_index, milliseconds_per_query, parameters_for
+from export.report.measured_models import MeasuredModel
+from zoo.data.image_set import ImageSet
+from zoo.errors import ModelError
+from zoo.retrieval.measures import Find, comparable, drop_interval, exact, queries_and_gallery, retention_interval
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One row of a report.
+
+    Attributes:
+        stage: its name.
+        model: the model that embeds the queries, whose size and latency the row has.
+        dim: dimensions of the vectors.
+        find: the search.
+        more: what ``report.json`` has for this row alone.
+    """
+
+    stage: str
+    model: MeasuredModel
+    dim: int
+    find: Find
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def require_possible(
+    pair: Sequence[MeasuredModel], kinds: Sequence[str], last: MeasuredModel, images: ImageSet
+) -> None:
+    """Refuse, before any work, a pair whose vectors cannot be compared and indexes that cannot be made.
+
+    Args:
+        pair: the models that embed queries and gallery, or none.
+        kinds: of index.
+        last: the model to be searched through them.
+        images: the roles of the images.
+
+    Raises:
+        ModelError: the two have other dimensions or another metric.
+        OptionError: unknown kind, or a gallery too small for it.
+    """
+    for kind in kinds:
+        parameters_for(kind, None, len(queries_and_gallery(images)[1]), last.dim or 1)
+    if not pair:
+        return
+    query, gallery = pair
+    for what, one, other in (("dim", query.dim, gallery.dim), ("metric", query.metric, gallery.metric)):
+        if one != other:
+            raise ModelError(
+                f"query_encoder {query.source} has {what} {one}, but gallery_encoder {gallery.source} has {other}. "
+                "Their vectors cannot be compared; give two files of one student."
+            )
+
+
+def all_searches(
+    models: Sequence[MeasuredModel],
+    pair: Sequence[MeasuredModel],
+    kinds: Sequence[str],
+    images: ImageSet,
+    *,
+    k: int,
+    runs: int,
+    seed: int,
+) -> Iterator[Search]:
+    """Yield exact search with each model, then with the pair, then with the last model through each index.
+
+    Args:
+        models: the models; each embeds the images once.
+        pair: those of them that embed queries and gallery, or none.
+        kinds: of index, with the parameters chosen for this gallery.
+        images: the images.
+        k: neighbours that a timed search asks for; ``binary`` looks at as many candidates as for these, however many
+            the measures need.
+        runs: timed searches through each index; 0 for none.
+        seed: of the indexes.
+    """
+    embeddings: dict[str, np.ndarray] = {}
+    for model in models:
+        log.info("measuring %s (%s)", model.stage, model.source)
+        vectors = model.embed(images)
+        if model in (*pair, models[-1]):
+            embeddings[model.stage] = vectors
+        yield Search(model.stage, model, int(vectors.shape[1]), exact(vectors, images, model.metric))
+    if pair:
+        yield _mixed(pair[0], pair[1], embeddings, images)
+    for kind in kinds:
+        yield _indexed(models[-1], embeddings[models[-1].stage], kind, images, k, runs, seed)
+
+
+def _mixed(
+    query: MeasuredModel, gallery: MeasuredModel, embeddings: Mapping[str, np.ndarray], images: ImageSet
+) -> Search:
+    of_query, of_gallery = embeddings[query.stage], embeddings[gallery.stage]
+    cosines = np.einsum("nd,nd->n", comparable(of_query, "cosine"), comparable(of_gallery, "cosine"), dtype=np.float64)
+    pair = {"query": query.stage, "gallery": gallery.stage, "agreement": float(cosines.mean())}
+    return Search(
+        f"{query.stage} → {gallery.stage}",
+        query,
+        int(of_query.shape[1]),
+        exact(of_query, images, query.metric, gallery=of_gallery),
+        {"source": f"{query.source} → {gallery.source}", "pair": pair},
+    )
+
+
+def _indexed(
+    model: MeasuredModel, vectors: np.ndarray, kind: str, images: ImageSet, k: int, runs: int, seed: int
+) -> Search:
+    queries, gallery, _ = queries_and_gallery(images)
+    index: VectorIndex = make_index(vectors[gallery], kind, model.metric, seed=seed)
+    log.info("measuring %s through %s", model.stage, kind)
+    facts = {
+        "kind": kind,
+        "of": model.stage,
+        "parameters": index.parameters,
+        "bytes_per_vector": index.bytes_per_vector,
+        "fixed_bytes": index.fixed_bytes,
+        "ms_per_query": milliseconds_per_query(index, vectors[queries], k, runs),
+    }
+
+    def find(rows: np.ndarray, count: int, own: np.ndarray) -> np.ndarray:
+        nearest = index.search(vectors[rows], k, own)[1]  # what a search for k finds, which one for more may not
+        if count <= k:
+            return nearest[:, :count]
+        deep = index.search(vectors[rows], count, own, as_for=k)[1]
+        known = (deep[:, :, None] == nearest[:, None, :]).any(axis=2)
+        others = np.take_along_axis(deep, np.argsort(known, axis=1, kind="stable"), axis=1)
+        return np.concatenate([nearest, others[:, : count - nearest.shape[1]]], axis=1)
+
+    return Search(f"{model.stage} + {kind}", model, int(vectors.shape[1]), find, {"index": facts})
+
+
+def step(
+    search: Search,
+    before: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, np.ndarray],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Return what a row gains or loses against the one it comes from.
+
+    A search through an index comes from the exact one, a model folder from the teacher, an ONNX file of lower precision
+    from the fp32 file before it, where there is one, any other file from the model before it.
+
+    Args:
+        search: the row.
+        before: the rows of the report before it.
+        scores: of each query, by stage; bool or float ``(Q,)``.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        ``{"from": stage, "difference": of the means, "interval": [low, high]}``; None for the teacher and for pairs.
+    """
+    models = [row["stage"] for row in before if not {"pair", "index"} & row.keys()]
+    if not models or "pair" in search.more:
+        return None
+    fp32 = [stage for stage in models if stage.startswith("onnx-fp32")]
+    origin = models[-1]
+    if "index" in search.more:
+        origin = search.more["index"]["of"]
+    elif search.stage.startswith("student"):
+        origin = models[0]
+    elif fp32 and search.stage.startswith("onnx-") and not search.stage.startswith("onnx-fp32"):
+        origin = fp32[-1]
+    low, high = drop_interval(scores[search.stage], scores[origin], resamples, seed)
+    difference = float(scores[search.stage].mean()) - float(scores[origin].mean())
+    return {"from": origin, "difference": difference, "interval": [0.0 - high, 0.0 - low]}
+
+
+def finding(
+    stage: str, pair: Mapping[str, Any], scores: Mapping[str, np.ndarray], measure: str, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Return whether a mixed pair lies between the two pure ones, and if not, why that can be.
+
+    Args:
+        stage: of the pair.
+        pair: the stages ``query`` and ``gallery`` of the pure ones, and ``agreement``.
+        scores: of each query, by stage; bool or float ``(Q,)``.
+        measure: the name of what their mean is.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        ``{"between": bool, "finding": sentence}``.
+    """
+    mean = {name: float(scores[name].mean()) for name in (stage, pair["query"], pair["gallery"])}
+    said = {name: f"{name} ({100 * value:.2f} %)" for name, value in mean.items()}
+    worse, better = sorted((pair["query"], pair["gallery"]), key=lambda name: mean[name])
+    between = mean[worse] <= mean[stage] <= mean[better]
+    below = mean[stage] < mean[worse]
+    where = "between" if between else "below" if below else "above"
+    sentence = f"{measure} of {said[stage]} is {where} those of {said[worse]} and {said[better]}."
+    if not between:
+        nearer = worse if below else better
+        low, high = retention_interval(scores[stage], scores[nearer], resamples, seed)
+        sentence += f" The interval of its ratio to that of {nearer} is [{low:.4f}, {high:.4f}]: "
+        if low <= 1 <= high:
+            sentence += "the choice of queries alone can make such a difference."
+        else:
+            sentence += (
+                "more than the choice of queries makes. The two models place the same image differently (mean cosine "
+                f"{pair['agreement']:.4f})."
+            )
+    return {"between": between, "finding": sentence}

@@ -1,0 +1,96 @@
+"""Embedding a set of images: row by row, whatever the batches and workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zoo.data.image_set import ImageSet
+from zoo.models.embedding import embed, worker_count
+from zoo.models.making import create_model, preprocessing_of
+from zoo.models.preprocessing import Preprocess, Preprocessing
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    """Eleven images of different sizes."""
+    random = np.random.default_rng(0)
+    sizes = random.integers(20, 60, size=(11, 2))
+    sources = [random.integers(0, 256, size=(height, width, 3), dtype=np.uint8) for height, width in sizes]
+    return ImageSet([str(i) for i in range(11)], sources)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("test_resnet", 8, image_size=32)
+
+
+@pytest.fixture(scope="module")
+def expected(model: nn.Module, images: ImageSet) -> np.ndarray:
+    prepare = Preprocess(preprocessing_of(model))
+    model.eval()
+    with torch.no_grad():
+        rows = [model(prepare(torch.from_numpy(images.pixels(i))[None])) for i in range(len(images))]
+    return torch.cat(rows).numpy()
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 0), (11, 0), (64, None), (3, 2)])
+def test_batches_and_workers_change_nothing(
+    model: nn.Module, images: ImageSet, expected: np.ndarray, batch_size: int, workers: int | None
+) -> None:
+    found = embed(model, images, batch_size, workers, progress=False)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert np.abs(np.diff(expected, axis=0)).max(axis=1).min() > 0.01 * np.abs(expected).max()  # so order would show
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_eval_mode_while_embedding_and_the_former_mode_after(
+    model: nn.Module, images: ImageSet, expected: np.ndarray, training: bool
+) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train(training)
+    found = embed(model, images, progress=False)
+    assert all(module.training == training for module in model.modules())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_the_former_mode_returns_after_an_error(images: ImageSet) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            raise RuntimeError("broken")
+
+    broken = Broken()
+    with pytest.raises(RuntimeError, match="broken"):
+        embed(broken, images, progress=False)
+    assert broken.training
+
+
+def test_any_module_and_preprocessing(images: ImageSet) -> None:
+    class Means(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[1:] == (3, 8, 8)
+            return x.mean((2, 3)).half()  # half precision comes back as float32
+
+    plain = Preprocessing((8, 8), 1.0, crop_mode="squash", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    found = embed(Means(), images, preprocessing=plain, progress=False)
+    assert found.dtype == np.float32
+    exact = np.stack([images.pixels(i).mean((0, 1)) for i in range(len(images))]) / 255
+    np.testing.assert_allclose(found, exact, atol=0.02)  # resizing keeps an image's mean, nearly
+
+
+def test_workers_for_many_batches_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, batches, workers in [(4, 19, 0), (4, 20, 3), (1, 20, 1), (64, 20, 8)]:
+        monkeypatch.setattr("os.sched_getaffinity", lambda process, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setattr("os.cpu_count", lambda: 128)  # of the machine, of which a container may have a part
+        assert worker_count(batches) == workers
+    monkeypatch.delattr("os.sched_getaffinity")  # as on macOS and Windows
+    for cores, workers in [(4, 3), (None, 1)]:
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert worker_count(20) == workers

@@ -1,0 +1,121 @@
+"""Embeddings of views that are kept: the teacher's own, found again, and never another's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressor import distill
+from zoo.data.image_set import ImageSet
+from zoo.errors import OptionError
+from zoo.models.making import load_model
+from zoo.teachers.cache import CachedTeacher
+from zoo.teachers.opening import ArrayTeacher, TorchTeacher, open_teacher
+
+NO_IMAGES = ImageSet([], [])
+
+
+class Counting(nn.Module):
+    """Averages each channel, times a weight; counts how often it is asked."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+        self.calls = 0
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        self.calls += 1
+        return self.weight * pixels.mean(dim=(2, 3))
+
+
+def views(seed: int) -> Tensor:
+    return torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def shown(teacher: CachedTeacher, seed: int) -> Tensor:
+    return teacher.embed_views(views(seed), torch.arange(4), NO_IMAGES)
+
+
+def test_a_batch_is_embedded_once(tmp_path: Path) -> None:
+    module = Counting()
+    plain = TorchTeacher(module).embed_views(views(0), torch.arange(4), NO_IMAGES)
+    for _ in range(2):  # the second begins with what the first left
+        cached = CachedTeacher(TorchTeacher(module), tmp_path)
+        assert torch.equal(shown(cached, 0), plain)
+    assert module.calls == 2  # plain and once
+    assert not torch.equal(shown(cached, 1), plain)
+    assert module.calls == 3
+
+
+def test_another_teacher_or_precision_finds_nothing(tmp_path: Path) -> None:
+    one, other = Counting(), Counting(2.0)
+    first = shown(CachedTeacher(TorchTeacher(one), tmp_path), 0)
+    torch.testing.assert_close(shown(CachedTeacher(TorchTeacher(other), tmp_path), 0), 2 * first)
+    shown(CachedTeacher(TorchTeacher(one, precision="bf16"), tmp_path), 0)
+    assert (one.calls, other.calls) == (2, 1)
+
+
+def test_a_precision_chosen_for_the_device_is_kept_as_what_it_came_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Counting()
+    for fast, precision, calls in ((False, "auto", 1), (False, "fp32", 1), (True, "auto", 2), (True, "bf16", 2)):
+        monkeypatch.setattr("zoo.teachers.opening.bfloat16_is_fast", lambda device, fast=fast: fast)
+        shown(CachedTeacher(TorchTeacher(module, precision=precision), tmp_path), 0)
+        assert module.calls == calls, precision
+
+
+def test_it_is_the_teacher_in_all_else() -> None:
+    teacher = TorchTeacher(Counting(), name="mine", metric="euclidean")
+    cached = CachedTeacher(teacher, "nowhere")
+    for fact in ("name", "metric", "digest", "input_size", "continuous"):
+        assert getattr(cached, fact) == getattr(teacher, fact)
+    assert cached.parameters() == 1
+    with pytest.raises(OptionError, match="feature maps"):
+        CachedTeacher(ArrayTeacher({"a": np.ones(3)}), "nowhere").embed_views_with_maps(
+            views(0), torch.arange(4), NO_IMAGES
+        )
+
+
+def test_a_broken_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = Counting()
+    cached = CachedTeacher(TorchTeacher(module), tmp_path)
+    before = shown(cached, 0)
+    (kept,) = tmp_path.rglob("*.npy")
+    kept.write_bytes(kept.read_bytes()[:-3])
+    assert torch.equal(shown(cached, 0), before)
+    assert module.calls == 2 and str(kept) in caplog.text
+    assert torch.equal(shown(cached, 0), before) and module.calls == 2
+
+
+def test_ready_embeddings_are_not_kept(tmp_path: Path) -> None:
+    assert isinstance(open_teacher({"a": np.ones(3)}, cache=tmp_path), ArrayTeacher)
+
+
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="file is a file"):
+        open_teacher(Counting(), cache=tmp_path / "file")
+
+
+def test_a_second_student_learns_as_without(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = f"folder:{photos}"
+    plain = distill(tiny_teacher, "test_resnet", 8, data, tmp_path / "plain", **distil_options)
+    cache = tmp_path / "cache"
+    distill(tiny_teacher, "test_efficientnet", 4, data, tmp_path / "one", teacher_cache=cache, **distil_options)
+
+    def never(*_: Any) -> Tensor:
+        raise AssertionError("the teacher was run")
+
+    monkeypatch.setattr(TorchTeacher, "embed_views", never)
+    kept = distill(tiny_teacher, "test_resnet", 8, data, tmp_path / "kept", teacher_cache=cache, **distil_options)
+    expected = load_model(plain).state_dict()
+    for name, value in load_model(kept).state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=0)

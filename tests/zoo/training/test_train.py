@@ -1,0 +1,575 @@
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+import lightning
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
+
+import zoo.training.learner
+from zoo import DataError, ModelError, OptionError, load_data, load_model, measure, train
+from zoo.data.continuous import FunctionLabels, MatrixLabels
+from zoo.errors import DivergedError
+from zoo.files import LOCK, alone_in
+from zoo.models.embedding import embed
+from zoo.models.making import create_model, facts_of, preprocessing_of
+from zoo.models.preprocessing import Normalize
+from zoo.retrieval.label_measures import measure_by_labels
+
+QUICK: dict[str, Any] = {
+    "dim": 16,
+    "image_size": 32,
+    "crop_pct": 1.0,
+    "batch_size": 16,
+    "images_per_class": 4,
+    "lr": 2e-3,
+    "workers": 0,
+    "validation": 0.34,
+}
+
+
+def test_a_trained_teacher_retrieves_unseen_classes(photos: Path, tiny_teacher: Path) -> None:
+    test = load_data(f"folder:{photos}", validation=0.34).test
+    model = load_model(tiny_teacher)
+    result = measure(embed(model, test), test)
+    assert result.recall_at(1) > 0.8 > 3 * result.chance
+    facts = facts_of(model)
+    assert facts.metric == "cosine"
+    assert facts.loss == "proxy_anchor"
+    assert 0 < facts.measured["validation"]["recall_at_1"] <= 1
+    assert facts.data["test"] == {"images": 48, "classes": 6}
+    assert not (tiny_teacher / "checkpoints").exists()
+
+
+def test_same_options_reuse_and_other_options_refuse(photos: Path, tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, **QUICK)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, **QUICK)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    assert "reused" in caplog.text
+    with pytest.raises(OptionError, match=r"epochs 1 \(now 2\)"):
+        train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=2, **QUICK)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Path, interrupted_in: Any) -> None:
+    options = QUICK | {"epochs": 3, "validation": 0.0}
+    whole = train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
+
+    with interrupted_in(2):
+        train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    assert not (tmp_path / "parts" / "config.json").exists()
+    torch.manual_seed(12345)  # whatever the process did before must not matter
+    parts = train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    for (name, a), b in zip(
+        load_model(whole).state_dict().items(), load_model(parts).state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("loss", "given", "expected"),
+    [
+        ("proxy_anchor", None, [1] * 8),
+        ("proxy_nca", None, [4, 4]),
+        ("proxy_anchor", 2, [2] * 4),
+        ("proxy_nca", 1, [1] * 8),
+    ],
+)
+def test_a_batch_holds_as_many_images_of_a_class_as_suit_the_loss(
+    loss: str, given: int | None, expected: list[int], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(learner: Any, loader: Any, *args: Any) -> None:
+        batches = [[index for index, _ in batch] for batch in loader.batch_sampler]
+        assert [np.unique(labels[batch], return_counts=True)[1].tolist() for batch in batches] == [expected] * 12
+        raise InterruptedError
+
+    labels = load_data(f"folder:{photos}", "all-train", validation=0).train.labels
+    assert labels is not None and len(labels) == 96
+    monkeypatch.setattr("zoo.training.learner.fit", stop)
+    options = QUICK | {"batch_size": 8, "images_per_class": given, "validation": 0, "split": "all-train"}
+    with pytest.raises(InterruptedError):
+        train(f"folder:{photos}", tmp_path, "test_resnet", loss=loss, **options)
+
+
+def test_two_runs_at_once_in_a_folder_are_refused(photos: Path, tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(OptionError, match="Another process is at work"):
+        train(f"folder:{photos}", tmp_path, "test_resnet", epochs=1, **QUICK)
+    assert not (tmp_path / "checkpoints").exists()
+    folder = train(f"folder:{photos}", tmp_path, "test_resnet", epochs=1, **QUICK)
+    assert not (folder / LOCK).exists()
+
+
+class Noisy(nn.Module):
+    """A loss that draws random numbers, and remembers them."""
+
+    drawn: ClassVar[list[float]] = []
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.drawn.append(float(torch.rand(())))
+        return self.drawn[-1] * embeddings.square().mean()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_random_numbers_are_the_same_when_resumed(
+    workers: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted_in: Any
+) -> None:
+    module = ModuleType("noisy_losses")
+    module.Noisy = Noisy  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    options = QUICK | {"epochs": 2, "validation": 0.0, "loss": "noisy_losses:Noisy", "workers": workers}
+    Noisy.drawn.clear()
+    train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
+    whole = list(Noisy.drawn)
+    assert len(set(whole)) == len(whole) == 6
+
+    with interrupted_in(1):
+        train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    Noisy.drawn.clear()
+    train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    assert Noisy.drawn == whole[3:]
+
+
+def test_warmup_trains_head_only_and_frozen_batchnorm_keeps_statistics(photos: Path, tmp_path: Path) -> None:
+    folder = train(
+        f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, warmup_epochs=1, freeze_batchnorm=True, **QUICK
+    )
+    import lightning
+
+    lightning.seed_everything(0, verbose=False)
+    untouched = create_model("test_resnet", 16, pool="avgmax", image_size=32, crop_pct=1.0).state_dict()
+    for name, tensor in load_model(folder).state_dict().items():
+        same = torch.equal(tensor, untouched[name])
+        assert same != name.startswith("fc."), name
+
+
+def test_best_epoch_is_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([(0.5, 0.2), (0.8, 0.6), (0.9, 0.4)])  # Recall@1 and MAP@R: the latter chooses
+    states = []
+
+    def fake(embeddings: np.ndarray, images: Any, metric: str) -> Any:
+        recall, precision = next(found)
+        return SimpleNamespace(average_precision=np.array([precision]), recall_at=lambda k: recall)
+
+    def remember(self: Any) -> None:
+        original(self)
+        states.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
+
+    original = zoo.training.learner.Learner.on_train_epoch_end
+    monkeypatch.setattr(zoo.training.learner, "measure", fake)
+    monkeypatch.setattr(zoo.training.learner.Learner, "on_train_epoch_end", remember)
+    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=3, **QUICK)
+    model = load_model(folder)
+    assert facts_of(model).measured["validation"] == {"epoch": 2, "recall_at_1": 0.8, "map_at_r": 0.6}
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, states[1][name], msg=name)
+
+
+def test_rates_follow_the_schedule(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[list[float]] = []
+
+    def remember(self: Any) -> None:
+        rates.append([group["lr"] for group in self.trainer.optimizers[0].param_groups])
+        original(self)
+
+    original = zoo.training.learner.Learner.on_train_epoch_start
+    monkeypatch.setattr(zoo.training.learner.Learner, "on_train_epoch_start", remember)
+    options = QUICK | {"epochs": 3, "schedule": "step", "step_epochs": 1, "step_factor": 0.5, "proxy_lr_factor": 100.0}
+    train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    expected = [[2e-3 * f, 2e-3 * f, 0.2 * f] for f in (1, 0.5, 0.25)]
+    np.testing.assert_allclose(rates, expected)
+
+
+@pytest.mark.parametrize(("pretrained", "expected"), [(False, [3e-3, 3e-3, 0.09]), (True, [1e-4, 1e-4, 0.01])])
+def test_rates_that_are_not_given_follow_from_the_weights(
+    pretrained: bool, expected: list[float], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[list[float]] = []
+
+    def remember(self: Any) -> None:
+        rates.append([group["lr"] for group in self.trainer.optimizers[0].param_groups])
+
+    monkeypatch.setattr(zoo.training.learner.Learner, "on_train_epoch_start", remember)
+    weights = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
+    options = {name: value for name, value in QUICK.items() if name != "lr"} | {"epochs": 1, "schedule": "step"}
+    given = weights if pretrained else False
+    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", pretrained=given, **options)
+    np.testing.assert_allclose(rates, [expected])
+    recorded = facts_of(load_model(folder)).options
+    assert (recorded["lr"], recorded["lr"] * recorded["proxy_lr_factor"]) == pytest.approx((expected[0], expected[2]))
+
+
+@pytest.mark.parametrize("factor", [None, 5.0])
+def test_proxies_and_other_parameters_of_a_loss_have_rates_of_their_own(factor: float | None) -> None:
+    loss, model = nn.Module(), create_model("test_resnet", 8, image_size=32)
+    loss.inner = nn.Module()
+    loss.inner.proxies = nn.Parameter(torch.zeros(2, 3))
+    loss.regressor = nn.Linear(3, 4)
+    if factor is not None:
+        loss.loss_lr_factor = factor  # type: ignore[assignment]
+    groups = learner_of(model, loss).configure_optimizers()["optimizer"].param_groups
+    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert {rate_of[id(parameter)] for parameter in model.parameters()} == {0.1}
+    assert rate_of[id(loss.inner.proxies)] == pytest.approx(3.0)
+    assert {rate_of[id(parameter)] for parameter in loss.regressor.parameters()} == {0.1 * (factor or 1)}
+
+
+def learner_of(
+    model: nn.Module, loss: nn.Module | None = None, steps: int = 9, epochs: int = 1, **options: Any
+) -> zoo.training.learner.Learner:
+    """Return a learner that only makes its optimizer."""
+    given: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
+    given |= {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1, "seed": 0}
+    learner = zoo.training.learner.Learner(model, loss or nn.Module(), None, **given | options, freeze_batchnorm=False)
+    learner.trainer = SimpleNamespace(  # type: ignore[assignment]
+        estimated_stepping_batches=steps, max_epochs=epochs, precision="32-true"
+    )
+    return learner
+
+
+def test_gradients_of_strided_1x1_convolutions_of_the_pixels() -> None:
+    # In the layout that all others train in, this crashed, or its gradients were wrong, on CPUs.
+    model = create_model("repvgg_a0", 8, image_size=32)
+    views = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain = deepcopy(model)
+    plain(Normalize(preprocessing_of(model))(views)).square().sum().backward()
+    learner_of(model).embed_views(views).square().sum().backward()
+    for (name, parameter), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert parameter.grad is not None and expected.grad is not None
+        largest = expected.grad.abs().max().item()
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=0, atol=1e-3 * largest + 1e-6, msg=name)
+    assert learner_of(create_model("test_resnet", 8, image_size=32)).layout == torch.channels_last
+
+
+def test_their_gradients_in_a_compiled_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The compiler has convolutions on CPUs channels last by itself, and training crashed.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model = create_model("test_resnet", 8, image_size=32)
+    model.conv1 = nn.Conv2d(3, 48, 1, 2, bias=False)
+    model.forward = lambda pixels: model.conv1(pixels).relu().mean((2, 3))  # the whole network takes a minute
+    views = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model.forward(Normalize(preprocessing_of(model))(views)).square().sum().backward()
+    expected = model.conv1.weight.grad.clone()
+    model.zero_grad()
+    try:
+        learner_of(model, compile=True).embed_views(views).square().sum().backward()
+    except BackendCompilerFailed as error:
+        pytest.skip(f"nothing can be compiled on this machine: {error}")
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(model.conv1.weight.grad, expected)
+
+
+def test_biases_norms_and_position_embeddings_do_not_decay() -> None:
+    model = create_model("test_vit", 8, image_size=32)
+    groups = learner_of(model, weight_decay=0.1).configure_optimizers()["optimizer"].param_groups
+    decay_of = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    named = dict(model.named_parameters())
+    assert len(decay_of) == len(named)
+    for name, decay in (("blocks.0.attn.qkv.weight", 0.1), ("patch_embed.proj.weight", 0.1), ("head.weight", 0.1)):
+        assert decay_of[id(named[name])] == decay
+    for name in ("blocks.0.attn.qkv.bias", "blocks.0.norm1.weight", "pos_embed", "cls_token"):
+        assert decay_of[id(named[name])] == 0
+
+
+def test_the_cosine_rises_over_a_twentieth_of_the_steps_and_falls_to_zero() -> None:
+    learner = learner_of(create_model("test_resnet", 8, image_size=32), steps=100, epochs=4, schedule="cosine")
+    scheduler = learner.configure_optimizers()["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(101):
+        rates.append(scheduler.get_last_lr()[0])
+        scheduler.optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(rates[:6], [0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    assert rates[5 + 95 // 2] == pytest.approx(0.1 * 0.5 * (1 + np.cos(np.pi * 47 / 95)))
+    assert rates[100] == pytest.approx(0)
+    assert (np.diff(rates[5:]) < 0).all()
+
+
+def test_loss_of_ones_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "my_losses.py"
+    module.write_text(
+        "import torch\n"
+        "class MyLoss(torch.nn.Module):\n"
+        "    def __init__(self, num_classes, dim, weight=1.0):\n"
+        "        super().__init__()\n"
+        "        self.weight = weight\n"
+        "    def forward(self, embeddings, labels):\n"
+        "        return self.weight * embeddings.square().mean() + 7\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = train(
+        f"folder:{photos}",
+        tmp_path / "t",
+        "test_resnet",
+        epochs=1,
+        loss="my_losses:MyLoss",
+        loss_options={"weight": 0.0},
+        **QUICK,
+    )
+    rows = list(csv.DictReader((folder / "log" / "metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert losses and all(loss == 7 for loss in losses)
+
+
+def test_mistakes_are_named(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"proxy_anchr.*Did you mean proxy_anchor"):
+        train(f"folder:{photos}", tmp_path / "a", "test_resnet", loss="proxy_anchr", **QUICK)
+    with pytest.raises(OptionError, match="marjin"):
+        train(f"folder:{photos}", tmp_path / "b", "test_resnet", loss_options={"marjin": 1}, **QUICK)
+    with pytest.raises(OptionError, match=r"augment.*phto.*Did you mean photo"):
+        train(f"folder:{photos}", tmp_path / "c", "test_resnet", augment="phto", **QUICK)
+    with pytest.raises(DataError, match="no labels"):
+        train(f"folder:{photos / 'class00'}", tmp_path / "d", "test_resnet", **QUICK)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match="is a file"):
+        train(f"folder:{photos}", tmp_path / "file", "test_resnet", **QUICK)
+
+
+# --- continuous labels ---
+
+
+def spot_test(spots: Path) -> Any:
+    return load_data(f"csv:{spots / 'images.csv'}", continuous_labels=spots / "positions.csv").test
+
+
+def test_a_teacher_of_continuous_labels_ranks_unseen_images(spots: Path, spot_teacher: Path) -> None:
+    test = spot_test(spots)
+    model = load_model(spot_teacher)
+    facts = facts_of(model)
+    assert (facts.metric, facts.loss) == ("euclidean", "log_ratio")
+    assert facts.data["label_distance"] == "euclidean distance of 2 numbers"
+    assert facts.data["train"] == {"images": 80} and facts.data["validation"] == {"images": 20}
+    validation = facts.measured["validation"]
+    assert (
+        set(validation) == {"epoch", "ndcg_at_10", "mean_label_distance_at_10"} and 0.9 < validation["ndcg_at_10"] <= 1
+    )
+    log = (spot_teacher / "log" / "metrics.csv").read_text().splitlines()[0]
+    assert "validation/ndcg_at_10" in log and "validation/mean_label_distance_at_10" in log
+
+    lightning.seed_everything(0, verbose=False)
+    untrained = create_model("test_resnet", 16, pool="avgmax", image_size=32, crop_pct=1.0)
+    before, after = (measure_by_labels(embed(m, test), test, facts.metric) for m in (untrained, model))
+    # Of what there is to gain above the untrained network, which sees positions too, a good part.
+    assert 1 - after.ndcg_at(10) < 0.7 * (1 - before.ndcg_at(10))
+    assert after.label_distance_at(10) < 0.9 * before.label_distance_at(10)
+
+
+@pytest.mark.parametrize(("loss", "metric"), [("dense_triplet", "cosine"), ("binary_triplet", "cosine")])
+def test_rivals_by_name(loss: str, metric: str, spots: Path, spot_options: Any, tmp_path: Path) -> None:
+    folder = train(
+        f"csv:{spots / 'images.csv'}",
+        tmp_path / "t",
+        "test_resnet",
+        16,
+        loss=loss,
+        loss_options={"margin": 0.1},
+        continuous_labels=spots / "positions.csv",
+        neighbours=3,
+        epochs=2,
+        **spot_options,
+    )
+    facts = facts_of(load_model(folder))
+    assert (facts.loss, facts.metric) == (loss, metric)
+    rows = list(csv.DictReader((folder / "log" / "metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert len(losses) == 2 * (80 // 24) and all(0 < value < 4.1 for value in losses)
+
+
+def test_every_kind_of_label_distance_trains_the_same(spots: Path, spot_options: Any, tmp_path: Path) -> None:
+    read = load_data(f"csv:{spots / 'images.csv'}", continuous_labels=spots / "positions.csv")
+
+    def relabelled(images: Any, kind: str) -> Any:
+        rows = np.arange(len(images))
+        if kind == "matrix":
+            return replace(images, continuous=MatrixLabels(images.continuous.distances(rows, rows)))
+        labels = FunctionLabels(rows, lambda a, b: images.continuous.distances(a, b))
+        return replace(images, continuous=labels)
+
+    states = []
+    for kind in ("vectors", "matrix", "function"):
+        splits = read
+        if kind != "vectors":
+            parts = {name: relabelled(getattr(read, name), kind) for name in ("train", "validation", "test")}
+            splits = replace(read, **parts)
+        folder = train(splits, tmp_path / kind, "test_resnet", 16, loss="log_ratio", epochs=1, **spot_options)
+        states.append(load_model(folder).state_dict())
+    for name, tensor in states[0].items():
+        for other in states[1:]:
+            torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-5, msg=name)
+
+
+def test_training_on_continuous_labels_resumes(
+    spots: Path, spot_options: Any, tmp_path: Path, interrupted_in: Any
+) -> None:
+    options = spot_options | {"loss": "log_ratio", "continuous_labels": spots / "positions.csv", "epochs": 3}
+    data = f"csv:{spots / 'images.csv'}"
+    whole = train(data, tmp_path / "whole", "test_resnet", 16, **options)
+
+    with interrupted_in(2):
+        train(data, tmp_path / "parts", "test_resnet", 16, **options)
+    parts = train(data, tmp_path / "parts", "test_resnet", 16, **options)
+    models = load_model(whole), load_model(parts)
+    assert facts_of(models[0]).measured == facts_of(models[1]).measured
+    for (name, a), b in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
+    (tmp_path / "other.csv").write_text((spots / "positions.csv").read_text().replace("0.png,0.", "0.png,1.", 1))
+    with pytest.raises(OptionError, match=r"continuous_labels .* data_digest"):
+        train(data, tmp_path / "parts", "test_resnet", 16, **(options | {"continuous_labels": tmp_path / "other.csv"}))
+
+
+def test_a_loss_for_classes_is_judged_by_classes(photos: Path, tmp_path: Path) -> None:
+    data = load_data(f"folder:{photos}", validation=0.34)
+    labels = tmp_path / "labels.csv"
+    names = [name for part in (data.train, data.validation, data.test) for name in part.ids]
+    labels.write_text("path,x\n" + "\n".join(f"{name},{at}" for at, name in enumerate(names)))
+    options = QUICK | {"epochs": 1, "continuous_labels": labels}
+    by_class = train(f"folder:{photos}", tmp_path / "a", "test_resnet", rotate_classes=True, **options)
+    assert set(facts_of(load_model(by_class)).measured["validation"]) == {"epoch", "recall_at_1", "map_at_r"}
+    by_labels = train(f"folder:{photos}", tmp_path / "b", "test_resnet", loss="log_ratio", **options)
+    facts = facts_of(load_model(by_labels))
+    assert set(facts.measured["validation"]) == {"epoch", "ndcg_at_10", "mean_label_distance_at_10"}
+    assert facts.data["validation"] == {"images": 16, "classes": 2}
+
+
+def test_without_validation_nothing_is_measured(spots: Path, spot_options: Any, tmp_path: Path) -> None:
+    options = spot_options | {"continuous_labels": spots / "positions.csv", "validation": 0.0, "epochs": 2}
+    folder = train(f"csv:{spots / 'images.csv'}", tmp_path / "t", "test_resnet", 16, loss="log_ratio", **options)
+    assert facts_of(load_model(folder)).measured["validation"] == {"epoch": 2, "ndcg_at_10": None}
+
+
+def test_losses_and_labels_that_do_not_go_together(spots: Path, photos: Path, tmp_path: Path) -> None:
+    data, labels = f"csv:{spots / 'images.csv'}", spots / "positions.csv"
+    with pytest.raises(DataError, match=r"has no continuous labels, and log_ratio needs them\. Give continuous_labels"):
+        train(data, tmp_path / "a", "test_resnet", 8, loss="log_ratio")
+    with pytest.raises(DataError, match=r"has no labels, and proxy_anchor needs them\. Train with log_ratio on"):
+        train(data, tmp_path / "b", "test_resnet", 8, continuous_labels=labels)
+    with pytest.raises(OptionError, match="rotate_classes turns images, whose labels log_ratio would not know"):
+        train(data, tmp_path / "c", "test_resnet", 8, loss="log_ratio", continuous_labels=labels, rotate_classes=True)
+    with pytest.raises(OptionError, match=r"neighbours is 119; it must lie in 1\.\.78"):
+        train(
+            data,
+            tmp_path / "d",
+            "test_resnet",
+            8,
+            loss="log_ratio",
+            continuous_labels=labels,
+            neighbours=119,
+            image_size=32,
+            workers=0,
+        )
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+def test_mixed_precision_trains_with_clipped_gradients(photos: Path, tmp_path: Path, precision: str) -> None:
+    # Lightning refuses to clip the gradients of a fused optimiser in mixed precision.
+    options: dict[str, Any] = {"image_size": 32, "epochs": 1, "batch_size": 8, "images_per_class": 2}
+    folder = train(f"folder:{photos}", tmp_path / "out", "test_resnet", 8, precision=precision, **options)
+    assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0; it must be at least 0"),
+        ({"gradient_clip": -1.0}, "gradient_clip is -1.0"),
+        ({"proxy_lr_factor": -1.0}, "proxy_lr_factor is -1.0"),
+        ({"step_factor": 0.0}, "step_factor is 0.0"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1"),
+        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+        ({"workers": -1}, "workers is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296; it must be at most"),
+        ({"num_nodes": 0}, "num_nodes is 0"),
+        ({"precision": "fp16"}, "Unknown precision 'fp16'; known are 32-true, bf16-mixed"),
+        ({"devices": 0}, "devices 0"),
+        ({"loss_options": {"margin": "abc"}}, "margin of loss 'proxy_anchor' is 'abc'; it must be a number"),
+        ({"loss_options": {"alpha": 0}}, "alpha is 0; it must be above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_named(options: dict[str, Any], message: str, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=message):
+        train(f"folder:{photos}", tmp_path / "t", "test_resnet", **(QUICK | options))
+
+
+def test_one_class_or_one_image_is_nothing_to_train_on(photos: Path, tmp_path: Path) -> None:
+    data = load_data(f"folder:{photos}", validation=0)
+    first = np.flatnonzero(data.train.labels == 0)
+    with pytest.raises(DataError, match="one training class after split 'auto', and proxy_anchor tells classes apart"):
+        train(replace(data, train=data.train.subset(first)), tmp_path / "a", "test_resnet", **QUICK)
+    with pytest.raises(DataError, match="has 1 training image after split 'auto'; it takes 2 at least"):
+        train(replace(data, train=data.train.subset([0])), tmp_path / "b", "test_resnet", **QUICK)
+    single = data.test.subset([0, 8, 16])
+    with pytest.raises(DataError, match="No validation query has another image of its class"):
+        train(replace(data, validation=single), tmp_path / "c", "test_resnet", **QUICK)
+
+
+def test_training_that_diverged_is_not_saved(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("diverging")
+    module.Diverging = type(  # type: ignore[attr-defined]
+        "Diverging",
+        (nn.Module,),
+        {
+            "__init__": lambda self, num_classes, dim: nn.Module.__init__(self),
+            "forward": lambda self, embeddings, labels: embeddings.sum() * float("nan"),
+        },
+    )
+    monkeypatch.setitem(sys.modules, "diverging", module)
+    for validation in (0.0, 0.34):
+        with pytest.raises(DivergedError, match=r"Training diverged.*Lower lr, which is 0\.002"):
+            options = QUICK | {"validation": validation, "epochs": 1, "gradient_clip": None}
+            out = tmp_path / str(validation)
+            train(f"folder:{photos}", out, "test_resnet", loss="diverging:Diverging", **options)
+        assert not (out / "config.json").exists()
+
+
+def test_what_validation_measured_outlasts_an_interruption_and_a_broken_checkpoint_is_named(
+    photos: Path, tmp_path: Path, interrupted_in: Any
+) -> None:
+    options = QUICK | {"epochs": 3}
+
+    with interrupted_in(2):
+        train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    checkpoint = tmp_path / "t" / "checkpoints" / "last.ckpt"
+    whole = checkpoint.read_bytes()
+    for content in (whole[: len(whole) // 2], b""):
+        checkpoint.write_bytes(content)
+        with pytest.raises(ModelError, match=r"last\.ckpt cannot be read .*Remove it to begin this stage anew"):
+            train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    checkpoint.write_bytes(whole)
+    best = checkpoint.with_name("best.safetensors")
+    weights = best.read_bytes()
+    best.write_bytes(weights[:100])
+    with pytest.raises(ModelError, match=r"best\.safetensors cannot be read .*to train anew"):
+        train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    best.write_bytes(weights)
+    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    measured = json.loads((folder / "validation.json").read_text())
+    assert [entry["epoch"] for entry in measured] == [1, 2, 3]
+    best = facts_of(load_model(folder)).measured["validation"]
+    assert best["map_at_r"] == round(max(entry["map_at_r"] for entry in measured), 6)
+
+
+def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    io = zoo.training.learner._WholeCheckpoints()
+    io.save_checkpoint({"a": torch.ones(2)}, tmp_path / "last.ckpt")
+    with pytest.raises(Exception, match="pickle"):
+        io.save_checkpoint({"a": torch.ones(2), "b": lambda: None}, tmp_path / "last.ckpt")
+    assert io.load_checkpoint(tmp_path / "last.ckpt", weights_only=True)["a"].tolist() == [1, 1]
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

@@ -1,0 +1,47 @@
+"""A conditional generator of embeddings: from a class and noise, a random embedding of the class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zoo.losses.directions import unit
+
+
+class EmbeddingGenerator(nn.Module):
+    """Makes embeddings of classes, g(c, z) = c + MLP([c, z]) divided by its L2 norm, with c the class's condition.
+
+    A condition is a learnable vector in the space of the embeddings. Since it is added to the output, it learns where
+    its class lies, and the network, which all classes share, how classes spread around such a place.
+
+    Args:
+        num_classes: number of classes; one condition each, of random direction and a length of about 1.
+        dim: dimensions of the embeddings and conditions.
+        noise_dim: dimensions of the noise.
+        hidden_dim: width of the network's two hidden layers.
+    """
+
+    def __init__(self, num_classes: int, dim: int, noise_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.noise_dim = noise_dim
+        self.conditions = nn.Parameter(torch.randn(num_classes, dim) / dim**0.5)
+        self.network = nn.Sequential(
+            nn.Linear(dim + noise_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, dim),
+        )
+
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
+        """Return embeddings.
+
+        Args:
+            labels: int64 ``(N,)``.
+            noise: ``(N, noise_dim)``, standard normal.
+
+        Returns:
+            ``(N, dim)``, L2-normalised.
+        """
+        conditions = self.conditions[labels]
+        return unit(conditions + self.network(torch.cat([conditions, noise], dim=1)))

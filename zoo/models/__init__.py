@@ -1,0 +1,1 @@
+"""Models: timm networks made, saved and loaded, what is known of each, and the way from pixels to embeddings."""

@@ -1,0 +1,109 @@
+"""Embedding a set of images with a torch model."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from zoo.data.image_set import ImageSet
+from zoo.errors import ModelError
+from zoo.models.making import preprocessing_of
+from zoo.models.preprocessing import Preprocess, Preprocessing
+from zoo.versions import available_cores
+
+
+class _Prepared(Dataset[Tensor]):
+    """Images resized, cropped and normalised as a model wants them."""
+
+    def __init__(self, images: ImageSet, preprocessing: Preprocessing) -> None:
+        self.images = images
+        self.preprocess = Preprocess(preprocessing)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        result: Tensor = self.preprocess(torch.from_numpy(self.images.pixels(index))[None])
+        return result[0]
+
+
+@torch.inference_mode()
+def embed(
+    model: nn.Module,
+    images: ImageSet,
+    batch_size: int = 64,
+    workers: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    progress: bool = True,
+) -> np.ndarray:
+    """Embed images with a torch model, in eval mode, on the device where it is.
+
+    Args:
+        model: takes float32 ``(N, 3, H, W)``, gives ``(N, D)``. Its training mode is restored afterwards.
+        images: the images.
+        batch_size: images embedded at a time.
+        workers: processes that decode and resize; None to choose by the machine and the number of images.
+        preprocessing: how pixels become the model's input; None for the model's own.
+        progress: show a bar.
+
+    Returns:
+        float32 ``(len(images), D)``, as the model gives them: not normalised.
+
+    Raises:
+        ModelError: it gives something else.
+    """
+    loader = DataLoader(
+        _Prepared(images, preprocessing or preprocessing_of(model)),
+        batch_size=batch_size,
+        num_workers=worker_count(len(images) // batch_size) if workers is None else workers,
+    )
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    was_training = model.training
+    model.eval()
+    try:
+        rows = [
+            vectors_of(model, model(batch.to(device, dtype_of(model), memory_format=torch.channels_last))).cpu()
+            for batch in tqdm(loader, desc="embedding", leave=False, disable=not progress)
+        ]
+    finally:
+        model.train(was_training)
+    return torch.cat(rows).numpy()
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the floating-point type of a model's weights, which its input must have."""
+    return next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+
+
+def vectors_of(model: nn.Module, output: object) -> Tensor:
+    """Return what a model gives as float32 ``(N, D)``; maps of one pixel, ``(N, D, 1, 1)``, count as vectors.
+
+    Raises:
+        ModelError: it gives something else.
+    """
+    if isinstance(output, Tensor) and output.ndim >= 2 and output[0, 0].numel() == 1:
+        return output.flatten(1).float()
+    found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    raise ModelError(
+        f"Model {type(model).__name__} must give a tensor (N, D) of embeddings, found {found}. "
+        "Wrap it in a module that returns them."
+    )
+
+
+def fastest_device() -> torch.device:
+    """Return the accelerator of this process where there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def worker_count(batches: int) -> int:
+    """Choose how many processes prepare data: none for a handful of batches, else one per core but one, at most 8."""
+    return min(max(available_cores() - 1, 1), 8) if batches >= 20 else 0

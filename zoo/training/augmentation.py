@@ -1,0 +1,143 @@
+"""Random views of an image, for training. Views are bytes; normalisation belongs to the network that sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from zoo.arguments import require_valid
+from zoo.data.image_set import ImageSet
+from zoo.models.preprocessing import Preprocess, Preprocessing
+from zoo.training.sampling import Draw
+
+WHITE = 255
+
+
+def _photo(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
+    return [v2.RandomResizedCrop(size, scale=(min_crop, 1.0), antialias=True), v2.RandomHorizontalFlip()]
+
+
+def _photo_strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
+    return [
+        v2.RandomApply([v2.RandomRotation(20, interpolation=v2.InterpolationMode.BILINEAR)], p=0.3),
+        *_photo(size, min_crop),
+        v2.RandomApply([v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.3, hue=0.03)], p=0.8),
+    ]
+
+
+PHOTOS = {"photo": _photo, "photo-strong": _photo_strong}
+DRAWING = "drawing"
+
+_TURN, _SHIFT, _SHEAR = math.radians(15), 0.1, (math.radians(15), math.radians(8))
+
+
+def affines(chance: Tensor, size: tuple[int, int], min_crop: float) -> Tensor:
+    """Return random affine maps of drawings: turned, sheared, scaled and shifted about their centre.
+
+    A point of the drawing comes to ``scale * R(turn) * shear_y * shear_x * point + shift``, with the turn within 15
+    degrees, the shears within 15 (x) and 8 (y), the scale from ``sqrt(min_crop)`` to as much above 1, and the shift
+    within a tenth of each side; each evenly.
+
+    Args:
+        chance: ``(N, 6)`` in 0..1: of turn, shear in x and y, scale, shift in x and y.
+        size: height and width, pixels.
+        min_crop: smallest scale, of the area.
+
+    Returns:
+        float32 ``(N, 2, 3)``: where in the drawing a view's point lies, as ``affine_grid`` takes it.
+    """
+    spread = (2 * chance - 1).unbind(dim=1)
+    turn, shear_x, shear_y = spread[0] * _TURN, (spread[1] * _SHEAR[0]).tan(), (spread[2] * _SHEAR[1]).tan()
+    scale = 1 + spread[3] * (1 - min_crop**0.5)
+    zero, one = torch.zeros_like(turn), torch.ones_like(turn)
+
+    def matrix(*entries: Tensor) -> Tensor:
+        return torch.stack(entries, dim=1).view(-1, 2, 2)
+
+    turned_back = matrix(turn.cos(), turn.sin(), -turn.sin(), turn.cos()) / scale.view(-1, 1, 1)
+    back = matrix(one, -shear_x, zero, one) @ matrix(one, zero, -shear_y, one) @ turned_back
+    # A grid's coordinates run from -1 to 1 along each side, so that a shift by a tenth of a side is 0.2 of them.
+    height, width = size
+    ratio = torch.tensor([[1.0, height / width], [width / height, 1.0]])
+    shift = 2 * _SHIFT * torch.stack(spread[4:6], dim=1).unsqueeze(2)
+    return torch.cat([back * ratio, -(back * ratio) @ shift], dim=2)
+
+
+def transformed(drawings: Tensor, maps: Tensor) -> Tensor:
+    """Return drawings ``(N, 3, H, W)`` uint8 under affine maps ``(N, 2, 3)``; what lies beyond them is white."""
+    ink = WHITE - drawings.float()
+    grid = functional.affine_grid(maps, list(ink.shape), align_corners=False)
+    return (WHITE - functional.grid_sample(ink, grid, align_corners=False)).round().to(torch.uint8)
+
+
+class Views(Dataset[tuple[Tensor, int]]):
+    """Random views of the images of a set; item ``(index, draw)`` gives ``((V, 3, H, W) uint8, index)``.
+
+    Args:
+        images: the images.
+        preprocessing: gives the size of the views; its resize and crop make the view where ``augment`` is "none".
+        augment: "photo" (random resized crop and horizontal flip, as in the papers), "photo-strong" (with turns and
+            colour jitter too), "drawing" (turn, shear, scale and shift, for dark ink on white; no flip) or "none".
+        min_crop: smallest part of the image's area that a view may show, in (0, 1].
+        views: number of views of each image.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        preprocessing: Preprocessing,
+        augment: str = "photo",
+        min_crop: float = 0.2,
+        views: int = 1,
+    ) -> None:
+        require_valid({"augment": augment, "min_crop": min_crop, "views": views})
+        self.images = images
+        self.views = views
+        self.augment = augment
+        self.min_crop = min_crop
+        self.size = preprocessing.input_size
+        self._fixed = Preprocess(preprocessing)
+        self._random = v2.Compose(PHOTOS[augment](self.size, min_crop)) if augment in PHOTOS else None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Tensor, int]]:
+        """Return the items of a batch, as DataLoader asks for them."""
+        indices = [index for index, _ in draws]
+        if self.augment == DRAWING:
+            return list(zip(self._drawings(draws), indices, strict=True))
+        if self._random is None:
+            return [(self._as_tested(index).expand(self.views, -1, -1, -1), index) for index in indices]
+        with torch.random.fork_rng(devices=[]):
+            return [(self._photos(index, seed, self._random), index) for index, seed in draws]
+
+    def _as_tested(self, index: int) -> Tensor:
+        return self._fixed.resize(self._pixels(index)[None].float()).round().clamp(0, 255).to(torch.uint8)
+
+    def _photos(self, index: int, seed: int, random: v2.Transform) -> Tensor:
+        # A seed per draw makes views independent of the number of workers, and a resumed run equal to a whole one.
+        # The CPU's generator alone: torch.manual_seed also formats a stack trace for each kind of device.
+        torch.default_generator.manual_seed(seed)
+        pixels = self._pixels(index)
+        return torch.stack([random(pixels) for _ in range(self.views)])
+
+    def _drawings(self, draws: Sequence[Draw]) -> Tensor:
+        """Return ``(N, V, 3, H, W)``: all of a batch in one pass, which takes a tenth of the time."""
+        whole = [v2.functional.resize(self._pixels(index), list(self.size), antialias=True) for index, _ in draws]
+        generator = torch.Generator()
+        chance = torch.cat([torch.rand(self.views, 6, generator=generator.manual_seed(seed)) for _, seed in draws])
+        shown = torch.stack(whole).repeat_interleave(self.views, dim=0)
+        return transformed(shown, affines(chance, self.size, self.min_crop)).unflatten(0, (len(draws), self.views))
+
+    def _pixels(self, index: int) -> Tensor:
+        return torch.from_numpy(self.images.pixels(index)).permute(2, 0, 1)
