@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from compressor.int8_finish.quantization_aware import finish_quantized
     from compressor.int8_finish.shipping import ship
     from compressor.pipeline import run
-    from zoo.teachers.opening import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher
+    from zoo.teachers.base import Teacher
+    from zoo.teachers.onnx_file import OnnxTeacher
+    from zoo.teachers.opening import open_teacher
+    from zoo.teachers.ready import ArrayTeacher
+    from zoo.teachers.torch_module import TorchTeacher
 
 __all__ = [
     "ArrayTeacher",
@@ -28,10 +32,10 @@ __all__ = [
 ]
 
 _HOME = {
-    "ArrayTeacher": "zoo.teachers.opening",
-    "OnnxTeacher": "zoo.teachers.opening",
-    "Teacher": "zoo.teachers.opening",
-    "TorchTeacher": "zoo.teachers.opening",
+    "ArrayTeacher": "zoo.teachers.ready",
+    "OnnxTeacher": "zoo.teachers.onnx_file",
+    "Teacher": "zoo.teachers.base",
+    "TorchTeacher": "zoo.teachers.torch_module",
     "distill": "compressor.distillation",
     "finish_quantized": "compressor.int8_finish.quantization_aware",
     "open_teacher": "zoo.teachers.opening",

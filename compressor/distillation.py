@@ -145,9 +145,10 @@ def distill(
     from compressor.losses import LOSSES
     from compressor.transfer import require_transferable, transfer
     from zoo.losses import find_loss
+    from zoo.models.facts import EUCLIDEAN, ModelFacts, set_facts
     from zoo.models.int8_speed import advice
-    from zoo.models.making import EUCLIDEAN, ModelFacts, create_model, set_facts
-    from zoo.training.learner import finish
+    from zoo.models.making import create_model
+    from zoo.training.fitting import finish
     from zoo.versions import versions
 
     require_transferable(source, splits, options)

@@ -77,7 +77,7 @@ def run(
         RefusedError: no int8 file keeps recall; the report is written without it.
         UserError: data, models or options that cannot work.
     """
-    from zoo.retrieval.measures import require_test_images
+    from zoo.retrieval.protocol import require_test_images
 
     out = Path(out)
     divided: dict[str, Any] = {"split": split, "validation": validation}
@@ -153,7 +153,8 @@ def _require_possible(
 
 def _require_embeddings(teacher: str | Path, splits: DataSplits) -> None:
     """Refuse ready embeddings that lack an image's, of whichever part; other teachers see the images themselves."""
-    from zoo.teachers.opening import ArrayTeacher, open_teacher
+    from zoo.teachers.opening import open_teacher
+    from zoo.teachers.ready import ArrayTeacher
 
     opened = open_teacher(teacher)
     if isinstance(opened, ArrayTeacher):

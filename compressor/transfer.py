@@ -20,12 +20,14 @@ from zoo.data.rotations import with_rotations
 from zoo.errors import OptionError
 from zoo.losses import create_loss, find_loss
 from zoo.models.embedding import embed, fastest_device
-from zoo.models.making import embed_with_maps, preprocessing_of
-from zoo.retrieval.measures import measurable, require_training_images
-from zoo.teachers.opening import ArrayTeacher, Teacher, resize_views
+from zoo.models.network import embed_with_maps, preprocessing_of
+from zoo.retrieval.protocol import measurable, require_training_images
+from zoo.teachers.base import Teacher, resize_views
 from zoo.teachers.proof import enough_to_prove, judged_by_labels, prove_teacher
+from zoo.teachers.ready import ArrayTeacher
 from zoo.training.augmentation import Views
-from zoo.training.learner import Learner, fit, training_loader
+from zoo.training.fitting import fit, training_loader
+from zoo.training.learner import Learner
 
 if TYPE_CHECKING:
     from compressor.int8_finish.fake_quantization import FakeQuantization

@@ -137,7 +137,7 @@ def require_export_options(precision: str, input: str, target: str) -> list[str]
     Raises:
         OptionError: unknown precision, input or target, or int8 beside auto.
     """
-    from export.int8.quantization import TARGETS
+    from export.int8.schemes import TARGETS
     from export.onnx.tracing import INPUTS
 
     require_known("input", input, INPUTS)

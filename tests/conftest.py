@@ -135,7 +135,8 @@ def tiny_teacher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def interrupted_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
     """A context in which the training begun in it is interrupted at the start of an epoch, counted from 0."""
-    from zoo.training.learner import Interrupted, Learner
+    from zoo.training.fitting import Interrupted
+    from zoo.training.learner import Learner
 
     original = Learner.on_train_epoch_start
 

@@ -96,7 +96,7 @@ def test_commands_are_found_in_shell_scripts() -> None:
     ids=lambda path: path.name,
 )
 def test_configuration_parses(config: Path) -> None:
-    from compressor.cli.command import parser_of
+    from compressor.cli.parsing import parser_of
 
     options = parser_of("run").parse_args([f"--config={config}", "--data=folder:photos", "--out=runs/x"])
     assert options.data == "folder:photos" and options.out == "runs/x"
@@ -126,7 +126,8 @@ def test_formats_name_every_key(photos: Path, tmp_path: Path) -> None:
     from export import bench, inspect, to_onnx, validate
     from zoo import create_model, save_model
     from zoo.losses.novel.report import report_generated
-    from zoo.models.making import FACTS_KEY, ModelFacts
+    from zoo.models.facts import ModelFacts
+    from zoo.models.folder import FACTS_KEY
 
     folder = tmp_path / "model"
     save_model(create_model("test_resnet", 8, image_size=32), folder)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from zoo.data import DataSplits, ImageSet, load_data
     from zoo.errors import DataError, ModelError, OptionError, RefusedError, UserError
     from zoo.models.embedding import embed
-    from zoo.models.making import create_model, load_model, save_model
+    from zoo.models.folder import load_model, save_model
+    from zoo.models.making import create_model
     from zoo.models.preprocessing import Preprocessing
     from zoo.retrieval.label_measures import measure_by_labels
     from zoo.retrieval.measures import measure
@@ -49,10 +50,10 @@ _HOME = {
     "create_model": "zoo.models.making",
     "embed": "zoo.models.embedding",
     "load_data": "zoo.data",
-    "load_model": "zoo.models.making",
+    "load_model": "zoo.models.folder",
     "measure": "zoo.retrieval.measures",
     "measure_by_labels": "zoo.retrieval.label_measures",
-    "save_model": "zoo.models.making",
+    "save_model": "zoo.models.folder",
     "train": "zoo.training.train",
 }
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo.data import DataSplits
-    from zoo.teachers.opening import Teacher
+    from zoo.teachers.base import Teacher
 
     DataLike: TypeAlias = str | Path | DataSplits
     ModelLike: TypeAlias = str | Path | nn.Module

@@ -24,10 +24,10 @@ from benchmarks.main_job.labels_only_tuning import data_options, search, tune
 from benchmarks.papers import protocol
 from benchmarks.results import Results, digest_of, in_points, made_with, markdown_table, spread
 from compressor import run
-from compressor.cli.command import quieten
+from compressor.cli.printing import quieten
 from export import validate
 from zoo import load_data, load_model, train
-from zoo.models.making import summary_of
+from zoo.models.network import summary_of
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"

@@ -36,7 +36,7 @@ from benchmarks.results import (
     spread,
 )
 from compressor import distill
-from compressor.cli.command import quieten
+from compressor.cli.printing import quieten
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.models.embedding import embed

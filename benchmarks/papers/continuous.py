@@ -30,11 +30,11 @@ from benchmarks.results import (
     percent,
     spread,
 )
-from compressor.cli.command import quieten
+from compressor.cli.printing import quieten
 from zoo import DataSplits, load_data, load_model, train
 from zoo.files import replacing
 from zoo.models.embedding import embed
-from zoo.models.making import facts_of
+from zoo.models.facts import facts_of
 from zoo.retrieval.label_measures import LABEL_KS, measure_by_labels, random_and_best
 
 COMMON: dict[str, Any] = {"arch": "test_resnet", "dim": 128, "batch_size": 150, "neighbours": 5, "validate_every": 10}

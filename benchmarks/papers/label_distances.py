@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.papers.protocol import SPLIT
 from zoo.data import load_data
-from zoo.data.published import Root
+from zoo.data.published.layout import Root
 from zoo.errors import DataError
 from zoo.files import replacing
 

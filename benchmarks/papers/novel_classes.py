@@ -30,7 +30,7 @@ from benchmarks.results import (
     recall_at_1,
     spread,
 )
-from compressor.cli.command import quieten
+from compressor.cli.printing import quieten
 from zoo import DataSplits, load_data, train
 
 BASES = ("proxy_anchor", "proxy_nca")

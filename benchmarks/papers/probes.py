@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from zoo.retrieval.measures import comparable, nearest
+from zoo.retrieval.nearest import comparable, nearest
 
 
 def linear_probe(

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.results import Options
 from zoo import ImageSet, load_model, measure
 from zoo.models.embedding import embed
-from zoo.models.making import facts_of
+from zoo.models.facts import facts_of
 
 SPLITS = Path(__file__).resolve().parents[2] / "configs" / "splits"
 SPLIT = f"list:{SPLITS / 'omniglot.yaml'}"

@@ -31,7 +31,7 @@ from benchmarks.results import (
     recall_at_1,
     spread,
 )
-from compressor.cli.command import quieten
+from compressor.cli.printing import quieten
 from zoo import DataSplits, ImageSet, load_data, train
 from zoo.files import replacing
 

@@ -35,10 +35,10 @@ from benchmarks.results import (
     spread,
 )
 from compressor import distill
-from compressor.cli.command import quieten
+from compressor.cli.printing import quieten
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.models.embedding import embed
-from zoo.models.making import facts_of
+from zoo.models.facts import facts_of
 
 VALIDATION = 0.2
 COMMON: dict[str, Any] = {

@@ -38,7 +38,7 @@ from benchmarks.results import (
     spread,
 )
 from compressor import distill
-from compressor.cli.command import quieten
+from compressor.cli.printing import quieten
 from zoo import load_data, train
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "transfer"

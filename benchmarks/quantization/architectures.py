@@ -30,12 +30,12 @@ from typing import Any
 from benchmarks.main_job.run import settings_of
 from benchmarks.results import Results, in_points, made_with, markdown_table
 from compressor import distill
-from compressor.cli.command import quieten
+from compressor.cli.printing import quieten
 from export import Embedder, bench, export_model
 from export.shipping import files_of
 from zoo import RefusedError, create_model, load_data, measure, save_model, train
 from zoo.models.int8_speed import LEAST_GAIN
-from zoo.retrieval.measures import drop_interval
+from zoo.retrieval.bootstrap import drop_interval
 from zoo.versions import has_vnni
 
 HERE = Path(__file__).resolve().parent

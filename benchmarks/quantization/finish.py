@@ -29,11 +29,11 @@ from torch import nn
 
 from benchmarks.results import Results, Settings, current, digest_of, in_points, made_with, markdown_table, spread
 from compressor import distill, ship
-from compressor.cli.command import quieten
+from compressor.cli.printing import quieten
 from compressor.int8_finish.shipping import FINISHED
 from export import Embedder, export_model
 from zoo import DataSplits, RefusedError, load_data, load_model, measure, save_model, train
-from zoo.retrieval.measures import drop_interval
+from zoo.retrieval.bootstrap import drop_interval
 
 HERE = Path(__file__).resolve().parent
 RESULTS = Results(HERE / "finish.jsonl")

@@ -15,7 +15,7 @@ from zoo.errors import ModelError
 from zoo.stage import Stage
 
 if TYPE_CHECKING:
-    from zoo.models.making import ModelFacts
+    from zoo.models.facts import ModelFacts
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ def finish_quantized(
     require_valid(given)
 
     from zoo.files import digest
-    from zoo.models.making import facts_of, load_model
+    from zoo.models.facts import facts_of
+    from zoo.models.folder import load_model
 
     model = load_model(student)
     facts = facts_of(model)
@@ -115,8 +116,8 @@ def finish_quantized(
 
     from compressor.int8_finish.fake_quantization import FakeQuantization
     from compressor.transfer import QuantizedLearner, require_transferable, transfer
-    from zoo.models.making import set_facts
-    from zoo.training.learner import finish
+    from zoo.models.facts import set_facts
+    from zoo.training.fitting import finish
     from zoo.versions import versions
 
     require_transferable(source, splits, options)
@@ -169,8 +170,8 @@ def obstacle_to_finish(student: str | Path) -> str | None:
     Raises:
         ModelError: it is missing or broken.
     """
-    from compressor.int8_finish.fake_quantization import require_unbranched
-    from zoo.models.making import load_model
+    from compressor.int8_finish.following import require_unbranched
+    from zoo.models.folder import load_model
 
     model = load_model(student)
     try:

@@ -56,7 +56,9 @@ def open_encoder(path: Path) -> Encoder:
         return Encoder(partial(embed_images, embedder), embedder.metric, embedder.dim, facts)
 
     from zoo.models.embedding import embed, fastest_device
-    from zoo.models.making import facts_of, load_model, preprocessing_of, summary_of
+    from zoo.models.facts import facts_of
+    from zoo.models.folder import load_model
+    from zoo.models.network import preprocessing_of, summary_of
 
     network = load_model(path)
     summary, weights = summary_of(network), digest(path / "model.safetensors")

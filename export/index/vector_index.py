@@ -26,7 +26,7 @@ import faiss
 import numpy as np
 
 from zoo.errors import DataError, ModelError, OptionError, did_you_mean, require_known
-from zoo.retrieval.measures import comparable
+from zoo.retrieval.nearest import comparable
 
 # kind -> its options and their defaults; None for those chosen by the number of vectors and dimensions
 OPTIONS: dict[str, dict[str, int | None]] = {

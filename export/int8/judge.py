@@ -15,9 +15,10 @@ from tqdm import tqdm
 from export.onnx.tracing import Graphs, Traced, join
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import DataError
-from zoo.models.making import facts_of
+from zoo.models.facts import facts_of
 from zoo.retrieval.label_measures import NDCG_K, measure_by_labels
-from zoo.retrieval.measures import measure, require_measurable
+from zoo.retrieval.measures import measure
+from zoo.retrieval.protocol import require_measurable
 from zoo.sessions import cpu_session
 
 log = logging.getLogger(__name__)

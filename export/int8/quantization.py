@@ -1,14 +1,12 @@
-"""One network graph in fp16 or int8: the schemes, calibration, and the quantisers, which are onnxruntime's."""
+"""One network graph in fp16 or int8: calibration, and the quantisers, which are onnxruntime's."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import io
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,153 +19,10 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from export.onnx.tracing import MODULE_OF_NODE
-from zoo.errors import require_known
-from zoo.models.int8_speed import FEWEST_TERMS
+from export.int8.schemes import ABSORBED, ADDITIONS, MINMAX, WEIGHTED, Scheme, shallow_stem
 
-TARGETS = ("x86", "x86-vnni", "arm64", "web")
-"""What int8 will run on; "x86" has VNNI if this processor does."""
-WEIGHTED = ("Conv", "Gemm", "MatMul")
-"""Operators that int8 makes smaller and faster. The others stay in float, but for ``_ABSORBED``."""
-_ABSORBED = ("Relu", "Clip")  # the quantiser makes them the lower end of what precedes them: no node is left to run
-_ADDITIONS = ("Add",)
 _PERCENTILE = 99.99
-MINMAX, _CLIPPED = "minmax", "percentile"
 _CALIBRATED_AT_ONCE = 2  # images: all their intermediate tensors are in memory, 150 MB each in ResNet-50 at 224 pixels
-_ATTENTION_SHARE = 0.5  # of the weights in matrix products, from which on a network counts as a transformer
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How a network is quantised.
-
-    Attributes:
-        kind: "static" (QDQ: ranges of activations measured beforehand on images) or "dynamic" (found at each run).
-        activations: "uint8", asymmetric, or "int8", symmetric; one scale per tensor.
-        per_channel: whether each output channel of a weight has a scale of its own; weights are symmetric int8.
-        ranges: with kind static, "minmax" or "percentile" (the most extreme 0.01 % is clipped); else "".
-        additions: whether residual additions are quantised too.
-        reduce_range: 7 bits for weights, which x86 without VNNI adds up at full speed: sums of 8-bit products saturate
-            there, or take longer, see ``zoo.sessions``.
-    """
-
-    kind: str
-    activations: str = "uint8"
-    per_channel: bool = True
-    ranges: str = ""
-    additions: bool = False
-    reduce_range: bool = False
-
-    @property
-    def name(self) -> str:
-        """Return a name for tables, such as "static u8s8 per-channel minmax"."""
-        activations = "u8" if self.activations == "uint8" else "s8"
-        words = [self.kind, f"{activations}s8", "per-channel" if self.per_channel else "per-tensor", self.ranges]
-        words += ["with additions" if self.additions else "", "7-bit weights" if self.reduce_range else ""]
-        return " ".join(word for word in words if word)
-
-
-def schemes_for(network: ModelProto, target: str, vnni: bool = True) -> list[Scheme]:
-    """Return the schemes that fit a network and a target, the usual best first.
-
-    Static for convolutional networks, dynamic for transformers, where ranges change from image to image; both for a
-    mixture. On x86 and in browsers activations are uint8, which their kernels want; on arm64 int8 as well.
-
-    Args:
-        network: the graph.
-        target: one of ``TARGETS``.
-        vnni: whether this processor has VNNI.
-
-    Raises:
-        OptionError: unknown target.
-    """
-    require_known("target", target, TARGETS)
-    reduced = target == "x86" and not vnni
-    share = matmul_share(network)
-    transformer = share >= _ATTENTION_SHARE
-    schemes = []
-    for activations in ("int8", "uint8") if target == "arm64" else ("uint8",):
-        schemes += [
-            Scheme("static", activations, per_channel, ranges, reduce_range=reduced and activations == "uint8")
-            for ranges in ((MINMAX,) if transformer else (MINMAX, _CLIPPED))
-            for per_channel in (True, False)
-        ]
-    if not transformer:
-        schemes.append(replace(schemes[0], additions=True))
-    if share == 0:
-        return schemes
-    dynamic = [Scheme("dynamic", "uint8", per_channel, reduce_range=reduced) for per_channel in (True, False)]
-    return [*dynamic, *schemes] if transformer else [*schemes, *dynamic]
-
-
-def matmul_share(network: ModelProto) -> float:
-    """Return the share of the weights of convolutions and matrix products that is in MatMul nodes, in [0, 1].
-
-    Gemm, the embedding head, counts as neither.
-    """
-    counts = dict.fromkeys(WEIGHTED, 0)
-    for node in network.graph.node:
-        if node.op_type in counts:
-            counts[node.op_type] += weights_of(network, [node.name])
-    total = counts["Conv"] + counts["MatMul"]
-    return counts["MatMul"] / total if total else 0.0
-
-
-def weights_of(network: ModelProto, nodes: Iterable[str]) -> int:
-    """Return how many weights nodes of these names have, biases aside."""
-    names = set(nodes)
-    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in network.graph.initializer if len(tensor.dims) > 1}
-    return sum(
-        sizes.get(name, 0)
-        for node in network.graph.node
-        if node.name in names and node.op_type in WEIGHTED
-        for name in node.input
-    )
-
-
-def shallow_stem(network: ModelProto) -> list[str]:
-    """Return the names of the convolutions of the image that stay in float; see ``FEWEST_TERMS``."""
-    (image,) = (entry.name for entry in network.graph.input)
-    shapes = {tensor.name: tensor.dims for tensor in network.graph.initializer}
-    return [
-        node.name
-        for node in network.graph.node
-        if node.op_type == "Conv" and node.input[0] == image and np.prod(shapes[node.input[1]][1:]) < FEWEST_TERMS
-    ]
-
-
-def blocks_of(network: ModelProto, most: int = 24) -> dict[str, list[str]]:
-    """Return the names of the nodes that can be quantised, by the module of the torch model that they come from.
-
-    Modules are named as in the torch model, as deep as gives no more than ``most`` blocks, but at least one name deep;
-    in the graph's order.
-    """
-    quantised = (*WEIGHTED, *_ABSORBED, *_ADDITIONS)
-    weights = {tensor.name for tensor in network.graph.initializer}
-    stem = shallow_stem(network)
-    nodes = [node for node in network.graph.node if node.op_type in quantised and node.name not in stem]
-    paths = {node.name: _module_path(node, weights) for node in nodes}
-    deepest = max((len(path) for path in paths.values()), default=1)
-    for depth in range(deepest, 0, -1):
-        blocks: dict[str, list[str]] = {}
-        for name, path in paths.items():
-            blocks.setdefault(".".join(path[:depth]) or "(model)", []).append(name)
-        # A block without weights has nothing of its own to leave in float.
-        blocks = {block: names for block, names in blocks.items() if weights_of(network, names)}
-        if len(blocks) <= most:
-            break
-    return blocks
-
-
-def _module_path(node: NodeProto, weights: set[str]) -> list[str]:
-    for name in node.input:
-        if name in weights and name.endswith(".weight"):  # a convolution and its BatchNorm are one node by now
-            return name.split(".")[:-1]
-    for note in node.metadata_props:
-        if note.key == MODULE_OF_NODE:
-            scopes = ast.literal_eval(note.value)  # "['', 'layer1', 'layer1.0', 'layer1.0.conv1', 'conv2d']"
-            return str(scopes[-2] if len(scopes) > 1 else "").split(".")
-    return [""]
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
@@ -198,7 +53,7 @@ def calibrate(network: ModelProto, ranges: str, tensors: Iterable[np.ndarray]) -
         onnx.save(network, source)
         calibrator = create_calibrator(
             source,
-            [*WEIGHTED, *_ABSORBED, *_ADDITIONS],
+            [*WEIGHTED, *ABSORBED, *ADDITIONS],
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
             calibrate_method=method,
             extra_options=settings,
@@ -234,7 +89,7 @@ def to_int8(
     with _quietly():
         if scheme.kind == "dynamic":
             return _dynamic(copied, scheme, list(in_float))
-        operators = [*WEIGHTED, *_ABSORBED, *(_ADDITIONS if scheme.additions else ())]
+        operators = [*WEIGHTED, *ABSORBED, *(ADDITIONS if scheme.additions else ())]
         quantizer = QDQQuantizer(
             copied,
             scheme.per_channel,

@@ -24,7 +24,9 @@ from torch.nn import functional
 from zoo.arguments import ModelLike
 from zoo.errors import ModelError, first_line, require_known
 from zoo.files import digest
-from zoo.models.making import COSINE, facts_of, load_model, normalize_embeddings, preprocessing_of, summary_of
+from zoo.models.facts import COSINE, facts_of
+from zoo.models.folder import load_model
+from zoo.models.network import normalize_embeddings, preprocessing_of, summary_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
 from zoo.sessions import cpu_session
 from zoo.versions import versions

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.int8.quantization import MINMAX, calibrate, fits_float16, to_fp16
+from export.int8.quantization import calibrate, fits_float16, to_fp16
+from export.int8.schemes import MINMAX
 from export.int8.selection import Chosen
 from export.onnx.tracing import TENSOR, Graphs, Traced, join, metadata, save, smooth_images
 from zoo.data import DataSplits

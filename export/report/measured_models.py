@@ -19,9 +19,12 @@ from zoo.arguments import TeacherLike, same_place
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import ModelError
 from zoo.models.embedding import dtype_of, fastest_device
-from zoo.models.making import facts_of, load_model, summary_of
+from zoo.models.facts import facts_of
+from zoo.models.folder import load_model
+from zoo.models.network import summary_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
-from zoo.teachers.opening import Teacher, TorchTeacher
+from zoo.teachers.base import Teacher
+from zoo.teachers.torch_module import TorchTeacher
 
 
 @dataclass(frozen=True, eq=False)

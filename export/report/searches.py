@@ -13,7 +13,9 @@ from export.index.vector_index import VectorIndex, make_index, milliseconds_per_
 from export.report.measured_models import MeasuredModel
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError
-from zoo.retrieval.measures import Find, comparable, drop_interval, exact, queries_and_gallery, retention_interval
+from zoo.retrieval.bootstrap import drop_interval, retention_interval
+from zoo.retrieval.nearest import comparable
+from zoo.retrieval.protocol import Find, exact, queries_and_gallery
 
 log = logging.getLogger(__name__)
 

@@ -109,15 +109,10 @@ def validate(
     from export.report.searches import Search, all_searches, finding, require_possible, step
     from zoo.data import load_data
     from zoo.files import write_json, write_text
+    from zoo.retrieval.bootstrap import at_least, retention_interval
     from zoo.retrieval.label_measures import NDCG_K, LabelRetrievalResult, measure_found_by_labels, random_and_best
-    from zoo.retrieval.measures import (
-        RetrievalResult,
-        at_least,
-        measure_found,
-        neighbour_overlap,
-        require_test_images,
-        retention_interval,
-    )
+    from zoo.retrieval.measures import RetrievalResult, measure_found, neighbour_overlap
+    from zoo.retrieval.protocol import require_test_images
     from zoo.teachers.opening import open_teacher
     from zoo.versions import machine, versions
 

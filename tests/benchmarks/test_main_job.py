@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.main_job import labels_only_tuning, run
 from zoo import DataSplits, create_model, load_data, save_model
-from zoo.models.making import ModelFacts, set_facts
+from zoo.models.facts import ModelFacts, set_facts
 
 
 def line(config: str = "quickstart") -> dict[str, Any]:

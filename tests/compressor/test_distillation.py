@@ -21,9 +21,11 @@ from compressor.losses import LOSSES
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import ImageSet, ModelError, OptionError, load_data, load_model, measure, train
 from zoo.models.embedding import embed
-from zoo.models.making import create_model, facts_of, set_facts
+from zoo.models.facts import facts_of, set_facts
+from zoo.models.making import create_model
 from zoo.retrieval.label_measures import measure_by_labels, random_order
-from zoo.training.learner import Interrupted, Learner
+from zoo.training.fitting import Interrupted
+from zoo.training.learner import Learner
 
 
 def recall(model: nn.Module, images: Any) -> float:

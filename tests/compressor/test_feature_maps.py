@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from compressor.feature_maps import pair_stages, to_smaller
-from zoo.models.making import create_model, embed_with_maps
+from zoo.models.making import create_model
+from zoo.models.network import embed_with_maps
 
 
 def maps(*shapes: tuple[int, int, int]) -> list[Tensor]:

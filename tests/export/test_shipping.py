@@ -21,6 +21,7 @@ import compressor.int8_finish.quantization_aware
 import compressor.int8_finish.shipping
 import export.int8.judge
 import export.int8.selection
+import export.int8.trial
 from compressor.cli.command import main
 from compressor.int8_finish.quantization_aware import obstacle_to_finish
 from export import Embedder, export_model, to_onnx
@@ -40,8 +41,8 @@ from zoo import (
 from zoo.data import DataSplits
 from zoo.errors import DivergedError
 from zoo.files import digest
-from zoo.models.making import facts_of
-from zoo.retrieval.measures import at_least, drop_interval
+from zoo.models.facts import facts_of
+from zoo.retrieval.bootstrap import at_least, drop_interval
 from zoo.versions import has_vnni
 
 WEIGHTS = "" if has_vnni() else " 7-bit weights"  # in the names of schemes for x86
@@ -151,7 +152,7 @@ def test_no_test_image_is_looked_at(
         seen.append(tuple(images.ids))
         return preprocessed(graphs, images)
 
-    for module in (export.int8.judge, export.int8.selection):  # to judge, and to calibrate and time
+    for module in (export.int8.judge, export.int8.trial):  # to judge, and to calibrate and time
         monkeypatch.setattr(module, "preprocessed", watched)
     export_model(tiny_teacher, tmp_path, precision="int8", data=f"folder:{photos}", **QUICK)
     splits = load_data(f"folder:{photos}", validation=0.34)
@@ -531,7 +532,7 @@ def test_the_fastest_inside_the_budget_is_chosen_and_of_the_equally_fast_the_one
 def test_int8_by_name_only_is_refused(
     tiny_teacher: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.int8.selection, "_LEAST_INT8", 1.1)
+    monkeypatch.setattr(export.int8.trial, "_LEAST_INT8", 1.1)
     with pytest.raises(RefusedError, match="No int8 file could be made") as refused:
         export_model(tiny_teacher, tmp_path, precision="auto", data=f"folder:{photos}", **QUICK)
     of_int8 = [entry for entry in refused.value.content["candidates"] if entry["precision"] == "int8"]

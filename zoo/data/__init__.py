@@ -18,12 +18,12 @@ READERS: dict[str, str] = {
     "csv": "zoo.data.table:read_csv",
     "omniglot": "zoo.data.torchvision_sets:read_omniglot",
     "cifar100": "zoo.data.torchvision_sets:read_cifar100",
-    "cub200": "zoo.data.published:read_cub200",
-    "cars196": "zoo.data.published:read_cars196",
-    "sop": "zoo.data.published:read_sop",
-    "inshop": "zoo.data.published:read_inshop",
-    "grocery": "zoo.data.published:read_grocery",
-    "grocery-catalogue": "zoo.data.published:read_grocery_catalogue",
+    "cub200": "zoo.data.published.cub200:read_cub200",
+    "cars196": "zoo.data.published.cars196:read_cars196",
+    "sop": "zoo.data.published.sop:read_sop",
+    "inshop": "zoo.data.published.inshop:read_inshop",
+    "grocery": "zoo.data.published.grocery:read_grocery",
+    "grocery-catalogue": "zoo.data.published.grocery:read_grocery_catalogue",
 }
 
 

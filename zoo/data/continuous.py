@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import DataError, require_known
-from zoo.retrieval.measures import nearest, squared_distances
+from zoo.retrieval.nearest import nearest, squared_distances
 
 LABEL_METRICS = ("euclidean", "cosine")
 _CHUNK_NUMBERS = 1 << 22

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from zoo.models.making import ModelFacts
+from zoo.models.facts import ModelFacts
 
 
 def model_card(name: str, summary: dict[str, Any], facts: ModelFacts) -> str:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError
-from zoo.models.making import preprocessing_of
+from zoo.models.network import preprocessing_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
 from zoo.versions import available_cores
 

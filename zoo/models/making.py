@@ -1,17 +1,8 @@
-"""Zoo models are timm models: made, saved and loaded in timm's own formats.
-
-What timm has no field for (metric, loss, data, seed, measured recall) travels in :class:`ModelFacts`, under one key of
-the folder's ``config.json``.
-"""
+"""Making an embedding model: a timm backbone, pooling and a linear head; with weights that are shown to fit."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import tempfile
-from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,43 +10,13 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from zoo.errors import ModelError, OptionError, did_you_mean, first_line, require_known
-from zoo.files import write_text
-from zoo.models.card import model_card
-from zoo.models.preprocessing import Preprocessing
+from zoo.errors import ModelError, OptionError, did_you_mean, first_line
+from zoo.models.facts import COSINE, ModelFacts, set_facts
+from zoo.models.network import head_of, preprocessing_of, summary_of
 
 log = logging.getLogger(__name__)
-
-FACTS_KEY = "embedding_compressor"
-COSINE, EUCLIDEAN = "cosine", "euclidean"
-
-
-@dataclass
-class ModelFacts:
-    """What is known about an embedding model beyond its weights.
-
-    Attributes:
-        metric: "cosine" (compare L2-normalised embeddings) or "euclidean" (compare them as they are).
-        loss: name of the loss it was trained with, or None.
-        options: the resolved options of the training or distillation.
-        data: name and protocol of the training data; no class names.
-        teacher: name and digest of the teacher, for a student.
-        measured: retrieval measures, each named by where it was measured.
-        versions: versions of the libraries it was made with.
-    """
-
-    metric: str = COSINE
-    loss: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    teacher: dict[str, Any] | None = None
-    measured: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        require_known("metric", self.metric, (COSINE, EUCLIDEAN))
 
 
 def create_model(
@@ -134,117 +95,6 @@ def create_model(
     return model
 
 
-def load_model(path: str | Path) -> nn.Module:
-    """Load a model folder in timm's format, in eval mode.
-
-    Raises:
-        ModelError: the folder or a file in it is missing or broken; names it.
-    """
-    path = Path(path)
-    config_file, weights_file = path / "config.json", path / "model.safetensors"
-    for file in (config_file, weights_file):
-        if not file.is_file():
-            raise ModelError(f"{file} does not exist; {path} is not a finished model folder. Check the path.")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        facts = dict(config.get(FACTS_KEY, {}))
-        model = timm.create_model(f"local-dir:{path}", pretrained=True)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{config_file} is not a timm model configuration ({error}). Train or download it anew."
-        ) from error
-    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        reason = first_line(error)
-        raise ModelError(f"{weights_file} cannot be loaded ({reason}). Train or download it anew.") from error
-    known = {f.name for f in fields(ModelFacts)}
-    set_facts(model, ModelFacts(**{name: value for name, value in facts.items() if name in known}))
-    return model.eval()
-
-
-def save_model(model: nn.Module, path: str | Path) -> None:
-    """Save a model as a folder in timm's format: model.safetensors, README.md, config.json.
-
-    Each file appears whole or not at all, config.json last, so a folder that has one is finished.
-    ``timm.create_model("local-dir:PATH", pretrained=True)`` loads it without this project.
-    """
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path, prefix=".saving.") as temporary:
-        on_cpu = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        on_cpu.register_state_dict_post_hook(_unshare)
-        timm.models.save_for_hf(
-            on_cpu, temporary, model_config={FACTS_KEY: asdict(facts_of(model))}, safe_serialization=True
-        )
-        os.replace(Path(temporary) / "model.safetensors", path / "model.safetensors")
-        write_text(path / "README.md", model_card(path.name, summary_of(model), facts_of(model)))
-        os.replace(Path(temporary) / "config.json", path / "config.json")
-
-
-def facts_of(model: nn.Module) -> ModelFacts:
-    """Return the facts of a model; of a foreign one, the defaults (cosine metric)."""
-    facts = getattr(model, "embedding_facts", None)
-    return facts if isinstance(facts, ModelFacts) else ModelFacts()
-
-
-def set_facts(model: nn.Module, facts: ModelFacts) -> None:
-    """Attach facts to a model."""
-    model.embedding_facts = facts  # type: ignore[assignment]
-
-
-def preprocessing_of(model: nn.Module) -> Preprocessing:
-    """Return the preprocessing contract of a timm model; of a foreign one, ImageNet's at 224 pixels."""
-    config = getattr(model, "pretrained_cfg", None)
-    return Preprocessing.of(config) if isinstance(config, dict) else Preprocessing()
-
-
-def head_of(model: nn.Module) -> nn.Module:
-    """Return what makes the embedding of the pooled features: a linear layer, with a norm in some architectures."""
-    head = model.get_classifier()  # type: ignore[operator]
-    return nn.ModuleList(head) if isinstance(head, tuple) else head  # two of them in distilled transformers
-
-
-def embed_with_maps(model: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run a timm model once, for its embeddings and for the feature maps on the way to them.
-
-    Args:
-        model: of an architecture that has timm's ``forward_intermediates``; nearly all do.
-        pixels: the model's input, ``(N, 3, H, W)``.
-
-    Returns:
-        The embeddings ``(N, D)`` of ``model(pixels)``, and maps ``(N, C, H', W')`` from first to last: of each stage,
-        or of each block of a plain transformer, whose tokens are laid out as a map.
-
-    Raises:
-        OptionError: the network has no ``forward_intermediates``.
-    """
-    if not hasattr(model, "forward_intermediates"):
-        name = summary_of(model)["architecture"]
-        raise OptionError(
-            f"{name} gives no feature maps (timm's forward_intermediates). Choose another network, or a loss of "
-            "embeddings alone, such as relaxed_contrastive."
-        )
-    features, maps = model.forward_intermediates(pixels, output_fmt="NCHW")  # type: ignore[operator]
-    return model.forward_head(features), maps  # type: ignore[operator]
-
-
-def summary_of(model: nn.Module) -> dict[str, Any]:
-    """Return architecture, dimensions, parameters and input size, for cards and metadata."""
-    config = getattr(model, "pretrained_cfg", {})
-    return {
-        "architecture": config.get("architecture", type(model).__name__),
-        "dim": getattr(model, "num_classes", None),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "input_size": list(preprocessing_of(model).input_size),
-    }
-
-
-def normalize_embeddings(embeddings: Tensor) -> Tensor:
-    """L2-normalise ``(N, D)``, in float32; zero stays zero. Written so that it exports to ONNX as plain operators."""
-    embeddings = embeddings.float()
-    # A clamp, not a sum: the exporter drops the addition of a number this small.
-    return embeddings * torch.rsqrt((embeddings * embeddings).sum(dim=1, keepdim=True).clamp(min=1e-12))
-
-
 def _require_architecture(arch: str) -> None:
     if timm.is_model(arch):
         return
@@ -278,12 +128,6 @@ def _classes_in(path: Path, classifier: str | tuple[str, ...] | None) -> int:
             return int(file.get_slice(key).get_shape()[0]) if key in file.keys() else 0  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise ModelError(f"Weight file {path} cannot be read ({error}). Save or download it anew.") from error
-
-
-def _unshare(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    """Give tensors that modules share a copy each: safetensors refuses shared memory."""
-    for name, tensor in state.items():
-        state[name] = tensor.clone()
 
 
 def _require_loaded(model: nn.Module, path: Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import DataError, OptionError
-from zoo.retrieval.measures import Find, exact, queries_and_gallery
+from zoo.retrieval.protocol import Find, exact, queries_and_gallery
 
 LABEL_KS = tuple(range(1, 11))
 NDCG_K = 10

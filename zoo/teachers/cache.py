@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.data.image_set import ImageSet
 from zoo.files import replacing, require_writable
-from zoo.teachers.opening import Teacher, TorchTeacher
+from zoo.teachers.base import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class CachedTeacher(Teacher):
         return self.teacher.parameters()
 
     def _file(self, views: Tensor) -> Path:
-        precision = self.teacher.precision_on(views.device) if isinstance(self.teacher, TorchTeacher) else ""
+        precision = self.teacher.precision_on(views.device)
         hashed = hashlib.sha256(f"{precision} {tuple(views.shape)} {views.dtype}".encode())
         hashed.update(views.cpu().contiguous().numpy().tobytes())
         return self.folder / self.digest / f"{hashed.hexdigest()[:32]}.npy"

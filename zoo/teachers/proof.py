@@ -13,8 +13,9 @@ from zoo.errors import DataError, ModelError
 from zoo.models.embedding import fastest_device
 from zoo.models.preprocessing import Preprocess, Preprocessing
 from zoo.retrieval.label_measures import NDCG_K, measure_by_labels, random_order
-from zoo.retrieval.measures import chance_of, measure, require_measurable
-from zoo.teachers.opening import Teacher
+from zoo.retrieval.measures import measure
+from zoo.retrieval.protocol import chance_of, require_measurable
+from zoo.teachers.base import Teacher
 
 log = logging.getLogger(__name__)
 

@@ -1,51 +1,33 @@
-"""What training a teacher and distilling a student share: rates, schedule, validation, the fit itself, its resume."""
+"""What training a teacher and distilling a student share: rates, schedule, validation."""
 
 from __future__ import annotations
 
-import logging
 import math
-import shutil
-import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.layers import convert_sync_batchnorm
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 
 from zoo.arguments import SCHEDULES
 from zoo.data.image_set import ImageSet
-from zoo.errors import DivergedError, ModelError, OptionError, first_line, require_known
-from zoo.files import alone_in, replacing, write_json
+from zoo.errors import DivergedError, require_known
+from zoo.files import replacing, write_json
 from zoo.losses import CONTINUOUS, labels_of
-from zoo.models.embedding import embed, fastest_device, worker_count
-from zoo.models.making import embed_with_maps, facts_of, head_of, preprocessing_of, save_model
-from zoo.models.precision import bfloat16_is_fast
+from zoo.models.embedding import embed, fastest_device
+from zoo.models.facts import facts_of
+from zoo.models.network import embed_with_maps, head_of, preprocessing_of
 from zoo.models.preprocessing import Normalize
 from zoo.retrieval.label_measures import NDCG_K, measure_by_labels
 from zoo.retrieval.measures import measure
-from zoo.stage import CHECKPOINTS
-from zoo.training.augmentation import Views
-from zoo.training.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
-from zoo.versions import available_cores
+from zoo.training.checkpoints import BEST
 
-log = logging.getLogger(__name__)
-
-_BEST = "best.safetensors"
 _ONEDNN_BLOCK = 16  # channels that oneDNN takes at a time with AVX-512, 8 with AVX2
 
 
@@ -220,7 +202,7 @@ class Learner(lightning.LightningModule):
         if before is None or round(measured[self.chosen_by], 6) >= before:
             self.best = {"epoch": epoch} | {name: round(value, 6) for name, value in measured.items()}
             if self.checkpoints is not None and self.trainer.is_global_zero:
-                with replacing(self.checkpoints / _BEST) as temporary:
+                with replacing(self.checkpoints / BEST) as temporary:
                     save_file(_contiguous(self), temporary)
 
     def require_finite(self) -> None:
@@ -269,169 +251,3 @@ def _contiguous(model: nn.Module) -> dict[str, Tensor]:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-
-
-def training_loader(
-    images: ImageSet,
-    views: Views,
-    batch_size: int,
-    images_per_class: int,
-    use_labels: bool,
-    workers: int | None,
-    seed: int,
-    neighbours: int | None = None,
-) -> DataLoader[Any]:
-    """Return batches of ``((B, V, 3, H, W) uint8, (B,) indices)``: class-balanced where labels are used.
-
-    Where ``neighbours`` is given, batches are an anchor, as many images with the nearest continuous labels, and others.
-    """
-    sampler: GlobalBatches
-    if neighbours is not None:
-        assert images.continuous is not None
-        sampler = DenseTripletSampler(images.continuous, batch_size, neighbours, seed)
-    else:
-        labels = images.labels if use_labels else None
-        sampler = BatchSampler(len(images), labels, batch_size, images_per_class, seed)
-    if workers is None:
-        # On two cores that train as well, a process of its own for the views takes more time than it saves.
-        busy = fastest_device().type == "cpu" and available_cores() <= 2
-        workers = 0 if busy else worker_count(len(sampler) * 4)
-    return DataLoader(views, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
-
-
-def fit(
-    learner: Learner,
-    loader: DataLoader[Any],
-    folder: Path,
-    epochs: int,
-    precision: str,
-    gradient_clip: float | None,
-    devices: str | int,
-    num_nodes: int,
-) -> dict[str, Any]:
-    """Train, resuming from ``folder/checkpoints`` where a run was interrupted; leave the best weights in the learner.
-
-    Best is the epoch of the highest measure on the validation images, the later of equals; without validation, the
-    last epoch.
-
-    Args:
-        precision: Lightning's, or "auto": bf16-mixed where the device multiplies bfloat16 in hardware, else 32-true.
-
-    Returns:
-        ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": there, or None}``, and what else was measured.
-
-    Raises:
-        Interrupted: the user stopped the run; it can be resumed.
-        ModelError: the checkpoint to resume from is broken.
-        OptionError: precision, devices or num_nodes that Lightning does not take, torch.compile failed, or another
-            process is at work in the folder.
-        DivergedError: training diverged.
-    """
-    learner.checkpoints = folder / CHECKPOINTS
-    last = learner.checkpoints / "last.ckpt"
-    resumed = last if last.is_file() else None
-    best = learner.checkpoints / _BEST
-    if resumed:
-        log.info("resuming from %s", resumed)
-        if best.is_file():
-            _read_best(best)  # a broken one is told before epochs are spent
-    keep_last = ModelCheckpoint(
-        learner.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
-    )
-    if precision == "auto":
-        precision = "bf16-mixed" if bfloat16_is_fast(fastest_device()) else "32-true"
-    with warnings.catch_warnings():
-        # Lightning advises on workers and logging intervals; both are chosen here.
-        warnings.filterwarnings("ignore", module="lightning")
-        try:
-            trainer = lightning.Trainer(
-                max_epochs=epochs,
-                precision=precision,  # type: ignore[arg-type]
-                gradient_clip_val=gradient_clip,
-                devices=devices,
-                num_nodes=num_nodes,
-                use_distributed_sampler=False,
-                callbacks=[_AloneInFolder(folder), keep_last, TQDMProgressBar(refresh_rate=5)],
-                plugins=[_WholeCheckpoints()],
-                logger=CSVLogger(folder, name=None, version=_next_log(folder)),
-                log_every_n_steps=1,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-            )
-        except (MisconfigurationException, TypeError, ValueError) as error:
-            asked = f"precision {precision!r}, devices {devices!r} and num_nodes {num_nodes!r}"
-            raise OptionError(f"Lightning cannot train with {asked}: {first_line(error)}") from error
-        try:
-            trainer.fit(learner, loader, ckpt_path=resumed, weights_only=True)
-        except SystemExit as error:  # what Lightning makes of Ctrl-C
-            raise Interrupted("Interrupted. Run the same command again to go on from the last whole epoch.") from error
-        except BackendCompilerFailed as error:
-            raise OptionError(f"torch.compile failed ({first_line(error)}) Set compile to false.") from error
-    if learner.best["epoch"] is None:
-        learner.require_finite()
-        return learner.best | {"epoch": epochs}
-    learner.load_state_dict(_read_best(best))
-    learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
-    return learner.best
-
-
-def _read_best(file: Path) -> dict[str, Tensor]:
-    try:
-        weights: dict[str, Tensor] = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{file} cannot be read ({error}). Remove its stage's folder to train anew.") from error
-    return weights
-
-
-class _AloneInFolder(Callback):
-    """Keeps a second run, begun by mistake while the first is at work, from writing over its checkpoints."""
-
-    def __init__(self, folder: Path) -> None:
-        self.alone = ExitStack()
-        self.folder = folder
-
-    def setup(self, trainer: lightning.Trainer, learner: lightning.LightningModule, stage: str) -> None:
-        if trainer.is_global_zero:  # the other ranks belong to it
-            self.alone.enter_context(alone_in(self.folder))
-
-    def teardown(self, trainer: lightning.Trainer, learner: lightning.LightningModule, stage: str) -> None:
-        self.alone.close()
-
-    def on_exception(
-        self, trainer: lightning.Trainer, learner: lightning.LightningModule, error: BaseException
-    ) -> None:
-        self.alone.close()
-
-
-class _WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all, on any file system."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
-
-    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        try:
-            checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **options)
-        except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
-            reason = first_line(error)
-            raise ModelError(f"{path} cannot be read ({reason}). Remove it to begin this stage anew.") from error
-        return checkpoint
-
-
-def _next_log(folder: Path) -> str:
-    """Return ``log``, or ``log-2`` and so on where a run goes on, since the logger would empty a folder it finds."""
-    count = len(list(folder.glob("log*")))
-    return "log" if count == 0 else f"log-{count + 1}"
-
-
-def finish(learner: Learner, folder: Path) -> None:
-    """Save the model and remove what was only needed to resume; no process returns before the folder is finished."""
-    if learner.trainer.is_global_zero:
-        save_model(learner.model, folder)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    learner.trainer.strategy.barrier()
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped a run that can be resumed."""

@@ -114,7 +114,7 @@ def train(
     require_valid(options)
 
     from zoo.data import load_data
-    from zoo.retrieval.measures import require_training_images
+    from zoo.retrieval.protocol import require_training_images
 
     splits = load_data(data, split, validation, continuous_labels, label_metric)
     stage = Stage.open(out, train, options, data_digest=splits.digest)
@@ -146,9 +146,12 @@ def train(
 
     from zoo.data.rotations import with_rotations
     from zoo.models.embedding import embed, fastest_device
-    from zoo.models.making import COSINE, ModelFacts, create_model, preprocessing_of, set_facts
+    from zoo.models.facts import COSINE, ModelFacts, set_facts
+    from zoo.models.making import create_model
+    from zoo.models.network import preprocessing_of
     from zoo.training.augmentation import Views
-    from zoo.training.learner import Learner, finish, fit, training_loader
+    from zoo.training.fitting import finish, fit, training_loader
+    from zoo.training.learner import Learner
     from zoo.versions import versions
 
     class ProxyLearner(Learner):

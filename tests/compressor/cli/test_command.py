@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
-from compressor.cli.command import _with_leading, main, parser_of
+from compressor.cli.command import main
+from compressor.cli.parsing import parser_of
+from compressor.cli.words import with_leading
 from compressor.pipeline import run
 from zoo import OptionError, load_data
 from zoo.errors import UserError
@@ -192,19 +194,19 @@ def test_export_takes_plain_words(finished: Path, tmp_path: Path) -> None:
 )
 def test_several_numbers_are_plain_words(given: list[str]) -> None:
     words = ["a.onnx", *given, "--batch-sizes", "4", "--runs", "3"]
-    options = parser_of("bench").parse_args(_with_leading("bench", words))
+    options = parser_of("bench").parse_args(with_leading("bench", words))
     assert (options.files, options.threads, options.batch_sizes, options.runs) == (["a.onnx"], [1, 2], [4], 3)
-    nulls = parser_of("bench").parse_args(_with_leading("bench", ["a.onnx", "--threads", "null"]))
+    nulls = parser_of("bench").parse_args(with_leading("bench", ["a.onnx", "--threads", "null"]))
     assert nulls.threads is None
     words = ["configs/quickstart.yaml", "--report.ks", "1", "4", "--out", "x"]
-    assert parser_of("run").parse_args(_with_leading("run", words)).report.ks == [1, 4]
+    assert parser_of("run").parse_args(with_leading("run", words)).report.ks == [1, 4]
 
 
 def test_a_pair_is_validated_without_other_models() -> None:
     pair = ["--query-encoder", "a.onnx", "--gallery-encoder", "b.onnx"]
-    assert "--models=[]" in _with_leading("validate", pair)
-    assert "--models=[]" not in _with_leading("validate", ["c.onnx", *pair])
-    assert "--models=[]" not in _with_leading("validate", ["--models", "c.onnx", *pair])
+    assert "--models=[]" in with_leading("validate", pair)
+    assert "--models=[]" not in with_leading("validate", ["c.onnx", *pair])
+    assert "--models=[]" not in with_leading("validate", ["--models", "c.onnx", *pair])
 
 
 def test_index_is_built_and_searched(finished: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
@@ -280,7 +282,7 @@ def test_help_answers_in_under_a_second(verb: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from compressor.cli.command import parser_of, VERBS\n"
+        "import sys; from compressor.cli.parsing import parser_of, VERBS\n"
         "for verb in VERBS: parser_of(verb).format_help()\n"
         "heavy = {'torch', 'timm', 'lightning', 'onnx', 'onnxruntime', 'faiss', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"

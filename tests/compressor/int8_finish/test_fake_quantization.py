@@ -11,14 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.int8_finish.fake_quantization import (
-    SCHEMES,
-    FakeQuantization,
-    fake_quantize_activation,
-    fake_quantize_weight,
-    fake_quantized,
-)
-from export.int8.quantization import Scheme, calibrate, to_int8
+from compressor.int8_finish.fake_quantization import FakeQuantization, fake_quantized
+from compressor.int8_finish.rounding import SCHEMES, fake_quantize_activation, fake_quantize_weight
+from export.int8.quantization import calibrate, to_int8
+from export.int8.schemes import Scheme
 from export.onnx.tracing import trace_model
 from zoo import ModelError, OptionError, create_model
 

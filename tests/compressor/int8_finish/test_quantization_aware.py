@@ -16,8 +16,9 @@ from compressor.int8_finish.quantization_aware import FINISH_KEY, _options, fini
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import ModelError, OptionError, load_data, load_model, measure, save_model
 from zoo.models.embedding import embed
-from zoo.models.making import ModelFacts, facts_of
-from zoo.training.learner import Interrupted, Learner
+from zoo.models.facts import ModelFacts, facts_of
+from zoo.training.fitting import Interrupted
+from zoo.training.learner import Learner
 
 
 @pytest.fixture(scope="module")

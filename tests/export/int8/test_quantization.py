@@ -11,18 +11,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from export.int8.judge import session_of
-from export.int8.quantization import (
-    Scheme,
-    blocks_of,
-    calibrate,
-    fits_float16,
-    matmul_share,
-    schemes_for,
-    shallow_stem,
-    to_fp16,
-    to_int8,
-    weights_of,
-)
+from export.int8.quantization import calibrate, fits_float16, to_fp16, to_int8
+from export.int8.schemes import Scheme, blocks_of, matmul_share, schemes_for, shallow_stem, weights_of
 from export.onnx.tracing import Traced, trace_model
 from zoo import OptionError, create_model
 from zoo.versions import has_vnni

@@ -18,7 +18,8 @@ from export.onnx.tracing import difference, join, pixels_to_vector, smooth_image
 from export.onnx.writing import some_images
 from zoo import DataError, ModelError, OptionError, load_data, load_model
 from zoo.files import digest
-from zoo.models.making import create_model, save_model
+from zoo.models.folder import save_model
+from zoo.models.making import create_model
 
 
 def lively(model: nn.Module) -> nn.Module:

@@ -13,7 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from export.report.page import _spread, render_html
+from export.report.examples import _spread
+from export.report.page import render_html
 from export.report.plots import _draw_label_distance, _draw_ndcg, _draw_recall, _draw_size
 from export.report.tables import print_table
 from zoo.data import ImageSet

@@ -16,7 +16,8 @@ from export.report.searches import all_searches, finding
 from zoo import ModelError, OptionError, load_data
 from zoo.data import DataSplits, ImageSet
 from zoo.data.image_set import GALLERY, QUERY
-from zoo.retrieval.measures import exact, measure_found
+from zoo.retrieval.measures import measure_found
+from zoo.retrieval.protocol import exact
 
 OPTIONS: dict[str, Any] = {"bootstrap": 50, "latency_runs": 2}
 

@@ -15,9 +15,10 @@ from export import export_model, to_onnx, validate
 from export.report.measured_models import latencies, open_models
 from zoo import DataError, ModelError, OptionError, load_data, load_model, measure
 from zoo.models.embedding import embed
-from zoo.models.making import save_model
+from zoo.models.folder import save_model
+from zoo.retrieval.bootstrap import retention_interval
 from zoo.retrieval.label_measures import measure_by_labels
-from zoo.retrieval.measures import neighbour_overlap, retention_interval
+from zoo.retrieval.measures import neighbour_overlap
 from zoo.teachers.opening import open_teacher
 
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import zoo.retrieval.nearest
 from zoo.data import continuous
 from zoo.data.continuous import ContinuousLabels, FunctionLabels, MatrixLabels, VectorLabels
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.rotations import with_rotations
 from zoo.errors import DataError, OptionError
-from zoo.retrieval import measures
 
 
 def manhattan(a: list[tuple[float, ...]], b: list[tuple[float, ...]]) -> np.ndarray:
@@ -90,7 +90,7 @@ def test_small_chunks_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) 
     expected = whole.distances(rows, rows), whole.nearest(rows, rows, 5, rows), whole.distances_to(rows, rows[:, None])
     monkeypatch.setattr(continuous, "_CHUNK_NUMBERS", 100)
     monkeypatch.setattr(continuous, "_BLOCK", 7)
-    monkeypatch.setattr(measures, "_CHUNK_BYTES", 2000)
+    monkeypatch.setattr(zoo.retrieval.nearest, "CHUNK_BYTES", 2000)
     labels = KINDS[kind](vectors)
     for part, of_whole in zip(
         (labels.distances(rows, rows), labels.nearest(rows, rows, 5, rows), labels.distances_to(rows, rows[:, None])),

@@ -9,7 +9,8 @@ from torch import nn
 
 from zoo.data.image_set import ImageSet
 from zoo.models.embedding import embed, worker_count
-from zoo.models.making import create_model, preprocessing_of
+from zoo.models.making import create_model
+from zoo.models.network import preprocessing_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
 
 

@@ -11,18 +11,10 @@ import timm
 import torch
 
 from zoo.errors import ModelError, OptionError
-from zoo.models.making import (
-    ModelFacts,
-    create_model,
-    embed_with_maps,
-    facts_of,
-    head_of,
-    load_model,
-    normalize_embeddings,
-    preprocessing_of,
-    save_model,
-    set_facts,
-)
+from zoo.models.facts import ModelFacts, facts_of, set_facts
+from zoo.models.folder import load_model, save_model
+from zoo.models.making import create_model
+from zoo.models.network import embed_with_maps, head_of, normalize_embeddings, preprocessing_of
 
 
 @pytest.fixture

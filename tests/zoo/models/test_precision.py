@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import zoo.models.precision
-import zoo.teachers.opening
-import zoo.training.learner
+import zoo.teachers.torch_module
+import zoo.training.fitting
 from zoo import train
 from zoo.models.precision import bfloat16_is_fast
-from zoo.teachers.opening import TorchTeacher
+from zoo.teachers.torch_module import TorchTeacher
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_cpus_that_multiply_bfloat16(monkeypatch: pytest.MonkeyPatch, instructio
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_auto_takes_bfloat16_where_it_is_fast(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
-    monkeypatch.setattr(zoo.teachers.opening, "bfloat16_is_fast", lambda device: fast)
+    monkeypatch.setattr(zoo.teachers.torch_module, "bfloat16_is_fast", lambda device: fast)
     seen = []
 
     class Watched(nn.Module):
@@ -44,15 +44,15 @@ def test_auto_takes_bfloat16_where_it_is_fast(monkeypatch: pytest.MonkeyPatch, f
 def test_auto_in_training(
     monkeypatch: pytest.MonkeyPatch, photos: Path, tmp_path: Path, fast: bool, expected: str
 ) -> None:
-    monkeypatch.setattr(zoo.training.learner, "bfloat16_is_fast", lambda device: fast)
+    monkeypatch.setattr(zoo.training.fitting, "bfloat16_is_fast", lambda device: fast)
     taken = []
-    trainer = zoo.training.learner.lightning.Trainer
+    trainer = zoo.training.fitting.lightning.Trainer
 
     def watched(**options: object) -> object:
         taken.append(options["precision"])
         return trainer(**options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(zoo.training.learner.lightning, "Trainer", watched)
+    monkeypatch.setattr(zoo.training.fitting.lightning, "Trainer", watched)
     train(
         f"folder:{photos}", tmp_path / "out", "test_resnet", 8, image_size=32, epochs=1, batch_size=8, precision="auto"
     )

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import zoo.retrieval.nearest
 from zoo.data import continuous
 from zoo.data.continuous import ContinuousLabels, FunctionLabels, MatrixLabels, VectorLabels
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
 from zoo.errors import DataError, OptionError
-from zoo.retrieval import measures
 from zoo.retrieval.label_measures import LabelRetrievalResult, measure_by_labels, random_and_best, random_order
 
 
@@ -140,7 +140,7 @@ def test_small_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in KINDS.values():
         whole = measure_by_labels(embeddings, image_set(kind(numbers), 90))
         with monkeypatch.context() as patch:
-            patch.setattr(measures, "_CHUNK_BYTES", 2000)
+            patch.setattr(zoo.retrieval.nearest, "CHUNK_BYTES", 2000)
             patch.setattr(continuous, "_CHUNK_NUMBERS", 100)
             chunked = measure_by_labels(embeddings, image_set(kind(numbers), 90))
         for name in ("neighbours", "distances", "ideal"):

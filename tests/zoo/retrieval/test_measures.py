@@ -10,18 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
+import zoo.retrieval.measures
+import zoo.retrieval.nearest
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
 from zoo.errors import DataError, OptionError
-from zoo.retrieval import measures
-from zoo.retrieval.measures import (
-    RetrievalResult,
-    exact,
-    measure,
-    measure_found,
-    nearest,
-    require_measurable,
-    retention_interval,
-)
+from zoo.retrieval.bootstrap import retention_interval
+from zoo.retrieval.measures import RetrievalResult, measure, measure_found
+from zoo.retrieval.nearest import nearest
+from zoo.retrieval.protocol import exact, require_measurable
 
 KS = (1, 2, 5, 100)
 
@@ -238,7 +234,7 @@ def test_ties_go_to_the_lower_index_even_among_thousands(monkeypatch: pytest.Mon
     queries = np.zeros((3, 8), dtype=np.float32)
     expected = np.arange(500, 520)
     for limit in (16, 10**9):
-        monkeypatch.setattr(measures, "_BRUTE_FORCE_FROM", limit)
+        monkeypatch.setattr(zoo.retrieval.nearest, "_BRUTE_FORCE_FROM", limit)
         found = nearest(queries, gallery, 20, exclude=np.array([-1, 500, 3000]))
         assert found[0].tolist() == expected.tolist()
         assert found[1].tolist() == (expected + 1).tolist()
@@ -287,7 +283,8 @@ def test_small_chunks_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) 
     generator = np.random.default_rng(2)
     embeddings, images = points(kind, 150, 4, generator), image_set(generator.integers(0, 30, 150))
     whole = measure(embeddings, images, "euclidean", [1, 5])
-    monkeypatch.setattr(measures, "_CHUNK_BYTES", 2000)
+    for module in (zoo.retrieval.nearest, zoo.retrieval.measures):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 2000)
     chunked = measure(embeddings, images, "euclidean", [1, 5])
     np.testing.assert_array_equal(chunked.neighbours, whole.neighbours)
     np.testing.assert_array_equal(chunked.average_precision, whole.average_precision)
@@ -296,15 +293,15 @@ def test_small_chunks_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_chunks_bound_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
-    squared_distances = measures.squared_distances
+    squared_distances = zoo.retrieval.nearest.squared_distances
 
     def watch(queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:
         nonlocal largest
         largest = max(largest, found.size * gallery.shape[1] * 8)
         return squared_distances(queries, gallery, found)
 
-    monkeypatch.setattr(measures, "squared_distances", watch)
-    monkeypatch.setattr(measures, "_CHUNK_BYTES", 1 << 16)
+    monkeypatch.setattr(zoo.retrieval.nearest, "squared_distances", watch)
+    monkeypatch.setattr(zoo.retrieval.nearest, "CHUNK_BYTES", 1 << 16)
     embeddings = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
     measure(embeddings, image_set(np.arange(600) % 50))
     assert 1 << 15 < largest <= 1 << 16
@@ -377,6 +374,6 @@ def test_overlap_of_neighbours_is_the_same_in_chunks(monkeypatch: pytest.MonkeyP
     expected = [
         len((set(a) & set(b)) - {-1}) / len(set(b) - {-1}) for a, b in zip(one.tolist(), other.tolist(), strict=True)
     ]
-    assert measures.neighbour_overlap(one, other) == pytest.approx(np.mean(expected))
-    monkeypatch.setattr(measures, "_CHUNK_BYTES", 300)
-    assert measures.neighbour_overlap(one, other) == pytest.approx(np.mean(expected))
+    assert zoo.retrieval.measures.neighbour_overlap(one, other) == pytest.approx(np.mean(expected))
+    monkeypatch.setattr(zoo.retrieval.measures, "CHUNK_BYTES", 300)
+    assert zoo.retrieval.measures.neighbour_overlap(one, other) == pytest.approx(np.mean(expected))

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from compressor import distill
 from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError
-from zoo.models.making import load_model
+from zoo.models.folder import load_model
 from zoo.teachers.cache import CachedTeacher
-from zoo.teachers.opening import ArrayTeacher, TorchTeacher, open_teacher
+from zoo.teachers.opening import open_teacher
+from zoo.teachers.ready import ArrayTeacher
+from zoo.teachers.torch_module import TorchTeacher
 
 NO_IMAGES = ImageSet([], [])
 
@@ -65,7 +67,7 @@ def test_a_precision_chosen_for_the_device_is_kept_as_what_it_came_to(
 ) -> None:
     module = Counting()
     for fast, precision, calls in ((False, "auto", 1), (False, "fp32", 1), (True, "auto", 2), (True, "bf16", 2)):
-        monkeypatch.setattr("zoo.teachers.opening.bfloat16_is_fast", lambda device, fast=fast: fast)
+        monkeypatch.setattr("zoo.teachers.torch_module.bfloat16_is_fast", lambda device, fast=fast: fast)
         shown(CachedTeacher(TorchTeacher(module, precision=precision), tmp_path), 0)
         assert module.calls == calls, precision
 

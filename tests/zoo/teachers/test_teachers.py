@@ -23,11 +23,18 @@ from zoo.data.continuous import VectorLabels
 from zoo.data.image_set import ImageSet
 from zoo.errors import DataError, ModelError, OptionError
 from zoo.models.embedding import embed
-from zoo.models.making import create_model, facts_of, normalize_embeddings, preprocessing_of, save_model
+from zoo.models.facts import facts_of
+from zoo.models.folder import save_model
+from zoo.models.making import create_model
+from zoo.models.network import normalize_embeddings, preprocessing_of
 from zoo.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Normalize, Preprocess, Preprocessing
 from zoo.retrieval.label_measures import measure_by_labels
-from zoo.teachers.opening import ArrayTeacher, OnnxTeacher, Teacher, TorchTeacher, open_teacher, resize_views
+from zoo.teachers.base import Teacher, resize_views
+from zoo.teachers.onnx_file import OnnxTeacher
+from zoo.teachers.opening import open_teacher
 from zoo.teachers.proof import prove_teacher
+from zoo.teachers.ready import ArrayTeacher
+from zoo.teachers.torch_module import TorchTeacher
 
 
 class SmallNet(nn.Module):

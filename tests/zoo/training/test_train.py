@@ -18,13 +18,16 @@ import torch
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
+import zoo.training.checkpoints
 import zoo.training.learner
 from zoo import DataError, ModelError, OptionError, load_data, load_model, measure, train
 from zoo.data.continuous import FunctionLabels, MatrixLabels
 from zoo.errors import DivergedError
 from zoo.files import LOCK, alone_in
 from zoo.models.embedding import embed
-from zoo.models.making import create_model, facts_of, preprocessing_of
+from zoo.models.facts import facts_of
+from zoo.models.making import create_model
+from zoo.models.network import preprocessing_of
 from zoo.models.preprocessing import Normalize
 from zoo.retrieval.label_measures import measure_by_labels
 
@@ -98,7 +101,7 @@ def test_a_batch_holds_as_many_images_of_a_class_as_suit_the_loss(
 
     labels = load_data(f"folder:{photos}", "all-train", validation=0).train.labels
     assert labels is not None and len(labels) == 96
-    monkeypatch.setattr("zoo.training.learner.fit", stop)
+    monkeypatch.setattr("zoo.training.fitting.fit", stop)
     options = QUICK | {"batch_size": 8, "images_per_class": given, "validation": 0, "split": "all-train"}
     with pytest.raises(InterruptedError):
         train(f"folder:{photos}", tmp_path, "test_resnet", loss=loss, **options)
@@ -567,7 +570,7 @@ def test_what_validation_measured_outlasts_an_interruption_and_a_broken_checkpoi
 
 
 def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    io = zoo.training.learner._WholeCheckpoints()
+    io = zoo.training.checkpoints.WholeCheckpoints()
     io.save_checkpoint({"a": torch.ones(2)}, tmp_path / "last.ckpt")
     with pytest.raises(Exception, match="pickle"):
         io.save_checkpoint({"a": torch.ones(2), "b": lambda: None}, tmp_path / "last.ckpt")

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data import load_data, published
+from zoo.data import load_data
 from zoo.data.image_set import ImageSet
+from zoo.data.published.cars196 import read_cars196
+from zoo.data.published.cub200 import read_cub200
+from zoo.data.published.inshop import read_inshop
+from zoo.data.published.sop import read_sop
 from zoo.errors import DataError
 from zoo.retrieval.measures import measure
 
@@ -150,8 +154,8 @@ def test_layouts_are_read_from_folders_and_archives(tmp_path: Path, kind: str, p
 def test_ids_are_the_names_in_the_lists(tmp_path: Path) -> None:
     write_cub200(tmp_path / "cub")
     write_sop(tmp_path / "sop")
-    assert list(published.read_cub200(str(tmp_path / "cub")).images.ids)[:2] == ["001.Auk/a.png", "100.Owl/b.png"]
-    assert published.read_sop(str(tmp_path / "sop")).images.ids[0] == "bicycle_final/1_0.png"
+    assert list(read_cub200(str(tmp_path / "cub")).images.ids)[:2] == ["001.Auk/a.png", "100.Owl/b.png"]
+    assert read_sop(str(tmp_path / "sop")).images.ids[0] == "bicycle_final/1_0.png"
 
 
 @pytest.mark.parametrize("folder", ["", "Img/"])
@@ -178,7 +182,7 @@ def test_photographs_are_looked_for_in_the_catalogue(tmp_path: Path) -> None:
 def test_inshop_needs_its_images_extracted(tmp_path: Path) -> None:
     write_text(tmp_path / "Eval/list_eval_partition.txt", "0", "image_name item_id evaluation_status")
     with pytest.raises(DataError, match=r"holds neither img nor Img/img\. Extract img\.zip"):
-        published.read_inshop(str(tmp_path))
+        read_inshop(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +217,7 @@ def test_a_cub_image_without_a_class_is_an_error(tmp_path: Path) -> None:
     write_cub200(tmp_path)
     write_text(tmp_path / "image_class_labels.txt", "10 1", "11 100", "12 101", "14 1")
     with pytest.raises(DataError, match=r"no line for 200\.Wren/d\.png"):
-        published.read_cub200(str(tmp_path))
+        read_cub200(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -258,14 +262,14 @@ def test_a_broken_matlab_file_is_an_error(tmp_path: Path, content: bytes) -> Non
     pytest.importorskip("scipy")
     (tmp_path / "cars_annos.mat").write_bytes(content)
     with pytest.raises(DataError, match=r"cars_annos\.mat is not a readable MATLAB file"):
-        published.read_cars196(str(tmp_path))
+        read_cars196(str(tmp_path))
 
 
 def test_another_matlab_file_is_an_error(tmp_path: Path) -> None:
     io = pytest.importorskip("scipy.io")
     io.savemat(tmp_path / "cars_annos.mat", {"other": np.zeros(3)})
     with pytest.raises(DataError, match=r"cars_annos\.mat lacks class_names"):
-        published.read_cars196(str(tmp_path))
+        read_cars196(str(tmp_path))
 
 
 def test_without_scipy_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,4 +283,4 @@ def test_without_scipy_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "cars_annos.mat").write_bytes(b"")
     monkeypatch.setattr(builtins, "__import__", without_scipy)
     with pytest.raises(DataError, match="pip install scipy"):
-        published.read_cars196(str(tmp_path))
+        read_cars196(str(tmp_path))

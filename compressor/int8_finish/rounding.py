@@ -1,0 +1,117 @@
+"""Weights and activations rounded to 8 bits and back to float, in eager mode, with gradients.
+
+Rounding passes gradients straight through inside the range and none outside (Jacob et al., "Quantization and Training
+of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, arXiv:1712.05877).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+SCHEMES = {"u8s8": (0, 255), "s8s8": (-128, 127)}
+"""Activations of each scheme, smallest and largest integer: uint8 and asymmetric, or int8 and symmetric.
+
+Int8 and asymmetric is the arithmetic of u8s8, with all integers lower by 128.
+"""
+Observe = Callable[[Tensor, Tensor], Tensor]  # from a bound and what was seen to the new bound
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+def fake_quantize_weight(weight: Tensor, per_channel: bool, factors: Tensor | None = None) -> Tensor:
+    """Round a weight to int8, symmetric, and back to float.
+
+    Args:
+        weight: float ``(C, ...)``, output channels first.
+        per_channel: one scale for each output channel, else one for all.
+        factors: float ``(C,)``, what BatchNorm multiplies the output channels by: the weight is rounded as multiplied
+            by them, and divided again. None for no BatchNorm.
+
+    Returns:
+        The shape of ``weight``, float32.
+    """
+    with torch.autocast(weight.device.type, enabled=False):
+        folded = weight.float()
+        if factors is not None:
+            factors = factors.detach().float().view(-1, *[1] * (weight.ndim - 1))
+            folded = folded * factors
+        magnitudes = folded.detach().abs().flatten(1).amax(1)
+        if not per_channel:
+            magnitudes = magnitudes.amax().expand(len(weight))
+        scales = (magnitudes / 127).clamp(min=_SMALLEST)
+        zeros = torch.zeros_like(scales, dtype=torch.int32)
+        rounded = torch.fake_quantize_per_channel_affine(folded, scales, zeros, 0, -128, 127)
+        return rounded if factors is None else rounded / torch.where(factors == 0, 1, factors)
+
+
+def fake_quantize_activation(tensor: Tensor, low: Tensor, high: Tensor, scheme: str) -> Tensor:
+    """Round an activation to 8 bits, one scale for all of it, and back to float.
+
+    Args:
+        tensor: float, any shape.
+        low: float scalar, at most 0: the least value that is not cut off.
+        high: float scalar, at least 0: the greatest.
+        scheme: one of ``SCHEMES``.
+
+    Returns:
+        The shape and dtype of ``tensor``.
+    """
+    smallest, largest = SCHEMES[scheme]
+    if scheme == "s8s8":
+        scale = torch.maximum(-low, high) / 127
+        zero = torch.zeros_like(low)
+    else:
+        scale = (high - low) / 255
+        zero = (-low / scale.clamp(min=_SMALLEST)).round()
+    with torch.autocast(tensor.device.type, enabled=False):
+        rounded = torch.fake_quantize_per_tensor_affine(
+            tensor.float(), scale.clamp(min=_SMALLEST), zero.to(torch.int32), smallest, largest
+        )
+    return rounded.to(tensor.dtype)
+
+
+class Range(nn.Module):
+    """Rounds what passes to 8 bits in its range, and observes it when told to."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, scheme: str) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.observe: Observe | None = None
+        self.rounding = True
+        self.register_buffer("low", torch.zeros(()))  # zero is always in the range
+        self.register_buffer("high", torch.zeros(()))
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        if self.observe is not None:
+            least, greatest = torch.aminmax(tensor.detach().float())
+            self.low.copy_(self.observe(self.low, least.clamp(max=0)))
+            self.high.copy_(self.observe(self.high, greatest.clamp(min=0)))
+        return fake_quantize_activation(tensor, self.low, self.high, self.scheme) if self.rounding else tensor
+
+
+class RoundedWeight(nn.Module):
+    """A layer's weight rounded to int8, as its BatchNorm scales it."""
+
+    def __init__(self, per_channel: bool, batchnorm: _BatchNorm | None) -> None:
+        super().__init__()
+        self.per_channel = per_channel
+        self.rounding = True
+        self._batchnorm = (batchnorm,)  # hidden in a tuple: its parameters are the network's, not this module's
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not self.rounding:
+            return weight
+        (batchnorm,) = self._batchnorm
+        factors = None
+        if batchnorm is not None and not self.per_channel:
+            variance = batchnorm.running_var
+            assert variance is not None
+            factors = torch.rsqrt(variance + batchnorm.eps)
+            factors = factors if batchnorm.weight is None else factors * batchnorm.weight
+        return fake_quantize_weight(weight, self.per_channel, factors)

@@ -1,0 +1,43 @@
+"""``inshop:PATH``, in the layout that its authors publish."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zoo.data.image_set import BOTH, GALLERY, QUERY
+from zoo.data.published.layout import Root, rows_of, source_of
+from zoo.data.splits import TEST, TRAIN, Source
+from zoo.errors import DataError
+
+
+def read_inshop(path: str) -> Source:
+    """DeepFashion In-Shop (Liu et al., CVPR 2016): 52,712 photographs of 7,982 clothing items.
+
+    Split as the authors do: 3,997 items train; of the other 3,985 the query photographs are looked for among the
+    gallery photographs. ``path``: the folder that holds ``Eval/list_eval_partition.txt`` (or that file itself, out of
+    ``Eval``) and the images below ``Img/img`` or ``img``, the folder above it, or a zip archive of either.
+
+    Raises:
+        DataError: a file is missing or a line of it malformed.
+    """
+    root = Root(path, "Eval/list_eval_partition.txt", "list_eval_partition.txt")
+    folder = next((above for above in ("Img/", "") if root.has_folder(f"{above}img")), None)
+    if folder is None:
+        raise DataError(f"{path} holds neither img nor Img/img. Extract img.zip of the data set there.")
+    ids: list[str] = []
+    items: list[str] = []
+    split: list[str] = []
+    roles: list[str] = []
+    # First line: the number of images. Second line: the names of the columns.
+    for row in rows_of(root, root.marker, "image_name item_id evaluation_status", header=2):
+        name, item, status = row.cells
+        if status not in ("train", QUERY, GALLERY):
+            raise row.error(f"evaluation_status {status!r} is not train, query or gallery")
+        ids.append(name)
+        items.append(item)
+        split.append(TRAIN if status == "train" else TEST)
+        roles.append(BOTH if status == "train" else status)
+    class_names, labels = np.unique(np.array(items, dtype=str), return_inverse=True)
+    sources = [root.image(folder + name) for name in ids]
+    note = "train, query and gallery as in list_eval_partition.txt"
+    return source_of(ids, sources, labels, class_names.tolist(), split, note, roles)

@@ -1,0 +1,65 @@
+"""What a timm network is asked: its preprocessing, its head, its feature maps, its size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import OptionError
+from zoo.models.preprocessing import Preprocessing
+
+
+def preprocessing_of(model: nn.Module) -> Preprocessing:
+    """Return the preprocessing contract of a timm model; of a foreign one, ImageNet's at 224 pixels."""
+    config = getattr(model, "pretrained_cfg", None)
+    return Preprocessing.of(config) if isinstance(config, dict) else Preprocessing()
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """Return what makes the embedding of the pooled features: a linear layer, with a norm in some architectures."""
+    head = model.get_classifier()  # type: ignore[operator]
+    return nn.ModuleList(head) if isinstance(head, tuple) else head  # two of them in distilled transformers
+
+
+def embed_with_maps(model: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Run a timm model once, for its embeddings and for the feature maps on the way to them.
+
+    Args:
+        model: of an architecture that has timm's ``forward_intermediates``; nearly all do.
+        pixels: the model's input, ``(N, 3, H, W)``.
+
+    Returns:
+        The embeddings ``(N, D)`` of ``model(pixels)``, and maps ``(N, C, H', W')`` from first to last: of each stage,
+        or of each block of a plain transformer, whose tokens are laid out as a map.
+
+    Raises:
+        OptionError: the network has no ``forward_intermediates``.
+    """
+    if not hasattr(model, "forward_intermediates"):
+        name = summary_of(model)["architecture"]
+        raise OptionError(
+            f"{name} gives no feature maps (timm's forward_intermediates). Choose another network, or a loss of "
+            "embeddings alone, such as relaxed_contrastive."
+        )
+    features, maps = model.forward_intermediates(pixels, output_fmt="NCHW")  # type: ignore[operator]
+    return model.forward_head(features), maps  # type: ignore[operator]
+
+
+def summary_of(model: nn.Module) -> dict[str, Any]:
+    """Return architecture, dimensions, parameters and input size, for cards and metadata."""
+    config = getattr(model, "pretrained_cfg", {})
+    return {
+        "architecture": config.get("architecture", type(model).__name__),
+        "dim": getattr(model, "num_classes", None),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "input_size": list(preprocessing_of(model).input_size),
+    }
+
+
+def normalize_embeddings(embeddings: Tensor) -> Tensor:
+    """L2-normalise ``(N, D)``, in float32; zero stays zero. Written so that it exports to ONNX as plain operators."""
+    embeddings = embeddings.float()
+    # A clamp, not a sum: the exporter drops the addition of a number this small.
+    return embeddings * torch.rsqrt((embeddings * embeddings).sum(dim=1, keepdim=True).clamp(min=1e-12))

@@ -1,0 +1,137 @@
+"""Who is compared with whom: queries and gallery of a set, and whether retrieval among them says anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from zoo.data.image_set import GALLERY, QUERY, DataSplits, ImageSet
+from zoo.errors import DataError
+from zoo.retrieval.nearest import comparable, nearest
+
+Find = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
+"""How neighbours are found, exactly or by an index. Takes int64 ``(Q,)`` rows of queries in the image set, how many
+neighbours k, and for each query its own position in the gallery, or -1; gives int64 ``(Q, k)`` positions in the
+gallery, nearest first, never its own, and -1 where there are fewer. The gallery holds the images of
+:func:`queries_and_gallery`, in that order."""
+
+
+def exact(embeddings: np.ndarray, images: ImageSet, metric: str, gallery: np.ndarray | None = None) -> Find:
+    """Return exact search among the images of a set.
+
+    Args:
+        embeddings: float ``(N, D)``, one row per image.
+        images: their roles.
+        metric: "cosine" or "euclidean".
+        gallery: float ``(N, D)``, what another model makes of the same images, if that is to be searched; None for
+            the same embeddings.
+
+    Raises:
+        DataError: embeddings that are not finite, or not one for each image.
+        OptionError: unknown metric.
+    """
+    for rows in (embeddings, embeddings if gallery is None else gallery):
+        if len(rows) != len(images):
+            raise DataError(f"{len(rows)} embeddings for {len(images)} images; there must be one each.")
+    vectors = comparable(embeddings, metric)
+    searched = vectors if gallery is None else comparable(gallery, metric)
+    if images.roles is not None:
+        searched = searched[queries_and_gallery(images)[1]]
+    return lambda rows, k, own: nearest(vectors[rows], searched, k, exclude=own)
+
+
+def queries_and_gallery(images: ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of the queries, the rows of the gallery, and where each query lies in the gallery, or -1."""
+    rows = np.arange(len(images))
+    query_rows = rows if images.roles is None else np.flatnonzero(images.roles != GALLERY)
+    gallery_rows = rows if images.roles is None else np.flatnonzero(images.roles != QUERY)
+    position = np.full(len(images), -1)
+    position[gallery_rows] = np.arange(len(gallery_rows))
+    return query_rows, gallery_rows, position[query_rows]
+
+
+def positives_of(images: ImageSet) -> np.ndarray:
+    """Return how many other images of its class each query has in the gallery, int64 ``(Q,)``."""
+    assert images.labels is not None
+    query_rows, gallery_rows, own = queries_and_gallery(images)
+    class_sizes = np.bincount(images.labels[gallery_rows], minlength=len(images.class_names))
+    return np.asarray(class_sizes[images.labels[query_rows]] - (own >= 0))
+
+
+def chance_of(images: ImageSet) -> tuple[float, int]:
+    """Return Recall@1 of a random order of labelled images, in [0, 1], and how many queries can be answered."""
+    _, gallery_rows, own = queries_and_gallery(images)
+    positives, others = positives_of(images), len(gallery_rows) - (own >= 0)
+    answerable = positives > 0
+    count = int(answerable.sum())
+    return (float((positives[answerable] / others[answerable]).mean()) if count else 0.0), count
+
+
+def require_measurable(images: ImageSet, what: str) -> None:
+    """Refuse labelled images that retrieval among says nothing about, before work is done on them.
+
+    Args:
+        images: the images.
+        what: what the message calls them, such as "test".
+
+    Raises:
+        DataError: the gallery has fewer than two classes, or no image of any query's class.
+    """
+    if images.labels is None:
+        return
+    classes = np.unique(images.labels[queries_and_gallery(images)[1]])
+    if len(classes) < 2:
+        which = f"{images.class_names[classes[0]]!r} only" if len(classes) else "none"
+        raise DataError(
+            f"The {what} images to search in are of fewer than two classes ({which}), so a measure of retrieval would "
+            "say nothing. Give images of more classes, or divide them otherwise (split, validation)."
+        )
+    if not (positives_of(images) > 0).any():
+        raise DataError(
+            f"No {what} query has another image of its class in the gallery, so retrieval cannot be measured. Give "
+            "classes of two images or more, or divide them otherwise (split, validation)."
+        )
+
+
+def measurable(images: ImageSet) -> bool:
+    """Return whether images have labels of either kind by which retrieval among them can be measured."""
+    if images.labels is None:
+        return images.continuous is not None
+    try:
+        require_measurable(images, "labelled")
+    except DataError:
+        return False
+    return True
+
+
+def require_training_images(splits: DataSplits, rule: str) -> None:
+    """Refuse data that nothing can be trained on, or chosen by.
+
+    Args:
+        splits: the data.
+        rule: that divided it, for the message.
+
+    Raises:
+        DataError: there are fewer than two training images, or retrieval among the validation images says nothing.
+    """
+    if len(splits.train) < 2:
+        found = f"{len(splits.train) or 'no'} training image{'' if len(splits.train) == 1 else 's'}"
+        raise DataError(f"{splits.name} has {found} after split {rule!r}; it takes 2 at least. Choose another split.")
+    if len(splits.validation):
+        require_measurable(splits.validation, "validation")
+
+
+def require_test_images(splits: DataSplits, rule: str) -> None:
+    """Refuse data on whose test part nothing can be measured.
+
+    Args:
+        splits: the data.
+        rule: that divided it, for the message.
+
+    Raises:
+        DataError: it has no images, fewer than two classes, or no query with an image of its class in the gallery.
+    """
+    if not len(splits.test):
+        raise DataError(f"{splits.name} has no test images after split {rule!r}. Choose another split, or label them.")
+    require_measurable(splits.test, "test")

@@ -1,0 +1,91 @@
+"""Ready embeddings, keyed by image id, as a teacher."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.data.image_set import ImageSet
+from zoo.errors import DataError
+from zoo.models.facts import COSINE
+from zoo.teachers.base import Teacher
+
+
+class ArrayTeacher(Teacher):
+    """Ready embeddings, one for each image id; every view of an image gets the embedding of the image.
+
+    Args:
+        embeddings: image id to ``(D,)``, or the path of an ``.npz`` file with ``ids`` (strings ``(N,)``) and
+            ``embeddings`` (float ``(N, D)``).
+        metric: "cosine" or "euclidean".
+    """
+
+    def __init__(self, embeddings: Mapping[str, np.ndarray] | str | Path, metric: str = COSINE) -> None:
+        self.metric = metric
+        self.name = str(Path(embeddings).name) if isinstance(embeddings, str | Path) else "embeddings"
+        if isinstance(embeddings, str | Path):
+            ids, array = _read_npz(Path(embeddings))
+        else:
+            try:
+                array = np.stack([_as_array(row) for row in embeddings.values()])
+            except ValueError as error:
+                raise DataError(f"The teacher's embeddings must be one vector for each image id ({error}).") from error
+            ids = [str(name) for name in embeddings]
+        if array.ndim != 2 or not np.isfinite(array).all():
+            raise DataError(f"Teacher {self.name}: embeddings must be finite and (N, D), found shape {array.shape}.")
+        if not len(ids) == len(set(ids)) == len(array):
+            raise DataError(
+                f"Teacher {self.name} has {len(array)} embeddings for {len(ids)} ids, {len(set(ids))} of them "
+                "different; there must be one each."
+            )
+        self._row = {name: row for row, name in enumerate(ids)}
+        self._array = np.ascontiguousarray(array, dtype=np.float32)
+        hashed = hashlib.sha256(json.dumps([ids, metric]).encode())
+        hashed.update(self._array.tobytes())
+        self.digest = hashed.hexdigest()[:16]
+
+    def embed_images(self, images: ImageSet) -> np.ndarray:
+        return self._array[self._rows([images.ids[i] for i in range(len(images))])]
+
+    def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
+        rows = self._rows([images.ids[i] for i in indices.tolist()])
+        return torch.from_numpy(self._array[rows]).to(views.device)
+
+    def require(self, names: Sequence[str]) -> None:
+        """Refuse image ids that have no embedding here.
+
+        Raises:
+            DataError: there are such; names one.
+        """
+        missing = [name for name in names if name not in self._row]
+        if missing:
+            raise DataError(
+                f"Teacher {self.name} has no embedding for image {missing[0]!r} "
+                f"({len(missing)} of {len(names)} missing). Ids are paths relative to the data's root."
+            )
+
+    def _rows(self, names: list[str]) -> list[int]:
+        self.require(names)
+        return [self._row[name] for name in names]
+
+
+def _as_array(row: np.ndarray | Tensor) -> np.ndarray:
+    return np.asarray(row.detach().cpu() if isinstance(row, Tensor) else row, dtype=np.float32)
+
+
+def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as opened:
+            return [str(name) for name in opened["ids"]], opened["embeddings"].astype(np.float32)
+    except FileNotFoundError as error:
+        raise DataError(f"Teacher {path} does not exist. Check the path.") from error
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"Teacher {path} must be an .npz file with ids and embeddings ({error}).") from error

@@ -1,0 +1,152 @@
+"""The fit itself: batches, Lightning's trainer, resume, and the folder that is left."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch._dynamo.exc import BackendCompilerFailed
+from torch.utils.data import DataLoader
+
+from zoo.data.image_set import ImageSet
+from zoo.errors import OptionError, first_line
+from zoo.models.embedding import fastest_device, worker_count
+from zoo.models.folder import save_model
+from zoo.models.precision import bfloat16_is_fast
+from zoo.stage import CHECKPOINTS
+from zoo.training.augmentation import Views
+from zoo.training.checkpoints import BEST, AloneInFolder, WholeCheckpoints, read_best
+from zoo.training.learner import Learner
+from zoo.training.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
+from zoo.versions import available_cores
+
+log = logging.getLogger(__name__)
+
+
+def training_loader(
+    images: ImageSet,
+    views: Views,
+    batch_size: int,
+    images_per_class: int,
+    use_labels: bool,
+    workers: int | None,
+    seed: int,
+    neighbours: int | None = None,
+) -> DataLoader[Any]:
+    """Return batches of ``((B, V, 3, H, W) uint8, (B,) indices)``: class-balanced where labels are used.
+
+    Where ``neighbours`` is given, batches are an anchor, as many images with the nearest continuous labels, and others.
+    """
+    sampler: GlobalBatches
+    if neighbours is not None:
+        assert images.continuous is not None
+        sampler = DenseTripletSampler(images.continuous, batch_size, neighbours, seed)
+    else:
+        labels = images.labels if use_labels else None
+        sampler = BatchSampler(len(images), labels, batch_size, images_per_class, seed)
+    if workers is None:
+        # On two cores that train as well, a process of its own for the views takes more time than it saves.
+        busy = fastest_device().type == "cpu" and available_cores() <= 2
+        workers = 0 if busy else worker_count(len(sampler) * 4)
+    return DataLoader(views, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+
+
+def fit(
+    learner: Learner,
+    loader: DataLoader[Any],
+    folder: Path,
+    epochs: int,
+    precision: str,
+    gradient_clip: float | None,
+    devices: str | int,
+    num_nodes: int,
+) -> dict[str, Any]:
+    """Train, resuming from ``folder/checkpoints`` where a run was interrupted; leave the best weights in the learner.
+
+    Best is the epoch of the highest measure on the validation images, the later of equals; without validation, the
+    last epoch.
+
+    Args:
+        precision: Lightning's, or "auto": bf16-mixed where the device multiplies bfloat16 in hardware, else 32-true.
+
+    Returns:
+        ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": there, or None}``, and what else was measured.
+
+    Raises:
+        Interrupted: the user stopped the run; it can be resumed.
+        ModelError: the checkpoint to resume from is broken.
+        OptionError: precision, devices or num_nodes that Lightning does not take, torch.compile failed, or another
+            process is at work in the folder.
+        DivergedError: training diverged.
+    """
+    learner.checkpoints = folder / CHECKPOINTS
+    last = learner.checkpoints / "last.ckpt"
+    resumed = last if last.is_file() else None
+    best = learner.checkpoints / BEST
+    if resumed:
+        log.info("resuming from %s", resumed)
+        if best.is_file():
+            read_best(best)  # a broken one is told before epochs are spent
+    keep_last = ModelCheckpoint(
+        learner.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+    )
+    if precision == "auto":
+        precision = "bf16-mixed" if bfloat16_is_fast(fastest_device()) else "32-true"
+    with warnings.catch_warnings():
+        # Lightning advises on workers and logging intervals; both are chosen here.
+        warnings.filterwarnings("ignore", module="lightning")
+        try:
+            trainer = lightning.Trainer(
+                max_epochs=epochs,
+                precision=precision,  # type: ignore[arg-type]
+                gradient_clip_val=gradient_clip,
+                devices=devices,
+                num_nodes=num_nodes,
+                use_distributed_sampler=False,
+                callbacks=[AloneInFolder(folder), keep_last, TQDMProgressBar(refresh_rate=5)],
+                plugins=[WholeCheckpoints()],
+                logger=CSVLogger(folder, name=None, version=_next_log(folder)),
+                log_every_n_steps=1,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            asked = f"precision {precision!r}, devices {devices!r} and num_nodes {num_nodes!r}"
+            raise OptionError(f"Lightning cannot train with {asked}: {first_line(error)}") from error
+        try:
+            trainer.fit(learner, loader, ckpt_path=resumed, weights_only=True)
+        except SystemExit as error:  # what Lightning makes of Ctrl-C
+            raise Interrupted("Interrupted. Run the same command again to go on from the last whole epoch.") from error
+        except BackendCompilerFailed as error:
+            raise OptionError(f"torch.compile failed ({first_line(error)}) Set compile to false.") from error
+    if learner.best["epoch"] is None:
+        learner.require_finite()
+        return learner.best | {"epoch": epochs}
+    learner.load_state_dict(read_best(best))
+    learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
+    return learner.best
+
+
+def _next_log(folder: Path) -> str:
+    """Return ``log``, or ``log-2`` and so on where a run goes on, since the logger would empty a folder it finds."""
+    count = len(list(folder.glob("log*")))
+    return "log" if count == 0 else f"log-{count + 1}"
+
+
+def finish(learner: Learner, folder: Path) -> None:
+    """Save the model and remove what was only needed to resume; no process returns before the folder is finished."""
+    if learner.trainer.is_global_zero:
+        save_model(learner.model, folder)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    learner.trainer.strategy.barrier()
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a run that can be resumed."""
