@@ -12,25 +12,12 @@ from torch import nn
 
 from export.int8.judge import session_of
 from export.int8.quantization import calibrate, fits_float16, to_fp16, to_int8
-from export.int8.schemes import Scheme, blocks_of, matmul_share, schemes_for, shallow_stem, weights_of
+from export.int8.schemes import Scheme, blocks_of, schemes_for, shallow_stem
 from export.onnx.tracing import Traced, trace_model
-from zoo import OptionError, create_model
+from zoo import create_model
 from zoo.versions import has_vnni
 
 PER_CHANNEL = Scheme("static", "uint8", True, "minmax")
-
-
-@pytest.fixture(scope="module")
-def traced() -> Traced:
-    torch.manual_seed(0)
-    return trace_model(create_model("test_resnet", 8, image_size=32).eval())
-
-
-@pytest.fixture(scope="module")
-def transformer() -> tuple[nn.Module, ModelProto]:
-    torch.manual_seed(0)
-    model = create_model("test_vit", 8, image_size=32).eval()
-    return model, trace_model(model).graphs.network
 
 
 @pytest.fixture(scope="module")
@@ -227,39 +214,6 @@ def test_any_block_in_float_is_computed_in_float(inputs: list[np.ndarray]) -> No
         session = onnxruntime.InferenceSession(quantized.SerializeToString(), optimized)
         found = session.run(None, {"tensor": inputs[0]})[0]
         np.testing.assert_allclose(found, outputs_of(quantized, inputs[0])[0], rtol=0, atol=1e-5)
-
-
-def test_blocks_hold_every_weight_once(traced: Traced, transformer: tuple[nn.Module, ModelProto]) -> None:
-    assert shallow_stem(transformer[1]) == []  # a patch has hundreds of products
-    for model, network in ((traced.model, traced.graphs.network), transformer):
-        stem = weights_of(network, shallow_stem(network))
-        matrices = sum(p.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear) for p in [m.weight])
-        for most in (24, 6):
-            blocks = blocks_of(network, most)
-            assert 2 <= len(blocks) <= most
-            assert sum(weights_of(network, nodes) for nodes in blocks.values()) == matrices - stem
-        assert weights_of(network, (node.name for node in network.graph.node)) == matrices
-
-
-def test_schemes_fit_network_and_target(traced: Traced, transformer: tuple[nn.Module, ModelProto]) -> None:
-    convolutional = traced.graphs.network
-    assert matmul_share(convolutional) == 0
-    assert matmul_share(transformer[1]) > 0.7
-    assert {scheme.kind for scheme in schemes_for(convolutional, "x86")} == {"static"}
-    assert [scheme.kind for scheme in schemes_for(transformer[1], "x86")[:2]] == ["dynamic", "dynamic"]
-    assert schemes_for(convolutional, "x86")[0].name == "static u8s8 per-channel minmax"
-    assert schemes_for(convolutional, "arm64")[0].activations == "int8"
-    assert {scheme.activations for scheme in schemes_for(convolutional, "web")} == {"uint8"}
-    for vnni in (True, False):
-        assert schemes_for(convolutional, "x86-vnni", vnni) == schemes_for(convolutional, "x86", vnni=True)
-    assert {scheme.reduce_range for scheme in schemes_for(convolutional, "x86", vnni=False)} == {True}
-    for target in ("x86", "arm64", "web"):
-        schemes = schemes_for(convolutional, target)
-        assert {scheme.per_channel for scheme in schemes} == {True, False}
-        assert {scheme.ranges for scheme in schemes} == {"minmax", "percentile"}
-        assert len({scheme.name for scheme in schemes}) == len(schemes)
-    with pytest.raises(OptionError, match=r"'arm'; known are x86, x86-vnni, arm64 and web\. Did you mean arm64\?"):
-        schemes_for(convolutional, "arm")
 
 
 def test_dynamic_int8_of_a_transformer(transformer: tuple[nn.Module, ModelProto], inputs: list[np.ndarray]) -> None:

@@ -14,10 +14,9 @@ import zoo.retrieval.measures
 import zoo.retrieval.nearest
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
 from zoo.errors import DataError, OptionError
-from zoo.retrieval.bootstrap import retention_interval
 from zoo.retrieval.measures import RetrievalResult, measure, measure_found
 from zoo.retrieval.nearest import nearest
-from zoo.retrieval.protocol import exact, require_measurable
+from zoo.retrieval.protocol import exact
 
 KS = (1, 2, 5, 100)
 
@@ -220,35 +219,6 @@ def test_nearest_few_among_many(kind: str) -> None:
     np.testing.assert_array_equal(nearest(queries, gallery, 4), expected)
 
 
-def test_float64_is_compared_as_it_is() -> None:
-    # Steps of 2**-30 at 1: float32 sees one point.
-    gallery = 1 + 2.0**-30 * np.random.default_rng(0).permutation(400)[:, None]
-    expected = np.argsort(gallery[:, 0], kind="stable")[:5]
-    assert nearest(np.ones((1, 1)), gallery, 5)[0].tolist() == expected.tolist()
-
-
-def test_ties_go_to_the_lower_index_even_among_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = np.random.default_rng(0)
-    far = generator.normal(size=(500, 8)) + 10
-    gallery = np.concatenate([far, np.zeros((3000, 8)), far]).astype(np.float32)
-    queries = np.zeros((3, 8), dtype=np.float32)
-    expected = np.arange(500, 520)
-    for limit in (16, 10**9):
-        monkeypatch.setattr(zoo.retrieval.nearest, "_BRUTE_FORCE_FROM", limit)
-        found = nearest(queries, gallery, 20, exclude=np.array([-1, 500, 3000]))
-        assert found[0].tolist() == expected.tolist()
-        assert found[1].tolist() == (expected + 1).tolist()
-        assert found[2].tolist() == expected.tolist()
-
-
-def test_distances_that_float32_cannot_tell_apart() -> None:
-    # Points on a sphere around the query: all orders are the same to float32, one is right.
-    gallery = np.random.default_rng(0).normal(size=(400, 3))
-    gallery = (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).astype(np.float32)
-    order = np.argsort((gallery.astype(np.float64) ** 2).sum(axis=1), kind="stable")
-    assert nearest(np.zeros((1, 3), dtype=np.float32), gallery, 3)[0].tolist() == order[:3].tolist()
-
-
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_against_pytorch_metric_learning(metric: str) -> None:
     generator = np.random.default_rng(0)
@@ -329,42 +299,6 @@ def test_errors() -> None:
     for ks in ([0, 1], []):
         with pytest.raises(OptionError, match="at least 1"):
             measure(embeddings, images, ks=ks)
-
-
-def test_resamples_in_which_the_teacher_finds_nothing_have_no_ratio() -> None:
-    student, teacher = np.ones(20, dtype=bool), np.zeros(20, dtype=bool)
-    assert retention_interval(student, teacher, 100) == (0.0, 0.0)
-    teacher[0] = True
-    low, high = retention_interval(student, teacher, 2000)
-    # The ratio is 20 / k with the teacher's hits k = 1, 2 ... in a resample, never a count of the student's own.
-    assert high == 20.0 and low in {20 / k for k in range(1, 6)}
-
-
-@pytest.mark.parametrize(
-    ("labels", "roles", "message"),
-    [
-        ([0, 0, 0], None, r"fewer than two classes \('a' only\)"),
-        ([0, 1, 2], None, "No test query has another image of its class"),
-        ([0, 0, 1], ["query", "query", "gallery"], r"fewer than two classes \('b' only\)"),
-        ([0, 1, 2], ["query", "gallery", "gallery"], "No test query has another image of its class"),
-        ([0, 0, 1], None, None),
-        ([0, 0, 1], ["query", "gallery", "gallery"], None),
-    ],
-)
-def test_images_that_say_nothing_are_refused(labels: list[int], roles: list[str] | None, message: str | None) -> None:
-    images = ImageSet(
-        list("xyz"),
-        [np.zeros((1, 1, 3), dtype=np.uint8)] * 3,
-        np.array(labels),
-        list("abc"),
-        None if roles is None else np.array(roles, dtype=object),
-    )
-    if message is None:
-        require_measurable(images, "test")
-        require_measurable(images.without_labels(), "test")
-        return
-    with pytest.raises(DataError, match=message):
-        require_measurable(images, "test")
 
 
 def test_overlap_of_neighbours_is_the_same_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

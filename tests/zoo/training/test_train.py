@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,7 +15,6 @@ import safetensors.torch
 import timm
 import torch
 from torch import nn
-from torch._dynamo.exc import BackendCompilerFailed
 
 import zoo.training.checkpoints
 import zoo.training.learner
@@ -27,8 +25,6 @@ from zoo.files import LOCK, alone_in
 from zoo.models.embedding import embed
 from zoo.models.facts import facts_of
 from zoo.models.making import create_model
-from zoo.models.network import preprocessing_of
-from zoo.models.preprocessing import Normalize
 from zoo.retrieval.label_measures import measure_by_labels
 
 QUICK: dict[str, Any] = {
@@ -216,92 +212,6 @@ def test_rates_that_are_not_given_follow_from_the_weights(
     np.testing.assert_allclose(rates, [expected])
     recorded = facts_of(load_model(folder)).options
     assert (recorded["lr"], recorded["lr"] * recorded["proxy_lr_factor"]) == pytest.approx((expected[0], expected[2]))
-
-
-@pytest.mark.parametrize("factor", [None, 5.0])
-def test_proxies_and_other_parameters_of_a_loss_have_rates_of_their_own(factor: float | None) -> None:
-    loss, model = nn.Module(), create_model("test_resnet", 8, image_size=32)
-    loss.inner = nn.Module()
-    loss.inner.proxies = nn.Parameter(torch.zeros(2, 3))
-    loss.regressor = nn.Linear(3, 4)
-    if factor is not None:
-        loss.loss_lr_factor = factor  # type: ignore[assignment]
-    groups = learner_of(model, loss).configure_optimizers()["optimizer"].param_groups
-    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    assert {rate_of[id(parameter)] for parameter in model.parameters()} == {0.1}
-    assert rate_of[id(loss.inner.proxies)] == pytest.approx(3.0)
-    assert {rate_of[id(parameter)] for parameter in loss.regressor.parameters()} == {0.1 * (factor or 1)}
-
-
-def learner_of(
-    model: nn.Module, loss: nn.Module | None = None, steps: int = 9, epochs: int = 1, **options: Any
-) -> zoo.training.learner.Learner:
-    """Return a learner that only makes its optimizer."""
-    given: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
-    given |= {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1, "seed": 0}
-    learner = zoo.training.learner.Learner(model, loss or nn.Module(), None, **given | options, freeze_batchnorm=False)
-    learner.trainer = SimpleNamespace(  # type: ignore[assignment]
-        estimated_stepping_batches=steps, max_epochs=epochs, precision="32-true"
-    )
-    return learner
-
-
-def test_gradients_of_strided_1x1_convolutions_of_the_pixels() -> None:
-    # In the layout that all others train in, this crashed, or its gradients were wrong, on CPUs.
-    model = create_model("repvgg_a0", 8, image_size=32)
-    views = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    plain = deepcopy(model)
-    plain(Normalize(preprocessing_of(model))(views)).square().sum().backward()
-    learner_of(model).embed_views(views).square().sum().backward()
-    for (name, parameter), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
-        assert parameter.grad is not None and expected.grad is not None
-        largest = expected.grad.abs().max().item()
-        torch.testing.assert_close(parameter.grad, expected.grad, rtol=0, atol=1e-3 * largest + 1e-6, msg=name)
-    assert learner_of(create_model("test_resnet", 8, image_size=32)).layout == torch.channels_last
-
-
-def test_their_gradients_in_a_compiled_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The compiler has convolutions on CPUs channels last by itself, and training crashed.
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    model = create_model("test_resnet", 8, image_size=32)
-    model.conv1 = nn.Conv2d(3, 48, 1, 2, bias=False)
-    model.forward = lambda pixels: model.conv1(pixels).relu().mean((2, 3))  # the whole network takes a minute
-    views = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    model.forward(Normalize(preprocessing_of(model))(views)).square().sum().backward()
-    expected = model.conv1.weight.grad.clone()
-    model.zero_grad()
-    try:
-        learner_of(model, compile=True).embed_views(views).square().sum().backward()
-    except BackendCompilerFailed as error:
-        pytest.skip(f"nothing can be compiled on this machine: {error}")
-    assert expected.abs().max() > 0.1
-    torch.testing.assert_close(model.conv1.weight.grad, expected)
-
-
-def test_biases_norms_and_position_embeddings_do_not_decay() -> None:
-    model = create_model("test_vit", 8, image_size=32)
-    groups = learner_of(model, weight_decay=0.1).configure_optimizers()["optimizer"].param_groups
-    decay_of = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
-    named = dict(model.named_parameters())
-    assert len(decay_of) == len(named)
-    for name, decay in (("blocks.0.attn.qkv.weight", 0.1), ("patch_embed.proj.weight", 0.1), ("head.weight", 0.1)):
-        assert decay_of[id(named[name])] == decay
-    for name in ("blocks.0.attn.qkv.bias", "blocks.0.norm1.weight", "pos_embed", "cls_token"):
-        assert decay_of[id(named[name])] == 0
-
-
-def test_the_cosine_rises_over_a_twentieth_of_the_steps_and_falls_to_zero() -> None:
-    learner = learner_of(create_model("test_resnet", 8, image_size=32), steps=100, epochs=4, schedule="cosine")
-    scheduler = learner.configure_optimizers()["lr_scheduler"]["scheduler"]
-    rates = []
-    for _ in range(101):
-        rates.append(scheduler.get_last_lr()[0])
-        scheduler.optimizer.step()
-        scheduler.step()
-    np.testing.assert_allclose(rates[:6], [0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
-    assert rates[5 + 95 // 2] == pytest.approx(0.1 * 0.5 * (1 + np.cos(np.pi * 47 / 95)))
-    assert rates[100] == pytest.approx(0)
-    assert (np.diff(rates[5:]) < 0).all()
 
 
 def test_loss_of_ones_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,12 +477,3 @@ def test_what_validation_measured_outlasts_an_interruption_and_a_broken_checkpoi
     assert [entry["epoch"] for entry in measured] == [1, 2, 3]
     best = facts_of(load_model(folder)).measured["validation"]
     assert best["map_at_r"] == round(max(entry["map_at_r"] for entry in measured), 6)
-
-
-def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    io = zoo.training.checkpoints.WholeCheckpoints()
-    io.save_checkpoint({"a": torch.ones(2)}, tmp_path / "last.ckpt")
-    with pytest.raises(Exception, match="pickle"):
-        io.save_checkpoint({"a": torch.ones(2), "b": lambda: None}, tmp_path / "last.ckpt")
-    assert io.load_checkpoint(tmp_path / "last.ckpt", weights_only=True)["a"].tolist() == [1, 1]
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
