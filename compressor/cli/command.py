@@ -115,7 +115,3 @@ def _call(verb: str, options: Namespace) -> Any:
 
 def _plain(value: Any) -> Any:
     return value.as_dict() if isinstance(value, Namespace) else value
-
-
-if __name__ == "__main__":
-    sys.exit(main())

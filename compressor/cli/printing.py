@@ -22,6 +22,7 @@ def print_hits(queries: list[str], found: list[list[Hit]], as_json: bool) -> Non
 
 
 def overview() -> str:
+    """Return what ``compressor --help`` says."""
     lines = [f"  {name:13} {summary(verb)}" for name, verb in VERBS.items()]
     return "\n".join(
         [

@@ -50,4 +50,5 @@ SECTIONS: dict[str, Callable[..., Any]] = {  # of the verb run
 
 
 def summary(verb: Callable[..., Any]) -> str:
+    """Return what a verb does, in a line: the first of its docstring."""
     return (verb.__doc__ or "").strip().splitlines()[0]

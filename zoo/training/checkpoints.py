@@ -22,6 +22,11 @@ BEST = "best.safetensors"
 
 
 def read_best(file: Path) -> dict[str, Tensor]:
+    """Return the weights of the best epoch.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
     try:
         weights: dict[str, Tensor] = load_file(file)
     except (OSError, SafetensorError) as error:

@@ -95,6 +95,7 @@ class Row:
     cells: Sequence[str]
 
     def number(self, cell: int) -> int:
+        """Return the whole number in a cell."""
         try:
             return int(self.cells[cell])
         except ValueError:
@@ -108,6 +109,7 @@ class Row:
         return known[number]
 
     def error(self, what: str) -> DataError:
+        """Return an error that names the line."""
         return DataError(f"{self.where}: {what}. Mend the line, or fetch the data set anew.")
 
 
@@ -131,6 +133,7 @@ def source_of(
     note: str,
     roles: Sequence[str] | None = None,
 ) -> Source:
+    """Return images and their authors' division, ``TRAIN`` or ``TEST`` for each image; ``note`` says what that is."""
     images = ImageSet(
         ids,
         sources,
