@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError
-from zoo.models.network import preprocessing_of
+from zoo.models.network import linear_head_of, preprocessing_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
 from zoo.versions import available_cores
 
@@ -74,6 +74,38 @@ def embed(
     finally:
         model.train(was_training)
     return torch.cat(rows).numpy()
+
+
+def embed_pooled(model: nn.Module, images: ImageSet, progress: bool = True) -> np.ndarray:
+    """Embed images with a timm model as it is without its head: the pooled features that the head is given.
+
+    Args:
+        model: a timm model with a linear head, in training or eval mode.
+        images: the images.
+        progress: show a bar.
+
+    Returns:
+        float32 ``(len(images), F)``, not normalised.
+
+    Raises:
+        ModelError: its head is not one linear layer, so that there is no one vector that it is given.
+    """
+    head = linear_head_of(model)
+    if head is None:
+        raise ModelError(
+            f"The head of {type(model).__name__} is not one linear layer, so its pooled features are unknown."
+        )
+    given: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        given.append(inputs[0].flatten(1).float().cpu())
+
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        embed(model, images, progress=progress)
+    finally:
+        handle.remove()
+    return torch.cat(given).numpy()
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

@@ -23,6 +23,15 @@ def head_of(model: nn.Module) -> nn.Module:
     return nn.ModuleList(head) if isinstance(head, tuple) else head  # two of them in distilled transformers
 
 
+def linear_head_of(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
+    """Return the head where it is one linear layer, or a 1x1 convolution of pooled maps; else None."""
+    if not hasattr(model, "get_classifier"):
+        return None
+    head = head_of(model)
+    is_linear = isinstance(head, nn.Linear) or (isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1))
+    return head if is_linear else None  # type: ignore[return-value]
+
+
 def embed_with_maps(model: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run a timm model once, for its embeddings and for the feature maps on the way to them.
 
