@@ -6,6 +6,7 @@ that its ``__init__`` names:
     num_images: images to train on
     num_classes: classes C of these images
     student_dim, teacher_dim: dimensions D and D' of the embeddings
+    teacher_sample: a function that returns the teacher's embeddings of some training images, float ``(N, D')``
     student_channels, teacher_channels: channels of the feature maps, a tuple with one number for each stage
 
 It is called as ``loss(student, teacher, image_ids)`` with ``(N, D)`` and ``(N, D')`` float embeddings of the same N
@@ -34,5 +35,6 @@ LOSSES: dict[str, str] = {
     "crd": "compressor.losses.crd:CRDLoss",
     "darkrank": "compressor.losses.darkrank:DarkRankLoss",
     "pkt": "compressor.losses.pkt:PKTLoss",
+    "regression": "compressor.losses.regression:RegressionLoss",
     "rkd": "compressor.losses.rkd:RKDLoss",
 }

@@ -5,12 +5,21 @@ Kim et al., "Embedding Transfer with Label Relaxation for Improved Metric Learni
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, nn
 
 from compressor.losses.distances import full_precision, pairwise_distances, relative_distances
-from zoo.arguments import require_above
+from compressor.losses.regression import RegressionLoss
+from compressor.losses.teacher_sample import RANDOM_WEIGHT, TeacherSample, fitted_sigma
+from zoo.arguments import require_above, require_at_least
+from zoo.errors import OptionError
 from zoo.losses.directions import unit
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
 
 
 class RelaxedContrastiveLoss(nn.Module):
@@ -25,20 +34,45 @@ class RelaxedContrastiveLoss(nn.Module):
     Memory is O(N^2).
 
     Args:
-        sigma: width of the kernel of the teacher's similarity, above 0.
+        sigma: width of the kernel of the teacher's similarity, above 0; or "auto" for the width with which a random
+            pair of images weighs as much as in the paper, exp(-2), whatever the teacher.
         delta: margin, relative to the mean distance.
+        regression: how many times the loss of :class:`compressor.losses.regression.RegressionLoss` is added.
+        student_dim: dimensions D of the student, for regression.
+        teacher_sample: gives the teacher's embeddings of some training images, for "auto" and regression.
 
     Raises:
-        OptionError: sigma is not above 0.
+        OptionError: sigma is neither "auto" nor above 0, or regression is below 0, or either lacks a teacher.
     """
 
     metric = "euclidean"
 
-    def __init__(self, sigma: float = 1.0, delta: float = 1.0) -> None:
+    def __init__(
+        self,
+        sigma: float | str = 1.0,
+        delta: float = 1.0,
+        regression: float = 0.0,
+        student_dim: int | None = None,
+        teacher_sample: TeacherSample | None = None,
+    ) -> None:
         super().__init__()
+        require_at_least(0, regression=regression)
+        if sigma == AUTO or regression > 0:
+            if teacher_sample is None or student_dim is None:
+                raise OptionError("sigma auto and regression need a teacher to fit to. Use them in distill.")
+            if sigma == AUTO:
+                sigma = fitted_sigma(teacher_sample())
+                log.info("sigma is %.3f: with it a random pair weighs %.2f", sigma, RANDOM_WEIGHT)
+        if isinstance(sigma, str):
+            raise OptionError(f"sigma is {sigma!r}; it must be a number above 0, or auto.")
         require_above(0, sigma=sigma)
         self.sigma = sigma
         self.delta = delta
+        self.regression = regression
+        self.onto: RegressionLoss | None = None
+        if regression > 0:
+            assert teacher_sample is not None and student_dim is not None
+            self.onto = RegressionLoss(student_dim, teacher_sample)
 
     def forward(self, student: Tensor, teacher: Tensor, image_ids: Tensor | None = None) -> Tensor:
         """Return the loss.
@@ -58,4 +92,5 @@ class RelaxedContrastiveLoss(nn.Module):
             pull = similarity * distances.square()
             push = (1 - similarity) * (self.delta - distances).clamp(min=0).square()
             # The diagonal adds nothing: its similarity is 1 and its distance 0.
-            return (pull + push).sum() / len(student)
+            loss = (pull + push).sum() / len(student)
+            return loss if self.onto is None else loss + self.regression * self.onto(student, teacher)

@@ -1,0 +1,55 @@
+"""Regression onto the teacher's vector: the simplest transfer of an embedding, and the one asymmetric search needs.
+
+As in Budnik and Avrithis, "Asymmetric Metric Learning for Knowledge Transfer", CVPR 2021, arXiv:2006.16331 (their
+"regression", by cosine).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressor.losses.distances import full_precision
+from compressor.losses.teacher_sample import TeacherSample, projection_to
+
+
+class RegressionLoss(nn.Module):
+    """Turns each embedding to the direction of its teacher's, projected to the student's dimensions.
+
+        L = 1/n sum_i (1 - cos(t_i, P s_i))
+
+    with t the student's embeddings, s the teacher's, L2-normalised, and P the principal directions of the teacher's
+    embeddings of training images, or the identity where both have as many dimensions.
+
+    Args:
+        student_dim: dimensions D of the student.
+        teacher_sample: gives the teacher's embeddings of some training images.
+
+    Raises:
+        OptionError: the student has more dimensions than the teacher.
+    """
+
+    metric = "cosine"
+    projection: Tensor
+
+    def __init__(self, student_dim: int, teacher_sample: TeacherSample) -> None:
+        super().__init__()
+        self.register_buffer("projection", projection_to(teacher_sample(), student_dim))
+
+    def targets(self, teacher: Tensor) -> Tensor:
+        """Return where embeddings are to point, ``(N, D)`` of length 1, for the teacher's ``(N, D')``."""
+        projected = functional.normalize(teacher, dim=1) @ self.projection.T.to(teacher)
+        return functional.normalize(projected, dim=1)
+
+    def forward(self, student: Tensor, teacher: Tensor, image_ids: Tensor | None = None) -> Tensor:
+        """Return the loss, a float scalar in [0, 2].
+
+        Args:
+            student: ``(N, D)``.
+            teacher: ``(N, D')``.
+            image_ids: ignored.
+        """
+        with torch.autocast(student.device.type, enabled=False):
+            student, teacher = full_precision(student, teacher)
+            return (1 - (functional.normalize(student, dim=1) * self.targets(teacher)).sum(dim=1)).mean()
