@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from zoo.arguments import DataLike, TeacherLike, rates, require_valid
+from zoo.arguments import DataLike, TeacherLike, require_valid
 from zoo.stage import Stage
+from zoo.training.defaults import filled
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def distill(
     out: str | Path,
     *,
     pretrained: bool | str | Path = False,
-    pool: str | None = "avgmax",
+    pool: str | None = "auto",
     image_size: int | None = None,
     crop_pct: float | None = None,
     split: str = "auto",
@@ -34,19 +35,25 @@ def distill(
     use_labels: bool = True,
     loss: str = "relaxed_contrastive",
     loss_options: dict[str, Any] | None = None,
+    metric: str | None = None,
     views: int = 2,
-    epochs: int = 90,
+    epochs: int | None = None,
     batch_size: int = 90,
     images_per_class: int = 2,
     augment: str = "photo",
-    min_crop: float = 0.2,
+    min_crop: float | None = None,
     lr: float | None = None,
     proxy_lr_factor: float | None = None,
     weight_decay: float = 1e-4,
     schedule: str = "cosine",
     step_epochs: int = 10,
     step_factor: float = 0.5,
-    freeze_batchnorm: bool = False,
+    freeze: str = "none",
+    freeze_batchnorm: bool | None = None,
+    layer_decay: float | None = None,
+    towards_start: float = 0.0,
+    fit_head: bool | None = None,
+    average_start: bool | None = None,
     gradient_clip: float | None = 10.0,
     validate_every: int = 1,
     precision: str = "32-true",
@@ -63,8 +70,10 @@ def distill(
     Teacher and student see the same random views; the student learns the teacher's relations between them ("Embedding
     Transfer with Label Relaxation", CVPR 2021). Labels serve to balance batches, to measure, and in losses that add a
     term on them; images without labels work with the others. The teacher is measured first, and refused if it is no
-    better than chance. A run that was interrupted goes on from its last whole epoch when called again with the same
-    options; a finished one is left as it is.
+    better than chance. A pretrained student is measured first too, as it comes, with a head that is fitted to the
+    training images; if no epoch retrieves better on the validation classes, that is what is saved. A run that was
+    interrupted goes on from its last whole epoch when called again with the same options; a finished one is left as it
+    is.
 
     Args:
         teacher: a model folder, an .onnx file, an .npz file of embeddings by image id; in Python also a torch module,
@@ -74,7 +83,8 @@ def distill(
         data: what to train on, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
         out: folder to save the student in.
         pretrained: true for timm's published weights, or the path of a .safetensors file with the backbone's weights.
-        pool: avg, max, avgmax (as in the paper), or null for the architecture's own.
+        pool: avg, max, avgmax (as in the paper), or null for the architecture's own; auto for avgmax with random
+            weights and the architecture's own with pretrained ones.
         image_size: side of the student's input in pixels; null for the architecture's own.
         crop_pct: part of the resized image that the centre crop keeps at test time; null for the architecture's own.
         split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
@@ -89,12 +99,14 @@ def distill(
         loss: relaxed_contrastive, relaxed_multi_similarity, fitnet, attention, crd, darkrank, pkt, rkd, or module:Class
             for one of your own. fitnet and attention need labels and the feature maps of a timm teacher.
         loss_options: options of the loss, such as {sigma: 1.0, delta: 1.0}.
+        metric: how the student's embeddings are compared: cosine or euclidean; null for cosine with pretrained weights,
+            whose features have no length of their own, else what suits the loss.
         views: random views of each image in a batch.
-        epochs: passes over the training images.
+        epochs: passes over the training images; null for 15 with pretrained weights, else 90.
         batch_size: images in a batch, over all devices; each counts views times.
-        images_per_class: images of each class in a batch.
+        images_per_class: images of each class in a batch; 0 for random batches.
         augment: random views: photo, photo-strong, drawing or none.
-        min_crop: smallest part of an image's area that a view may show.
+        min_crop: smallest part of an image's area that a view may show; null for 0.4 with pretrained weights, else 0.2.
         lr: learning rate; null for 1e-4 with pretrained weights, else 3e-3.
         proxy_lr_factor: how many times that rate the proxies learn with, in losses that have them; null for 100 with
             pretrained weights, else 30.
@@ -102,7 +114,16 @@ def distill(
         schedule: cosine, which rises over the first twentieth of the steps and falls to 0, or step.
         step_epochs: with schedule step, epochs between two steps.
         step_factor: with schedule step, what the rate is multiplied by.
-        freeze_batchnorm: keep the statistics of BatchNorm layers.
+        freeze: backbone to train the head alone, or none.
+        freeze_batchnorm: keep the statistics of BatchNorm layers; null for true with pretrained weights, else false.
+        layer_decay: how many times the rate of the stage after it each stage of the network learns with, from the head
+            backwards; null for 1, one rate for all.
+        towards_start: how strongly the backbone's weights are drawn back to the pretrained ones, as decoupled weight
+            decay is to zero; 0 for not at all.
+        fit_head: measure a pretrained network as it comes, on the validation classes, and begin with a head fitted to the
+            training images; false for a random head, as in the papers. null for true with pretrained weights.
+        average_start: average the best weights with the pretrained ones, by the share that retrieves best on the
+            validation classes; null for true with pretrained weights.
         gradient_clip: largest norm of the gradient; null for no limit.
         validate_every: epochs between two measurements on the validation classes.
         precision: Lightning's, of the student: 32-true, bf16-mixed or 16-mixed; or auto: bf16-mixed where the device
@@ -124,8 +145,7 @@ def distill(
     Raises:
         UserError: teacher, data, model or options that cannot work.
     """
-    lr, proxy_lr_factor = rates(pretrained, lr, proxy_lr_factor)
-    options = dict(locals())
+    options = filled("distill", locals())
     require_valid(options)
 
     from zoo.data import load_data
@@ -154,11 +174,11 @@ def distill(
     require_transferable(source, splits, options)
     # Not the seed that train would take: a student of its teacher's network would begin with its teacher's weights.
     lightning.seed_everything(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]), verbose=False)
-    metric = getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)
-    model = create_model(arch, dim, pretrained, pool, image_size, crop_pct, metric)
+    metric = options["metric"] or getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)
+    model = create_model(arch, dim, pretrained, options["pool"], image_size, crop_pct, metric)
     if (warning := advice(arch)) is not None:
         log.warning(warning)
-    learner, measured = transfer(model, source, splits, stage.folder, options)
+    learner, measured = transfer(model, source, splits, stage.folder, options, pretrained=pretrained)
     set_facts(
         model,
         ModelFacts(

@@ -6,12 +6,14 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressor.feature_maps import pair_stages
 from compressor.losses import LOSSES
@@ -20,6 +22,8 @@ from zoo.data.rotations import with_rotations
 from zoo.errors import OptionError
 from zoo.losses import create_loss, find_loss
 from zoo.models.embedding import embed, fastest_device
+from zoo.models.facts import COSINE, EUCLIDEAN, facts_of
+from zoo.models.making import classifier_of
 from zoo.models.network import embed_with_maps, preprocessing_of
 from zoo.retrieval.protocol import measurable, require_training_images
 from zoo.teachers.base import Teacher, resize_views
@@ -28,6 +32,7 @@ from zoo.teachers.ready import ArrayTeacher
 from zoo.training.augmentation import Views
 from zoo.training.fitting import fit, training_loader
 from zoo.training.learner import Learner
+from zoo.training.start import Start
 
 if TYPE_CHECKING:
     from compressor.int8_finish.fake_quantization import FakeQuantization
@@ -36,6 +41,7 @@ log = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 256
 RANGE_RATE = 0.05
+_SAMPLED = 2000  # training images that a loss may look at through the teacher, before training
 
 _LABELS = frozenset({"num_classes", "labels"})
 _MAPS = frozenset({"student_channels", "teacher_channels", "student_maps", "teacher_maps"})
@@ -67,6 +73,9 @@ class TransferLearner(Learner):
         super().__init__(model, loss, validation, **options)
         self.teacher, self.images = teacher, images
         self.labels = labels
+        # A loss that compares lengths too must not be given what is thrown away where cosines are compared.
+        by_length = getattr(type(loss), "metric", EUCLIDEAN) == EUCLIDEAN
+        self.on_sphere = by_length and facts_of(model).metric == COSINE
         self.named = frozenset(inspect.signature(loss.forward).parameters)
         self.with_maps = not _MAPS.isdisjoint(self.named)
 
@@ -86,10 +95,13 @@ class TransferLearner(Learner):
         else:
             targets = self.teacher.embed_views(views, indices, self.images)
             embeddings = self.embed_views(resized)
+        embeddings = embeddings.float()
+        if self.on_sphere:
+            embeddings = functional.normalize(embeddings, dim=1)
         if self.labels is not None:
             given["labels"] = self.labels.to(indices.device)[indices]
         value: Tensor = self.loss(
-            self.of_all_ranks(embeddings.float()),
+            self.of_all_ranks(embeddings),
             self.of_all_ranks(targets),
             self.of_all_ranks(indices),
             **{name: self._gathered(value) for name, value in given.items() if name in self.named},
@@ -149,6 +161,7 @@ def transfer(
     folder: Path,
     options: Mapping[str, Any],
     make_learner: Callable[..., TransferLearner] = TransferLearner,
+    pretrained: bool | str | Path = False,
 ) -> tuple[TransferLearner, dict[str, Any]]:
     """Train a student from a teacher, which is measured first, and leave the best weights in the student.
 
@@ -159,6 +172,8 @@ def transfer(
         folder: for logs, and checkpoints to resume from.
         options: those of :func:`compressor.distillation.distill`, by name.
         make_learner: takes the arguments of TransferLearner.
+        pretrained: as distill takes it: a student with such weights is measured as it comes, with a fitted head, before
+            training.
 
     Returns:
         The learner, and the measures of teacher and student on the validation images, each named by where it was taken.
@@ -198,8 +213,8 @@ def transfer(
         labels,
         warmup_epochs=0,
         by_labels=held_out is not None and judged_by_labels(teacher, held_out),
-        **chosen("lr", "proxy_lr_factor", "weight_decay", "schedule", "step_epochs", "step_factor"),
-        **chosen("freeze_batchnorm", "validate_every", "seed", "compile"),
+        **chosen("lr", "proxy_lr_factor", "weight_decay", "schedule", "step_epochs", "step_factor", "validate_every"),
+        **chosen("freeze", "freeze_batchnorm", "layer_decay", "towards_start", "seed", "compile"),
     )
     # Views are made at the larger of the two input sizes; each network scales them down to its own.
     preprocessing = preprocessing_of(model)
@@ -207,8 +222,25 @@ def transfer(
     size = (max(height for height, _ in sizes), max(width for _, width in sizes))
     shown = Views(images, replace(preprocessing, input_size=size), **chosen("augment", "min_crop", "views"))
     loader = training_loader(images, shown, **chosen("batch_size", "images_per_class", "use_labels", "workers", "seed"))
-    best = fit(learner, loader, folder, **chosen("epochs", "precision", "gradient_clip", "devices", "num_nodes"))
+    trained = chosen("epochs", "precision", "gradient_clip", "devices", "num_nodes")
+    start = None
+    if pretrained and options["fit_head"]:
+        classifier, targets = classifier_of(options["arch"], pretrained), _targets_of(loss, teacher)
+        start = Start(upright, options["use_labels"], options["seed"], classifier, targets)
+    best = fit(learner, loader, folder, **trained, start=start, average=options["average_start"])
     return learner, measured | {"validation": best}
+
+
+def _targets_of(loss: nn.Module, teacher: Teacher) -> Callable[[ImageSet], np.ndarray] | None:
+    """Return what gives the vectors that a loss draws embeddings to, where it draws them to any."""
+    onto: Any = getattr(loss, "onto", None) or loss
+    if not hasattr(onto, "targets"):
+        return None
+
+    def targets(images: ImageSet) -> np.ndarray:
+        return np.asarray(onto.targets(torch.from_numpy(teacher.embed_images(images))))
+
+    return targets
 
 
 def create_transfer_loss(
@@ -245,9 +277,18 @@ def create_transfer_loss(
         )
     if not _MAPS.isdisjoint(named):
         facts |= _shapes_of_maps(student, teacher, images)
-    elif "teacher_dim" in made_with:
+    if "teacher_sample" in made_with:
+        facts["teacher_sample"] = partial(_sample_of, teacher, images)
+    if "teacher_dim" in made_with and "teacher_dim" not in facts:
         facts["teacher_dim"] = teacher.embed_views(*_blank_view(student, teacher), images).shape[1]
     return create_loss(name, LOSSES, **{key: facts[key] for key in facts.keys() & made_with.keys()} | dict(options))
+
+
+@cache
+def _sample_of(teacher: Teacher, images: ImageSet) -> Tensor:
+    """Return the teacher's embeddings of some images, evenly spaced, float32 ``(N, D')`` on the CPU."""
+    rows = np.linspace(0, len(images) - 1, min(_SAMPLED, len(images))).astype(int)
+    return torch.from_numpy(np.asarray(teacher.to(fastest_device()).embed_images(images.subset(rows)), np.float32))
 
 
 def class_indices(images: ImageSet) -> Tensor | None:

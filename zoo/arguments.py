@@ -29,8 +29,18 @@ else:
     ModelLike = str | Path
     TeacherLike = str | Path
 
-_ABOVE_0 = ("lr", "proxy_lr_factor", "step_factor", "gradient_clip")
-_AT_LEAST_0 = ("weight_decay", "warmup_epochs", "max_unreadable", "workers", "latency_runs", "seed", "qat_epochs")
+_ABOVE_0 = ("lr", "proxy_lr_factor", "step_factor", "gradient_clip", "layer_decay")
+_AT_LEAST_0 = (
+    "weight_decay",
+    "towards_start",
+    "warmup_epochs",
+    "max_unreadable",
+    "workers",
+    "latency_runs",
+    "seed",
+    "qat_epochs",
+    "images_per_class",
+)
 _AT_LEAST_1 = (
     "dim",
     "epochs",
@@ -40,7 +50,6 @@ _AT_LEAST_1 = (
     "validate_every",
     "num_nodes",
     "bootstrap",
-    "images_per_class",
     "calibration_images",
 )
 _AT_LEAST_2 = ("batch_size",)
@@ -48,9 +57,17 @@ _FRACTIONS = ("max_drop",)
 _LARGEST_SEED = 2**32 - 1  # numpy's
 AUGMENTATIONS = ("photo", "photo-strong", "drawing", "none")
 SCHEDULES = ("cosine", "step")
+FREEZES = ("none", "backbone")
+METRICS = ("cosine", "euclidean")
 TEACHER_PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")  # of Lightning's, those that keep weights in float32
-_WORDS = {"augment": AUGMENTATIONS, "schedule": SCHEDULES, "teacher_precision": TEACHER_PRECISIONS}
+_WORDS = {
+    "augment": AUGMENTATIONS,
+    "schedule": SCHEDULES,
+    "freeze": FREEZES,
+    "metric": METRICS,
+    "teacher_precision": TEACHER_PRECISIONS,
+}
 
 
 def require_valid(options: Mapping[str, Any]) -> None:
@@ -75,7 +92,7 @@ def require_valid(options: Mapping[str, Any]) -> None:
             raise OptionError(f"{name} is {value}; it must lie in [0, 1], such as 0.005 for half a point.")
     of_each, batch = options.get("images_per_class"), options.get("batch_size")
     if of_each is not None and batch is not None and of_each > batch:
-        raise OptionError(f"images_per_class is {of_each}; it must lie in 1..batch_size ({batch}).")
+        raise OptionError(f"images_per_class is {of_each}; it must lie in 0..batch_size ({batch}).")
     smallest = options.get("min_crop")
     if smallest is not None and not 0 < smallest <= 1:
         raise OptionError(f"min_crop is {smallest}; it must lie in (0, 1].")
@@ -97,21 +114,6 @@ def require_given(verb: Callable[..., Any], options: Mapping[str, Any]) -> None:
     for name, parameter in signature(verb).parameters.items():
         if options.get(name, "") is None and "None" not in str(parameter.annotation):
             raise OptionError(f"{name} has no value. Give it one, or leave it out for the default.")
-
-
-def rates(pretrained: Any, lr: float | None, proxy_lr_factor: float | None) -> tuple[float, float]:
-    """Return the learning rate and what proxies learn with, as a factor of it, where they are not given.
-
-    Pretrained weights take the papers' 1e-4 and 100. Random ones learn little at that rate; 3e-3 and 30 come of this
-    project's benchmarks, on convolutional networks.
-
-    Args:
-        pretrained: as train takes it; anything false for random weights.
-        lr: the learning rate, or None.
-        proxy_lr_factor: the factor, or None.
-    """
-    rate, factor = (1e-4, 100.0) if pretrained else (3e-3, 30.0)
-    return rate if lr is None else lr, factor if proxy_lr_factor is None else proxy_lr_factor
 
 
 def same_place(one: Any, other: Any) -> bool:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.distillation import distill
-from zoo.arguments import DataLike, TeacherLike, rates, require_valid
+from zoo.arguments import DataLike, TeacherLike, require_valid
 from zoo.errors import ModelError
 from zoo.stage import Stage
+from zoo.training.defaults import filled
 
 if TYPE_CHECKING:
     from zoo.models.facts import ModelFacts
@@ -156,8 +157,9 @@ def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
     options = {name: own.get(name, parameter.default) for name, parameter in parameters.items()}
     options |= {name: value for name, value in given.items() if name in options and value is not None}
     # A student that does not know its rates has weights that are trained, as pretrained ones are.
-    lr, factor = rates(True, options["lr"], options["proxy_lr_factor"])
-    options |= {"lr": lr / 2 if given["lr"] is None else lr, "proxy_lr_factor": factor}
+    options = filled("distill", options | {"pretrained": True})
+    if given["lr"] is None:
+        options["lr"] /= 2
     return options | {"freeze_batchnorm": True, "validate_every": 1, "workers": given["workers"]}
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +15,7 @@ from torch import nn
 
 from zoo.errors import ModelError, OptionError, did_you_mean, first_line
 from zoo.models.facts import COSINE, ModelFacts, set_facts
-from zoo.models.network import head_of, preprocessing_of, summary_of
+from zoo.models.network import head_of, linear_head_of, preprocessing_of, summary_of
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,36 @@ def create_model(
         _require_size(model, arch, size)
     set_facts(model, ModelFacts(metric=metric))
     return model
+
+
+def classifier_of(arch: str, pretrained: bool | str | Path) -> np.ndarray | None:
+    """Return the weights of the classifier that a network was pretrained with, ``(C, F)``; None where it had none.
+
+    Its rows are directions in which the classes of the pretraining differ: what the network was taught to tell apart.
+
+    Args:
+        arch: a timm architecture.
+        pretrained: True for timm's published weights, or the path of a ``.safetensors`` file.
+
+    Raises:
+        ModelError: the weights cannot be read.
+    """
+    if isinstance(pretrained, bool):
+        if not pretrained:
+            return None
+        head = linear_head_of(timm.create_model(arch, pretrained=True))
+        weight = None if head is None else head.weight.detach()
+    else:
+        name = timm.get_pretrained_cfg_value(arch, "classifier")
+        key = f"{name if isinstance(name, str) else (name or ('',))[0]}.weight"
+        try:
+            with safe_open(_require_safetensors(Path(pretrained)), framework="pt") as file:
+                weight = file.get_tensor(key) if key in file.keys() else None  # noqa: SIM118 - no mapping
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"Weight file {pretrained} cannot be read ({error}). Save or download it anew.") from error
+    if weight is None or weight.flatten(1).shape[0] < 2:
+        return None
+    return weight.flatten(1).float().numpy()
 
 
 def _require_architecture(arch: str) -> None:

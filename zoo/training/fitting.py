@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch._dynamo.exc import BackendCompilerFailed
@@ -21,10 +21,13 @@ from zoo.models.embedding import fastest_device, worker_count
 from zoo.models.folder import save_model
 from zoo.models.precision import bfloat16_is_fast
 from zoo.stage import CHECKPOINTS
+from zoo.training.allocation import keep_freed_memory
 from zoo.training.augmentation import Views
 from zoo.training.checkpoints import BEST, AloneInFolder, WholeCheckpoints, read_best
 from zoo.training.learner import Learner
 from zoo.training.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
+from zoo.training.start import Start
+from zoo.training.story import told
 from zoo.versions import available_cores
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ def training_loader(
 ) -> DataLoader[Any]:
     """Return batches of ``((B, V, 3, H, W) uint8, (B,) indices)``: class-balanced where labels are used.
 
+    With ``images_per_class`` 0 batches are random, labels or not.
+
     Where ``neighbours`` is given, batches are an anchor, as many images with the nearest continuous labels, and others.
     """
     sampler: GlobalBatches
@@ -49,8 +54,8 @@ def training_loader(
         assert images.continuous is not None
         sampler = DenseTripletSampler(images.continuous, batch_size, neighbours, seed)
     else:
-        labels = images.labels if use_labels else None
-        sampler = BatchSampler(len(images), labels, batch_size, images_per_class, seed)
+        labels = images.labels if use_labels and images_per_class else None
+        sampler = BatchSampler(len(images), labels, batch_size, max(images_per_class, 1), seed)
     if workers is None:
         # On two cores that train as well, a process of its own for the views takes more time than it saves.
         busy = fastest_device().type == "cpu" and available_cores() <= 2
@@ -67,6 +72,8 @@ def fit(
     gradient_clip: float | None,
     devices: str | int,
     num_nodes: int,
+    start: Start | None = None,
+    average: bool = False,
 ) -> dict[str, Any]:
     """Train, resuming from ``folder/checkpoints`` where a run was interrupted; leave the best weights in the learner.
 
@@ -75,9 +82,12 @@ def fit(
 
     Args:
         precision: Lightning's, or "auto": bf16-mixed where the device multiplies bfloat16 in hardware, else 32-true.
+        start: of a pretrained network: measures it as it comes, which is epoch 0.
+        average: average the best weights with those of the start, if validation says so.
 
     Returns:
-        ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": there, or None}``, and what else was measured.
+        ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": there, or None}``, and what else was measured;
+        with a start, also what the network reached as it came and in averages.
 
     Raises:
         Interrupted: the user stopped the run; it can be resumed.
@@ -86,6 +96,8 @@ def fit(
             process is at work in the folder.
         DivergedError: training diverged.
     """
+    if fastest_device().type == "cpu":
+        keep_freed_memory()
     learner.checkpoints = folder / CHECKPOINTS
     last = learner.checkpoints / "last.ckpt"
     resumed = last if last.is_file() else None
@@ -94,6 +106,7 @@ def fit(
         log.info("resuming from %s", resumed)
         if best.is_file():
             read_best(best)  # a broken one is told before epochs are spent
+    first: list[Callback] = [AloneInFolder(folder), *([start] if start is not None else [])]
     keep_last = ModelCheckpoint(
         learner.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
     )
@@ -110,7 +123,7 @@ def fit(
                 devices=devices,
                 num_nodes=num_nodes,
                 use_distributed_sampler=False,
-                callbacks=[AloneInFolder(folder), keep_last, TQDMProgressBar(refresh_rate=5)],
+                callbacks=[*first, keep_last, TQDMProgressBar(refresh_rate=5)],
                 plugins=[WholeCheckpoints()],
                 logger=CSVLogger(folder, name=None, version=_next_log(folder)),
                 log_every_n_steps=1,
@@ -131,7 +144,9 @@ def fit(
         return learner.best | {"epoch": epochs}
     learner.load_state_dict(read_best(best))
     learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
-    return learner.best
+    averaged = start.average(learner) if start is not None and average else {}
+    log.info(told(learner, epochs, start))
+    return learner.best | ({} if start is None else start.facts()) | ({"average": averaged} if averaged else {})
 
 
 def _next_log(folder: Path) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from timm.layers import convert_sync_batchnorm
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,6 +29,7 @@ from zoo.retrieval.label_measures import NDCG_K, measure_by_labels
 from zoo.retrieval.measures import measure
 from zoo.training.checkpoints import BEST
 
+BACKBONE = "backbone"
 _ONEDNN_BLOCK = 16  # channels that oneDNN takes at a time with AVX-512, 8 with AVX2
 
 
@@ -55,6 +57,11 @@ class Learner(lightning.LightningModule):
         compile: run the model's training passes through torch.compile; feature maps and measurements do not.
         by_labels: continuous labels choose the best epoch, where there are classes too; None for what the loss learns
             from.
+        freeze: "backbone" trains the head and the loss's own parameters alone; "none" everything.
+        layer_decay: how many times the rate of the stage after it each stage of the network learns with, from the head
+            backwards (timm's grouping of its layers); 1 for one rate.
+        towards_start: how strongly weights of the backbone are drawn back to where they began, as decoupled weight
+            decay towards them (L2-SP, arXiv:1802.01483); 0 for not at all. Takes a :class:`zoo.training.start.Start`.
 
     Raises:
         OptionError: unknown schedule.
@@ -77,6 +84,9 @@ class Learner(lightning.LightningModule):
         seed: int,
         compile: bool = False,
         by_labels: bool | None = None,
+        freeze: str = "none",
+        layer_decay: float = 1.0,
+        towards_start: float = 0.0,
     ) -> None:
         super().__init__()
         require_known("schedule", schedule, SCHEDULES)
@@ -96,6 +106,10 @@ class Learner(lightning.LightningModule):
         self.schedule, self.step_epochs, self.step_factor = schedule, step_epochs, step_factor
         self.warmup_epochs, self.freeze_batchnorm = warmup_epochs, freeze_batchnorm
         self.validate_every, self.seed, self.compile_passes = validate_every, seed, compile
+        self.frozen, self.layer_decay, self.towards_start = freeze == BACKBONE, layer_decay, towards_start
+        self.start_of: dict[str, Tensor] = {}  # weights of the backbone to be drawn back to
+        if self.frozen:
+            self._only_head()
         self._network: Callable[[Tensor], Tensor] | None = None
         self.best: dict[str, Any] = {"epoch": None, self.measured: None}
         self.history: list[dict[str, Any]] = []
@@ -137,9 +151,15 @@ class Learner(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         # Neither biases and normalisation layers nor what the architecture names, such as position embeddings.
         exempt: set[str] = getattr(self.model, "no_weight_decay", set)()
+        if self.layer_decay == 1:
+            groups = param_groups_weight_decay(self.model, self.weight_decay, no_weight_decay_list=exempt)
+        else:
+            groups = param_groups_layer_decay(
+                self.model, self.weight_decay, no_weight_decay_list=tuple(exempt), layer_decay=self.layer_decay
+            )
         groups = [
-            group | {"lr": self.lr}
-            for group in param_groups_weight_decay(self.model, self.weight_decay, no_weight_decay_list=exempt)
+            {"params": group["params"], "weight_decay": group["weight_decay"], "lr": self.lr * group.get("lr_scale", 1)}
+            for group in groups
         ]
         own = dict(self.loss.named_parameters())
         proxies = [parameter for name, parameter in own.items() if name.endswith("proxies")]
@@ -174,7 +194,9 @@ class Learner(lightning.LightningModule):
         set_epoch = getattr(self.loss, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(self.current_epoch, self.trainer.max_epochs)
-        if self.freeze_batchnorm:
+        if self.frozen:
+            self.model.eval()  # neither statistics nor dropout change what the head is given
+        elif self.freeze_batchnorm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
@@ -188,39 +210,83 @@ class Learner(lightning.LightningModule):
             if id(parameter) not in head:
                 parameter.grad = None
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not self.start_of:
+            return
+        strength = self.towards_start * float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                if name in self.start_of:
+                    weight.lerp_(self.start_of[name], min(strength, 1.0))
+
+    def draw_to(self, start: Mapping[str, Tensor]) -> None:
+        """Have the backbone drawn back to these weights, a model's state dict, if that was asked for."""
+        if self.towards_start:
+            head = {id(parameter) for parameter in head_of(self.model).parameters()}
+            self.start_of = {
+                name: start[name].to(weight.device)
+                for name, weight in self.model.named_parameters()
+                if id(weight) not in head
+            }
+
+    def _only_head(self) -> None:
+        head = {id(parameter) for parameter in head_of(self.model).parameters()}
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(id(parameter) in head)
+
     def on_train_epoch_end(self) -> None:
         epoch = self.current_epoch + 1
         if self.validation is None or (epoch % self.validate_every and epoch != self.trainer.max_epochs):
             return
-        measured = self._measure(self.validation)
+        measured = self.measure_validation()
         for name, value in measured.items():
             self.log(f"validation/{name}", value, prog_bar=name == self.measured, rank_zero_only=True)
+        self.note(epoch, measured)
+
+    def note(self, epoch: int, measured: Mapping[str, Any]) -> None:
+        """Note what was measured after an epoch, 0 for before the first, and keep the weights if they are the best.
+
+        Best is the later of equals, but no epoch of training is better than none that is as good.
+        """
         self.history.append({"epoch": epoch, **measured})
         if self.checkpoints is not None and self.trainer.is_global_zero:
             write_json(self.checkpoints.parent / "validation.json", self.history)
-        before = self.best.get(self.chosen_by)
-        if before is None or round(measured[self.chosen_by], 6) >= before:
-            self.best = {"epoch": epoch} | {name: round(value, 6) for name, value in measured.items()}
+        before, now = self.best.get(self.chosen_by), round(measured[self.chosen_by], 6)
+        if before is None or now > before or (now == before and self.best["epoch"]):
+            self.best = {"epoch": epoch} | {
+                name: round(value, 6) if isinstance(value, float) else value for name, value in measured.items()
+            }
             if self.checkpoints is not None and self.trainer.is_global_zero:
                 with replacing(self.checkpoints / BEST) as temporary:
-                    save_file(_contiguous(self), temporary)
+                    save_file(contiguous(self), temporary)
 
     def require_finite(self) -> None:
         """Raise a DivergedError where weights are no longer finite."""
         if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
             raise DivergedError(f"Training diverged: weights are no longer finite. Lower lr, which is {self.lr}.")
 
-    def _measure(self, images: ImageSet) -> dict[str, float]:
+    def measure_validation(self) -> dict[str, float]:
+        """Embed the validation images with the model as it is, and return what :meth:`judge` says of them."""
+        assert self.validation is not None
         self.require_finite()
-        embeddings, metric = embed(self.model, images, progress=False), facts_of(self.model).metric
+        return self.judge(embed(self.model, self.validation, progress=False), facts_of(self.model).metric)
+
+    def judge(self, embeddings: np.ndarray, metric: str) -> dict[str, float]:
+        """Measure embeddings of the validation images, ``(N, D)``, by classes or by continuous labels."""
+        assert self.validation is not None
         if self.measured == "recall_at_1":
-            result = measure(embeddings, images, metric)
+            result = measure(embeddings, self.validation, metric)
             return {self.measured: result.recall_at(1), "map_at_r": float(result.average_precision.mean())}
-        by_labels = measure_by_labels(embeddings, images, metric)
+        by_labels = measure_by_labels(embeddings, self.validation, metric)
         return {
             self.measured: by_labels.ndcg_at(NDCG_K),
             f"mean_label_distance_at_{NDCG_K}": by_labels.label_distance_at(NDCG_K),
         }
+
+    def in_words(self, measured: Mapping[str, Any]) -> str:
+        """Return measures as a log says them: "Recall@1 97.71 %, MAP@R 81.46 %"."""
+        names = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R", f"ndcg_at_{NDCG_K}": f"nDCG@{NDCG_K}"}
+        return ", ".join(f"{text} {100 * measured[name]:.2f} %" for name, text in names.items() if name in measured)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["best"], checkpoint["history"] = self.best, self.history
@@ -245,8 +311,8 @@ def _layout(model: nn.Module) -> torch.memory_format:
     return torch.channels_last
 
 
-def _contiguous(model: nn.Module) -> dict[str, Tensor]:
-    # Copies, since safetensors refuses memory that modules share.
+def contiguous(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's weights as safetensors takes them: on the CPU, and copied, since modules may share memory."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()

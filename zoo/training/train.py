@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import DataLike, rates, require_valid
+from zoo.arguments import DataLike, require_valid
 from zoo.errors import DataError, OptionError
 from zoo.stage import Stage
+from zoo.training.defaults import filled
 
 _IMAGES_PER_CLASS = 4  # where a loss has no attribute images_per_class; losses of pairs need two at least
 
@@ -19,7 +20,7 @@ def train(
     dim: int = 512,
     *,
     pretrained: bool | str | Path = False,
-    pool: str | None = "avgmax",
+    pool: str | None = "auto",
     image_size: int | None = None,
     crop_pct: float | None = None,
     split: str = "auto",
@@ -30,20 +31,25 @@ def train(
     max_unreadable: int = 10,
     loss: str = "proxy_anchor",
     loss_options: dict[str, Any] | None = None,
-    epochs: int = 40,
+    epochs: int | None = None,
     batch_size: int = 120,
     images_per_class: int | None = None,
     neighbours: int = 5,
     augment: str = "photo",
-    min_crop: float = 0.2,
+    min_crop: float | None = None,
     lr: float | None = None,
     proxy_lr_factor: float | None = None,
     weight_decay: float = 1e-4,
     schedule: str = "cosine",
     step_epochs: int = 10,
     step_factor: float = 0.5,
-    warmup_epochs: int | None = None,
-    freeze_batchnorm: bool = False,
+    warmup_epochs: int = 0,
+    freeze: str = "none",
+    freeze_batchnorm: bool | None = None,
+    layer_decay: float | None = None,
+    towards_start: float = 0.0,
+    fit_head: bool | None = None,
+    average_start: bool | None = None,
     gradient_clip: float | None = 10.0,
     validate_every: int = 1,
     precision: str = "32-true",
@@ -55,6 +61,9 @@ def train(
 ) -> Path:
     """Train a teacher with a metric-learning loss, on classes or on continuous labels, and save it as a model folder.
 
+    Pretrained weights are measured first, on the validation classes, as they come, with a head that is fitted to the
+    training images; if no epoch retrieves better, that is what is saved.
+
     A run that was interrupted goes on from its last whole epoch when called again with the same options; a finished
     one is left as it is.
 
@@ -64,7 +73,8 @@ def train(
         arch: any timm architecture.
         dim: dimensions of the embedding.
         pretrained: true for timm's published weights, or the path of a .safetensors file with the backbone's weights.
-        pool: avg, max, avgmax (as in the papers), or null for the architecture's own.
+        pool: avg, max, avgmax (as in the papers), or null for the architecture's own; auto for avgmax with random
+            weights and the architecture's own with pretrained ones.
         image_size: side of the network's input in pixels; null for the architecture's own.
         crop_pct: part of the resized image that the centre crop keeps at test time; null for the architecture's own.
         split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
@@ -77,12 +87,13 @@ def train(
         max_unreadable: how many unreadable images are reported and left out before the run stops.
         loss: name of the loss, or module:Class for one of your own.
         loss_options: options of the loss, such as {margin: 0.1, alpha: 32}.
-        epochs: passes over the training images.
+        epochs: passes over the training images; null for 10 with pretrained weights, else 40.
         batch_size: images in a batch, over all devices.
-        images_per_class: images of each class in a batch; null for what suits the loss: 1 for proxy_anchor, else 4.
+        images_per_class: images of each class in a batch; 0 for random batches, null for what suits the loss: 1 for
+            proxy_anchor, else 4.
         neighbours: with a loss for continuous labels: images of a batch that have the labels nearest to its anchor's.
         augment: random views: photo, photo-strong, drawing or none.
-        min_crop: smallest part of an image's area that a view may show.
+        min_crop: smallest part of an image's area that a view may show; null for 0.4 with pretrained weights, else 0.2.
         lr: learning rate of the network; null for 1e-4 with pretrained weights, else 3e-3.
         proxy_lr_factor: how many times that rate the loss's proxies learn with; null for 100 with pretrained weights,
             else 30.
@@ -90,8 +101,17 @@ def train(
         schedule: cosine, which rises over the first twentieth of the steps and falls to 0, or step.
         step_epochs: with schedule step, epochs between two steps.
         step_factor: with schedule step, what the rate is multiplied by.
-        warmup_epochs: epochs at the start that train only head and proxies; null for 1 with pretrained weights, else 0.
-        freeze_batchnorm: keep the statistics of BatchNorm layers; for small sets and pretrained weights.
+        warmup_epochs: epochs at the start that train only head and proxies.
+        freeze: backbone to train the head and the proxies alone, or none.
+        freeze_batchnorm: keep the statistics of BatchNorm layers; null for true with pretrained weights, else false.
+        layer_decay: how many times the rate of the stage after it each stage of the network learns with, from the head
+            backwards; null for 1, one rate for all.
+        towards_start: how strongly the backbone's weights are drawn back to the pretrained ones, as decoupled weight
+            decay is to zero; 0 for not at all.
+        fit_head: measure a pretrained network as it comes, on the validation classes, and begin with a head fitted to the
+            training images; false for a random head, as in the papers. null for true with pretrained weights.
+        average_start: average the best weights with the pretrained ones, by the share that retrieves best on the
+            validation classes; null for true with pretrained weights.
         gradient_clip: largest norm of the gradient; null for no limit.
         validate_every: epochs between two measurements on the validation classes.
         precision: Lightning's: 32-true, bf16-mixed or 16-mixed; or auto: bf16-mixed where the device has it in
@@ -109,8 +129,7 @@ def train(
     Raises:
         UserError: data, model or options that cannot work.
     """
-    lr, proxy_lr_factor = rates(pretrained, lr, proxy_lr_factor)
-    options = dict(locals())
+    options = filled("train", locals())
     require_valid(options)
 
     from zoo.data import load_data
@@ -147,12 +166,16 @@ def train(
     from zoo.data.rotations import with_rotations
     from zoo.models.embedding import embed, fastest_device
     from zoo.models.facts import COSINE, ModelFacts, set_facts
-    from zoo.models.making import create_model
+    from zoo.models.making import classifier_of, create_model
     from zoo.models.network import preprocessing_of
     from zoo.training.augmentation import Views
     from zoo.training.fitting import finish, fit, training_loader
     from zoo.training.learner import Learner
+    from zoo.training.start import Start
     from zoo.versions import versions
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: options[name] for name in names}
 
     class ProxyLearner(Learner):
         """Embeds one view of each image and applies the loss with the labels."""
@@ -181,7 +204,7 @@ def train(
     lightning.seed_everything(seed, verbose=False)
     metric = getattr(loss_class, "metric", COSINE)
     # Before the images: errors come early.
-    model = create_model(arch, dim, pretrained, pool, image_size, crop_pct, metric)
+    model = create_model(arch, dim, pretrained, options["pool"], image_size, crop_pct, metric)
     images = splits.train.checked(max_unreadable)
     if rotate_classes:
         images = with_rotations(images)
@@ -196,24 +219,20 @@ def train(
         model,
         objective,
         splits.validation.checked(max_unreadable) if len(splits.validation) else None,
-        lr=lr,
-        proxy_lr_factor=proxy_lr_factor,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        step_epochs=step_epochs,
-        step_factor=step_factor,
-        warmup_epochs=int(bool(pretrained) and epochs > 1) if warmup_epochs is None else warmup_epochs,
-        freeze_batchnorm=freeze_batchnorm,
-        validate_every=validate_every,
-        seed=seed,
-        compile=compile,
+        warmup_epochs=warmup_epochs,
+        **chosen("lr", "proxy_lr_factor", "weight_decay", "schedule", "step_epochs", "step_factor", "validate_every"),
+        **chosen("freeze", "freeze_batchnorm", "layer_decay", "towards_start", "seed", "compile"),
     )
-    views = Views(images, preprocessing_of(model), augment, min_crop)
+    views = Views(images, preprocessing_of(model), augment, options["min_crop"])
     nearest = neighbours if continuous else None
     if images_per_class is None:
         images_per_class = getattr(loss_class, "images_per_class", _IMAGES_PER_CLASS)
     loader = training_loader(images, views, batch_size, images_per_class, True, workers, seed, nearest)
-    best = fit(learner, loader, stage.folder, epochs, precision, gradient_clip, devices, num_nodes)
+    start = None
+    if options["fit_head"] and pretrained:
+        start = Start(images, use_labels=not continuous, seed=seed, classifier=classifier_of(arch, pretrained))
+    trained = chosen("epochs", "precision", "gradient_clip", "devices", "num_nodes")
+    best = fit(learner, loader, stage.folder, **trained, start=start, average=options["average_start"])
     diagnose = None if continuous else getattr(objective, "diagnose", None)
     if diagnose is not None and learner.trainer.is_global_zero:
         diagnose(embed(model.to(fastest_device()), images), dense, stage.folder)

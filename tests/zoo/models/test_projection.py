@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zoo.errors import DataError
-from zoo.models.projection import principal_directions
+from zoo.models.projection import classifier_directions, discriminant_directions, principal_directions
 
 
 def test_directions_are_those_of_most_variance() -> None:
@@ -50,3 +50,53 @@ def test_fewer_vectors_than_dimensions_still_give_orthonormal_rows() -> None:
 def test_one_vector_is_refused() -> None:
     with pytest.raises(DataError, match="two vectors"):
         principal_directions(np.ones((1, 3)), 2)
+
+
+def two_classes(count: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Return vectors whose classes differ along the second axis, and all images much more along the first."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    vectors = generator.normal(size=(count, 3)) * np.array([10, 0.5, 0.5])
+    vectors[:, 1] += 4 * labels
+    return vectors, labels
+
+
+def test_discriminant_directions_find_what_tells_classes_apart() -> None:
+    vectors, labels = two_classes()
+    found = discriminant_directions(vectors, labels, 1, 0.01, "euclidean")[0]
+    assert abs(found[1]) > 0.95
+    assert np.abs(principal_directions(vectors, 1, "euclidean")[0])[0] > 0.99  # which variance alone does not
+
+
+def test_full_shrinkage_keeps_the_principal_directions() -> None:
+    vectors, labels = two_classes()
+    found = discriminant_directions(vectors, labels, 2, 1.0, "euclidean")
+    assert np.allclose(found, principal_directions(vectors, 2, "euclidean"), atol=1e-5)
+
+
+def test_whitening_gives_unit_scatter_within_classes() -> None:
+    """Without shrinkage and with all dimensions, images of one class differ alike in every direction."""
+    vectors, labels = two_classes()
+    projected = vectors @ discriminant_directions(vectors, labels, 3, 0.0, "euclidean").T.astype(float)
+    residuals = np.concatenate([projected[labels == c] - projected[labels == c].mean(axis=0) for c in (0, 1)])
+    scatter = residuals.T @ residuals
+    assert np.allclose(scatter / scatter[0, 0], np.eye(3), atol=1e-4)
+
+
+def test_classes_of_one_image_are_refused() -> None:
+    with pytest.raises(DataError, match="No class has two images"):
+        discriminant_directions(np.eye(3), np.arange(3), 2, 0.5)
+
+
+def test_classifier_directions_keep_what_the_classifier_looks_at() -> None:
+    """Of two axes that vary alike, the one that the classifier's rows differ in comes first."""
+    vectors = np.random.default_rng(3).normal(size=(300, 3)) * np.array([1.0, 1.0, 0.2])
+    classifier = np.array([[0.1, 3.0, 0], [0.1, -3.0, 0], [-0.2, 0, 0]])
+    assert np.abs(classifier_directions(vectors, classifier, 1, "euclidean")[0]).argmax() == 1
+
+
+def test_classifier_that_looks_at_all_alike_gives_principal_directions() -> None:
+    vectors = np.random.default_rng(4).normal(size=(300, 4)) * np.array([4, 3, 2, 1])
+    classifier = np.concatenate([np.eye(4), -np.eye(4)])
+    found = classifier_directions(vectors, classifier, 2, "euclidean")
+    assert np.allclose(found, principal_directions(vectors, 2, "euclidean"), atol=1e-5)

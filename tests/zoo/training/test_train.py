@@ -90,7 +90,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Pa
 def test_a_batch_holds_as_many_images_of_a_class_as_suit_the_loss(
     loss: str, given: int | None, expected: list[int], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(learner: Any, loader: Any, *args: Any) -> None:
+    def stop(learner: Any, loader: Any, *args: Any, **options: Any) -> None:
         batches = [[index for index, _ in batch] for batch in loader.batch_sampler]
         assert [np.unique(labels[batch], return_counts=True)[1].tolist() for batch in batches] == [expected] * 12
         raise InterruptedError

@@ -1,0 +1,240 @@
+"""Where the training of a pretrained network begins: as it comes, with a head fitted without gradients.
+
+The network as it comes is measured first, on the validation images. It is epoch 0, a candidate for the best epoch, and
+what the weights of the best epoch can be averaged with ("Robust fine-tuning of zero-shot models", WiSE-FT,
+arXiv:2109.01903). So training can add to what the network knows, and does not take it away unnoticed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zoo.data.image_set import ImageSet
+from zoo.errors import DataError
+from zoo.files import replacing, write_json
+from zoo.models.embedding import embed_pooled
+from zoo.models.facts import COSINE
+from zoo.models.network import linear_head_of, summary_of
+from zoo.models.projection import classifier_directions, discriminant_directions, principal_directions
+from zoo.retrieval.nearest import comparable
+from zoo.training.checkpoints import read_best
+from zoo.training.learner import Learner, contiguous
+
+log = logging.getLogger(__name__)
+
+MOST_FITTED = 10_000  # images that a head is fitted on; more change it little
+SHRINKAGES = (0.9, 0.7, 0.5, 0.3, 0.1)
+SHARES = (0.25, 0.5, 0.75)
+"""Of the trained weights, in averages with the first ones; 0 and 1 are measured anyway."""
+AS_IT_COMES = "as it comes"
+_MODEL = "model."  # what a learner's state dict calls its network
+_WEIGHTS, _FACTS = "start.safetensors", "start.json"
+
+
+class Start(Callback):
+    """Measures a pretrained network as it comes, fits its head, and offers it as epoch 0.
+
+    The head is the principal directions of the pooled features of training images, with or without regard to the
+    classifier that the network was pretrained with, or, where classes are known, directions in which they differ: see
+    ``zoo.models.projection``. That which retrieves best on the validation images is taken; without those it is the
+    plain principal directions.
+
+    Args:
+        images: training images.
+        use_labels: let their classes decide on directions too.
+        seed: of the choice of images, where there are very many.
+        classifier: float ``(C, F)``, what the network was pretrained with, or None.
+        targets: gives the vectors ``(N, dim)`` that the loss will draw embeddings of images to, where it does: the head
+            is then turned towards them, which changes no distance.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        use_labels: bool,
+        seed: int,
+        classifier: np.ndarray | None = None,
+        targets: Callable[[ImageSet], np.ndarray] | None = None,
+    ) -> None:
+        self.classifier, self.targets = classifier, targets
+        labelled = use_labels and images.labels is not None
+        rows = np.arange(len(images))
+        if len(rows) > MOST_FITTED:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_FITTED, replace=False))
+        self.images = images.subset(rows) if labelled else images.without_labels().subset(rows)
+        self.head = ""
+        self.measured: dict[str, dict[str, float]] = {}
+        self.weights: dict[str, Tensor] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a model card says: the head that training began with, and what was measured before it."""
+        return {"start": {"head": self.head, "measured": self.measured}}
+
+    def on_fit_start(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
+        assert isinstance(learner, Learner) and learner.checkpoints is not None
+        begun = learner.checkpoints / _FACTS
+        if begun.is_file():
+            known = json.loads(begun.read_text(encoding="utf-8"))
+            self.measured, self.head = known["measured"], known["head"]
+            begun_with = read_best(learner.checkpoints / _WEIGHTS)
+            if trainer.ckpt_path is None:  # stopped before the end of its first epoch
+                learner.load_state_dict(begun_with)
+        else:
+            self._fit_head(learner)
+            begun_with = contiguous(learner)
+            if trainer.is_global_zero:
+                with replacing(learner.checkpoints / _WEIGHTS) as temporary:
+                    save_file(begun_with, temporary)
+                write_json(begun, {"measured": self.measured, "head": self.head})
+        self.weights = {
+            name.removeprefix(_MODEL): weight for name, weight in begun_with.items() if name.startswith(_MODEL)
+        }
+        if learner.best["epoch"] is None and self.head in self.measured:
+            learner.note(0, self.measured[self.head])
+        learner.draw_to(self.weights)
+
+    def _fit_head(self, learner: Learner) -> None:
+        head = linear_head_of(learner.model)
+        if head is None:
+            log.warning(
+                "The head of %s is not one linear layer: it begins at random, so the network as it comes is neither "
+                "measured nor kept.",
+                summary_of(learner.model)["architecture"],
+            )
+            return
+        features = embed_pooled(learner.model, self.images)
+        seen = None if learner.validation is None else embed_pooled(learner.model, learner.validation)
+        if seen is not None:
+            self._measure(learner, AS_IT_COMES, seen)
+        chosen: np.ndarray | None = None
+        for name, directions in self._heads(features, int(head.weight.shape[0])):
+            if seen is not None:
+                self._measure(learner, name, seen @ directions.T)
+            if chosen is None or self._score(learner, name) > self._score(learner, self.head):
+                chosen, self.head = directions, name
+            if seen is None:
+                break
+        assert chosen is not None
+        if self.targets is not None:
+            chosen = turned(chosen, features, self.targets(self.images))
+        set_head(head, chosen)
+        begin_proxies(learner.loss, features @ chosen.T, self.images.labels)
+        log.info("training begins with %s", self.head)
+
+    def _measure(self, learner: Learner, name: str, embeddings: np.ndarray) -> None:
+        found = learner.judge(embeddings, COSINE)
+        self.measured[name] = {key: round(value, 6) for key, value in found.items()}
+        log.info("the network %s, on validation: %s", name, learner.in_words(found))
+
+    def _score(self, learner: Learner, name: str) -> float:
+        return self.measured[name][learner.chosen_by] if name in self.measured else 0.0
+
+    def _heads(self, features: np.ndarray, dim: int) -> Iterator[tuple[str, np.ndarray]]:
+        yield f"PCA to {dim}", principal_directions(features, dim)
+        if self.classifier is not None and self.classifier.shape[1] == features.shape[1]:
+            yield f"PCA by the classifier to {dim}", classifier_directions(features, self.classifier, dim)
+        if self.images.labels is None:
+            return
+        for shrinkage in SHRINKAGES:
+            try:
+                yield (
+                    f"whitened to {dim}, shrinkage {shrinkage:g}",
+                    discriminant_directions(features, self.images.labels, dim, shrinkage),
+                )
+            except DataError as error:
+                log.info("The head begins without classes: %s", error)
+                return
+
+    def average(self, learner: Learner) -> dict[str, Any]:
+        """Average the best weights with the first ones, by the share that retrieves best on the validation images.
+
+        Args:
+            learner: holds the weights of the best epoch; is left with those that retrieve best.
+
+        Returns:
+            ``{"share": of the trained weights, "measured": {share: measures}}``; empty where no epoch was better than
+            the network as it comes, or there is nothing to choose by.
+        """
+        if not learner.best["epoch"] or self.head not in self.measured:
+            return {}
+        trained, key = contiguous(learner.model), learner.chosen_by
+        found: dict[float, dict[str, float]] = {1.0: learner.best}
+        for share in SHARES:
+            learner.model.load_state_dict(_between(self.weights, trained, share))
+            found[share] = learner.measure_validation()
+        chosen = max(found, key=lambda share: (found[share][key], share))
+        learner.model.load_state_dict(_between(self.weights, trained, chosen))
+        log.info(
+            "weights are averaged, %g of the trained ones and %g of the first: on validation %s, for %s with the "
+            "trained ones alone",
+            chosen,
+            1 - chosen,
+            learner.in_words(found[chosen]),
+            learner.in_words(found[1.0]),
+        )
+        learner.best = learner.best | {name: round(found[chosen][name], 6) for name in self.measured[self.head]}
+        return {"share": chosen, "measured": {f"{share:g}": found[share][key] for share in sorted(found)}}
+
+
+def _between(first: dict[str, Tensor], last: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return the weights at a share of the way; whole numbers, such as counts of batches, are those of the last."""
+    return {
+        name: torch.lerp(first[name], weight, share) if weight.is_floating_point() else weight
+        for name, weight in last.items()
+    }
+
+
+def turned(directions: np.ndarray, features: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Rotate directions so that what they make of features lies nearest to targets (orthogonal Procrustes problem).
+
+    Args:
+        directions: float ``(dim, F)``.
+        features: float ``(N, F)``.
+        targets: float ``(N, dim)``.
+
+    Returns:
+        float32 ``(dim, F)``; distances between projections are as before.
+    """
+    made = comparable(features @ directions.T, COSINE)
+    left, _, right = np.linalg.svd(targets.T.astype(np.float64) @ made)
+    return (left @ right @ directions).astype(np.float32)
+
+
+def set_head(head: nn.Linear | nn.Conv2d, directions: np.ndarray) -> None:
+    """Give a linear head these rows, ``(dim, F)``, and no bias."""
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(directions).view_as(head.weight))
+        if head.bias is not None:
+            head.bias.zero_()
+
+
+def begin_proxies(loss: nn.Module, embeddings: np.ndarray, labels: np.ndarray | None) -> None:
+    """Put a loss's proxies where the classes are: in the mean direction of their embeddings, at their former length.
+
+    Random proxies would first turn the network towards themselves.
+
+    Args:
+        loss: its parameters whose name ends in ``proxies`` and that have a row a class are set.
+        embeddings: float ``(N, dim)``.
+        labels: int ``(N,)``, or None: nothing is set.
+    """
+    if labels is None:
+        return
+    unit = torch.from_numpy(comparable(embeddings, COSINE))
+    classes, which = np.unique(labels, return_inverse=True)
+    means = torch.zeros(len(classes), unit.shape[1]).index_add_(0, torch.from_numpy(which), unit)
+    for name, proxies in loss.named_parameters():
+        if name.endswith("proxies") and proxies.shape == means.shape:
+            with torch.no_grad():
+                length = proxies.norm(dim=1, keepdim=True)
+                proxies.copy_(nn.functional.normalize(means, dim=1).to(proxies) * length)
