@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import os
 import sys
@@ -19,8 +18,9 @@ from export.report.validation import Report, require_report_options, validate
 from export.shipping import CANDIDATES, export_model, require_export_options
 from zoo.arguments import DataLike, require_given, require_valid
 from zoo.data import DataSplits, load_data
-from zoo.errors import OptionError, RefusedError, did_you_mean
-from zoo.files import alone_in, digest, write_json, write_text
+from zoo.errors import OptionError, RefusedError, did_you_mean, first_line
+from zoo.files import alone_in, model_digest, write_json, write_text
+from zoo.formats.documents import FLAG, MAPPING, TEXT, Kind, list_of, read_document, require_kinds, shown
 from zoo.stage import plain
 from zoo.training.train import train
 
@@ -31,6 +31,11 @@ SHARED = frozenset(
 )
 """Options that all stages have in common; given once."""
 _CONFIG = "config.yaml"
+_RECORDS: dict[str, dict[str, Kind]] = {  # what is used of them when finished work is reused
+    "inputs.json": {"files": list_of(TEXT), "refused": MAPPING},
+    "report.json": {"gate": MAPPING, "stages": list_of(MAPPING), "data": MAPPING},
+    CANDIDATES: {"candidates": list_of(MAPPING)},
+}
 
 
 def run(
@@ -179,16 +184,16 @@ def _export(
     Returns:
         The files, and the refusal of int8, now or when this was tried before.
     """
-    inputs = plain({"options": options, "data": splits.digest, "model": digest(student / "model.safetensors")})
+    inputs = plain({"options": options, "data": splits.digest, "model": model_digest(student)})
     made_of = folder / "inputs.json"
     if made_of.is_file():
-        made = _read(made_of)
-        files = [folder / name for name in made.pop("files")]
+        made = read_record(made_of)
+        files = [folder / name for name in made.pop("files", [])]  # none where only int8 was asked for, and refused
         refused = made.pop("refused", None)
         tried = folder / CANDIDATES
         if made == inputs and all(file.is_file() for file in (*files, *([tried] if refused else []))):
             log.info("%s is finished already: reused", folder)
-            return files, RefusedError(**refused, content=_read(tried), network=None) if refused else None
+            return files, RefusedError(**refused, content=read_record(tried), network=None) if refused else None
     for stale in folder.glob("*.onnx"):
         stale.unlink()
     left = {name: value for name, value in options.items() if name not in divided}  # the data are divided already
@@ -209,25 +214,36 @@ def _report(
 ) -> Report:
     """Validate, unless the report was made of these very models with these options."""
     pair = [Path(options[name]) for name in ("query_encoder", "gallery_encoder") if options[name] is not None]
-    files = [path / "model.safetensors" if path.is_dir() else path for path in (Path(teacher), *models, *pair)]
-    inputs = plain({"options": options, "data": splits.digest, "models": [digest(file) for file in files]})
+    files = [Path(teacher), *models, *pair]
+    inputs = plain({"options": options, "data": splits.digest, "models": [model_digest(file) for file in files]})
     inputs["paths"] = [str(file) for file in files]  # which the report names
     made_of, finished = folder / "inputs.json", folder / "report.json"
-    if finished.is_file() and made_of.is_file() and _read(made_of) == inputs:
+    if finished.is_file() and made_of.is_file() and read_record(made_of) == inputs:
         log.info("%s is finished already: reused", folder)
-        content = _read(finished)
+        content = read_record(finished)
         return Report(folder, content, content["gate"]["passed"])
     report = validate(models, teacher, splits, folder, **options)
     write_json(made_of, inputs)
     return report
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_record(file: Path) -> dict[str, Any]:
+    """Return what a stage of a run left of itself, as JSON.
+
+    Raises:
+        OptionError: it is no JSON, or has values of another type.
+    """
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content = read_document(file)
+        require_kinds(content, {}, _RECORDS.get(file.name, {}))
+        require_kinds(content.get("gate", {"passed": True}), {"passed": FLAG})
+        require_kinds(content.get("refused", {"found": "", "remedy": ""}), {"found": TEXT, "remedy": TEXT})
+        for name in content.get("files", []):
+            if Path(name).name != name:
+                raise ValueError(f"files has {shown(name)}; it must be the name of a file in this folder")
     except ValueError as error:
         raise OptionError(
-            f"{file} is not valid JSON ({error}). Remove its folder; the stage is then made anew."
+            f"{file} is not valid JSON of a run ({first_line(error)}). Remove its folder; the stage is then made anew."
         ) from error
     return content
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import onnxruntime
 from PIL import Image
 
 from zoo.errors import DataError, ModelError, OptionError, first_line
+from zoo.formats.onnx_content import require_intact
+from zoo.formats.onnx_metadata import SCHEMA, read_metadata
 from zoo.images import require_pixels
 from zoo.sessions import session_options
 
@@ -33,11 +34,15 @@ class Embedder:
         metric: how to compare embeddings: "cosine" (they are L2-normalised: use the dot product) or "euclidean".
         precision: of the weights: "fp32", "fp16" or "int8".
         input: "pixels" where preprocessing is inside the file, "tensor" where it is left to the caller.
-        input_size: height and width that the network works at, pixels.
+        preprocessing: how pixels become the network's input.
+        input_size: height and width of that, pixels.
+        parameters: of the network, or None if unknown.
+        trained_on: name and protocol of its training data; empty if unknown.
+        one_by_one: a batch is run one image at a time, so that an embedding does not depend on its neighbours.
         metadata: all that the file says of itself.
 
     Raises:
-        ModelError: the file is missing, broken, or was not made by ``to_onnx``.
+        ModelError: the file, or one that it refers to, is missing, broken or damaged, or was not made by ``to_onnx``.
         OptionError: threads are below 1, or a provider is not one of this onnxruntime.
     """
 
@@ -54,6 +59,7 @@ class Embedder:
             if provider not in known:
                 raise OptionError(f"Provider {provider!r} is not in this onnxruntime; it has {', '.join(known)}.")
         options = session_options(threads)
+        require_intact(path)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -65,23 +71,17 @@ class Embedder:
         inputs = [(given.name, given.type) for given in self._session.get_inputs()]
         kind = _INPUTS.get(inputs[0]) if len(inputs) == 1 else None
         made = [output.name for output in self._session.get_outputs()] == ["embedding"]
-        if self.metadata.get("schema") != "1" or kind is None or not made:
+        if self.metadata.get("schema") != SCHEMA or kind is None or not made:
             raise ModelError(
                 f"{path} was not made by to_onnx: it lacks its metadata, or its input image or tensor. Export it anew."
             )
         self.path = path
         self.input = kind
-        try:
-            self.dim = int(self.metadata["dim"])
-            self.metric = str(self.metadata["metric"])
-            self.precision = str(self.metadata["precision"])
-            self._preprocessing = json.loads(self.metadata["preprocessing"])
-            _, height, width = self._preprocessing["input_size"]
-            self.input_size = (int(height), int(width))
-            # Ranges found at each run are those of a whole batch: an embedding would depend on its neighbours.
-            self.one_by_one = json.loads(self.metadata.get("quantization", "{}")).get("kind") == "dynamic"
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"The metadata of {path} are broken ({first_line(error)}). Export it anew.") from error
+        said = read_metadata(path, self.metadata)
+        self.dim, self.metric, self.precision = said.dim, said.metric, said.precision
+        self.parameters, self.trained_on, self.one_by_one = said.parameters, said.data, said.one_by_one
+        self.preprocessing = said.preprocessing
+        self.input_size = said.preprocessing.input_size
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> np.ndarray:
         """Embed one image or several.
@@ -131,9 +131,10 @@ class Embedder:
         if isinstance(image, np.ndarray) and image.dtype == np.float32 and image.shape == shape:
             return image
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        prepared = preprocessing_in_words(self.preprocessing.as_pretrained_cfg())
         raise DataError(
             f"{self.path} leaves preprocessing to the caller and takes float32 arrays {shape}, found {found}. Give "
-            f"images {preprocessing_in_words(self._preprocessing)}; or export the model with input pixels."
+            f"images {prepared}; or export the model with input pixels."
         )
 
 

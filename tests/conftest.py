@@ -168,3 +168,50 @@ def distil_options() -> dict[str, object]:
         "workers": 0,
         "validation": 0.34,
     }
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx() -> Callable[..., Path]:
+    """Write an ONNX file as ``export`` would, without a network: an embedding is the mean colour times a matrix.
+
+    The function takes the path, the seed of the matrix, and entries of the metadata in place of the usual ones; those
+    that are None are left out.
+    """
+    return _write_tiny_onnx
+
+
+def _write_tiny_onnx(path: Path, seed: int = 0, digest: bool = True, **entries: str | None) -> Path:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from zoo.formats.onnx_content import DIGEST_KEY, content_digest
+
+    weight = np.random.default_rng(seed).normal(size=(3, 8)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weight"], ["embedding"], name="head"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 8])],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.array([1, 2]), "axes")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    said: dict[str, str | None] = {
+        "schema": "1",
+        "architecture": "tiny",
+        "dim": "8",
+        "parameters": "24",
+        "metric": "euclidean",
+        "precision": "fp32",
+        "preprocessing": '{"input_size": [3, 32, 32], "crop_pct": 1.0, "inside": true}',
+    }
+    helper.set_model_props(proto, {key: value for key, value in (said | entries).items() if value is not None})
+    onnx.save(proto, path)
+    if digest:
+        proto.metadata_props.add(key=DIGEST_KEY, value=content_digest(path))
+        onnx.save(proto, path)
+    return path

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from zoo.errors import OptionError
+from zoo.formats.onnx_content import digest_of
 
 LOCK = ".lock"
 
@@ -91,6 +92,24 @@ def digest(path: Path | str) -> str:
     """Return the SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_digest(path: Path | str) -> str:
+    """Return a SHA-256 that changes when what a model computes does.
+
+    Args:
+        path: a model folder, whose weights and configuration count; an ONNX file, with the files that it refers to; or
+            any other file.
+
+    Raises:
+        ModelError: an ONNX file is broken, or one that it refers to is missing.
+        OSError: a file is missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        both = f"{digest(path / 'model.safetensors')} {digest(path / 'config.json')}"
+        return hashlib.sha256(both.encode()).hexdigest()
+    return digest_of(path) if path.suffix == ".onnx" else digest(path)
 
 
 def _umask() -> int:

@@ -8,11 +8,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from zoo.arguments import require_valid
 from zoo.errors import OptionError
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+_LARGEST_BATCH, _MOST_THREADS = 1024, 1024
+_LARGEST_INPUT = 2**28  # bytes of a batch of images
 
 
 def bench(
@@ -53,7 +56,8 @@ def bench(
     from export.benchmark.peak_memory import peak_memory
     from export.benchmark.timing import embedding_of, median_and_p95, sample_image, thread_counts, timed_in_turn
     from export.runtime import Embedder
-    from zoo.files import digest, require_writable, write_json
+    from zoo.files import require_writable, write_json
+    from zoo.formats.onnx_content import digest_of, size_of
     from zoo.versions import machine, versions
 
     counts = thread_counts() if threads is None else list(dict.fromkeys(threads))
@@ -61,6 +65,10 @@ def bench(
     for option, values in (("batch_sizes", batches), ("threads", counts), ("runs", [runs])):
         if not values or min(values) < 1:
             raise OptionError(f"{option} is {values if option != 'runs' else runs}; it must be 1 or more.")
+    require_valid({"runs": runs, "image_size": image_size})
+    for option, values, most in (("batch_sizes", batches, _LARGEST_BATCH), ("threads", counts, _MOST_THREADS)):
+        if max(values) > most:
+            raise OptionError(f"{option} is {values}; it must be at most {most}.")
     if image_size is not None and image_size < 1:
         raise OptionError(f"image_size is {image_size}; it must be 1 or more, in pixels.")
     if out is not None:
@@ -68,13 +76,18 @@ def bench(
 
     opened = [Embedder(file, threads=1) for file in files]
     side = image_size or 2 * max(max(embedder.input_size) for embedder in opened)
+    if 3 * side**2 * max(batches) > _LARGEST_INPUT:
+        raise OptionError(
+            f"A batch of {max(batches)} images of {side} pixels has more than {_LARGEST_INPUT >> 20} MiB. Give a "
+            "smaller image_size, or smaller batch_sizes."
+        )
     samples = [sample_image(embedder, side) for embedder in opened]
     described = [
         {
             "file": str(file),
-            "bytes": embedder.path.stat().st_size,
-            "digest": digest(file),
-            "architecture": embedder.metadata["architecture"],
+            "bytes": size_of(file),
+            "digest": digest_of(file),
+            "architecture": embedder.metadata.get("architecture", ""),
             "precision": embedder.precision,
             "input": embedder.input,
             "input_size": list(embedder.input_size),

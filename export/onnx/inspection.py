@@ -12,7 +12,7 @@ from zoo.errors import ModelError
 SCHEMA = 1
 
 # Metadata of to_onnx; those of the second row are JSON.
-_TEXTS = ("architecture", "dim", "metric", "parameters", "precision", "loss", "source_digest")
+_TEXTS = ("architecture", "dim", "metric", "parameters", "precision", "loss", "source_digest", "content_digest")
 _DOCUMENTS = ("preprocessing", "quantization", "data", "teacher", "versions")
 
 
@@ -30,15 +30,16 @@ def inspect(file: str | Path) -> dict[str, Any]:
         See docs/formats.md.
 
     Raises:
-        ModelError: the file is missing or not ONNX.
+        ModelError: the file, or one that it refers to, is missing, not ONNX, or damaged.
     """
     from export.onnx.graph import Graph, port, read_onnx
-    from zoo.files import digest
+    from zoo.formats.onnx_content import digest_of, require_intact, size_of
 
     path = Path(file)
     if not path.is_file():
         raise ModelError(f"{path} does not exist. Check the path of the ONNX file.")
     proto = read_onnx(path)
+    require_intact(path)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     graph = Graph(proto)
     computing = graph.computing()
@@ -48,8 +49,8 @@ def inspect(file: str | Path) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "file": str(path),
-        "bytes": path.stat().st_size,
-        "digest": digest(path),
+        "bytes": size_of(path),
+        "digest": digest_of(path),
         "made_by_export": metadata.get("schema") == "1",
         "inputs": [port(value) for value in proto.graph.input if value.name not in graph.initializers],
         "outputs": [port(value) for value in proto.graph.output],

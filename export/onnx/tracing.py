@@ -24,6 +24,8 @@ from torch.nn import functional
 from zoo.arguments import ModelLike
 from zoo.errors import ModelError, first_line, require_known
 from zoo.files import digest
+from zoo.formats.onnx_content import DIGEST_KEY, content_digest
+from zoo.formats.onnx_metadata import SCHEMA as METADATA_SCHEMA
 from zoo.models.facts import COSINE, facts_of
 from zoo.models.folder import load_model
 from zoo.models.network import normalize_embeddings, preprocessing_of, summary_of
@@ -34,7 +36,6 @@ from zoo.versions import versions
 log = logging.getLogger(__name__)
 
 OPSET = 18
-METADATA_SCHEMA = "1"
 MODULE_OF_NODE = "pkg.torch.onnx.name_scopes"
 PIXELS, TENSOR = INPUTS = ("pixels", "tensor")
 
@@ -274,10 +275,12 @@ def metadata(traced: Traced, takes: str) -> dict[str, str]:
 
 
 def save(proto: onnx.ModelProto, path: Path, entries: dict[str, str]) -> None:
-    """Write a graph with its metadata, and check it: ONNX checker, full mode."""
+    """Write a graph with its metadata and a digest over both, and check it: ONNX checker, full mode."""
     del proto.metadata_props[:]  # what quantisers note
     for key, value in entries.items():
         proto.metadata_props.add(key=key, value=value)
+    onnx.save(proto, path)
+    proto.metadata_props.add(key=DIGEST_KEY, value=content_digest(path))
     onnx.save(proto, path)
     onnx.checker.check_model(str(path), full_check=True)
 

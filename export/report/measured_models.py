@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +17,12 @@ from export.runtime import Embedder
 from zoo.arguments import TeacherLike, same_place
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import ModelError
+from zoo.formats.onnx_content import size_of
 from zoo.models.embedding import dtype_of, fastest_device
 from zoo.models.facts import facts_of
 from zoo.models.folder import load_model
 from zoo.models.network import summary_of
-from zoo.models.preprocessing import Preprocess, Preprocessing
+from zoo.models.preprocessing import Preprocess
 from zoo.teachers.base import Teacher
 from zoo.teachers.torch_module import TorchTeacher
 
@@ -91,7 +91,7 @@ def _teacher(reference: Teacher, given: object) -> MeasuredModel:
             return replace(_onnx(weights), stage="teacher")  # made here: it can be timed
         except ModelError:
             pass  # made by others: its input is known to the teacher alone
-    size = weights.stat().st_size if weights is not None and is_onnx else None
+    size = size_of(weights) if weights is not None and is_onnx else None
     runtime = "onnxruntime" if is_onnx else ""
     return MeasuredModel(
         "teacher", source, reference.embed_images, None, reference.metric, None, reference.parameters(), size, runtime
@@ -125,7 +125,7 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
 
 def _onnx(path: Path) -> MeasuredModel:
     embedder = Embedder(path)
-    preprocess = Preprocess(Preprocessing.of(json.loads(embedder.metadata["preprocessing"])))
+    preprocess = Preprocess(embedder.preprocessing)
 
     def prepared(pixels: np.ndarray) -> np.ndarray:
         if embedder.input == "pixels":
@@ -147,8 +147,6 @@ def _onnx(path: Path) -> MeasuredModel:
 
         return embed_one if embedder.input == "pixels" else call
 
-    parameters = int(embedder.metadata["parameters"])
-    size = path.stat().st_size
     return MeasuredModel(
         stage=f"onnx-{embedder.precision}",
         source=str(path),
@@ -156,10 +154,10 @@ def _onnx(path: Path) -> MeasuredModel:
         embed_one=timed,
         metric=embedder.metric,
         dim=embedder.dim,
-        parameters=parameters,
-        bytes=size,
+        parameters=embedder.parameters,
+        bytes=size_of(path),
         runtime="onnxruntime",
-        trained_on=json.loads(embedder.metadata.get("data", "{}")),
+        trained_on=embedder.trained_on,
     )
 
 

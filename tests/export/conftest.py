@@ -37,6 +37,7 @@ def save(proto: onnx.ModelProto, path: Path, **metadata: Any) -> Path:
     """Save a graph with these entries in its metadata over those it has; what is not text becomes JSON."""
     entries = {entry.key: entry.value for entry in proto.metadata_props}
     entries |= {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    entries.pop("content_digest", None)  # of what the graph was before
     onnx.helper.set_model_props(proto, entries)
     onnx.save(proto, path)
     return path

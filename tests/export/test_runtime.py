@@ -97,6 +97,7 @@ def with_metadata(source: Path, path: Path, **entries: str) -> Path:
     proto = onnx.load(source)
     known = {entry.key: entry.value for entry in proto.metadata_props} | entries
     del proto.metadata_props[:]
+    known.pop("content_digest", None)
     onnx.helper.set_model_props(proto, {key: value for key, value in known.items() if value})
     onnx.save(proto, path)
     return path

@@ -1,86 +1,19 @@
-"""From raw pixels to a network's input: the contract that a model folder and an ONNX file carry.
+"""From raw pixels to a network's input, in torch.
 
 The same module runs in training's evaluation, in the teacher, and inside the ONNX graph, so they cannot drift apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.errors import OptionError
+from zoo.formats.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How pixels become a network's input. Field names, meanings and roundings are timm's (``pretrained_cfg``).
-
-    Attributes:
-        input_size: height and width of the network's input, pixels.
-        crop_pct: fraction of the resized image that the crop keeps, in (0, 1]: the shorter side is resized to
-            ``input_size / crop_pct``, rounded down, then the centre is cropped (``crop_mode`` "center"), or both sides
-            are resized to it regardless of the aspect ratio ("squash").
-        interpolation: "bilinear" or "bicubic", antialiased.
-        crop_mode: "center" or "squash".
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1].
-    """
-
-    input_size: tuple[int, int] = (224, 224)
-    crop_pct: float = 0.875
-    interpolation: str = "bilinear"
-    crop_mode: str = "center"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-    def __post_init__(self) -> None:
-        if min(self.input_size) < 8:
-            raise OptionError(f"An image size of {self.input_size} pixels is too small; use at least 8.")
-        if not 0 < self.crop_pct <= 1:
-            raise OptionError(f"crop_pct is {self.crop_pct}; it must lie in (0, 1].")
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise OptionError(f"Interpolation {self.interpolation!r} is not supported; use bilinear or bicubic.")
-        if self.crop_mode not in ("center", "squash"):
-            raise OptionError(f"Crop mode {self.crop_mode!r} is not supported; use center or squash.")
-
-    @property
-    def resized_size(self) -> tuple[int, int]:
-        """Return the height and width that an image must cover before the crop, pixels."""
-        height, width = self.input_size
-        return int(height / self.crop_pct), int(width / self.crop_pct)
-
-    @classmethod
-    def of(cls, pretrained_cfg: dict[str, Any]) -> Preprocessing:
-        """Read the contract from a timm ``pretrained_cfg``; modes that we do not have become the nearest we have."""
-        interpolation = pretrained_cfg.get("interpolation", "bilinear")
-        crop_mode = pretrained_cfg.get("crop_mode") or "center"
-        _, height, width = pretrained_cfg.get("input_size", (3, 224, 224))
-        return cls(
-            input_size=(height, width),
-            crop_pct=pretrained_cfg.get("crop_pct") or 0.875,
-            interpolation=interpolation if interpolation in ("bilinear", "bicubic") else "bilinear",
-            crop_mode=crop_mode if crop_mode in ("center", "squash") else "center",
-            mean=tuple(pretrained_cfg.get("mean", IMAGENET_MEAN)),
-            std=tuple(pretrained_cfg.get("std", IMAGENET_STD)),
-        )
-
-    def as_pretrained_cfg(self) -> dict[str, Any]:
-        """Return the fields under timm's names."""
-        return {
-            "input_size": (3, *self.input_size),
-            "crop_pct": self.crop_pct,
-            "interpolation": self.interpolation,
-            "crop_mode": self.crop_mode,
-            "mean": self.mean,
-            "std": self.std,
-        }
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Normalize", "Preprocess", "Preprocessing", "half"]
 
 
 class Normalize(nn.Module):

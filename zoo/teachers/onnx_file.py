@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,15 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from zoo.data.image_set import ImageSet
-from zoo.errors import ModelError, first_line
-from zoo.files import digest
-from zoo.models.facts import COSINE
+from zoo.errors import ModelError, OptionError, first_line
+from zoo.formats.onnx_content import digest_of, require_intact
+from zoo.formats.onnx_metadata import SCHEMA, preprocessing_in, read_metadata
+from zoo.models.facts import COSINE, EUCLIDEAN
 from zoo.models.preprocessing import Preprocess, Preprocessing, half
 from zoo.teachers.base import Teacher, resize_views
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+_LARGEST_BATCH = 4096
 
 
 class OnnxTeacher(Teacher):
@@ -42,6 +43,7 @@ class OnnxTeacher(Teacher):
         path = Path(path)
         if not path.is_file():
             raise ModelError(f"Teacher {path} does not exist. Check the path.")
+        require_intact(path)
         try:
             providers = onnxruntime.get_available_providers()
             self._session = onnxruntime.InferenceSession(str(path), session_options(threads=None), providers=providers)
@@ -59,13 +61,15 @@ class OnnxTeacher(Teacher):
         self._dtype = _DTYPES[inputs[0].type]
         batch, *shape = inputs[0].shape
         self._batch = batch if isinstance(batch, int) else None
+        if self._batch is not None and not 0 < self._batch <= _LARGEST_BATCH:
+            raise ModelError(f"Teacher {path} takes batches of {batch}; it must be in 1..{_LARGEST_BATCH}, or any.")
         self._channels_last = not self._takes_pixels and shape[2] == 3 and shape[0] != 3
         sides = shape[:2] if self._channels_last else shape[1:]
-        self.preprocessing = preprocessing or _onnx_preprocessing(path, metadata, sides, self._takes_pixels)
+        self.preprocessing, said = _said(path, metadata, sides, self._takes_pixels, preprocessing)
         self._prepare = Preprocess(self.preprocessing)
-        self.metric = metric or metadata.get("metric", COSINE)
+        self.metric = metric or said or COSINE
         self.name = path.name
-        self.digest = hashlib.sha256(f"{digest(path)} {self.metric} {self.preprocessing}".encode()).hexdigest()[:16]
+        self.digest = hashlib.sha256(f"{digest_of(path)} {self.metric} {self.preprocessing}".encode()).hexdigest()[:16]
         self.input_size = self.preprocessing.input_size
 
     def embed_images(self, images: ImageSet) -> np.ndarray:
@@ -105,15 +109,35 @@ class OnnxTeacher(Teacher):
         except Exception as error:  # onnxruntime's exceptions share no base class
             reason = first_line(error)
             raise ModelError(f"Teacher {self.name} failed on a batch of shape {batch.shape} ({reason}).") from error
-        if embeddings.ndim != 2:
-            raise ModelError(f"Teacher {self.name} must give (N, D) embeddings, found shape {embeddings.shape}.")
+        if embeddings.ndim != 2 or len(embeddings) != len(batch):
+            raise ModelError(
+                f"Teacher {self.name} must give (N, D) embeddings, found shape {embeddings.shape} for "
+                f"{len(batch)} images."
+            )
         return np.asarray(embeddings, dtype=np.float32)
 
 
-def _onnx_preprocessing(path: Path, metadata: dict[str, str], sides: list[Any], takes_pixels: bool) -> Preprocessing:
-    if "preprocessing" in metadata:
-        return Preprocessing.of(json.loads(metadata["preprocessing"]))
-    if takes_pixels:
-        raise ModelError(f"Teacher {path} takes bytes but has no preprocessing in its metadata. Export it anew.")
-    height, width = (side if isinstance(side, int) else 224 for side in sides)
-    return Preprocessing(input_size=(height, width))
+def _said(
+    path: Path, metadata: dict[str, str], sides: list[Any], takes_pixels: bool, given: Preprocessing | None
+) -> tuple[Preprocessing, str | None]:
+    """Return preprocessing and metric as a file says them, or as they are assumed of a file of another make.
+
+    Raises:
+        ModelError: it says what cannot be, or takes bytes and says nothing.
+    """
+    if metadata.get("schema") == SCHEMA:
+        said = read_metadata(path, metadata)
+        return given or said.preprocessing, said.metric
+    metric = metadata.get("metric")
+    known = metric if metric in (COSINE, EUCLIDEAN) else None  # others may mean something else by it
+    if given is not None:
+        return given, known
+    try:
+        if "preprocessing" in metadata:
+            return preprocessing_in(metadata), known
+        if takes_pixels:
+            raise ModelError(f"Teacher {path} takes bytes but has no preprocessing in its metadata. Export it anew.")
+        height, width = (side if isinstance(side, int) else 224 for side in sides)
+        return Preprocessing(input_size=(height, width)), known
+    except (ValueError, OptionError) as error:
+        raise ModelError(f"Teacher {path} cannot be given images ({first_line(error)}). Export it anew.") from error

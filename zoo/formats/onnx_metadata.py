@@ -1,0 +1,97 @@
+"""What an ONNX file that ``export`` made says of itself, read with types; see docs/formats.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ModelError, OptionError, first_line
+from zoo.formats.documents import FLAG, TEXT, list_of, one_of, parsed, require_kinds, shown, whole
+from zoo.formats.preprocessing import Preprocessing
+
+SCHEMA = "1"
+_LARGEST = 10**15
+
+
+@dataclass(frozen=True)
+class OnnxMetadata:
+    """The metadata of one of our files.
+
+    Attributes:
+        dim: dimensions of the embedding.
+        metric: "cosine" or "euclidean".
+        precision: "fp32", "fp16" or "int8".
+        preprocessing: how pixels become the network's input.
+        parameters: of the network; None where the file does not say.
+        one_by_one: ranges are found at each run, so that a batch is run one image at a time.
+        data: name and protocol of the training data; empty if unknown.
+    """
+
+    dim: int
+    metric: str
+    precision: str
+    preprocessing: Preprocessing
+    parameters: int | None
+    one_by_one: bool
+    data: dict[str, Any]
+
+
+def read_metadata(path: str | Path, entries: Mapping[str, str]) -> OnnxMetadata:
+    """Return the metadata of one of our files.
+
+    Args:
+        path: of the file, for messages.
+        entries: what it says, text by key.
+
+    Raises:
+        ModelError: something is missing, or of another type or out of range; names it.
+    """
+    try:
+        known = {"metric": one_of("cosine", "euclidean"), "precision": one_of("fp32", "fp16", "int8")}
+        require_kinds(entries, {"dim": TEXT, **known, "preprocessing": TEXT})
+        quantization = _document(entries, "quantization")
+        require_kinds(quantization, {}, {"kind": TEXT})
+        return OnnxMetadata(
+            dim=_whole(entries, "dim"),
+            metric=entries["metric"],
+            precision=entries["precision"],
+            preprocessing=preprocessing_in(entries),
+            parameters=_whole(entries, "parameters") if "parameters" in entries else None,
+            # Ranges found at each run are those of a whole batch: an embedding would depend on its neighbours.
+            one_by_one=quantization.get("kind") == "dynamic",
+            data=_document(entries, "data"),
+        )
+    except (ValueError, OptionError) as error:
+        raise ModelError(f"The metadata of {path} are broken ({first_line(error)}). Export it anew.") from error
+
+
+def preprocessing_in(entries: Mapping[str, str]) -> Preprocessing:
+    """Return the preprocessing that metadata hold.
+
+    Raises:
+        ValueError: it is no JSON object, or says no input size.
+        OptionError: it cannot work.
+    """
+    said = _document(entries, "preprocessing")
+    require_kinds(said, {"input_size": list_of(whole(1), 3)}, {"inside": FLAG})
+    return Preprocessing.of(said)
+
+
+def _document(entries: Mapping[str, str], key: str) -> dict[str, Any]:
+    try:
+        content = parsed(entries.get(key, "{}"))
+    except ValueError as error:
+        raise ValueError(f"{key} is not valid JSON: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{key} is {shown(content)}; it must be an object")
+    return content
+
+
+def _whole(entries: Mapping[str, str], key: str) -> int:
+    """Return a whole number that is written as text."""
+    text = entries[key]
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) <= _LARGEST and len(text) < 20):
+        raise ValueError(f"{key} is {shown(text)}; it must be a whole number of at least 1")
+    return int(text)

@@ -1,0 +1,112 @@
+"""From raw pixels to a network's input: the contract that a model folder and an ONNX file carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zoo.errors import OptionError
+from zoo.formats.documents import Kind, list_of, maybe, number, require_kinds, shown, whole
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_SMALLEST, _LARGEST = 8, 4096  # pixels; an image of the latter takes 200 MB on its way
+_WORD = Kind("a word", lambda value: isinstance(value, str) and 0 < len(value) < 100)
+_SHARE = number("a number in (0, 1]", lambda value: 0 < value <= 1)
+_MEAN = list_of(number("a number in [-1000, 1000]", lambda value: abs(value) <= 1000), 3)
+_STD = list_of(number("a number in [1e-6, 1000]", lambda value: 1e-6 <= value <= 1000), 3)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels become a network's input. Field names, meanings and roundings are timm's (``pretrained_cfg``).
+
+    Attributes:
+        input_size: height and width of the network's input, pixels.
+        crop_pct: fraction of the resized image that the crop keeps, in (0, 1]: the shorter side is resized to
+            ``input_size / crop_pct``, rounded down, then the centre is cropped (``crop_mode`` "center"), or both sides
+            are resized to it regardless of the aspect ratio ("squash").
+        interpolation: "bilinear" or "bicubic", antialiased.
+        crop_mode: "center" or "squash".
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+
+    Raises:
+        OptionError: a value is of another type, out of range, or leads to images of more than 4096 pixels a side.
+    """
+
+    input_size: tuple[int, int] = (224, 224)
+    crop_pct: float = 0.875
+    interpolation: str = "bilinear"
+    crop_mode: str = "center"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        kinds = {"input_size": list_of(whole(-(2**31), 2**31), 2), "mean": _MEAN, "std": _STD}
+        try:
+            require_kinds(vars(self), kinds)
+        except ValueError as error:
+            raise OptionError(f"The preprocessing cannot work: {error}.") from error
+        if min(self.input_size) < _SMALLEST:
+            raise OptionError(f"An image size of {self.input_size} pixels is too small; use at least {_SMALLEST}.")
+        if not _SHARE.fits(self.crop_pct):
+            raise OptionError(f"crop_pct is {shown(self.crop_pct)}; it must lie in (0, 1].")
+        if max(self.input_size) / self.crop_pct > _LARGEST:
+            raise OptionError(
+                f"An image size of {self.input_size} pixels with crop_pct {self.crop_pct:g} resizes images to more "
+                f"than {_LARGEST} pixels a side. Use a smaller size, or a larger crop_pct."
+            )
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise OptionError(f"Interpolation {shown(self.interpolation)} is not supported; use bilinear or bicubic.")
+        if self.crop_mode not in ("center", "squash"):
+            raise OptionError(f"Crop mode {shown(self.crop_mode)} is not supported; use center or squash.")
+
+    @property
+    def resized_size(self) -> tuple[int, int]:
+        """Return the height and width that an image must cover before the crop, pixels."""
+        height, width = self.input_size
+        return int(height / self.crop_pct), int(width / self.crop_pct)
+
+    @classmethod
+    def of(cls, pretrained_cfg: Mapping[str, Any]) -> Preprocessing:
+        """Read the contract from a timm ``pretrained_cfg``; modes that we do not have become the nearest we have.
+
+        Raises:
+            OptionError: a value is of another type or length, or cannot work.
+        """
+        kinds = {
+            "input_size": list_of(whole(1, 2**31), 3),
+            "crop_pct": maybe(number("a number")),
+            "interpolation": maybe(_WORD),
+            "crop_mode": maybe(_WORD),
+            "mean": _MEAN,
+            "std": _STD,
+        }
+        try:
+            require_kinds(pretrained_cfg, {}, kinds)
+        except ValueError as error:
+            raise OptionError(f"The preprocessing cannot work: {error}.") from error
+        interpolation = pretrained_cfg.get("interpolation", "bilinear")
+        crop_mode = pretrained_cfg.get("crop_mode") or "center"
+        _, height, width = pretrained_cfg.get("input_size", (3, 224, 224))
+        return cls(
+            input_size=(height, width),
+            crop_pct=pretrained_cfg.get("crop_pct") or 0.875,
+            interpolation=interpolation if interpolation in ("bilinear", "bicubic") else "bilinear",
+            crop_mode=crop_mode if crop_mode in ("center", "squash") else "center",
+            mean=tuple(pretrained_cfg.get("mean", IMAGENET_MEAN)),
+            std=tuple(pretrained_cfg.get("std", IMAGENET_STD)),
+        )
+
+    def as_pretrained_cfg(self) -> dict[str, Any]:
+        """Return the fields under timm's names."""
+        return {
+            "input_size": (3, *self.input_size),
+            "crop_pct": self.crop_pct,
+            "interpolation": self.interpolation,
+            "crop_mode": self.crop_mode,
+            "mean": self.mean,
+            "std": self.std,
+        }
