@@ -125,9 +125,9 @@ def test_formats_name_every_key(photos: Path, tmp_path: Path) -> None:
 
     from export import bench, inspect, to_onnx, validate
     from zoo import create_model, save_model
+    from zoo.formats.model_config import FACTS_KEY
     from zoo.losses.novel.report import report_generated
     from zoo.models.facts import ModelFacts
-    from zoo.models.folder import FACTS_KEY
 
     folder = tmp_path / "model"
     save_model(create_model("test_resnet", 8, image_size=32), folder)

@@ -11,45 +11,67 @@ import os
 import tempfile
 from copy import deepcopy
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zoo.errors import ModelError, first_line
-from zoo.files import write_text
+from zoo.errors import ModelError, did_you_mean, first_line
+from zoo.files import digest, write_json, write_text
+from zoo.formats.documents import shown
+from zoo.formats.model_config import FACTS_KEY, read_config, require_sealed, sealed
 from zoo.models.card import model_card
 from zoo.models.facts import ModelFacts, facts_of, set_facts
 from zoo.models.network import summary_of
-
-FACTS_KEY = "embedding_compressor"
+from zoo.models.weights import require_filled, require_no_larger, require_same_shapes, shapes_in
 
 
 def load_model(path: str | Path) -> nn.Module:
     """Load a model folder in timm's format, in eval mode.
 
     Raises:
-        ModelError: the folder or a file in it is missing or broken; names it.
+        ModelError: the folder or a file in it is missing, broken or damaged, or its weights are not all of the network
+            that its configuration describes; names it.
     """
     path = Path(path)
     config_file, weights_file = path / "config.json", path / "model.safetensors"
     for file in (config_file, weights_file):
         if not file.is_file():
             raise ModelError(f"{file} does not exist; {path} is not a finished model folder. Check the path.")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        facts = dict(config.get(FACTS_KEY, {}))
-        model = timm.create_model(f"local-dir:{path}", pretrained=True)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    config = read_config(config_file)
+    if not timm.is_model(config["architecture"]):
         raise ModelError(
-            f"{config_file} is not a timm model configuration ({error}). Train or download it anew."
+            f"{config_file} is not a timm model configuration (unknown architecture {shown(config['architecture'])})."
+            f"{did_you_mean(config['architecture'][:100], timm.list_models())} Upgrade timm, or train it anew."
+        )
+    ours = FACTS_KEY in config
+    make = partial(timm.create_model, f"local-dir:{path}")
+    held = shapes_in(weights_file)
+    wanted = require_no_larger(make, weights_file, held)
+    if ours and wanted is not None:
+        require_same_shapes(weights_file, held, wanted)
+    _require_intact(weights_file, require_sealed(config_file, config))
+    try:
+        model = make(pretrained=not ours)
+        if ours:
+            model.load_state_dict(load_file(weights_file), strict=True)
+    except (AttributeError, KeyError, TypeError, IndexError, AssertionError) as error:
+        raise ModelError(
+            f"{config_file} is not a timm model configuration ({first_line(error)}). Train or download it anew."
         ) from error
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        reason = first_line(error)
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])[
+            :300
+        ]  # torch names tensors in the second
         raise ModelError(f"{weights_file} cannot be loaded ({reason}). Train or download it anew.") from error
+    if not ours:
+        require_filled(model, weights_file, partial(make, pretrained=True))
+    facts = config.get(FACTS_KEY, {})
     known = {f.name for f in fields(ModelFacts)}
     set_facts(model, ModelFacts(**{name: value for name, value in facts.items() if name in known}))
     return model.eval()
@@ -69,9 +91,19 @@ def save_model(model: nn.Module, path: str | Path) -> None:
         timm.models.save_for_hf(
             on_cpu, temporary, model_config={FACTS_KEY: asdict(facts_of(model))}, safe_serialization=True
         )
-        os.replace(Path(temporary) / "model.safetensors", path / "model.safetensors")
+        weights, config = Path(temporary) / "model.safetensors", Path(temporary) / "config.json"
+        write_json(config, sealed(json.loads(config.read_text(encoding="utf-8")), digest(weights)))
+        os.replace(weights, path / "model.safetensors")
         write_text(path / "README.md", model_card(path.name, summary_of(model), facts_of(model)))
-        os.replace(Path(temporary) / "config.json", path / "config.json")
+        os.replace(config, path / "config.json")
+
+
+def _require_intact(weights: Path, said: str | None) -> None:
+    if said is not None and (found := digest(weights)) != said:
+        raise ModelError(
+            f"{weights} is not what was written: its digest is {found[:16]}, and config.json says {said[:16]}. It is "
+            "damaged, or of another model. Train or download the folder anew."
+        )
 
 
 def _unshare(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:

@@ -1,0 +1,93 @@
+"""The ``config.json`` of a model folder, in timm's format with keys of ours, read with types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ModelError, OptionError, first_line
+from zoo.formats.documents import MAPPING, TEXT, maybe, one_of, read_document, require_kinds, seal_of, shown, whole
+from zoo.formats.preprocessing import Preprocessing
+
+FACTS_KEY = "embedding_compressor"
+DIGESTS_KEY = f"{FACTS_KEY}_digests"
+_CLASSES = whole(0, 10**7)
+_LARGEST_ARGUMENT = 65536  # of a network's own, such as widths and depths; larger ones make networks without end
+_TIMM = {"num_classes": _CLASSES, "num_features": maybe(whole(0)), "model_args": MAPPING, "pretrained_cfg": MAPPING}
+_FACTS = {"loss": maybe(TEXT), "teacher": maybe(MAPPING), "metric": one_of("cosine", "euclidean")} | dict.fromkeys(
+    ("options", "data", "measured", "versions"), MAPPING
+)
+_DIGESTS = {"weights": TEXT, "config": TEXT}
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Return a model folder's configuration, every value that is used checked.
+
+    Raises:
+        ModelError: it is no such configuration; names the key, what it has, and what it must have.
+    """
+    try:
+        config = read_document(file)
+        require_kinds(config, {"architecture": TEXT}, _TIMM | {FACTS_KEY: MAPPING, DIGESTS_KEY: MAPPING})
+        arguments, about = config.get("model_args", {}), config.get("pretrained_cfg", config)
+        require_kinds(about, {}, {"num_classes": _CLASSES})
+        require_kinds(arguments, {}, {"num_classes": _CLASSES})
+        _require_small(arguments, "model_args")
+        Preprocessing.of(about)
+        facts = config.get(FACTS_KEY, {})
+        require_kinds(facts, {}, _FACTS)
+        require_kinds(config.get(DIGESTS_KEY, {}), {}, _DIGESTS)
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read ({error.strerror or error}). Check its permissions.") from error
+    except (ValueError, OptionError) as error:
+        raise ModelError(
+            f"{file} is not a timm model configuration ({first_line(error)}). Train or download it anew."
+        ) from error
+    return config
+
+
+def sealed(config: Mapping[str, Any], weights: str) -> dict[str, Any]:
+    """Return a configuration with the digest of its weights and one of its own.
+
+    Args:
+        config: without digests.
+        weights: SHA-256 of ``model.safetensors``.
+    """
+    return dict(config) | {DIGESTS_KEY: {"weights": weights, "config": seal_of(config)}}
+
+
+def require_sealed(file: Path, config: Mapping[str, Any]) -> str | None:
+    """Refuse a configuration that was changed since it was written; one without digests passes.
+
+    Returns:
+        The digest that its weights must have, or None.
+
+    Raises:
+        ModelError: it was changed; names both digests.
+    """
+    plain = dict(config)
+    digests = plain.pop(DIGESTS_KEY, {})
+    found, said = seal_of(plain), digests.get("config")
+    if said is not None and found != said:
+        raise ModelError(
+            f"{file} is not what was written: its digest is {found[:16]}, and it says {said[:16]}. It is damaged, or "
+            f"was changed; train or download it anew, or remove {DIGESTS_KEY!r} from it if that was meant."
+        )
+    weights: str | None = digests.get("weights")
+    return weights
+
+
+def _require_small(value: Any, where: str, depth: int = 0) -> None:
+    if depth > 8:
+        raise ValueError(f"{where} is nested too deeply")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _require_small(item, f"{where}.{key}", depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _require_small(item, where, depth + 1)
+    elif isinstance(value, int | float) and not abs(value) <= _LARGEST_ARGUMENT:
+        raise ValueError(f"{where} is {shown(value)}; it must be at most {_LARGEST_ARGUMENT}")
+    elif isinstance(value, str) and len(value) > 1000:
+        raise ValueError(f"{where} is text of {len(value)} characters; it must have at most 1000")
