@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +15,34 @@ from tqdm import tqdm
 from export.index.vector_index import OPTIONS, VectorIndex, read_index, write_index
 from export.runtime import Embedder
 from zoo.data.image_set import ImageSet
-from zoo.errors import ModelError
+from zoo.errors import ModelError, first_line
 from zoo.files import digest, replacing, write_json
+from zoo.formats.documents import (
+    MAPPING,
+    TEXT,
+    maybe,
+    one_of,
+    parsed,
+    read_document,
+    read_text,
+    require_kinds,
+    seal_of,
+    whole,
+)
+from zoo.formats.onnx_content import digest_of
 from zoo.versions import versions
 
 SCHEMA = 1
 _FACTS, _IDS, _VECTORS = "index.json", "ids.json", "index.faiss"
-_OF_INDEX = {"kind": str, "metric": str, "dim": int, "count": int, "fixed_bytes": int, "parameters": dict}
-_OF_ENCODER = {"source": str, "digest": str, "precision": str}
+_OF_INDEX = {
+    "kind": TEXT,
+    "metric": one_of("cosine", "euclidean"),
+    "dim": whole(1, 2**31 - 1),
+    "count": whole(1),
+    "fixed_bytes": whole(0),
+    "parameters": MAPPING,
+}
+_OF_ENCODER = dict.fromkeys(("source", "digest", "precision"), TEXT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +71,7 @@ def open_encoder(path: Path) -> Encoder:
     if path.suffix == ".onnx":
         embedder = Embedder(path)
         said = {key: embedder.metadata.get(key) for key in ("source_digest", "architecture", "precision")}
-        facts = {"source": str(path), "digest": digest(path), **said}
+        facts = {"source": str(path), "digest": digest_of(path), **said}
         return Encoder(partial(embed_images, embedder), embedder.metric, embedder.dim, facts)
 
     from zoo.models.embedding import embed, fastest_device
@@ -100,30 +119,38 @@ def write_folder(folder: Path, index: VectorIndex, ids: Sequence[str], facts: di
         "fixed_bytes": index.fixed_bytes,
         "bytes_per_vector": (size - index.fixed_bytes) / len(index),
     }
-    write_json(folder / _FACTS, known | facts | {"versions": versions()})
+    content = known | facts | {"versions": versions()}
+    content["digests"] = {name: digest(folder / name) for name in (_VECTORS, _IDS)}
+    write_json(folder / _FACTS, content | {"seal": seal_of(content)})
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """Return what index.json says.
 
     Raises:
-        ModelError: the folder is no index, or one of another version.
+        ModelError: the folder is no index, one of another version, or index.json is damaged.
     """
     file = folder / _FACTS
     try:
-        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        facts = read_document(file)
     except OSError as error:
         raise ModelError(f"{folder} is not an index: it has no {_FACTS}. Make one with index build.") from error
     except ValueError as error:
-        raise ModelError(f"{file} is not valid JSON. Build the index anew.") from error
-    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        raise ModelError(f"{file} is not valid JSON ({first_line(error)}). Build the index anew.") from error
+    if facts.get("schema") != SCHEMA:
         raise ModelError(f"{file} does not say schema {SCHEMA}, which this version reads. Build the index anew.")
-    for said, kinds in ((facts, _OF_INDEX), (facts.get("encoder"), _OF_ENCODER)):
-        for key, kind in kinds.items():
-            if not isinstance(said, dict) or not isinstance(said.get(key), kind):
-                raise ModelError(f"{file} lacks {key}, or has it of another type. Build the index anew.")
-    if facts["kind"] not in OPTIONS or set(facts["parameters"]) != set(OPTIONS[facts["kind"]]):
-        raise ModelError(f"{file} says kind {facts['kind']!r}, which its parameters do not fit. Build the index anew.")
+    try:
+        require_kinds(facts, _OF_INDEX | {"encoder": MAPPING}, {"digests": MAPPING, "seal": TEXT})
+        require_kinds(facts["encoder"], _OF_ENCODER, {"source_digest": maybe(TEXT), "architecture": maybe(TEXT)})
+        require_kinds(facts.get("digests", {}), {}, {_VECTORS: TEXT, _IDS: TEXT})
+        fitting = OPTIONS.get(facts["kind"])
+        if fitting is None or set(facts["parameters"]) != set(fitting):
+            raise ValueError(f"it says kind {facts['kind']!r}, which its parameters do not fit")
+        require_kinds(facts["parameters"], dict.fromkeys(fitting, whole(1, 2**31)))
+    except ValueError as error:
+        raise ModelError(f"{file} is broken: {error}. Build the index anew.") from error
+    plain = {key: value for key, value in facts.items() if key != "seal"}
+    _require_same(file, seal_of(plain), facts.get("seal"), "it")
     return facts
 
 
@@ -131,21 +158,33 @@ def read_vectors(folder: Path, facts: dict[str, Any]) -> tuple[VectorIndex, list
     """Return the vectors and their ids.
 
     Raises:
-        ModelError: a file is missing or broken, or belongs to another index.
+        ModelError: a file is missing, broken or damaged, or belongs to another index.
     """
-    vectors = read_index(folder / _VECTORS, facts["kind"], facts["metric"], facts["parameters"], facts["fixed_bytes"])
+    said = facts.get("digests", {})
     try:
-        ids = json.loads((folder / _IDS).read_text(encoding="utf-8"))
+        ids = parsed(read_text(folder / _IDS))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / _IDS} is missing or broken. Build the index anew.") from error
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
         raise ModelError(f"{folder / _IDS} must be a list of texts. Build the index anew.")
+    if _VECTORS in said and (folder / _VECTORS).is_file():  # before faiss reads what may be no index at all
+        _require_same(folder / _VECTORS, digest(folder / _VECTORS), said[_VECTORS], _FACTS)
+    vectors = read_index(folder / _VECTORS, facts["kind"], facts["metric"], facts["parameters"], facts["fixed_bytes"])
     if not len(ids) == len(vectors) == facts["count"] or vectors.dim != facts["dim"]:
         raise ModelError(
             f"The files of index {folder} do not belong together: {_FACTS} says {facts['count']} images, {_IDS} has "
             f"{len(ids)} and {_VECTORS} {len(vectors)}. Build the index anew."
         )
+    _require_same(folder / _IDS, digest(folder / _IDS), said.get(_IDS), _FACTS)
     return vectors, ids
+
+
+def _require_same(file: Path, found: str, said: str | None, who: str) -> None:
+    if said is not None and found != said:
+        raise ModelError(
+            f"{file} is not what index build wrote: its digest is {found[:16]}, and {who} says {said[:16]}. It is "
+            "damaged or was changed. Build the index anew."
+        )
 
 
 def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, allow_other: bool) -> Encoder:

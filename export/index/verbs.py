@@ -106,6 +106,7 @@ def search_index(
     queries = [queries] if isinstance(queries, str | Path) else list(queries)
     if not queries:
         raise OptionError("No query. Name at least one image.")
+    require_valid({"k": k})
     if k < 1:
         raise OptionError(f"k is {k}; it must be at least 1.")
     folder = Path(index)

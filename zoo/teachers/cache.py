@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,42 @@ from zoo.teachers.base import Teacher
 log = logging.getLogger(__name__)
 
 
+_MARK = b"sha256 "
+
+
+def write_entry(embeddings: np.ndarray, file: Path) -> None:
+    """Write embeddings as ``.npy``, and behind them, where readers do not look, the SHA-256 of what comes before."""
+    content = io.BytesIO()
+    np.save(content, np.ascontiguousarray(embeddings), allow_pickle=False)
+    file.write_bytes(content.getvalue() + _MARK + hashlib.sha256(content.getvalue()).hexdigest().encode())
+
+
+def read_entry(file: Path, count: int) -> np.ndarray:
+    """Return the embeddings that an entry holds, of an earlier version without a digest too; float32 ``(count, D)``.
+
+    Raises:
+        ValueError: it is broken, damaged (names both digests), or of another number of views.
+        OSError: it cannot be read.
+    """
+    content = file.read_bytes()
+    opened = io.BytesIO(content)
+    version = np.lib.format.read_magic(opened)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read_header(opened)
+    size, start = math.prod(shape) * dtype.itemsize, opened.tell()
+    if dtype != np.float32 or by_columns or len(shape) != 2 or shape[0] != count or start + size > len(content):
+        raise ValueError(f"it has {dtype} {shape} in {len(content)} bytes where {count} embeddings belong")
+    whole, rest = content[: start + size], content[start + size :]
+    found = hashlib.sha256(whole).hexdigest()
+    if rest and rest != _MARK + found.encode():
+        said = rest.removeprefix(_MARK).decode("ascii", errors="replace")
+        raise ValueError(f"its digest is {found[:16]}, and it says {said[:16]}")
+    embeddings = np.frombuffer(whole, np.float32, offset=start).reshape(shape).copy()
+    if not np.isfinite(embeddings).all():
+        raise ValueError("it has embeddings that are not finite")
+    return embeddings
+
+
 class CachedTeacher(Teacher):
     """Gives what another teacher gives, from a folder where a batch of views was embedded before.
 
@@ -27,8 +65,8 @@ class CachedTeacher(Teacher):
 
     Args:
         teacher: the other one.
-        folder: where batches are kept, one ``.npy`` file each, float32 ``(N, D)``: ``4 * D`` bytes a view, so
-            ``4 * D * views * images`` an epoch.
+        folder: where batches are kept, one ``.npy`` file each, float32 ``(N, D)`` and a digest: ``4 * D`` bytes a
+            view, so ``4 * D * views * images`` an epoch.
 
     Raises:
         OptionError: the folder cannot be written to.
@@ -48,12 +86,12 @@ class CachedTeacher(Teacher):
         file = self._file(views)
         if file.is_file():
             try:
-                return torch.from_numpy(np.load(file, allow_pickle=False)).to(views.device)
-            except (OSError, ValueError, EOFError) as error:
+                return torch.from_numpy(read_entry(file, len(views))).to(views.device)
+            except (OSError, ValueError) as error:
                 log.warning("%s cannot be read (%s); its batch is embedded anew", file, error)
         embeddings = self.teacher.embed_views(views, indices, images)
         with replacing(file) as temporary:
-            np.save(temporary, embeddings.cpu().numpy())
+            write_entry(embeddings.cpu().numpy(), temporary)
         return embeddings
 
     def embed_views_with_maps(self, views: Tensor, indices: Tensor, images: ImageSet) -> tuple[Tensor, list[Tensor]]:

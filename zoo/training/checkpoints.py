@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,27 +13,82 @@ import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zoo.errors import ModelError, first_line
 from zoo.files import alone_in, replacing
+from zoo.formats.documents import MAPPING, list_of, maybe, require_kinds, whole
 
 BEST = "best.safetensors"
+DIGEST_KEY = "content_digest"
+_REMEDY = "Remove it to begin this stage anew."
+# What unpicklers, zip readers and torch raise for broken files; weights_only lets no code run.
+_BROKEN = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError)
+_BROKEN_TOO = (OSError, RuntimeError, TypeError, UnpicklingError, ValueError)
+_OF_CHECKPOINT = {"epoch": whole(0), "global_step": whole(0), "best": MAPPING, "history": list_of(MAPPING)} | {
+    "state_dict": MAPPING,
+    "optimizer_states": list_of(MAPPING),
+    "lr_schedulers": list_of(MAPPING),
+}
 
 
 def read_best(file: Path) -> dict[str, Tensor]:
     """Return the weights of the best epoch.
 
     Raises:
-        ModelError: the file cannot be read.
+        ModelError: the file cannot be read, or is damaged.
     """
     try:
+        with safe_open(file, framework="pt") as opened:
+            said = (opened.metadata() or {}).get(DIGEST_KEY)
         weights: dict[str, Tensor] = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{file} cannot be read ({error}). Remove its stage's folder to train anew.") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = first_line(error)
+        raise ModelError(f"{file} cannot be read ({reason}). Remove its stage's folder to train anew.") from error
+    _require_same(file, weights, said, "Remove its stage's folder to train anew.")
     return weights
+
+
+def write_best(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Write the weights of the best epoch with a digest, whole or not at all."""
+    with replacing(file) as temporary:
+        save_file(dict(weights), temporary, metadata={DIGEST_KEY: digest_of(weights)})
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 over what a checkpoint holds: tensors, numbers and texts in mappings and lists."""
+    hashed = hashlib.sha256()
+    _hash(value, hashed)
+    return hashed.hexdigest()
+
+
+def _hash(value: Any, hashed: Any) -> None:
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous()
+        hashed.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
+        hashed.update(plain.reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        hashed.update(f"mapping of {len(value)}".encode())
+        for key in sorted(value, key=repr):  # safetensors orders names, dictionaries do not
+            _hash(key, hashed)
+            _hash(value[key], hashed)
+    elif isinstance(value, list | tuple):
+        hashed.update(f"list of {len(value)}".encode())
+        for item in value:
+            _hash(item, hashed)
+    elif isinstance(value, float):
+        hashed.update(f"float {float(value)!r} ".encode())
+    elif value is None or isinstance(value, bool | int | str | bytes):
+        hashed.update(f"{value!r} ".encode(errors="surrogatepass"))
+    else:  # what else torch loads without running code, such as devices, is not weights
+        hashed.update(type(value).__name__.encode())
+
+
+def _require_same(file: Any, value: Any, said: Any, remedy: str) -> None:
+    if said is not None and (found := digest_of(value)) != said:
+        raise ModelError(f"{file} is damaged: its digest is {found[:16]}, and it says {str(said)[:16]}. {remedy}")
 
 
 class AloneInFolder(Callback):
@@ -55,16 +112,26 @@ class AloneInFolder(Callback):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all, on any file system."""
+    """Checkpoints that appear whole or not at all, on any file system, and carry a digest of what they hold."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
+            torch.save(checkpoint | {DIGEST_KEY: digest_of(checkpoint)}, temporary)
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
         try:
             checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **options)
-        except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
+        except (*_BROKEN, *_BROKEN_TOO) as error:
             reason = first_line(error)
-            raise ModelError(f"{path} cannot be read ({reason}). Remove it to begin this stage anew.") from error
+            raise ModelError(f"{path} cannot be read ({reason}). {_REMEDY}") from error
+        if not isinstance(checkpoint, dict):
+            raise ModelError(f"{path} holds {type(checkpoint).__name__}, not a checkpoint. {_REMEDY}")
+        said = checkpoint.pop(DIGEST_KEY, None)
+        _require_same(path, checkpoint, said, _REMEDY)
+        if checkpoint.keys() & _OF_CHECKPOINT.keys():
+            try:
+                require_kinds(checkpoint, _OF_CHECKPOINT)
+                require_kinds(checkpoint["best"], {"epoch": maybe(whole(1))})
+            except ValueError as error:
+                raise ModelError(f"{path} is no checkpoint of a training here ({error}). {_REMEDY}") from error
         return checkpoint

@@ -10,7 +10,6 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from timm.layers import convert_sync_batchnorm
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zoo.arguments import SCHEDULES
 from zoo.data.image_set import ImageSet
 from zoo.errors import DivergedError, require_known
-from zoo.files import replacing, write_json
+from zoo.files import write_json
 from zoo.losses import CONTINUOUS, labels_of
 from zoo.models.embedding import embed, fastest_device
 from zoo.models.facts import facts_of
@@ -27,7 +26,7 @@ from zoo.models.network import embed_with_maps, head_of, preprocessing_of
 from zoo.models.preprocessing import Normalize
 from zoo.retrieval.label_measures import NDCG_K, measure_by_labels
 from zoo.retrieval.measures import measure
-from zoo.training.checkpoints import BEST
+from zoo.training.checkpoints import BEST, write_best
 
 BACKBONE = "backbone"
 _ONEDNN_BLOCK = 16  # channels that oneDNN takes at a time with AVX-512, 8 with AVX2
@@ -257,8 +256,7 @@ class Learner(lightning.LightningModule):
                 name: round(value, 6) if isinstance(value, float) else value for name, value in measured.items()
             }
             if self.checkpoints is not None and self.trainer.is_global_zero:
-                with replacing(self.checkpoints / BEST) as temporary:
-                    save_file(contiguous(self), temporary)
+                write_best(contiguous(self), self.checkpoints / BEST)
 
     def require_finite(self) -> None:
         """Raise a DivergedError where weights are no longer finite."""

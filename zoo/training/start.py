@@ -16,18 +16,17 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import DataError
-from zoo.files import replacing, write_json
+from zoo.files import write_json
 from zoo.models.embedding import embed_pooled
 from zoo.models.facts import COSINE
 from zoo.models.network import linear_head_of, summary_of
 from zoo.models.projection import classifier_directions, discriminant_directions, principal_directions
 from zoo.retrieval.nearest import comparable
-from zoo.training.checkpoints import read_best
+from zoo.training.checkpoints import read_best, write_best
 from zoo.training.learner import Learner, contiguous
 
 log = logging.getLogger(__name__)
@@ -93,8 +92,7 @@ class Start(Callback):
             self._fit_head(learner)
             begun_with = contiguous(learner)
             if trainer.is_global_zero:
-                with replacing(learner.checkpoints / _WEIGHTS) as temporary:
-                    save_file(begun_with, temporary)
+                write_best(begun_with, learner.checkpoints / _WEIGHTS)
                 write_json(begun, {"measured": self.measured, "head": self.head})
         self.weights = {
             name.removeprefix(_MODEL): weight for name, weight in begun_with.items() if name.startswith(_MODEL)

@@ -42,8 +42,9 @@ def flat(encoder: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) 
 def altered(encoder: Path, path: Path, **metadata: str) -> Path:
     """Copy an ONNX file with other metadata, so that its digest is another too."""
     model = onnx.load(encoder)
-    for entry in model.metadata_props:
-        entry.value = metadata.get(entry.key, entry.value)
+    entries = {entry.key: entry.value for entry in model.metadata_props} | metadata
+    del entries["content_digest"]
+    onnx.helper.set_model_props(model, entries)
     onnx.save(model, path)
     return path
 
@@ -204,20 +205,43 @@ def broken_copy(flat: Path, path: Path, name: str, content: str) -> Path:
 
 
 def test_broken_indexes_are_named(flat: Path, photos: Path, tmp_path: Path) -> None:
-    facts: dict[str, Any] = json.loads((flat / "index.json").read_text())
+    sealed: dict[str, Any] = json.loads((flat / "index.json").read_text())
+    facts = {key: value for key, value in sealed.items() if key not in ("digests", "seal")}  # of an earlier version
     moved = facts | {"encoder": facts["encoder"] | {"source": "gone.onnx"}}
+    ids = json.loads((flat / "ids.json").read_text())
     cases = [
         ("index.json", "{", "not valid JSON"),
         ("index.json", json.dumps(facts | {"schema": 2}), "does not say schema 1"),
         ("index.json", json.dumps(moved), r"gone\.onnx, which index .* no longer there"),
         ("ids.json", "[", r"ids\.json is missing or broken"),
         ("ids.json", '["a", "b"]', r"do not belong together.* 96 images, ids\.json has 2 and index\.faiss 96"),
-        ("index.faiss", "IxF2", "not an index that faiss"),
+        (
+            "index.faiss",
+            "IxF2",
+            r"index\.faiss is not what index build wrote: its digest is \w{16}, and index\.json says",
+        ),
+        (
+            "ids.json",
+            json.dumps(ids[::-1]),
+            r"ids\.json is not what index build wrote: its digest is \w{16}, and index",
+        ),
+        (
+            "index.json",
+            json.dumps(sealed | {"seed": 1}),
+            r"index\.json is not what index build wrote.* and it says \w{16}",
+        ),
+        ("index.json", json.dumps(sealed | {"count": 97}), r"index\.json is not what index build wrote"),
+        ("index.json", "[" * 100_000, "not valid JSON .*nested too deeply"),
+        ("index.json", json.dumps(facts | {"dim": 10**18}), "dim is 1000000000000000000; it must be a whole number in"),
+        ("index.json", json.dumps(facts | {"count": True}), "count is True; it must be a whole number"),
+        ("index.json", json.dumps(facts | {"metric": "manhattan"}), "metric is 'manhattan'; it must be cosine or euc"),
+        ("index.json", json.dumps(facts | {"digests": {"ids.json": 5}}), r"ids\.json is 5; it must be text"),
         ("ids.json", "5", "must be a list of texts"),
         ("ids.json", "{}", "must be a list of texts"),
         ("index.json", json.dumps(facts | {"kind": "zzz"}), "says kind 'zzz'"),
         ("index.json", json.dumps(facts | {"kind": "binary"}), "says kind 'binary', which its parameters do not fit"),
-        ("index.json", json.dumps(facts | {"encoder": "x"}), "lacks source"),
+        ("index.json", json.dumps(facts | {"encoder": "x"}), "encoder is 'x'; it must be an object"),
+        ("index.json", json.dumps(facts | {"encoder": {}}), "it lacks source"),
         *(
             ("index.json", json.dumps({name: value for name, value in facts.items() if name != key}), "lacks ")
             for key in ("kind", "metric", "parameters", "fixed_bytes", "count", "dim", "encoder")
@@ -227,6 +251,11 @@ def test_broken_indexes_are_named(flat: Path, photos: Path, tmp_path: Path) -> N
         index = broken_copy(flat, tmp_path / str(number), name, content)
         with pytest.raises(ModelError, match=message):
             search_index(index, [photos / "class00" / "0.png"])
+    old = broken_copy(flat, tmp_path / "old", "index.json", json.dumps(facts))
+    assert search_index(old, [photos / "class00" / "0.png"], k=1)[0][0].id == "class00/0.png"
+    (old / "index.faiss").write_text("IxF2")
+    with pytest.raises(ModelError, match="not an index that faiss"):
+        search_index(old, [photos / "class00" / "0.png"])
 
 
 def test_an_index_that_was_not_finished_is_none(

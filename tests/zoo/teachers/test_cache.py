@@ -14,7 +14,7 @@ from compressor import distill
 from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError
 from zoo.models.folder import load_model
-from zoo.teachers.cache import CachedTeacher
+from zoo.teachers.cache import CachedTeacher, read_entry, write_entry
 from zoo.teachers.opening import open_teacher
 from zoo.teachers.ready import ArrayTeacher
 from zoo.teachers.torch_module import TorchTeacher
@@ -93,6 +93,33 @@ def test_a_broken_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert torch.equal(shown(cached, 0), before)
     assert module.calls == 2 and str(kept) in caplog.text
     assert torch.equal(shown(cached, 0), before) and module.calls == 2
+
+
+@pytest.mark.parametrize("place", [-1, -70, 130, 140, 20])  # of the digest, its mark, the numbers, the header
+def test_a_damaged_file_is_told_and_made_anew(place: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = Counting()
+    cached = CachedTeacher(TorchTeacher(module), tmp_path)
+    before = shown(cached, 0)
+    (kept,) = tmp_path.rglob("*.npy")
+    content = bytearray(kept.read_bytes())
+    content[place] ^= 2
+    kept.write_bytes(content)
+    assert torch.equal(shown(cached, 0), before) and module.calls == 2
+    assert str(kept) in caplog.text and (place < 100 or "its digest is" in caplog.text)
+
+
+def test_entries_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    np.save(tmp_path / "old.npy", values)
+    np.testing.assert_array_equal(read_entry(tmp_path / "old.npy", 4), values)
+    with pytest.raises(ValueError, match="5 embeddings belong"):
+        read_entry(tmp_path / "old.npy", 5)
+    write_entry(values, tmp_path / "new.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "new.npy"), values)  # plain numpy reads it, too
+    header = b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (4, 1000000000000000000), }"
+    (tmp_path / "bomb.npy").write_bytes(header.ljust(127) + b"\n")
+    with pytest.raises(ValueError, match="where 4 embeddings belong"):
+        read_entry(tmp_path / "bomb.npy", 4)
 
 
 def test_ready_embeddings_are_not_kept(tmp_path: Path) -> None:
