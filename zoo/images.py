@@ -34,6 +34,7 @@ UNREADABLE = (
     OverflowError,
     TypeError,
 )
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 MAX_ASPECT = 200  # of an image's sides: networks see a crop of the middle, and more would take gigabytes to resize
 _ORIENTATION = 0x0112  # of EXIF; its values, and how an image is brought upright
 _UPRIGHT = {
@@ -89,7 +90,7 @@ def _decoded(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         return _array_to_rgb(source)
     if isinstance(source, Image.Image):
         return _image_to_rgb(source)
-    with Image.open(source) as image:
+    with open(source, "rb") as file, Image.open(file) as image:
         return _image_to_rgb(image)
 
 
@@ -111,6 +112,7 @@ def _image_to_rgb(image: Image.Image) -> np.ndarray:
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if image.mode in ("I", "F") and not sixteen_bits:
         raise ValueError(f"32 bits a channel (mode {image.mode}) have no agreed range; convert to 8 bits")
+    _load(image)
     method = _UPRIGHT.get(_orientation(image))
     if method is not None:
         image = image.transpose(method)
@@ -118,14 +120,30 @@ def _image_to_rgb(image: Image.Image) -> np.ndarray:
         # PIL clips 16-bit grey at 255 where a viewer shows the high byte.
         grey = np.asarray(image).astype(np.int64)
         image = Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return np.array(image.convert("RGB"))
 
 
+def _load(image: Image.Image) -> None:
+    """Decode what was opened; not by mapping the file into memory, where Pillow forgets that TIFFs may be turned."""
+    name = getattr(image, "filename", "")
+    if image.format != "TIFF" or not name:
+        image.load()
+        return
+    image.filename = ""  # type: ignore[attr-defined]
+    try:
+        image.load()
+    finally:
+        image.filename = name  # type: ignore[attr-defined]
+
+
 def _orientation(image: Image.Image) -> int:
+    """Return how a loaded image still has to be turned."""
+    if image.format == "TIFF":  # Pillow has turned it while loading, and old versions keep the tag
+        return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # whatever is wrong with the note, the pixels can be read
