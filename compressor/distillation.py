@@ -120,8 +120,8 @@ def distill(
             backwards; null for 1, one rate for all.
         towards_start: how strongly the backbone's weights are drawn back to the pretrained ones, as decoupled weight
             decay is to zero; 0 for not at all.
-        fit_head: measure a pretrained network as it comes, on the validation classes, and begin with a head fitted to the
-            training images; false for a random head, as in the papers. null for true with pretrained weights.
+        fit_head: measure a pretrained network as it comes, on the validation classes, and begin with a head fitted to
+            the training images; false for a random head, as in the papers. null for true with pretrained weights.
         average_start: average the best weights with the pretrained ones, by the share that retrieves best on the
             validation classes; null for true with pretrained weights.
         gradient_clip: largest norm of the gradient; null for no limit.

@@ -49,9 +49,16 @@ class RefusedError(UserError):
         self.network = network
 
 
-def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
-    """Return `` did you mean a, b or c?`` with the nearest of the known names, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+def did_you_mean(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> str:
+    """Return `` Did you mean a, b or c?`` with the nearest of the known names, or an empty string.
+
+    Args:
+        name: what was given.
+        known: what may be given.
+        count: most names to return.
+        cutoff: how alike names must be, in [0, 1].
+    """
+    near = difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
     if not near:
         return ""
     listed = near[0] if len(near) == 1 else f"{', '.join(near[:-1])} or {near[-1]}"

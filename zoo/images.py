@@ -5,6 +5,9 @@ Needs numpy and Pillow only, because the edge runtime decodes with it too.
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -85,11 +88,24 @@ def require_pixels(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         raise DataError(f"Image {name} cannot be read ({error}). Mend or remove it.") from error
 
 
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse what can be opened and is not a file: reading a named pipe or a device may never end.
+
+    Raises:
+        OSError: it is not a file; or is missing.
+    """
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of folders the system says it itself
+        kind = "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", os.fspath(path))
+
+
 def _decoded(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source)
     if isinstance(source, Image.Image):
         return _image_to_rgb(source)
+    require_regular(source)
     with open(source, "rb") as file, Image.open(file) as image:
         return _image_to_rgb(image)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from pathlib import Path
 
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.splits import Reader, Source, divide
 from zoo.errors import DataError, did_you_mean
+
+log = logging.getLogger(__name__)
 
 __all__ = ["READERS", "DataSplits", "ImageSet", "Source", "load_data", "load_images"]
 
@@ -58,6 +61,7 @@ def load_data(
         kind, path = _kind_and_path(str(data))
         source = _reader(kind)(path)
         splits = divide(str(data), source, split, validation, continuous=continuous_labels is not None)
+        _tell(splits)
     if continuous_labels is None:
         return splits
 
@@ -89,6 +93,26 @@ def load_images(data: str | Path) -> ImageSet:
     if not members:
         raise DataError(f"{path} holds no images. Check the path.")
     return ImageSet([str(name) for name, _ in members], [source for _, source in members])
+
+
+def _tell(splits: DataSplits) -> None:
+    """Show some classes of each part, once for each division: what was meant as a split shows up here as classes."""
+    lines = [f"{splits.name}, split {splits.protocol['split']}:"]
+    for part, images in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        line = f"  {part}: {len(images)} images"
+        if images.labels is not None and len(images):
+            there = sorted(set(images.labels.tolist()))
+            some = sorted({there[0], there[len(there) // 2], there[-1]})
+            named = ", ".join(images.class_names[label] for label in some)
+            line += f" of {len(there)} classes, such as {named}" if len(there) > 3 else f" of the classes {named}"
+        lines.append(line)
+    text = "\n".join(lines)
+    if text not in _told:
+        _told.add(text)
+        log.info("%s", text)
+
+
+_told: set[str] = set()
 
 
 def _kind_and_path(data: str) -> tuple[str, str]:

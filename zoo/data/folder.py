@@ -6,27 +6,38 @@ import logging
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from zoo.data.image_set import ImageSet, ImageSource, ZipMember
-from zoo.data.splits import SPLIT_NAMES, Source
+from zoo.data.layout import without_parts
+from zoo.data.splits import Source
 from zoo.errors import DataError
-from zoo.images import IMAGE_SUFFIXES
+from zoo.images import IMAGE_SUFFIXES, require_regular
 
 log = logging.getLogger(__name__)
+
+# what file servers and systems put beside images: thumbnails and deleted files
+_OF_SYSTEMS = (
+    "@eadir/@__thumb/@recycle/@recently-snapshot/@tmp/@sharebin/#recycle/#snapshot/$recycle.bin/__macosx/lost+found/"
+    "trashbox/system volume information/network trash folder/temporary items"
+)
+_OTHER_IMAGES = (  # suffixes of images that are not read
+    "heic heics heif hif avci avifs jxl jxr wdp cr2 cr3 crw nef nrw arw srf sr2 dng raf orf rw2 pef srw x3f raw psd "
+    "psb xcf svg svgz eps exr hdr dcm nii ico icns tga dds j2k jpx jpf j2c jpc jpm mj2 apng mpo pbm pnm pam pcx sgi dib"
+)
 
 
 def read_folder(path: str) -> Source:
     """Read a folder of images, a zip archive of one, or a folder of zip archives.
 
     The class of an image is the folder it lies in, relative to the root (``alphabet/character`` where folders are
-    nested). Images lying all in the root itself are unlabelled. Folders called train, validation (or val, valid) and
-    test, two of them at least, in the root or in the one folder there is, are the data's own split, and classes are
-    the folders in them.
+    nested). Images lying all in the root itself are unlabelled. Folders called train, validation, test, query and
+    gallery, in any usual spelling, two of them at least, are the data's own split and no classes: in the root, in the
+    one folder that it holds, or in each class.
 
     Raises:
         DataError: the folder is missing, is not one, or holds no image; or only some images lie in class folders, or
@@ -38,39 +49,17 @@ def read_folder(path: str) -> Source:
         raise DataError(f"{root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     ids = [str(name) for name, _ in members]
     sources = [source for _, source in members]
-    names, split = _without_split(root, [name for name, _ in members])
+    names, split, roles = without_parts(root, [name for name, _ in members])
     folders = [str(name.parent) for name in names]
     if set(folders) == {"."}:
-        return Source(ImageSet(ids, sources), split)
+        return Source(ImageSet(ids, sources, roles=roles), split)
     if "." in folders:
         stray = ids[folders.index(".")]
         raise DataError(f"{root}: {stray} lies outside the class folders. Move it into one, or remove it.")
     class_names = sorted(set(folders))
     index = {name: i for i, name in enumerate(class_names)}
     labels = np.array([index[folder] for folder in folders], dtype=np.int64)
-    return Source(ImageSet(ids, sources, labels, class_names), split)
-
-
-def _without_split(root: Path, names: list[PurePosixPath]) -> tuple[list[PurePosixPath], np.ndarray | None]:
-    """Take the folders of a split off the images' names, and return the split; None where there are no such folders.
-
-    An archive of a folder mostly holds that folder, with the split one level down.
-    """
-    above = 0
-    while len({name.parts[above] for name in names}) == 1 and all(len(name.parts) > above + 2 for name in names):
-        above += 1
-    tops = [name.parts[above].lower() if len(name.parts) > above + 1 else "" for name in names]
-    parts = {SPLIT_NAMES[top] for top in tops if top in SPLIT_NAMES}
-    if len(parts) < 2:
-        return names, None
-    beside = next((name for name, top in zip(names, tops, strict=True) if top not in SPLIT_NAMES), None)
-    if beside is not None:
-        raise DataError(
-            f"{root} has folders called {' and '.join(sorted(parts))}, and beside them {beside}, which is in none. "
-            "Move it into one, or remove it."
-        )
-    split = np.array([SPLIT_NAMES[top] for top in tops], dtype=object)
-    return [PurePosixPath(*name.parts[above + 1 :]) for name in names], split
+    return Source(ImageSet(ids, sources, labels, class_names, roles), split)
 
 
 def list_images(root: Path) -> list[tuple[PurePosixPath, ImageSource]]:
@@ -87,31 +76,32 @@ def list_images(root: Path) -> list[tuple[PurePosixPath, ImageSource]]:
     if not root.exists():
         raise DataError(f"{root} does not exist. Check the path given as data.")
     found: list[tuple[PurePosixPath, ImageSource]] = []
+    others: list[PurePosixPath] = []
     if root.is_dir():
-        passed_over: Counter[str] = Counter()
         for file in _files_below(root):
             name = PurePosixPath(file.relative_to(root).as_posix())
             if _is_image(name) and (file.is_file() or file.is_symlink()):  # a link to nothing is told when it is read
                 found.append((name, file))
-            elif not _is_hidden(name) and name.suffix.lower() != ".zip":
-                passed_over[name.suffix.lower() or name.name] += 1
-        if passed_over:
-            listed = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5))
-            log.info("%s: passed over files that are not images by their suffix: %s", root, listed)
+            elif not _is_passed_over(name) and name.suffix.lower() != ".zip":
+                others.append(name)
         archives = [file for file in sorted(root.iterdir()) if file.suffix.lower() == ".zip" and file.name[0] != "."]
+        archives = [file for file in archives if not file.is_dir()]
     else:
         archives = [root]
     for archive in archives:
         try:
+            require_regular(archive)
             with zipfile.ZipFile(archive) as opened:
-                names = [info.filename for info in opened.infolist() if not info.is_dir()]
+                members = [info.filename for info in opened.infolist() if not info.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
             raise DataError(f"{archive} is neither a folder nor a readable zip archive ({error}).") from error
-        images = [(PurePosixPath(name.replace("\\", "/")), name) for name in names]  # some tools on Windows write \
-        images = [(name, member) for name, member in images if _is_image(name)]
+        names = [(PurePosixPath(name.replace("\\", "/")), name) for name in members]  # some tools on Windows write \
+        images = [(name, member) for name, member in names if _is_image(name)]
+        others += [name for name, _ in names if not _is_image(name) and not _is_passed_over(name)]
         if archive != root and any(len(name.parts) == 1 for name, _ in images):
             images = [(PurePosixPath(archive.stem) / name, member) for name, member in images]
         found += [(name, ZipMember(archive, member)) for name, member in images]
+    _tell_others(root, others)
     found.sort(key=lambda entry: entry[0].parts)
     for (name, one), (after, other) in pairwise(found):
         if name == after:
@@ -130,16 +120,37 @@ def _files_below(root: Path) -> Iterator[Path]:
 
     seen = {os.path.realpath(root)}
     for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
-        names = sorted((name for name in below if not name.startswith(".")), reverse=True)
+        names = sorted((name for name in below if not _is_passed_over(PurePosixPath(name))), reverse=True)
         found = {os.path.realpath(Path(folder) / name): name for name in names}  # the first by name of several
         below[:] = sorted(name for place, name in found.items() if place not in seen)
         seen |= found.keys()
         yield from (Path(folder) / name for name in files)
 
 
+def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> None:
+    """Say which files are no images, and which are images and not read."""
+    unread = [name for name in names if name.suffix.lower()[1:] in _OTHER_IMAGES.split()]
+    if unread:
+        log.warning(
+            "%s: %d images are left out, as their formats are not read: %s; %s for one. Convert them to JPEG or PNG.",
+            root,
+            len(unread),
+            _counted(unread),
+            unread[0],
+        )
+    rest = sorted(set(names) - set(unread))
+    if rest:
+        log.info("%s: passed over files that are not images: %s", root, _counted(rest))
+
+
+def _counted(names: Sequence[PurePosixPath]) -> str:
+    suffixes = Counter(name.suffix.lower() or name.name for name in names)
+    return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
+
+
 def _is_image(name: PurePosixPath) -> bool:
-    return name.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(name)
+    return name.suffix.lower() in IMAGE_SUFFIXES and not _is_passed_over(name)
 
 
-def _is_hidden(name: PurePosixPath) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+def _is_passed_over(name: PurePosixPath) -> bool:
+    return any(part.startswith(".") or part.lower() in _OF_SYSTEMS.split("/") for part in name.parts)

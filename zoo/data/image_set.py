@@ -48,17 +48,21 @@ class ZipMember:
 
     def checksum(self) -> int:
         """Return the archive's own checksum of the file."""
-        if self.archive not in _checksums:
+        return self.fingerprint()[0]
+
+    def fingerprint(self) -> tuple[int, int]:
+        """Return the archive's own checksum of the file, and its size in bytes; -1 each where it is not there."""
+        if self.archive not in _fingerprints:
             with zipfile.ZipFile(self.archive) as opened:
-                _checksums[self.archive] = {info.filename: info.CRC for info in opened.infolist()}
-        return _checksums[self.archive].get(self.member, -1)
+                _fingerprints[self.archive] = {info.filename: (info.CRC, info.file_size) for info in opened.infolist()}
+        return _fingerprints[self.archive].get(self.member, (-1, -1))
 
     def __str__(self) -> str:
         return f"{self.archive}:{self.member}"
 
 
 _open_archives: dict[tuple[int, Path], zipfile.ZipFile] = {}
-_checksums: dict[Path, dict[str, int]] = {}
+_fingerprints: dict[Path, dict[str, tuple[int, int]]] = {}
 
 ImageSource = Path | ZipMember | np.ndarray | Callable[[], np.ndarray]
 

@@ -12,8 +12,10 @@ import numpy as np
 
 from zoo.data.continuous import ContinuousLabels, MatrixLabels, VectorLabels
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.data.table import read_rows
+from zoo.data.rows import known_columns, read_rows, same_name
+from zoo.data.table import PATHS
 from zoo.errors import DataError, OptionError, did_you_mean
+from zoo.images import require_regular
 
 _KNOWN = "a .csv with a column path and columns of numbers, an .npz with ids and vectors or distances, or an .npy"
 
@@ -35,11 +37,13 @@ class LabelFile:
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.labels):
             raise DataError(f"{self.path} has {len(self.labels)} labels for {len(self.ids)} ids; one each is needed.")
-        seen: set[str] = set()
+        seen: dict[str, str] = {}
         for name in self.ids:
-            if name in seen:
-                raise DataError(f"{self.path} has image {name!r} more than once. Keep one label of it.")
-            seen.add(name)
+            same = same_name(name)
+            if same in seen:
+                spelled = "" if seen[same] == name else f", as {seen[same]!r} too"
+                raise DataError(f"{self.path} has image {name!r} more than once{spelled}. Keep one label of it.")
+            seen[same] = name
 
     def label(self, splits: DataSplits) -> DataSplits:
         """Return the splits with their continuous labels.
@@ -47,16 +51,17 @@ class LabelFile:
         Raises:
             DataError: an image has none; names it.
         """
-        row_of = {name: row for row, name in enumerate(self.ids)}
+        row_of = {same_name(name): row for row, name in enumerate(self.ids)}
 
         def labelled(images: ImageSet) -> ImageSet:
-            missing = [name for name in images.ids if name not in row_of]
+            names = [same_name(name) for name in images.ids]
+            missing = [name for name, same in zip(images.ids, names, strict=True) if same not in row_of]
             if missing:
                 raise DataError(
                     f"{self.path} has no label for image {missing[0]!r} ({len(missing)} of {len(images)} missing)."
                     f"{did_you_mean(missing[0], self.ids, count=1)} Add them, or leave the images out of the data."
                 )
-            return replace(images, continuous=self.labels.subset(np.array([row_of[name] for name in images.ids], int)))
+            return replace(images, continuous=self.labels.subset(np.array([row_of[name] for name in names], int)))
 
         return replace(
             splits,
@@ -127,7 +132,8 @@ def _read_csv(path: Path, metric: str) -> LabelFile:
 
 
 def _checked_header(table: Path, cells: list[str]) -> list[str]:
-    columns = ["path" if cell.lower() == "path" else cell for cell in cells]
+    paths = known_columns(table, cells, {"path": PATHS})
+    columns = [column or cell for column, cell in zip(paths, cells, strict=True)]
     if columns.count("path") != 1 or len(columns) < 2 or len(set(columns)) != len(columns):
         raise DataError(
             f"{table}: its header must be path and one or more columns of numbers, all different, found "
@@ -139,6 +145,7 @@ def _checked_header(table: Path, cells: list[str]) -> list[str]:
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an ``.npz`` file by name, or that of an ``.npy`` file as "rows"."""
     try:
+        require_regular(path)
         with open(path, "rb") as file:
             opened = np.load(file, allow_pickle=False)
             return {"rows": opened} if isinstance(opened, np.ndarray) else {name: opened[name] for name in opened.files}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,11 +13,12 @@ import numpy as np
 import yaml
 
 from zoo.data.image_set import DataSplits, ImageSet
+from zoo.data.twins import twins
+from zoo.data.words import TEST, TRAIN, UNUSED, VALIDATION, part_of
 from zoo.errors import DataError, OptionError, did_you_mean
+from zoo.images import require_regular
 
-TRAIN, VALIDATION, TEST, UNUSED = "train", "validation", "test", ""
-SPLIT_NAMES = {"train": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
-"""What the parts of a split are called in tables and folders."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ def divide(
         protocol[part] = {"images": len(subset)}
         if subset.labels is not None:
             protocol[part]["classes"] = len(np.unique(subset.labels))
+    seen = _tell_twins(name, parts)
+    if seen:
+        protocol["test_images_seen"] = seen
     return DataSplits(name, parts[TRAIN], parts[VALIDATION], parts[TEST], protocol)
 
 
@@ -111,6 +116,7 @@ def _by_class_rule(name: str, images: ImageSet, rule: str) -> np.ndarray:
 
 def _listed(images: ImageSet, path: Path) -> np.ndarray:
     try:
+        require_regular(path)
         lists = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
@@ -118,12 +124,12 @@ def _listed(images: ImageSet, path: Path) -> np.ndarray:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"Split list {path} is not valid YAML ({str(error).splitlines()[0]}).") from error
-    wanted = {TRAIN, VALIDATION, TEST}
-    if not isinstance(lists, dict) or not {TRAIN, TEST} <= set(lists) <= wanted:
+    keys = [part_of(str(key)) for key in lists] if isinstance(lists, dict) else []
+    if not {TRAIN, TEST} <= set(keys) <= {TRAIN, VALIDATION, TEST} or len(set(keys)) < len(keys):
         raise DataError(f"Split list {path} must have the keys train and test (and may have validation), each a list.")
     index = {class_name: i for i, class_name in enumerate(images.class_names)}
     side = np.full(len(images.class_names), UNUSED, dtype=object)
-    for part, patterns in lists.items():
+    for part, patterns in zip(keys, lists.values(), strict=True):
         if not isinstance(patterns, list) or not all(isinstance(pattern, str | int) for pattern in patterns):
             raise DataError(f"Split list {path}: {part} must be a list of class names or patterns.")
         for pattern in map(str, patterns):
@@ -181,6 +187,27 @@ def _require_disjoint(name: str, parts: dict[str, ImageSet]) -> None:
             f"{name}: {len(common)} classes, {example!r} among them, are in both train and test; retrieval must be "
             "measured on classes never seen in training. Mend the split column, or use split even-odd."
         )
+
+
+def _tell_twins(name: str, parts: dict[str, ImageSet]) -> int:
+    """Say how many test images are among those trained or validated on, and return it."""
+    count = 0
+    for part in (TRAIN, VALIDATION):
+        found = twins(parts[TEST], parts[part])
+        if found:
+            tested, same = found[0]
+            log.warning(
+                "%s: %d of %d test images are in %s too, byte for byte: %s is %s. Remove one of each two: the measures "
+                "are of images never seen.",
+                name,
+                len(found),
+                len(parts[TEST]),
+                part,
+                parts[TEST].ids[tested],
+                parts[part].ids[same],
+            )
+        count += len(found)
+    return count
 
 
 Reader = Callable[[str], Source]

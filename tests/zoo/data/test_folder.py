@@ -230,6 +230,115 @@ def test_an_archive_with_backslashes_has_folders_too(tmp_path: Path) -> None:
 
 def test_files_that_are_passed_over_are_counted(animals: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    (animals / "ant" / "2.heic").write_bytes(b"")
     read_folder(str(animals))
-    assert "1 .txt, 1 .heic" in caplog.text or "1 .heic, 1 .txt" in caplog.text
+    assert "passed over files that are not images: 1 .txt" in caplog.text and "left out" not in caplog.text
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_of_formats_that_are_not_read_are_named(
+    animals: Path, tmp_path: Path, packed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("ant/IMG_1.HEIC", "ant/IMG_2.heic", "birds/owl/1.CR2", "birds/@eaDir/1.heic"):
+        (animals / name).parent.mkdir(exist_ok=True)
+        (animals / name).write_bytes(b"")
+    pack(animals, tmp_path / "all.zip")
+    check_animals(str(tmp_path / "all.zip" if packed else animals))
+    assert "3 images are left out, as their formats are not read: 2 .heic, 1 .cr2; ant/IMG_1.HEIC for" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "folder", ["@eaDir", "@__thumb", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information"]
+)
+def test_what_file_servers_put_beside_images_is_passed_over(animals: Path, tmp_path: Path, folder: str) -> None:
+    for place in (folder, f"ant/{folder}", f"birds/owl/{folder}/1.bmp"):
+        write(animals / place / "SYNOPHOTO_THUMB_M.jpg", 9)
+    check_animals(str(animals))
+    pack(animals, tmp_path / "all.zip")
+    check_animals(str(tmp_path / "all.zip"))
+
+
+def parts(root: Path, names: str) -> dict[str, list[str]]:
+    """Write images of these names, and return the names and classes of each part."""
+    for value, name in enumerate(names.split()):
+        write(root / f"{name}.png", value)
+    data = load_data(f"folder:{root}", validation=0)
+    found = {"train": data.train, "validation": data.validation, "test": data.test}
+    listed = {}
+    for part, images in found.items():
+        classes = ["" if images.labels is None else images.class_names[label] for label in images.labels]  # type: ignore
+        roles = ["both"] * len(images) if images.roles is None else images.roles
+        listed[part] = [f"{name} {role}" for name, role in zip(classes, roles, strict=True)]
+    return {part: names for part, names in listed.items() if names}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("training", "testing"), ("Train", "TEST"), ("train_images", "test_images"), ("trn", "tst")]
+)
+def test_parts_in_other_spellings(tmp_path: Path, train: str, test: str) -> None:
+    names = f"{train}/ant/1 {train}/bee/1 {test}/cat/1"
+    assert parts(tmp_path, names) == {"train": ["ant both", "bee both"], "test": ["cat both"]}
+
+
+def test_query_and_gallery_are_roles(tmp_path: Path) -> None:
+    three = "train/ant/1 train/bee/1 query/cat/1 gallery/cat/2 gallery/dog/1"
+    expected = {"train": ["ant both", "bee both"], "test": ["cat gallery", "dog gallery", "cat query"]}
+    assert parts(tmp_path / "a", three) == expected
+    inside = "train/ant/1 train/bee/1 test/query/cat/1 test/gallery/cat/2 test/gallery/dog/1"
+    assert parts(tmp_path / "b", inside) == expected
+    market = "bounding_box_train/ant/1 bounding_box_train/bee/1 query/cat/1 bounding_box_test/cat/2"
+    assert parts(tmp_path / "c", market) == {"train": expected["train"], "test": ["cat gallery", "cat query"]}
+    assert parts(tmp_path / "d", "queries/cat/1 Gallery/cat/2") == {"test": ["cat gallery", "cat query"]}
+    assert parts(tmp_path / "e", "cat/query/1 cat/gallery/2 dog/gallery/1") == {
+        "test": ["cat gallery", "cat query", "dog gallery"]
+    }
+
+
+def test_parts_in_each_class_are_no_classes(tmp_path: Path) -> None:
+    for value, name in enumerate(["ant/train/1", "ant/test/1", "bee/train/1", "bee/test/1"]):
+        write(tmp_path / f"{name}.png", value)
+    with pytest.raises(DataError, match=r"2 classes, 'ant' among them, are in both train and test"):
+        load_data(f"folder:{tmp_path}")
+    data = load_data(f"folder:{tmp_path}", split="even-odd", validation=0)
+    assert list(data.train.ids) == ["ant/test/1.png", "ant/train/1.png"]
+    write(tmp_path / "cat/1.png", 9)
+    with pytest.raises(DataError, match=r"called test and train, and beside them cat/1\.png"):
+        load_data(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("cats/train/ant/1 cats/test/bee/1 dogs/cat/1", r"cats holds folders called test and train, which say a split"),
+        ("train/ant/1 train/bee/1 unseen/bee/2", r"folders train and unseen hold the same classes, bee for one"),
+    ],
+)
+def test_parts_elsewhere_are_refused(tmp_path: Path, names: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        parts(tmp_path, names)
+
+
+def test_some_classes_of_each_part_are_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        parts(tmp_path, "train/ant/1 train/bee/1 train/cat/1 train/dog/1 test/emu/1 test/fox/1")
+    assert "train: 4 images of 4 classes, such as ant, cat, dog" in caplog.text
+    assert "test: 2 images of the classes emu, fox" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_named_pipes_are_not_waited_for(animals: Path, tmp_path: Path) -> None:
+    os.mkfifo(animals / "ant" / "pipe.png")
+    check_animals(str(animals))
+    os.mkfifo(animals / "pipe.zip")
+    for place in (animals, animals / "pipe.zip"):
+        with pytest.raises(DataError, match=r"pipe\.zip is neither .*a named pipe"):
+            read_folder(str(place))
+
+
+def test_names_that_are_not_unicode(tmp_path: Path) -> None:
+    strange = os.fsdecode(b"caf\xe9")
+    write(tmp_path / "a.png", 3)
+    for name in (f"{strange}/{strange}.png", "bee/1.png"):
+        (tmp_path / strange / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / strange / name).write_bytes((tmp_path / "a.png").read_bytes())
+    data = load_data(f"folder:{tmp_path / strange}", validation=0)
+    assert list(data.test.ids) == [f"{strange}/{strange}.png"] and data.test.pixels(0)[0, 0, 0] == 3

@@ -99,6 +99,16 @@ def test_missing_images_are_named(folder: Path) -> None:
         load_data(f"folder:{folder / 'images'}", continuous_labels=folder / "labels.csv")
 
 
+def test_labels_of_images_spelled_in_other_ways(folder: Path) -> None:
+    (folder / "table.csv").write_text("path,split\nimages/0.png,test\n./images/1.png,test\n")
+    (folder / "labels.csv").write_text(",Filename,x\n0,images\\0.png,1\n1,images/x/../1.png,3\n")
+    data = load_data(f"{folder}/table.csv", continuous_labels=folder / "labels.csv")
+    assert distances(data.test) == [[0, 2], [2, 0]]
+    (folder / "labels.csv").write_text("path,x\nimages/0.png,1\n./images/0.png,3\n")
+    with pytest.raises(DataError, match=r"'\./images/0\.png' more than once, as 'images/0\.png' too"):
+        load_data(f"{folder}/table.csv", continuous_labels=folder / "labels.csv")
+
+
 def test_images_that_are_not_used_need_none(folder: Path) -> None:
     (folder / "table.csv").write_text("path,split\nimages/0.png,test\nimages/1.png,test\nimages/2.png,\n")
     (folder / "labels.csv").write_text("path,x\nimages/0.png,1\nimages/1.png,3\n")
@@ -111,7 +121,10 @@ def test_images_that_are_not_used_need_none(folder: Path) -> None:
     [
         ("", r"labels\.csv has no rows"),
         ("path,x\n", r"labels\.csv has no rows"),
-        ("image,x\n0.png,1\n", r"labels\.csv: its header must be path and one or more columns of numbers.*image, x"),
+        (
+            "picture,x\n0.png,1\n",
+            r"labels\.csv: its header must be path and one or more columns of numbers.*picture, x",
+        ),
         ("path\n0.png\n", r"found path\."),
         ("path,x,x\n0.png,1,2\n", r"all different, found path, x, x"),
         ("path,x\n0.png,1\n1.png,one\n", r"labels\.csv line 3: x 'one' is not a number"),

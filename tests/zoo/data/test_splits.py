@@ -160,7 +160,7 @@ def test_a_list_names_classes_and_patterns(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("train: [ant]", "must have the keys train and test"),
-        ("train: [ant]\ntest: [bee]\nval: [cat]", "must have the keys train and test"),
+        ("train: [ant]\ntest: [bee]\nvals: [cat]", "must have the keys train and test"),
         ("- ant", "must have the keys train and test"),
         ("train: ant\ntest: [bee]", "train must be a list"),
         ("train: [[ant]]\ntest: [bee]", "train must be a list"),

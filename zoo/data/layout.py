@@ -1,0 +1,91 @@
+"""Folders that are not classes but parts of a split, such as ``train`` and ``test``: above the classes or in each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from zoo.data.image_set import GALLERY, QUERY
+from zoo.data.words import TEST, part_of, parts_and_roles
+from zoo.errors import DataError
+
+
+def without_parts(
+    root: Path, names: list[PurePosixPath]
+) -> tuple[list[PurePosixPath], np.ndarray | None, np.ndarray | None]:
+    """Take the folders of a split off the images' names.
+
+    They are understood in the root, or in the one folder that it holds, as an archive of a folder mostly does; and
+    right above the images, as in ``ant/train/1.png``.
+
+    Args:
+        root: for messages.
+        names: of the images, relative to the root.
+
+    Returns:
+        The names, the split and the roles; None where there are no such folders.
+
+    Raises:
+        DataError: an image lies beside these folders, or they lie elsewhere: their classes would be wrong.
+    """
+    above = 0
+    while len({name.parts[above] for name in names}) == 1 and all(len(name.parts) > above + 2 for name in names):
+        above += 1
+    tops = [part_of(name.parts[above]) if len(name.parts) > above + 1 else None for name in names]
+    lasts = [part_of(name.parent.name) if len(name.parts) > above + 2 else None for name in names]
+    if _parts(tops):
+        rest = [PurePosixPath(*name.parts[above + 1 :]) for name in names]
+        found = tops
+        inner = [part_of(name.parts[0]) if len(name.parts) > 1 else None for name in rest]
+        tested = [place for place, part in enumerate(tops) if part == TEST]
+        if {inner[place] for place in tested} == {QUERY, GALLERY}:
+            found = [inner[place] if part == TEST else part for place, part in enumerate(tops)]
+            for place in tested:
+                rest[place] = PurePosixPath(*rest[place].parts[1:])
+    elif _parts(lasts):
+        rest = [name.parent.parent / name.name for name in names]
+        found = lasts
+    else:
+        _require_classes(root, names)
+        return names, None, None
+    beside = next((name for name, part in zip(names, found, strict=True) if not part), None)
+    if beside is not None:
+        parts = " and ".join(sorted({part for part in found if part}))
+        raise DataError(
+            f"{root} has folders called {parts}, and beside them {beside}, which is in none. "
+            "Move it into one, or remove it."
+        )
+    _require_classes(root, rest)
+    split, roles = parts_and_roles(str(root), [part or "" for part in found])
+    return rest, split, roles
+
+
+def _parts(words: Sequence[str | None]) -> bool:
+    return len(set(words) - {None}) > 1
+
+
+def _require_classes(root: Path, names: Sequence[PurePosixPath]) -> None:
+    """Refuse folders of a split in places where they would be taken for classes."""
+    below: dict[PurePosixPath, set[str]] = defaultdict(set)
+    for folder in {parent for name in names for parent in name.parents if parent.name}:
+        below[folder.parent].add(folder.name)
+    for parent, folders in below.items():
+        words = {folder: part_of(folder) for folder in sorted(folders)}
+        if _parts(list(words.values())):
+            listed = " and ".join(folder for folder, part in words.items() if part)
+            raise DataError(
+                f"{root}: {parent} holds folders called {listed}, which say a split in one part of the data only. "
+                "Put such folders above all classes, or in each class."
+            )
+        named = [folder for folder, part in words.items() if part]
+        for one, other in product(named, sorted(folders - set(named))):
+            shared = below.get(parent / one, set()) & below.get(parent / other, set())
+            if shared:
+                raise DataError(
+                    f"{root}: folders {parent / one} and {parent / other} hold the same classes, {min(shared)} for "
+                    "one. If they are a split, call them train, validation, test, query or gallery."
+                )
