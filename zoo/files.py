@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from zoo.errors import OptionError
 from zoo.formats.onnx_content import digest_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LOCK = ".lock"
 
@@ -47,6 +51,48 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write a JSON file, indented and in ASCII (file names need not be valid Unicode), whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def scratch_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a float32 array whose memory is a new file, for what is too large to hold; all zeros.
+
+    The file's space is taken at once: a page of a mapped file that finds no room later ends the process by a signal.
+
+    Args:
+        path: of the file, in a temporary folder.
+        shape: of the array, without a 0.
+
+    Raises:
+        OptionError: the folder has no room for it; names the folder, the bytes and the remedy.
+    """
+    import numpy as np
+
+    size = 4
+    for side in shape:
+        size *= side
+    try:
+        with open(path, "wb") as file:
+            _reserve(file.fileno(), size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OptionError(
+            f"{path.parent} has no room for {size} bytes of preprocessed images ({error.strerror or error}). Set "
+            "TMPDIR to a folder that has."
+        ) from error
+    return np.memmap(path, np.float32, "r+", shape=shape)
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Give a new file its size and the space for it."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except (AttributeError, OSError) as error:  # no such call on this system, or none for this file system
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        zeros = bytes(1 << 20)
+        os.lseek(handle, 0, os.SEEK_SET)
+        while size:
+            size -= os.write(handle, zeros[: min(size, len(zeros))])
 
 
 def require_writable(folder: Path | str) -> None:

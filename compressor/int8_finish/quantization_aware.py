@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.distillation import distill
 from zoo.arguments import DataLike, TeacherLike, require_valid
-from zoo.errors import ModelError
+from zoo.errors import ModelError, OptionError
 from zoo.stage import Stage
 from zoo.training.defaults import filled
 
@@ -32,6 +32,7 @@ def finish_quantized(
     *,
     scheme: str = "u8s8",
     per_channel: bool = True,
+    loss: str | None = None,
     epochs: int = 4,
     lr: float | None = None,
     split: str | None = None,
@@ -66,6 +67,8 @@ def finish_quantized(
         out: folder to save the finished student in.
         scheme: activations as u8s8 (asymmetric, in uint8 or int8) or s8s8 (int8, symmetric); weights are int8.
         per_channel: weights have a scale for each output channel; false for one a layer.
+        loss: as distill takes it; null for the student's own. One of your own, module:Class, must be given again: what
+            a folder names is not imported.
         epochs: passes over the training images.
         lr: learning rate; null for half of the student's own.
         split: how classes are divided; null for the student's own, as with all that follow.
@@ -87,6 +90,7 @@ def finish_quantized(
         The finished student's folder.
 
     Raises:
+        OptionError: the student's folder names a loss that is not this project's, and none is given.
         UserError: student, teacher, data or options that cannot work.
     """
     given = dict(locals())
@@ -98,6 +102,7 @@ def finish_quantized(
 
     model = load_model(student)
     facts = facts_of(model)
+    require_known_loss(student, facts, loss)
     options = _options(facts, given)
 
     from zoo.data import load_data
@@ -154,6 +159,8 @@ def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
         own = {name: value for name, value in own.items() if name not in ("loss", "loss_options")}
         needed = {name for name, parameter in parameters.items() if "None" not in str(parameter.annotation)}
         own = {name: value for name, value in own.items() if value is not None or name not in needed}
+    if given.get("loss") not in (None, own.get("loss")):  # the student's are those of another loss
+        own.pop("loss_options", None)
     options = {name: own.get(name, parameter.default) for name, parameter in parameters.items()}
     options |= {name: value for name, value in given.items() if name in options and value is not None}
     # A student that does not know its rates has weights that are trained, as pretrained ones are.
@@ -163,21 +170,40 @@ def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
     return options | {"freeze_batchnorm": True, "validate_every": 1, "workers": given["workers"]}
 
 
-def obstacle_to_finish(student: str | Path) -> str | None:
+def require_known_loss(student: str | Path, facts: ModelFacts, loss: str | None) -> None:
+    """Refuse to import what a folder names: only a loss that the caller gave may be any module's.
+
+    Raises:
+        OptionError: the student's own loss is to be used, and it is not one of this project's.
+    """
+    from compressor.losses import LOSSES
+
+    own = facts.options.get("loss", "relaxed_contrastive")
+    if loss is None and facts.teacher is not None and own not in list(LOSSES):
+        raise OptionError(
+            f"{Path(student) / 'config.json'} names the loss {own!r}, which is not one of this project's and is not "
+            "imported. If you trust it, give it as loss."
+        )
+
+
+def obstacle_to_finish(student: str | Path, loss: str | None = None) -> str | None:
     """Return why a student cannot be finished, or None.
 
     Args:
         student: a model folder.
+        loss: to finish it with; None for its own.
 
     Raises:
         ModelError: it is missing or broken.
     """
     from compressor.int8_finish.following import require_unbranched
+    from zoo.models.facts import facts_of
     from zoo.models.folder import load_model
 
     model = load_model(student)
     try:
         require_unbranched(model)
-    except ModelError as error:
+        require_known_loss(student, facts_of(model), loss)
+    except (ModelError, OptionError) as error:
         return f"The student cannot be finished for int8: {error}"
     return None

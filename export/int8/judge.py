@@ -15,6 +15,7 @@ from tqdm import tqdm
 from export.onnx.tracing import Graphs, Traced, join
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import DataError
+from zoo.files import scratch_array
 from zoo.models.facts import facts_of
 from zoo.retrieval.label_measures import NDCG_K, measure_by_labels
 from zoo.retrieval.measures import measure
@@ -43,7 +44,7 @@ class Judge:
         sides = traced.graphs.network.graph.input[0].type.tensor_type.shape.dim[1:]
         shape = tuple(side.dim_value for side in sides)
         # On disk, since at 224 pixels 2,000 images take 1.2 GB.
-        self.tensors = np.memmap(folder / "tensors", np.float32, "w+", shape=(len(images), *shape))
+        self.tensors = scratch_array(folder / "tensors", (len(images), *shape))
         prepared = preprocessed(self.graphs, images)
         for row, tensor in enumerate(tqdm(prepared, total=len(images), desc="preparing images", leave=False)):
             self.tensors[row] = tensor[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from zoo.errors import OptionError
-from zoo.files import alone_in, digest, replacing, write_json, write_text
+from zoo.files import alone_in, digest, replacing, scratch_array, write_json, write_text
 
 
 def test_a_block_that_succeeds_replaces_the_file(tmp_path: Path) -> None:
@@ -93,3 +94,33 @@ def test_a_folder_has_one_process_at_work(tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError), alone_in(tmp_path):
             raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", [None, AttributeError, OSError(errno.EOPNOTSUPP, "not here")])
+def test_a_scratch_array_has_its_space_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: Exception | None
+) -> None:
+    def refusing(*args: int) -> None:
+        assert missing is not None
+        raise missing
+
+    if missing is not None:
+        monkeypatch.setattr(os, "posix_fallocate", refusing)
+    array = scratch_array(tmp_path / "a", (3, 2, 65537))
+    assert (tmp_path / "a").stat().st_blocks * 512 >= 4 * 3 * 2 * 65537  # no hole that has still to be filled
+    assert array.shape == (3, 2, 65537) and array.dtype == np.float32 and not array.any()
+    array[2, 1] = np.arange(65537)
+    array.flush()
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "a", np.float32)[-65537:], np.arange(65537))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_scratch_array_without_room_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def full(*args: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OptionError, match=rf"{tmp_path} has no room for 12288 bytes .* Set TMPDIR to a folder") as said:
+        scratch_array(tmp_path / "a", (1024, 3))
+    assert len(str(said.value).splitlines()) == 1
+    assert not (tmp_path / "a").exists()

@@ -12,7 +12,7 @@ from torch import nn
 
 from compressor import distill
 from compressor.int8_finish.fake_quantization import fake_quantized
-from compressor.int8_finish.quantization_aware import FINISH_KEY, _options, finish_quantized
+from compressor.int8_finish.quantization_aware import FINISH_KEY, _options, finish_quantized, obstacle_to_finish
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import ModelError, OptionError, load_data, load_model, measure, save_model
 from zoo.models.embedding import embed
@@ -172,3 +172,29 @@ def test_what_cannot_work_is_refused(student: Path, photos: Path, tiny_teacher: 
         finish_quantized(student, tiny_teacher, f"folder:{photos}", tmp_path / "f", scheme="u8")
     with pytest.raises(ModelError, match=r"missing.* does not exist"):
         finish_quantized(tmp_path / "missing", tiny_teacher, f"folder:{photos}", tmp_path / "f")
+
+
+def test_a_loss_that_only_the_folder_names_is_not_imported(
+    student: Path, photos: Path, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "planted.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+        "from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss as Loss\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, named in enumerate(("planted:Loss", "planted.Loss", ["planted:Loss"], {"planted": "Loss"})):
+        model = load_model(student)
+        facts_of(model).options["loss"] = named
+        save_model(model, tmp_path / f"s{number}")
+        with pytest.raises(OptionError, match=r"config\.json names the loss .*planted.*give it as loss"):
+            finish_quantized(tmp_path / f"s{number}", tiny_teacher, f"folder:{photos}", tmp_path / "f", epochs=1)
+        said = obstacle_to_finish(tmp_path / f"s{number}")
+        assert said is not None and "names the loss" in said
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "f").exists()
+    assert obstacle_to_finish(tmp_path / "s0", "planted:Loss") is None
+    folder = finish_quantized(
+        tmp_path / "s0", tiny_teacher, f"folder:{photos}", tmp_path / "f", epochs=1, loss="planted:Loss"
+    )
+    assert (tmp_path / "ran").exists()
+    assert facts_of(load_model(folder)).loss == "planted:Loss"
