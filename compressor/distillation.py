@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from zoo.arguments import DataLike, TeacherLike, require_valid
-from zoo.stage import Stage
+from zoo.stage import Stage, locking
 from zoo.training.defaults import filled
 
 log = logging.getLogger(__name__)
 
 
+@locking
 def distill(
     teacher: TeacherLike,
     arch: str,

@@ -122,10 +122,11 @@ def run(
         log.info("[1/4] teacher: %s, given", source)
     _announce(2, f"student: {student_options['arch']}, {student_options['dim']} dimensions", out / "student")
     small = distill(source, data=data, out=out / "student", **shared, **student_options)
-    write_text(out / _CONFIG, resolved)  # not before: a folder begun with other options keeps what it was made with
     if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
         sys.exit(0)  # one of several processes that trained together; the first does the rest
     with alone_in(out):  # training has locks of its own, one process for all that train together
+        if not _holds(out / _CONFIG, resolved):  # not before: a folder begun with other options keeps its own
+            write_text(out / _CONFIG, resolved)
         log.info("[3/4] ONNX")
         artefacts, refused = _export(small, source, splits, out / "export", divided, shared | export_options)
         log.info("[4/4] report")
@@ -165,6 +166,10 @@ def _require_embeddings(teacher: str | Path, splits: DataSplits) -> None:
     if isinstance(opened, ArrayTeacher):
         for images in (splits.train, splits.validation, splits.test):
             opened.require(images.ids)
+
+
+def _holds(file: Path, text: str) -> bool:
+    return file.is_file() and file.read_text(encoding="utf-8", errors="replace") == text
 
 
 def _announce(number: int, what: str, folder: Path) -> None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,32 +15,105 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from zoo.errors import OptionError
+from zoo.errors import OptionError, UserError
 from zoo.formats.onnx_content import digest_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 LOCK = ".lock"
+_LIMITS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_held: dict[str, tuple[int, int] | None] = {}  # folders that this process is alone in, and their locks
 
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write a file to; rename it into place when the block succeeds.
 
-    When the block raises, ``path`` is left as it was and the temporary file is removed.
+    When the block raises, ``path`` is left as it was and the temporary file is removed. What a process that was killed
+    leaves behind, :func:`remove_left_over` removes.
+
+    Raises:
+        OSError: the disk is full, or another limit of the system is reached, whatever the writing library makes of it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".part{path.suffix}")
     temporary = Path(name)
     try:
-        yield temporary
+        _lock(handle)  # until it is closed: a sign that this process is alive
+        if os.name == "nt":
+            os.close(handle)  # an open file cannot be replaced there
+        with full_disk_named(path, temporary):
+            yield temporary
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     finally:
+        if os.name != "nt":
+            os.close(handle)
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path | str, written: Path | None = None) -> Iterator[None]:
+    """Raise what libraries make of a full disk, or of a file that may grow no more, as the OSError it was.
+
+    Args:
+        path: a file or folder, which the error is to name.
+        written: the file that the block writes, by which a limit of its size is found; None for none.
+
+    Raises:
+        OSError: named ``path``, in place of an error of another kind, or of one without a name.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and (error.filename is not None or error.errno not in (None, *_LIMITS)):
+            raise
+        code = _reason_of(error) or _obstacle_to_writing(path if Path(path).is_dir() else Path(path).parent, written)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _reason_of(error: Exception) -> int | None:
+    """Return the system's number of an error, as Python and Rust have it; None for an error of another kind."""
+    if isinstance(error, OSError):
+        return error.errno
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return int(said[1]) if said else None
+
+
+def _obstacle_to_writing(folder: Path | str, written: Path | None) -> int | None:
+    """Return the system's number of the error that writing one more MiB ends in, or None."""
+    try:
+        with open(written, "ab") if written is not None else tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 20))
+    except OSError as error:
+        return error.errno if error.errno in _LIMITS else None
+    return None
+
+
+def remove_left_over(folder: Path | str) -> None:
+    """Remove the temporary files of :func:`replacing` that killed processes left in a folder."""
+    for left in Path(folder).glob(".*.????????.part*"):
+        with contextlib.suppress(OSError), open(left, "rb") as file:
+            if _lock(file.fileno()):
+                left.unlink(missing_ok=True)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file until it is closed; return False where another process has, or there are no locks."""
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -98,6 +172,8 @@ def _reserve(handle: int, size: int) -> None:
 def require_writable(folder: Path | str) -> None:
     """Refuse a folder that cannot be made or written to, before work is lost on it. Nothing is made yet.
 
+    What killed processes left half written in it is removed.
+
     Raises:
         OptionError: it, or what it is to lie in, is a file or cannot be written to.
     """
@@ -110,28 +186,61 @@ def require_writable(folder: Path | str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OptionError(f"{folder} cannot be written to ({reason}). Choose another place for results.") from error
+    remove_left_over(folder)
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path | str) -> Iterator[None]:
     """Keep other processes of this kind out of a folder while the block runs; the lock ends with the process, too.
 
+    A read-only folder needs no lock: no process writes to it.
+
     Raises:
         OptionError: another process is in it.
     """
-    lock = FileLock(Path(folder) / LOCK)
+    folder = Path(folder)
+    file = folder / LOCK
+    lock = FileLock(file)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise OptionError(f"Another process is at work in {folder}. Wait for it, or choose another out.") from error
     except NotImplementedError:  # a file system without locks
         yield
         return
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        yield
+        return
+    place = str(folder.absolute())
     try:
+        _held[place] = _inode(file)
         yield
     finally:
-        (Path(folder) / LOCK).unlink(missing_ok=True)
+        if _inode(file) == _held.pop(place, None):  # else it is another process's, in a folder that took the place
+            file.unlink(missing_ok=True)
         lock.release()
+
+
+def require_in_place(folder: Path | str) -> None:
+    """Refuse to go on where a folder that this process is alone in is gone, or another one took its place.
+
+    Raises:
+        OptionError: it is so.
+    """
+    held = _held.get(str(Path(folder).absolute()))
+    if held is not None and held != _inode(Path(folder) / LOCK):
+        raise OptionError(f"{folder} was removed, or moved away, while work went on in it. Run the command again.")
+
+
+def _inode(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def digest(path: Path | str) -> str:

@@ -5,16 +5,30 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from zoo.arguments import same_place
 from zoo.errors import OptionError
-from zoo.files import digest, require_writable, write_json
+from zoo.files import (
+    alone_in,
+    digest,
+    full_disk_named,
+    remove_left_over,
+    require_in_place,
+    require_writable,
+    write_json,
+)
+from zoo.models.facts import FACTS_KEY
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +36,12 @@ log = logging.getLogger(__name__)
 _NOT_COMPARED = frozenset({"out", "workers", "devices", "num_nodes", "teacher_cache"})
 _PLACES = frozenset({"data", "split", "continuous_labels", "pretrained", "student"})
 _OPTIONS_FILE = "options.json"
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 CHECKPOINTS = "checkpoints"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_locks: ContextVar[ExitStack | None] = ContextVar("_locks", default=None)
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,9 @@ class Stage:
     def open(cls, folder: str | Path, verb: Callable[..., Any], arguments: dict[str, Any], **digests: str) -> Stage:
         """Begin a stage, or find it begun or finished.
 
+        A folder that is not finished is locked before its options are compared or written, and stays so until the verb
+        ends, where :func:`locking` decorates it. A finished one is only read, and may be read-only.
+
         Args:
             folder: made if it is not there.
             verb: the function whose options these are.
@@ -51,7 +73,8 @@ class Stage:
                 of a weight file is added.
 
         Raises:
-            OptionError: the folder holds work that was begun with other options, or is not a folder.
+            OptionError: the folder holds work that was begun with other options, is not a folder, or another process is
+                at work in it.
         """
         folder = Path(folder)
         weights = arguments.get("pretrained")
@@ -60,20 +83,47 @@ class Stage:
         parameters = inspect.signature(verb).parameters
         names = [name for name in parameters if name not in _NOT_COMPARED]
         options = {name: plain(arguments[name]) for name in names} | digests
+        # An option that came with a later version was at its default, so to say, in an earlier one.
+        defaults = {name: plain(parameters[name].default) for name in names}
+        if _is_finished(folder, verb, options, defaults):
+            return cls(folder, options, True)
         require_writable(folder)
-        recorded = folder / _OPTIONS_FILE
-        finished = (folder / "config.json").is_file()
-        if finished and not recorded.is_file():
-            raise OptionError(f"{folder} already holds a model that was not made here. Choose another out.")
-        if recorded.is_file() and (finished or (folder / CHECKPOINTS).is_dir()):
-            # An option that came with a later version was at its default, so to say, in an earlier one.
-            defaults = {name: plain(parameters[name].default) for name in names}
-            _require_same(folder, defaults | _read(recorded), options)
-        else:
-            write_json(recorded, options)  # nothing is lost by other options, such as a mistake mended
-        if finished:
-            log.info("%s is finished already: reused", folder)
-        return cls(folder, options, finished)
+        if not is_first_process():  # the first one's lock and record are for all that train together
+            return cls(folder, options, False)
+        with _until_the_verb_ends() as locks:
+            locks.enter_context(alone_in(folder))
+            locks.enter_context(_checked_at_the_end(folder))
+            remove_left_over(folder / CHECKPOINTS)
+            for unsaved in folder.glob(".saving.*"):  # by a process that was killed while it saved the model
+                shutil.rmtree(unsaved, ignore_errors=True)
+            if _is_finished(folder, verb, options, defaults):  # by a process that was at work until now
+                return cls(folder, options, True)
+            recorded = folder / _OPTIONS_FILE
+            if recorded.is_file() and (folder / CHECKPOINTS).is_dir():
+                _require_same(folder, defaults | _read(recorded), options)
+            else:
+                write_json(recorded, options)  # nothing is lost by other options, such as a mistake corrected
+        return cls(folder, options, False)
+
+
+def locking(verb: Callable[P, R]) -> Callable[P, R]:
+    """Keep the folder of the stage that a verb opens locked until the verb returns or raises."""
+
+    @wraps(verb)
+    def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ExitStack() as locks:
+            token = _locks.set(locks)
+            try:
+                return verb(*args, **kwargs)
+            finally:
+                _locks.reset(token)
+
+    return locked
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the first, or the only one, of those that train together."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 def plain(value: Any) -> Any:
@@ -91,11 +141,62 @@ def plain(value: Any) -> Any:
     return getattr(value, "name", None) or type(value).__name__
 
 
+@contextmanager
+def _until_the_verb_ends() -> Iterator[ExitStack]:
+    locks = _locks.get()
+    if locks is not None:
+        yield locks
+    else:
+        with ExitStack() as locks:
+            yield locks
+
+
+@contextmanager
+def _checked_at_the_end(folder: Path) -> Iterator[None]:
+    """Raise what went wrong with a folder as what it was: a full disk, or a folder that is gone."""
+    try:
+        with full_disk_named(folder):
+            yield
+    except Exception:
+        require_in_place(folder)
+        raise
+    require_in_place(folder)
+
+
+def _is_finished(folder: Path, verb: Callable[..., Any], options: dict[str, Any], defaults: dict[str, Any]) -> bool:
+    """Return whether a folder holds what a verb makes with these options.
+
+    Raises:
+        OptionError: it holds something else.
+    """
+    if not (folder / "config.json").is_file():
+        return False
+    made_with = _made_with(folder, verb)
+    if not made_with:
+        raise OptionError(f"{folder} already holds a model that was not made here. Choose another out.")
+    _require_same(folder, defaults | made_with, options)
+    log.info("%s is finished already: reused", folder)
+    return True
+
+
+def _made_with(folder: Path, verb: Callable[..., Any]) -> dict[str, Any]:
+    """Return the options that a finished folder's weights were made with; none where nothing tells."""
+    facts = _read(folder / "config.json").get(FACTS_KEY)
+    options = facts.get("options") if isinstance(facts, dict) else None
+    if isinstance(options, dict) and options:
+        own = options.get(verb.__name__, options)  # the finish's lie among those of the student that it finished
+        return own if isinstance(own, dict) else {}
+    recorded = folder / _OPTIONS_FILE
+    return _read(recorded) if recorded.is_file() else {}
+
+
 def _read(recorded: Path) -> dict[str, Any]:
     try:
-        options: dict[str, Any] = json.loads(recorded.read_text(encoding="utf-8"))
-    except ValueError as error:
+        options = json.loads(recorded.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise OptionError(f"{recorded} is not valid JSON ({error}). Remove its folder to start anew.") from error
+    if not isinstance(options, dict):
+        raise OptionError(f"{recorded} holds no options by name. Remove its folder to start anew.")
     return options
 
 

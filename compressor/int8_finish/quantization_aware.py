@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from compressor.distillation import distill
 from zoo.arguments import DataLike, TeacherLike, require_valid
 from zoo.errors import ModelError, OptionError
-from zoo.stage import Stage
+from zoo.stage import Stage, locking
 from zoo.training.defaults import filled
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ FINISH_KEY = "finish_quantized"
 """The finish's options in the facts of a finished student, among those that it was distilled with."""
 
 
+@locking
 def finish_quantized(
     student: str | Path,
     teacher: TeacherLike,

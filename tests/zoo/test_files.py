@@ -9,13 +9,25 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from zoo.errors import OptionError
-from zoo.files import alone_in, digest, replacing, scratch_array, write_json, write_text
+from zoo.files import (
+    alone_in,
+    digest,
+    remove_left_over,
+    replacing,
+    require_writable,
+    scratch_array,
+    write_json,
+    write_text,
+)
 
 
 def test_a_block_that_succeeds_replaces_the_file(tmp_path: Path) -> None:
@@ -124,3 +136,81 @@ def test_a_scratch_array_without_room_is_one_line(tmp_path: Path, monkeypatch: p
         scratch_array(tmp_path / "a", (1024, 3))
     assert len(str(said.value).splitlines()) == 1
     assert not (tmp_path / "a").exists()
+
+
+LEAVES = """
+import os, signal, sys
+from zoo.files import replacing
+with replacing(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print("half", flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    mine = tmp_path / ".notes.part.txt"
+    mine.write_text("the user's own")
+    command = [sys.executable, "-c", LEAVES, str(tmp_path / "model.onnx")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as writing:
+        assert writing.stdin and writing.stdout
+        writing.stdout.readline()
+        remove_left_over(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2  # it is alive
+        writing.stdin.close()
+    assert writing.returncode == -9 and len(list(tmp_path.iterdir())) == 2
+    require_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+def limited(write: Callable[[Path], object], path: Path) -> OSError:
+    """Return the error of writing a file where none may grow beyond 64 KB."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(OSError) as error, replacing(path) as temporary:
+            write(temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return error.value
+
+
+MEGABYTE = torch.zeros(1 << 18)
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "torch": lambda file: torch.save({"a": MEGABYTE}, file),
+    "safetensors": lambda file: save_file({"a": MEGABYTE}, file),
+    "numpy": lambda file: np.save(file, MEGABYTE.numpy()),
+    "plain": lambda file: file.write_bytes(MEGABYTE.numpy().tobytes()),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_that_may_not_grow_is_named_whoever_writes_it(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.npy"
+    error = limited(WRITERS[kind], path)
+    assert (error.errno, error.filename, error.strerror) == (errno.EFBIG, str(path), "File too large")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    for raised in (
+        RuntimeError("a bug"),
+        OptionError("an option"),
+        FileNotFoundError(2, "none", "x"),
+        OSError(5, "I/O"),
+    ):
+        with pytest.raises(type(raised)) as error, replacing(tmp_path / "file"):
+            raise raised
+        assert error.value is raised
+
+
+def test_a_read_only_folder_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("zoo.files.FileLock.acquire", refuse)
+    with alone_in(tmp_path):
+        assert list(tmp_path.iterdir()) == []

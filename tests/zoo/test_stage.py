@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 from torch import nn
 
 from zoo.errors import OptionError
-from zoo.stage import Stage
+from zoo.files import LOCK, alone_in
+from zoo.stage import Stage, locking
 
 
 def verb(
@@ -162,3 +165,124 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="file is a file; out must be a folder"):
         open_stage(tmp_path / "file" / "deeper")
+
+
+def made_with(folder: Path, **options: Any) -> None:
+    """Finish a stage as a model folder does, whose configuration says what the weights were made with."""
+    (folder / "config.json").write_text(json.dumps({"embedding_compressor": {"options": options}}))
+
+
+def test_a_finished_stage_is_compared_with_what_its_weights_were_made_with(tmp_path: Path) -> None:
+    made = open_stage(tmp_path, lr=0.1).options
+    made_with(tmp_path, **made)
+    (tmp_path / "options.json").write_text(json.dumps(made | {"lr": 0.2}))  # as a refused second run once left it
+    assert open_stage(tmp_path, lr=0.1).finished
+    with pytest.raises(OptionError, match=r"lr 0\.1 \(now 0\.2\)"):
+        open_stage(tmp_path, lr=0.2)
+
+
+def test_a_finished_student_is_compared_with_the_options_of_its_finish(tmp_path: Path) -> None:
+    made = open_stage(tmp_path, lr=0.1).options
+    made_with(tmp_path, lr=0.7, arch="of the student", verb=made)
+    assert open_stage(tmp_path, lr=0.1).finished
+    with pytest.raises(OptionError, match=r"lr 0\.1 \(now 0\.7\)"):
+        open_stage(tmp_path, lr=0.7)
+
+
+def test_a_refused_second_run_leaves_nothing(tmp_path: Path) -> None:
+    open_stage(tmp_path, lr=0.1)
+    before = (tmp_path / "options.json").read_text()
+    with alone_in(tmp_path), pytest.raises(OptionError, match="Another process is at work"):
+        open_stage(tmp_path, lr=0.2)
+    assert (tmp_path / "options.json").read_text() == before
+
+
+def test_a_stage_is_locked_until_its_verb_ends(tmp_path: Path) -> None:
+    @locking
+    def work(fails: bool) -> str:
+        """Open a stage and try to open it again, as another process would."""
+        open_stage(tmp_path)
+        with pytest.raises(OptionError, match="Another process is at work"):
+            open_stage(tmp_path, lr=0.2)
+        if fails:
+            raise ValueError("stopped")
+        return "done"
+
+    assert work(fails=False) == "done"
+    with pytest.raises(ValueError, match="stopped"):
+        work(fails=True)
+    assert not (tmp_path / LOCK).exists()
+    assert open_stage(tmp_path).options["lr"] == 0.1  # what the inner one asked for was not written
+
+
+def test_other_ranks_neither_lock_nor_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @locking
+    def work() -> None:
+        """Open a stage as the first of two processes, and then as the second."""
+        open_stage(tmp_path)
+        for name in ("LOCAL_RANK", "NODE_RANK", "RANK"):
+            with monkeypatch.context() as patch:
+                patch.setenv(name, "1")
+                assert not open_stage(tmp_path, lr=0.3).finished
+
+    work()
+    assert json.loads((tmp_path / "options.json").read_text())["lr"] == 0.1
+
+
+def test_a_finished_stage_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = open_stage(tmp_path).options
+    made_with(tmp_path, **options)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("zoo.files.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("zoo.files.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("zoo.files.FileLock.acquire", refuse)
+    assert open_stage(tmp_path).finished
+    with pytest.raises(OptionError, match="Read-only file system"):
+        open_stage(tmp_path / "other")
+
+
+def test_a_folder_that_is_gone_at_the_end_is_an_error(tmp_path: Path) -> None:
+    @locking
+    def work(folder: Path, how: str) -> None:
+        """Lose the folder while at work in it."""
+        open_stage(folder)
+        if how == "moved":
+            folder.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(folder)
+        if how == "replaced":
+            folder.mkdir()
+            (folder / LOCK).write_text("")  # another process is at work now
+        if how == "noticed":
+            raise FileNotFoundError(2, "No such file or directory", "metrics.csv")
+
+    for how in ("removed", "moved", "replaced", "noticed"):
+        with pytest.raises(OptionError, match=rf"{how}/out was removed, or moved away, while work went on"):
+            work(tmp_path / how / "out", how)
+    assert (tmp_path / "replaced/out" / LOCK).exists()
+
+
+def test_a_full_disk_is_named_whatever_a_library_makes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @locking
+    def work() -> None:
+        """Fail as Lightning's logger or the torch of a data loader may."""
+        open_stage(tmp_path)
+        monkeypatch.setattr("zoo.files._obstacle_to_writing", lambda *where: errno.ENOSPC)
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    with pytest.raises(OSError, match="No space left on device") as error:
+        work()
+    assert error.value.filename == str(tmp_path)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    open_stage(tmp_path)
+    for name in ("checkpoints", ".saving.abc"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".last.ckpt.ab0_cdef.part.ckpt").write_bytes(b"half")
+    (tmp_path / "checkpoints/mine.ckpt").write_bytes(b"kept")
+    open_stage(tmp_path)
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["checkpoints", "mine.ckpt", "options.json"]

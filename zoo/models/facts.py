@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 COSINE, EUCLIDEAN = "cosine", "euclidean"
+"""Where the facts lie in a model folder's ``config.json``."""
 
 
 @dataclass

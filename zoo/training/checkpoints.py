@@ -1,24 +1,21 @@
-"""What a run leaves in its folder to go on from: whole checkpoints, the best weights, and a lock."""
+"""What a run leaves in its folder to go on from: whole checkpoints and the best weights."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zoo.errors import ModelError, first_line
-from zoo.files import alone_in, replacing
+from zoo.files import replacing, require_in_place
 from zoo.formats.documents import MAPPING, list_of, maybe, require_kinds, whole
 
 BEST = "best.safetensors"
@@ -91,30 +88,11 @@ def _require_same(file: Any, value: Any, said: Any, remedy: str) -> None:
         raise ModelError(f"{file} is damaged: its digest is {found[:16]}, and it says {str(said)[:16]}. {remedy}")
 
 
-class AloneInFolder(Callback):
-    """Keeps a second run, begun by mistake while the first is at work, from writing over its checkpoints."""
-
-    def __init__(self, folder: Path) -> None:
-        self.alone = ExitStack()
-        self.folder = folder
-
-    def setup(self, trainer: lightning.Trainer, learner: lightning.LightningModule, stage: str) -> None:
-        if trainer.is_global_zero:  # the other ranks belong to it
-            self.alone.enter_context(alone_in(self.folder))
-
-    def teardown(self, trainer: lightning.Trainer, learner: lightning.LightningModule, stage: str) -> None:
-        self.alone.close()
-
-    def on_exception(
-        self, trainer: lightning.Trainer, learner: lightning.LightningModule, error: BaseException
-    ) -> None:
-        self.alone.close()
-
-
 class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints that appear whole or not at all, on any file system, and carry a digest of what they hold."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        require_in_place(Path(path).parents[1])
         with replacing(path) as temporary:
             torch.save(checkpoint | {DIGEST_KEY: digest_of(checkpoint)}, temporary)
 

@@ -23,7 +23,7 @@ from zoo.models.precision import bfloat16_is_fast
 from zoo.stage import CHECKPOINTS
 from zoo.training.allocation import keep_freed_memory
 from zoo.training.augmentation import Views
-from zoo.training.checkpoints import BEST, AloneInFolder, WholeCheckpoints, read_best
+from zoo.training.checkpoints import BEST, WholeCheckpoints, read_best
 from zoo.training.learner import Learner
 from zoo.training.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
 from zoo.training.start import Start
@@ -92,8 +92,7 @@ def fit(
     Raises:
         Interrupted: the user stopped the run; it can be resumed.
         ModelError: the checkpoint to resume from is broken.
-        OptionError: precision, devices or num_nodes that Lightning does not take, torch.compile failed, or another
-            process is at work in the folder.
+        OptionError: precision, devices or num_nodes that Lightning does not take, torch.compile failed.
         DivergedError: training diverged.
     """
     if fastest_device().type == "cpu":
@@ -106,7 +105,7 @@ def fit(
         log.info("resuming from %s", resumed)
         if best.is_file():
             read_best(best)  # a broken one is told before epochs are spent
-    first: list[Callback] = [AloneInFolder(folder), *([start] if start is not None else [])]
+    first: list[Callback] = [start] if start is not None else []
     keep_last = ModelCheckpoint(
         learner.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
     )

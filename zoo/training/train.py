@@ -7,12 +7,13 @@ from typing import Any
 
 from zoo.arguments import DataLike, require_valid
 from zoo.errors import DataError, OptionError
-from zoo.stage import Stage
+from zoo.stage import Stage, locking
 from zoo.training.defaults import filled
 
 _IMAGES_PER_CLASS = 4  # where a loss has no attribute images_per_class; losses of pairs need two at least
 
 
+@locking
 def train(
     data: DataLike,
     out: str | Path,
