@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+if sys.path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109 - pathlib would be imported from there
+    # Python puts the working directory first: a json.py in it would be run. Last, packages in a checkout are found.
+    sys.path.append(sys.path.pop(0))
 
 from compressor.cli.command import main
 

@@ -45,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return BAD_USAGE
     quieten()
-    sys.path.insert(0, str(Path.cwd()))  # for losses of one's own, as python -m does
     try:
         options = parser_of(verb).parse_args(with_leading(verb, rest))
         return _carry_out(verb, options)
@@ -108,6 +107,8 @@ def _carry_out(verb: str, options: Namespace) -> int:
 
 def _call(verb: str, options: Namespace) -> Any:
     given = {name: _plain(value) for name, value in options.items(branches=True) if "." not in name}
+    if any(":" in str(part.get("loss")) for part in (given, *given.values()) if isinstance(part, dict)):
+        sys.path.append(str(Path.cwd()))  # where a loss of one's own may lie; last, so that it shadows nothing
     for function in (VERBS[verb], *([export_model] if verb == "export" else [])):
         require_given(function, given)
     return VERBS[verb](**given)

@@ -498,3 +498,45 @@ def test_an_interruption_says_how_to_go_on(
         assert main(words) == 130
     assert "Run the same command again" in capsys.readouterr().err
     assert main(words) == 0
+
+
+SHADOWS = ("json", "onnx", "rich", "timm", "yaml", "inspect", "jsonargparse", "torch")
+
+
+@pytest.mark.parametrize("start", [["-m", "compressor"], ["-c", "import sys; from compressor.cli import main; main()"]])
+def test_modules_of_the_working_directory_are_not_run(start: list[str], photos: Path, tmp_path: Path) -> None:
+    for name in SHADOWS:
+        (tmp_path / f"{name}.py").write_text(f"print('{name} of the working directory was run')\n")
+    (tmp_path / "mine.py").write_text("raise ImportError('mine was found')\n")
+    if start[0] == "-c":  # as the installed script does, whose own folder comes first
+        start = ["-P", *start]
+    for words, found in ((["inspect", "none.onnx"], "none.onnx does not exist"), (["train"], "mine was found")):
+        if words == ["train"]:
+            words = ["train", str(photos), "--out", "out", "--loss", "mine:Loss"]
+        done = subprocess.run(
+            [sys.executable, *start, *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found in done.stderr and "was run" not in done.stdout, (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("verb", ["train", "distill", "run"])
+def test_the_working_directory_is_last_and_only_for_losses_of_ones_own(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr("compressor.cli.command.VERBS", {verb: lambda **options: seen.append(list(sys.path))})
+    monkeypatch.chdir(tmp_path)
+    words = {"train": ["train", "x"], "distill": ["distill", "t", "--arch=a", "--dim=8", "--data=x"]}
+    section = {"run": "student."}.get(verb, "")
+    given = words.get(verb, ["run", "--data=x", "--student.arch=a", "--student.dim=8"])
+    for loss in ("rkd", "mine:Loss"):
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        assert main([*given, "--out=o", f"--{section}loss={loss}"]) == 0
+    without, with_own = seen
+    assert str(tmp_path) not in without
+    assert with_own == [*without, str(tmp_path)]
