@@ -28,7 +28,7 @@ from zoo.files import (
     require_writable,
     write_json,
 )
-from zoo.models.facts import FACTS_KEY
+from zoo.formats.model_config import FACTS_KEY
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from zoo.formats.documents import MAPPING, TEXT, maybe, one_of, read_document, r
 from zoo.formats.preprocessing import Preprocessing
 
 FACTS_KEY = "embedding_compressor"
+"""Where what is known about a model lies in its ``config.json``."""
 DIGESTS_KEY = f"{FACTS_KEY}_digests"
 _CLASSES = whole(0, 10**7)
 _LARGEST_ARGUMENT = 65536  # of a network's own, such as widths and depths; larger ones make networks without end

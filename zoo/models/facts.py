@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 COSINE, EUCLIDEAN = "cosine", "euclidean"
-"""Where the facts lie in a model folder's ``config.json``."""
 
 
 @dataclass
