@@ -107,7 +107,7 @@ def test_the_epoch_is_kept_that_keeps_what_int8_is_judged_by(
 ) -> None:
     measured = iter([(0.5, 0.9), (0.7, 0.8), (0.7, 0.7), (0.6, 0.95)])
     monkeypatch.setattr(
-        Learner, "_measure", lambda self, images: dict(zip(("recall_at_1", "map_at_r"), next(measured), strict=True))
+        Learner, "measure_validation", lambda self: dict(zip(("recall_at_1", "map_at_r"), next(measured), strict=True))
     )
     folder = finish_quantized(student, tiny_teacher, f"folder:{photos}", tmp_path / "f", epochs=4)
     kept = facts_of(load_model(folder)).measured["validation as int8"]
