@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from export.shipping import CANDIDATES, export_model, require_export_options
 from zoo.arguments import DataLike, require_given, require_valid
 from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean, first_line
-from zoo.files import alone_in, model_digest, write_json, write_text
+from zoo.files import alone_in, digest, model_digest, write_json, write_text
 from zoo.formats.documents import FLAG, MAPPING, TEXT, Kind, list_of, read_document, require_kinds, shown
 from zoo.stage import plain
 from zoo.training.train import train
@@ -31,11 +31,13 @@ SHARED = frozenset(
 )
 """Options that all stages have in common; given once."""
 _CONFIG = "config.yaml"
-_RECORDS: dict[str, dict[str, Kind]] = {  # what is used of them when finished work is reused
-    "inputs.json": {"files": list_of(TEXT), "refused": MAPPING},
+_MADE = "made"  # digests of what a stage wrote
+# What is used of a stage's records when it is reused: what they must have, and what they may have.
+_NEEDED: dict[str, dict[str, Kind]] = {
     "report.json": {"gate": MAPPING, "stages": list_of(MAPPING), "data": MAPPING},
     CANDIDATES: {"candidates": list_of(MAPPING)},
 }
+_RECORDS: dict[str, dict[str, Kind]] = {"inputs.json": {"files": list_of(TEXT), "refused": MAPPING, _MADE: MAPPING}}
 
 
 def run(
@@ -194,9 +196,10 @@ def _export(
     if made_of.is_file():
         made = read_record(made_of)
         files = [folder / name for name in made.pop("files", [])]  # none where only int8 was asked for, and refused
-        refused = made.pop("refused", None)
+        refused, digests = made.pop("refused", None), made.pop(_MADE, {})
         tried = folder / CANDIDATES
-        if made == inputs and all(file.is_file() for file in (*files, *([tried] if refused else []))):
+        there = all(file.is_file() for file in (*files, *([tried] if refused else [])))
+        if made == inputs and there and _is_as_made(folder, digests):
             log.info("%s is finished already: reused", folder)
             return files, RefusedError(**refused, content=read_record(tried), network=None) if refused else None
     for stale in folder.glob("*.onnx"):
@@ -210,6 +213,7 @@ def _export(
     made = inputs | {"files": [file.name for file in files]}
     if error is not None:  # the search took minutes, and the same would be found again
         made["refused"] = {"found": error.found, "remedy": error.remedy}
+    made[_MADE] = _digests(folder, [*made["files"], CANDIDATES])
     write_json(made_of, made)
     return files, error
 
@@ -223,13 +227,29 @@ def _report(
     inputs = plain({"options": options, "data": splits.digest, "models": [model_digest(file) for file in files]})
     inputs["paths"] = [str(file) for file in files]  # which the report names
     made_of, finished = folder / "inputs.json", folder / "report.json"
-    if finished.is_file() and made_of.is_file() and read_record(made_of) == inputs:
-        log.info("%s is finished already: reused", folder)
-        content = read_record(finished)
-        return Report(folder, content, content["gate"]["passed"])
+    if finished.is_file() and made_of.is_file():
+        made = read_record(made_of)
+        digests = made.pop(_MADE, {})
+        if made == inputs and _is_as_made(folder, digests):
+            log.info("%s is finished already: reused", folder)
+            content = read_record(finished)
+            return Report(folder, content, content["gate"]["passed"])
     report = validate(models, teacher, splits, folder, **options)
-    write_json(made_of, inputs)
+    write_json(made_of, inputs | {_MADE: _digests(folder, ["report.json", "report.html"])})
     return report
+
+
+def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    return {name: digest(folder / name) for name in names if (folder / name).is_file()}
+
+
+def _is_as_made(folder: Path, digests: Mapping[str, str]) -> bool:
+    """Return whether files are still there, and what was written; of an earlier version no digests are known."""
+    for name, said in digests.items():
+        if _digests(folder, [name]) != {name: said}:
+            log.warning("%s is not what was written, or is gone: its stage is made anew", folder / name)
+            return False
+    return True
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -240,10 +260,10 @@ def read_record(file: Path) -> dict[str, Any]:
     """
     try:
         content = read_document(file)
-        require_kinds(content, {}, _RECORDS.get(file.name, {}))
+        require_kinds(content, _NEEDED.get(file.name, {}), _RECORDS.get(file.name, {}))
         require_kinds(content.get("gate", {"passed": True}), {"passed": FLAG})
         require_kinds(content.get("refused", {"found": "", "remedy": ""}), {"found": TEXT, "remedy": TEXT})
-        for name in content.get("files", []):
+        for name in (*content.get("files", []), *content.get(_MADE, {})):
             if Path(name).name != name:
                 raise ValueError(f"files has {shown(name)}; it must be the name of a file in this folder")
     except ValueError as error:

@@ -81,6 +81,7 @@ def export_model(
         UserError: model, data or options that cannot work.
     """
     require_valid({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed, "max_drop": max_drop})
+    require_valid({"calibration_images": calibration_images, "validation": validation})
     asked = require_export_options(precision, input, target)
     files = files_of(model, path, precision, input)
     int8 = "int8" in files

@@ -7,12 +7,14 @@ importing torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.errors import OptionError, require_known
+from zoo.formats.documents import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +55,28 @@ _AT_LEAST_1 = (
     "calibration_images",
 )
 _AT_LEAST_2 = ("batch_size",)
+# Far more than anybody needs; beyond, memory or patience end before the verb does.
+_AT_MOST = {
+    "batch_size": 10**6,
+    "bootstrap": 10**5,
+    "calibration_images": 10**6,
+    "dim": 65536,
+    "epochs": 10**6,
+    "image_size": 4096,
+    "images_per_class": 10**6,
+    "k": 10**6,
+    "latency_runs": 10**5,
+    "neighbours": 10**6,
+    "num_nodes": 10**4,
+    "qat_epochs": 10**6,
+    "runs": 10**5,
+    "validate_every": 10**6,
+    "views": 1000,
+    "workers": 1024,
+}
+_MOST_NEIGHBOURS = 1000  # of Recall@K; those of all queries are kept
+_NUMBERS = ("crop_pct", "min_crop", "validation", "min_retention")
+_NOT_WHOLE = {"weight_decay", "lr", "proxy_lr_factor", "step_factor", "gradient_clip", *_NUMBERS}
 _FRACTIONS = ("max_drop",)
 _LARGEST_SEED = 2**32 - 1  # numpy's
 AUGMENTATIONS = ("photo", "photo-strong", "drawing", "none")
@@ -77,8 +101,9 @@ def require_valid(options: Mapping[str, Any]) -> None:
         options: a verb's, by name; None, and names that are not known here, pass.
 
     Raises:
-        OptionError: a number is out of range, or a word unknown.
+        OptionError: a value is of another type, a number is out of range, or a word unknown.
     """
+    _require_numbers(options)
     words = _WORDS | ({"precision": _PRECISIONS} if "epochs" in options else {})  # without epochs, it is that of files
     for name, known in words.items():
         if options.get(name) is not None:
@@ -96,9 +121,39 @@ def require_valid(options: Mapping[str, Any]) -> None:
     smallest = options.get("min_crop")
     if smallest is not None and not 0 < smallest <= 1:
         raise OptionError(f"min_crop is {smallest}; it must lie in (0, 1].")
-    seed = options.get("seed")
-    if seed is not None and seed > _LARGEST_SEED:
-        raise OptionError(f"seed is {seed}; it must be at most {_LARGEST_SEED}.")
+    for name, most in ({"seed": _LARGEST_SEED} | _AT_MOST).items():
+        value = options.get(name)
+        if value is not None and value > most:
+            raise OptionError(f"{name} is {value}; it must be at most {most}.")
+
+
+def _require_numbers(options: Mapping[str, Any]) -> None:
+    """Refuse texts, lists and the like where a number belongs, and fractions where a whole one does."""
+    for name in (*_ABOVE_0, *_AT_LEAST_0, *_AT_LEAST_1, *_AT_LEAST_2, *_FRACTIONS, *_NUMBERS, *_AT_MOST):
+        value = options.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise OptionError(f"{name} is {shown(value)}; it must be a number.")
+        if name not in (*_NOT_WHOLE, *_FRACTIONS) and not isinstance(value, Integral):
+            raise OptionError(f"{name} is {shown(value)}; it must be a whole number.")
+        if isinstance(value, Integral) and abs(int(value)) > 10**18:
+            raise OptionError(f"{name} is {shown(int(value))}; that is beyond any use.")
+
+
+def require_neighbours(ks: Sequence[Any]) -> None:
+    """Refuse the K of Recall@K that cannot be.
+
+    Raises:
+        OptionError: one is not a whole number in 1..1000, or none is 1.
+    """
+    given: list[Any] = list(ks) if isinstance(ks, Sequence) and not isinstance(ks, str) else [ks]
+    if any(isinstance(k, bool) or not isinstance(k, Integral) for k in given):
+        raise OptionError(f"ks is {shown(given)}; each must be a whole number.")
+    if 1 not in given or min(given) < 1:
+        raise OptionError(f"ks is {shown(given)}; each must be at least 1, and retention needs Recall@1 among them.")
+    if max(given) > _MOST_NEIGHBOURS:
+        raise OptionError(f"ks is {shown(given)}; each must be at most {_MOST_NEIGHBOURS}.")
 
 
 def require_given(verb: Callable[..., Any], options: Mapping[str, Any]) -> None:

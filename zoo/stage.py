@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import os
 import shutil
@@ -28,6 +27,7 @@ from zoo.files import (
     require_writable,
     write_json,
 )
+from zoo.formats.documents import read_document
 from zoo.formats.model_config import FACTS_KEY
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ def _made_with(folder: Path, verb: Callable[..., Any]) -> dict[str, Any]:
 
 def _read(recorded: Path) -> dict[str, Any]:
     try:
-        options = json.loads(recorded.read_text(encoding="utf-8"))
+        options = read_document(recorded)
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{recorded} is not valid JSON ({error}). Remove its folder to start anew.") from error
     if not isinstance(options, dict):

@@ -55,15 +55,14 @@ def _no_section(name: str) -> str:
 
 def _require_config(path: Path, verb: str) -> None:
     """Refuse a configuration that is not there, or not YAML, by its name; what is in it is the parser's to judge."""
-    import yaml
+    from zoo.formats.yaml_document import read_yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"Configuration {path} does not exist. Check the path; configs/ has examples.") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, or what is not UTF-8
-        reason = " ".join(str(error).split()).replace('"<unicode string>", ', "")
-        raise UserError(f"Configuration {path} is not valid YAML ({reason}).") from error
+    except ValueError as error:
+        raise UserError(f"Configuration {path} is not valid YAML ({error}).") from error
     if not isinstance(content, dict):
         raise UserError(f"Configuration {path} holds no options. Write lines such as 'seed: 0'; configs/ has examples.")
     for section in _sections(verb) & content.keys():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import DataLike, TeacherLike, require_valid
+from zoo.arguments import DataLike, TeacherLike, require_neighbours, require_valid
 from zoo.errors import OptionError, require_known
 from zoo.files import require_writable
 
@@ -91,6 +91,7 @@ def validate(
     """
     require_valid(
         {"bootstrap": bootstrap, "latency_runs": latency_runs, "seed": seed, "max_unreadable": max_unreadable}
+        | {"min_retention": min_retention, "validation": validation}
     )
     kinds = require_report_options(ks, min_retention, index)
     models = [models] if isinstance(models, str | Path) else list(models)
@@ -208,8 +209,7 @@ def require_report_options(ks: Sequence[int], min_retention: float | None, index
     """
     from export.index.vector_index import OPTIONS
 
-    if 1 not in ks or min(ks) < 1:
-        raise OptionError(f"ks is {list(ks)}; each must be at least 1, and retention needs Recall@1 among them.")
+    require_neighbours(ks)
     if min_retention is not None and not min_retention > 0:
         raise OptionError(f"min_retention is {min_retention}; it must be above 0, such as 0.95.")
     named = [index] if isinstance(index, str) else index

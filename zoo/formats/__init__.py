@@ -1,1 +1,1 @@
-"""Formats of files: read with types and limits, and checked against digests. Needs the standard library only."""
+"""Formats of files, read with types and limits, and checked against digests; the device needs no other package."""

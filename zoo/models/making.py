@@ -13,7 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from zoo.arguments import require_valid
 from zoo.errors import ModelError, OptionError, did_you_mean, first_line
+from zoo.formats.preprocessing import Preprocessing
 from zoo.models.facts import COSINE, ModelFacts, set_facts
 from zoo.models.network import head_of, linear_head_of, preprocessing_of, summary_of
 
@@ -51,6 +53,9 @@ def create_model(
     """
     if dim < 1:
         raise OptionError(f"dim is {dim}; an embedding needs at least 1 dimension.")
+    require_valid({"dim": dim, "image_size": image_size})
+    if image_size is not None:
+        Preprocessing(input_size=(image_size, image_size), crop_pct=1.0 if crop_pct is None else crop_pct)
     _require_architecture(arch)
     overlay: dict[str, Any] = {}
     if crop_pct is not None:

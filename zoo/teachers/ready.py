@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +12,8 @@ import torch
 from torch import Tensor
 
 from zoo.data.image_set import ImageSet
-from zoo.errors import DataError
+from zoo.errors import DataError, first_line
+from zoo.formats.arrays import read_arrays
 from zoo.models.facts import COSINE
 from zoo.teachers.base import Teacher
 
@@ -82,10 +81,19 @@ def _as_array(row: np.ndarray | Tensor) -> np.ndarray:
 
 
 def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
+    if not path.is_file():
+        raise DataError(f"Teacher {path} does not exist. Check the path.")
     try:
-        with np.load(path, allow_pickle=False) as opened:
-            return [str(name) for name in opened["ids"]], opened["embeddings"].astype(np.float32)
-    except FileNotFoundError as error:
-        raise DataError(f"Teacher {path} does not exist. Check the path.") from error
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"Teacher {path} must be an .npz file with ids and embeddings ({error}).") from error
+        arrays = read_arrays(path, ("ids", "embeddings"))
+        ids, embeddings = arrays["ids"], arrays["embeddings"]
+        if ids.ndim != 1 or ids.dtype.kind not in "USiu":
+            raise ValueError(f"ids are {ids.dtype} {ids.shape}; they must be strings (N,)")
+        if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu":
+            raise ValueError(f"embeddings are {embeddings.dtype} {embeddings.shape}; they must be float (N, D)")
+        with np.errstate(over="ignore"):  # found not to be finite below
+            texts = [name.decode("utf-8") if isinstance(name, bytes) else str(name) for name in ids.tolist()]
+            return texts, embeddings.astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"Teacher {path} must be an .npz file with ids and embeddings ({first_line(error)})."
+        ) from error

@@ -1,0 +1,60 @@
+"""``.npz`` files that others may have written, or damaged: their arrays' sizes known before any memory is taken."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+_FREE = 2**28  # bytes that any file may unpack to
+_MOST_PACKED = 50  # times smaller than unpacked; embeddings and labels are hardly half as large packed
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return arrays of an ``.npz`` file, read without pickle.
+
+    Args:
+        path: the file.
+        names: of the arrays wanted.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is broken, lacks one, holds objects, or unpacks to very much more than its size.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = set(archive.namelist())
+            for name in names:
+                if f"{name}.npy" not in held:
+                    raise ValueError(f"it lacks {name}")
+            return {name: _read(archive, f"{name}.npy") for name in names}
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    entry = archive.getinfo(name)
+    if entry.file_size > max(_FREE, _MOST_PACKED * entry.compress_size):
+        raise ValueError(
+            f"{name} has {entry.compress_size} bytes and unpacks to {entry.file_size}. Save it unpacked, with np.savez"
+        )
+    with archive.open(entry) as opened:
+        version = np.lib.format.read_magic(opened)  # type: ignore[arg-type]
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{name} is of format {version}")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read(opened)  # type: ignore[arg-type]
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects, which are not read")
+        size = math.prod(shape) * dtype.itemsize
+        if size > entry.file_size:
+            raise ValueError(f"{name} says shape {shape}, {size} bytes, and has {entry.file_size}")
+        content = opened.read(size)
+    if len(content) < size:
+        raise ValueError(f"{name} ends early")
+    array = np.frombuffer(content, dtype)
+    return array.reshape(shape[::-1]).T if by_columns else array.reshape(shape)
