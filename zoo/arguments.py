@@ -76,7 +76,7 @@ _AT_MOST = {
 }
 _MOST_NEIGHBOURS = 1000  # of Recall@K; those of all queries are kept
 _NUMBERS = ("crop_pct", "min_crop", "validation", "min_retention")
-_NOT_WHOLE = {"weight_decay", "lr", "proxy_lr_factor", "step_factor", "gradient_clip", *_NUMBERS}
+_NOT_WHOLE = {*_ABOVE_0, "weight_decay", "towards_start", *_NUMBERS}
 _FRACTIONS = ("max_drop",)
 _LARGEST_SEED = 2**32 - 1  # numpy's
 AUGMENTATIONS = ("photo", "photo-strong", "drawing", "none")

@@ -144,6 +144,8 @@ def fit(
     learner.load_state_dict(read_best(best))
     learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
     averaged = start.average(learner) if start is not None and average else {}
+    if start is not None and learner.best["epoch"] == 0:
+        start.refit(learner)
     log.info(told(learner, epochs, start))
     return learner.best | ({} if start is None else start.facts()) | ({"average": averaged} if averaged else {})
 

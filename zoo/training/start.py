@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning
@@ -115,7 +116,12 @@ class Start(Callback):
         if seen is not None:
             self._measure(learner, AS_IT_COMES, seen)
         chosen: np.ndarray | None = None
-        for name, directions in self._heads(features, int(head.weight.shape[0])):
+        for name, fit in self._heads(features, self.images.labels, int(head.weight.shape[0])).items():
+            try:
+                directions = fit()
+            except DataError as error:
+                log.info("no head %s: %s", name, error)
+                continue
             if seen is not None:
                 self._measure(learner, name, seen @ directions.T)
             if chosen is None or self._score(learner, name) > self._score(learner, self.head):
@@ -129,6 +135,21 @@ class Start(Callback):
         begin_proxies(learner.loss, features @ chosen.T, self.images.labels)
         log.info("training begins with %s", self.head)
 
+    def refit(self, learner: Learner) -> None:
+        """Fit the head of a network that is kept as it comes once more, to the validation images too.
+
+        There is nothing left to choose by them, and directions generalise better the more classes they are fitted to.
+        """
+        head = linear_head_of(learner.model)
+        if head is None or learner.validation is None or self.head not in self.measured:
+            return
+        sets = (self.images, learner.validation)
+        features = np.concatenate([embed_pooled(learner.model, images) for images in sets])
+        labels = [images.labels for images in sets if images.labels is not None]
+        both = np.concatenate(labels) if len(labels) == len(sets) else None
+        set_head(head, self._heads(features, both, int(head.weight.shape[0]))[self.head]())
+        log.info("the head %s is fitted once more, to the validation images too", self.head)
+
     def _measure(self, learner: Learner, name: str, embeddings: np.ndarray) -> None:
         found = learner.judge(embeddings, COSINE)
         self.measured[name] = {key: round(value, 6) for key, value in found.items()}
@@ -137,21 +158,15 @@ class Start(Callback):
     def _score(self, learner: Learner, name: str) -> float:
         return self.measured[name][learner.chosen_by] if name in self.measured else 0.0
 
-    def _heads(self, features: np.ndarray, dim: int) -> Iterator[tuple[str, np.ndarray]]:
-        yield f"PCA to {dim}", principal_directions(features, dim)
+    def _heads(self, features: np.ndarray, labels: np.ndarray | None, dim: int) -> dict[str, Callable[[], np.ndarray]]:
+        """Return by name what fits a head ``(dim, F)`` to features ``(N, F)``; the plainest first."""
+        heads = {f"PCA to {dim}": partial(principal_directions, features, dim)}
         if self.classifier is not None and self.classifier.shape[1] == features.shape[1]:
-            yield f"PCA by the classifier to {dim}", classifier_directions(features, self.classifier, dim)
-        if self.images.labels is None:
-            return
-        for shrinkage in SHRINKAGES:
-            try:
-                yield (
-                    f"whitened to {dim}, shrinkage {shrinkage:g}",
-                    discriminant_directions(features, self.images.labels, dim, shrinkage),
-                )
-            except DataError as error:
-                log.info("The head begins without classes: %s", error)
-                return
+            heads[f"PCA by the classifier to {dim}"] = partial(classifier_directions, features, self.classifier, dim)
+        for shrinkage in SHRINKAGES if labels is not None and self.images.labels is not None else ():
+            name = f"whitened to {dim}, shrinkage {shrinkage:g}"
+            heads[name] = partial(discriminant_directions, features, labels, dim, shrinkage)
+        return heads
 
     def average(self, learner: Learner) -> dict[str, Any]:
         """Average the best weights with the first ones, by the share that retrieves best on the validation images.
