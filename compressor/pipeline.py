@@ -22,6 +22,7 @@ from zoo.errors import OptionError, RefusedError, did_you_mean, first_line
 from zoo.files import alone_in, digest, model_digest, write_json, write_text
 from zoo.formats.documents import FLAG, MAPPING, TEXT, Kind, list_of, read_document, require_kinds, shown
 from zoo.stage import plain
+from zoo.training.defaults import filled
 from zoo.training.train import train
 
 log = logging.getLogger(__name__)
@@ -90,8 +91,8 @@ def run(
     divided: dict[str, Any] = {"split": split, "validation": validation}
     divided |= {"continuous_labels": continuous_labels, "label_metric": label_metric}
     shared = divided | {"max_unreadable": max_unreadable, "seed": seed}
-    teacher_options = _resolved(train, "teacher", teacher)
-    student_options = _resolved(distill, "student", student, also_skip={"teacher"})
+    teacher_options = filled("train", _resolved(train, "teacher", teacher))
+    student_options = filled("distill", _resolved(distill, "student", student, also_skip={"teacher"}))
     given_export = dict(export or {})
     qat_epochs = given_export.pop("qat_epochs", 0)
     export_options = _resolved(export_model, "export", given_export, also_skip={"model", "path", "before"})

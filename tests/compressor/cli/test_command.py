@@ -112,9 +112,9 @@ def test_a_refused_run_leaves_its_folder_as_it_was(finished: Path, capsys: Any) 
         ({"student": STUDENT | {"teacher_precision": "half"}}, "Unknown teacher_precision 'half'"),
         ({"student": STUDENT | {"min_crop": 0.0}}, r"min_crop is 0\.0"),
         ({"student": STUDENT | {"batch_size": 1}}, "batch_size is 1; it must be at least 2"),
-        ({"student": STUDENT | {"images_per_class": 17}}, r"images_per_class is 17; it must lie in 1\.\.batch_size"),
+        ({"student": STUDENT | {"images_per_class": 17}}, r"images_per_class is 17; it must lie in 0\.\.batch_size"),
         ({"student": STUDENT | {"loss_options": {"sigm": 1}}}, "has no option 'sigm'. Did you mean sigma"),
-        ({"student": STUDENT | {"epochs": None}}, "epochs has no value"),
+        ({"student": STUDENT | {"batch_size": None}}, "batch_size has no value"),
         ({"teacher": [1]}, r"teacher is \[1\]; it must hold options"),
         ({"export": {"qat_epochs": 3}}, "qat_epochs 3 finishes a student for int8"),
         ({"export": {"calibration_images": 0}}, "calibration_images is 0"),
@@ -324,7 +324,7 @@ def test_a_broken_configuration_is_named(tmp_path: Path, capsys: Any) -> None:
     assert "Did you mean student.epochs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["epochs", "seed", "split", "loss", "use_labels"])
+@pytest.mark.parametrize("name", ["batch_size", "seed", "split", "loss", "use_labels"])
 def test_what_is_left_blank_in_a_configuration_is_named(name: str, photos: Path, tmp_path: Path, capsys: Any) -> None:
     options = STUDENT | {"teacher": "t", "data": str(photos), "out": str(tmp_path / "out"), name: None}
     assert main(["distill", "--config", configured(tmp_path / "c.yaml", **options)]) == 1
