@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 
 from zoo.errors import DataError, ModelError, OptionError, first_line
 from zoo.formats.onnx_content import require_intact
 from zoo.formats.onnx_metadata import SCHEMA, read_metadata
-from zoo.images import require_pixels
-from zoo.sessions import session_options
+from zoo.images import MAX_PIXELS, require_pixels
+from zoo.sessions import Provider, known_providers, open_session
 
-ImageLike = str | Path | Image.Image | np.ndarray
+# Also all that numpy makes an array of, such as tensors on the CPU.
+ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 
 _INPUTS = {("image", "tensor(uint8)"): "pixels", ("tensor", "tensor(float)"): "tensor"}
 
@@ -27,7 +28,11 @@ class Embedder:
     Args:
         path: the file.
         threads: of one inference; None for all cores.
-        providers: onnxruntime's execution providers, best first.
+        providers: onnxruntime's execution providers, best first, by their names or in short, such as "cuda"; or pairs
+            of a name and a mapping of options.
+        max_pixels: images of more pixels are refused. Above 178 million, raise ``PIL.Image.MAX_IMAGE_PIXELS`` too.
+
+    An embedder can be pickled: what is kept is where the file lies and these options.
 
     Attributes:
         dim: dimensions of the embedding.
@@ -43,30 +48,28 @@ class Embedder:
 
     Raises:
         ModelError: the file, or one that it refers to, is missing, broken or damaged, or was not made by ``to_onnx``.
-        OptionError: threads are below 1, or a provider is not one of this onnxruntime.
+        OptionError: threads or max_pixels are below 1, or a provider is not one of this onnxruntime or does not start.
     """
 
     def __init__(
-        self, path: str | Path, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+        self,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        providers: Provider | Sequence[Provider] = ("CPUExecutionProvider",),
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.is_file():
-            raise ModelError(f"{path} does not exist. Check the path of the ONNX file.")
+            found = "is not a file" if path.exists() else "does not exist"
+            raise ModelError(f"{path} {found}. Check the path of the ONNX file.")
         if threads is not None and threads < 1:
             raise OptionError(f"threads is {threads}; it must be at least 1, or None for all cores.")
-        known = onnxruntime.get_available_providers()
-        for provider in providers:
-            if provider not in known:
-                raise OptionError(f"Provider {provider!r} is not in this onnxruntime; it has {', '.join(known)}.")
-        options = session_options(threads)
+        if max_pixels < 1:
+            raise OptionError(f"max_pixels is {max_pixels}; it must be at least 1.")
+        providers = known_providers(providers)
+        self._arguments = (path.absolute(), threads, providers, max_pixels)
         require_intact(path)
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = first_line(error)
-            raise ModelError(
-                f"{path} is not an ONNX file that onnxruntime loads ({reason}). Export it anew."
-            ) from error
+        self._session = open_session(path, threads, providers)
         self.metadata: dict[str, Any] = dict(self._session.get_modelmeta().custom_metadata_map)
         inputs = [(given.name, given.type) for given in self._session.get_inputs()]
         kind = _INPUTS.get(inputs[0]) if len(inputs) == 1 else None
@@ -83,14 +86,18 @@ class Embedder:
         self.preprocessing = said.preprocessing
         self.input_size = said.preprocessing.input_size
 
+    def __reduce__(self) -> tuple[type[Embedder], tuple[Any, ...]]:
+        return type(self), self._arguments
+
     def __call__(self, images: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> np.ndarray:
         """Embed one image or several.
 
         Args:
-            images: a path, a PIL image or a uint8 array ``(H, W)``, ``(H, W, 1 or 3 or 4)``; or several of them, or one
-                array ``(N, H, W, 3)``. Files are turned as EXIF says; transparent images are laid on white. Where
-                ``input`` is "tensor": a float32 array ``(3, H, W)`` of ``input_size``, prepared as the metadata say;
-                or several of them, or one array ``(N, 3, H, W)``.
+            images: a path, the bytes of an image file, one open for reading bytes, a PIL image or a uint8 array
+                ``(H, W)``, ``(H, W, 1 or 3 or 4)``; or several of them, or one array ``(N, H, W, 3)``. Files are turned
+                as EXIF says; transparent images are laid on white. Where ``input`` is "tensor": a float32 array
+                ``(3, H, W)`` of ``input_size``, prepared as the metadata say; or several of them, or one array
+                ``(N, 3, H, W)``. Tensors on the CPU are arrays, too.
             batch_size: most images in one inference; only neighbours of equal size share one, and none do where int8
                 was made by a dynamic scheme.
 
@@ -104,14 +111,15 @@ class Embedder:
         if batch_size < 1:
             raise OptionError(f"batch_size is {batch_size}; it must be at least 1.")
         most = 1 if self.one_by_one else batch_size
-        prepare = require_pixels if self.input == "pixels" else self._tensor
-        if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim <= 3):
-            row: np.ndarray = self._embed([prepare(images)])[0]
+        if _is_one(images):
+            row: np.ndarray = self._embed([self._prepared(images, "")])[0]
             return row
+        if not isinstance(images, Iterable) or isinstance(images, Mapping):
+            raise DataError(f"{type(images).__name__} is neither an image nor several. Give a list of images.")
         rows: list[np.ndarray] = []
         batch: list[np.ndarray] = []
-        for image in images:
-            pixels = prepare(image)
+        for place, image in enumerate(images):
+            pixels = self._prepared(image, f"{place} of those given")
             if batch and (len(batch) == most or pixels.shape != batch[0].shape):
                 rows.append(self._embed(batch))
                 batch = []
@@ -120,22 +128,43 @@ class Embedder:
             rows.append(self._embed(batch))
         return np.concatenate(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
 
+    def _prepared(self, image: Any, name: str) -> np.ndarray:
+        if self.input == "pixels":
+            return require_pixels(image, name, self._arguments[-1])
+        return self._tensor(image)
+
     def _embed(self, batch: list[np.ndarray]) -> np.ndarray:
         name = "image" if self.input == "pixels" else "tensor"
         (embeddings,) = self._session.run(["embedding"], {name: np.stack(batch)})
         return np.asarray(embeddings, dtype=np.float32)
 
-    def _tensor(self, image: ImageLike) -> np.ndarray:
+    def _tensor(self, image: Any) -> np.ndarray:
         """Return what a file that leaves preprocessing to the caller takes, or say what it takes."""
         shape = (3, *self.input_size)
-        if isinstance(image, np.ndarray) and image.dtype == np.float32 and image.shape == shape:
-            return image
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        found = type(image).__name__
+        if hasattr(image, "__array__") and not isinstance(image, Image.Image):
+            try:
+                image = np.asarray(image)
+            except (RuntimeError, TypeError, ValueError) as error:  # of a tensor with gradients, or on another device
+                raise DataError(f"A {found} is no array of numpy's ({first_line(error)}).") from error
+            if image.dtype == np.float32 and image.shape == shape:
+                return image  # type: ignore[no-any-return]
+            found = f"{image.dtype} {image.shape}"
         prepared = preprocessing_in_words(self.preprocessing.as_pretrained_cfg())
         raise DataError(
             f"{self.path} leaves preprocessing to the caller and takes float32 arrays {shape}, found {found}. Give "
             f"images {prepared}; or export the model with input pixels."
         )
+
+
+def _is_one(images: Any) -> bool:
+    """Return whether this is one image, and not several."""
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read"):
+        return True
+    if not hasattr(images, "__array__"):
+        return False
+    several = getattr(getattr(images, "dtype", None), "kind", "") in ("O", "U")  # of paths, say
+    return not several and getattr(images, "ndim", 0) <= 3
 
 
 def preprocessing_in_words(preprocessing: Mapping[str, Any]) -> str:

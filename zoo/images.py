@@ -6,17 +6,20 @@ Needs numpy and Pillow only, because the edge runtime decodes with it too.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from zoo.errors import DataError
+from zoo.errors import DataError, first_line
 
 _KINDS = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
@@ -37,7 +40,13 @@ UNREADABLE = (
     OverflowError,
     TypeError,
 )
+_OF_ARRAYS = ("__array__", "__array_interface__")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+MAX_PIXELS = (1 << 30) // 12
+"""The largest image that is decoded unless told, in pixels: where Pillow begins to warn of bombs."""
+LEAST_SIDE = 1024
+"""Larger images are halved, once to three times, as long as their shorter side keeps so many pixels."""
+_STRIP = 256  # rows of a halved image that are made at a time
 MAX_ASPECT = 200  # of an image's sides: networks see a crop of the middle, and more would take gigabytes to resize
 _ORIENTATION = 0x0112  # of EXIF; its values, and how an image is brought upright
 _UPRIGHT = {
@@ -51,41 +60,67 @@ _UPRIGHT = {
 }
 
 
-def read_pixels(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+def read_pixels(source: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image into RGB pixels.
 
     Files are turned as their EXIF orientation says. Transparent images are laid on white; grey ones are repeated over
-    the three channels; of 16-bit grey the upper 8 bits are taken.
+    the three channels; of 16-bit grey the upper 8 bits are taken. Images whose shorter side has 2048 pixels or more are
+    reduced by 2, 4 or 8, to 1024 or more: a network of up to 512 pixels sees the same to a fraction of a grey level,
+    and a photograph of 25 megapixels takes 5 MB instead of 300 MB as floats. Of JPEG the reduced image is decoded at
+    once.
 
     Args:
-        source: a path, a PIL image, or an array: ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or ``(H, W, 4)``, uint8.
+        source: a path, bytes, a file open for reading bytes, a PIL image, or an array, or what numpy makes one of:
+            ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or ``(H, W, 4)``, uint8.
+        max_pixels: images that are not arrays may have so many. Above 178 million, raise Pillow's own limit too,
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Returns:
         uint8 array ``(H, W, 3)``, contiguous.
 
     Raises:
         OSError: the file is missing, truncated or not an image.
-        ValueError: an array of another shape or dtype, an image of 32 bits a channel, which has no agreed range, or
-            one whose sides differ more than 200 times.
+        ValueError: an array of another shape or dtype, an image of 32 bits a channel, which has no agreed range, of
+            more than ``max_pixels``, or one whose sides differ more than 200 times.
+        TypeError: the source is none of these.
     """
-    pixels = _decoded(source)
-    height, width = pixels.shape[:2]
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise ValueError(f"{width} x {height} pixels; its sides differ more than {MAX_ASPECT} times")
-    return pixels
+    if isinstance(source, Image.Image):
+        return _image_to_rgb(source, max_pixels)
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = io.BytesIO(source)
+    if isinstance(source, str | os.PathLike):
+        path = Path(os.fsdecode(source)).expanduser()
+        require_regular(path)
+        with open(path, "rb") as file:
+            return _file_to_rgb(file, max_pixels)
+    if isinstance(source, io.TextIOBase):
+        raise TypeError("the file is open for reading text; open it with mode 'rb'")
+    if hasattr(source, "read"):
+        return _file_to_rgb(source, max_pixels)
+    if not any(hasattr(source, name) for name in _OF_ARRAYS):
+        raise TypeError(
+            f"{type(source).__name__} is no image: give a path, bytes, an open file, a PIL image or an array"
+        )
+    return _array_to_rgb(np.asarray(source))
 
 
-def require_pixels(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+def require_pixels(source: Any, name: str = "", max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode as :func:`read_pixels` does.
+
+    Args:
+        source: the image.
+        name: how the message names an image without a path.
+        max_pixels: as there.
 
     Raises:
         DataError: the image cannot be read; names it.
     """
     try:
-        return read_pixels(source)
+        return read_pixels(source, max_pixels)
     except UNREADABLE as error:
-        name = source if isinstance(source, str | Path) else type(source).__name__
-        raise DataError(f"Image {name} cannot be read ({error}). Mend or remove it.") from error
+        path = os.fsdecode(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
+        named = path if isinstance(path, str) else name or f"of type {type(source).__name__}"
+        raise DataError(f"Image {named} cannot be read ({first_line(error)}). Mend or remove it.") from error
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
@@ -100,14 +135,13 @@ def require_regular(path: str | os.PathLike[str]) -> None:
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", os.fspath(path))
 
 
-def _decoded(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    if isinstance(source, np.ndarray):
-        return _array_to_rgb(source)
-    if isinstance(source, Image.Image):
-        return _image_to_rgb(source)
-    require_regular(source)
-    with open(source, "rb") as file, Image.open(file) as image:
-        return _image_to_rgb(image)
+def _file_to_rgb(file: Any, max_pixels: int) -> np.ndarray:
+    with Image.open(file) as image:
+        _require_size(*image.size, max_pixels)
+        factor = _factor(*image.size)
+        if factor > 1 and image.format in ("JPEG", "MPO"):
+            image.draft(None, (image.width // factor, image.height // factor))  # type: ignore[arg-type]
+        return _image_to_rgb(image, max_pixels)
 
 
 def _array_to_rgb(array: np.ndarray) -> np.ndarray:
@@ -117,30 +151,70 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise ValueError(f"an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), found {array.shape}")
-    if array.shape[2] == 4:
-        return _image_to_rgb(Image.fromarray(array))
-    if array.shape[2] == 1:
-        array = np.repeat(array, 3, axis=2)
-    return np.ascontiguousarray(array)
+    height, width, channels = array.shape
+    _require_size(width, height)
+    if channels == 1:
+        array = np.broadcast_to(array, (height, width, 3))
+    if channels != 4 and _factor(width, height) == 1:
+        return np.ascontiguousarray(array)
+    return _in_strips(width, height, lambda top, bottom: Image.fromarray(np.ascontiguousarray(array[top:bottom])))
 
 
-def _image_to_rgb(image: Image.Image) -> np.ndarray:
-    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-    if image.mode in ("I", "F") and not sixteen_bits:
+def _image_to_rgb(image: Image.Image, max_pixels: int) -> np.ndarray:
+    _require_size(*image.size, max_pixels)
+    if image.mode in ("I", "F") and not _has_16_bits(image):
         raise ValueError(f"32 bits a channel (mode {image.mode}) have no agreed range; convert to 8 bits")
     _load(image)
+    sixteen_bits = _has_16_bits(image)
+
+    def strip(top: int, bottom: int) -> Image.Image:
+        part = image.crop((0, top, image.width, bottom))
+        if sixteen_bits:
+            # PIL clips 16-bit grey at 255 where a viewer shows the high byte.
+            grey = np.asarray(part).astype(np.int64)
+            return Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8))
+        return part
+
+    pixels = _in_strips(image.width, image.height, strip)
     method = _UPRIGHT.get(_orientation(image))
-    if method is not None:
-        image = image.transpose(method)
-    if sixteen_bits:
-        # PIL clips 16-bit grey at 255 where a viewer shows the high byte.
-        grey = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8))
-    if image.mode in _WITH_ALPHA or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"))
+    return pixels if method is None else np.array(Image.fromarray(pixels).transpose(method))
+
+
+def _in_strips(width: int, height: int, strip: Callable[[int, int], Image.Image]) -> np.ndarray:
+    """Return an image's RGB pixels, reduced where it is large; no second whole image is held meanwhile.
+
+    Args:
+        width: of the image, pixels.
+        height: of the image, pixels.
+        strip: returns its rows from one number to another, of any mode with 8 bits.
+    """
+    factor = _factor(width, height)
+    pixels = np.empty((-(-height // factor), -(-width // factor), 3), dtype=np.uint8)
+    for top in range(0, len(pixels), _STRIP):
+        bottom = min(top + _STRIP, len(pixels))
+        part = strip(top * factor, min(bottom * factor, height))
+        if part.mode in _WITH_ALPHA or "transparency" in part.info:
+            part = part.convert("RGBA")
+            part = Image.alpha_composite(Image.new("RGBA", part.size, (255, 255, 255, 255)), part)
+        part = part.convert("RGB")
+        pixels[top:bottom] = np.asarray(part if factor == 1 else part.reduce(factor))
+    return pixels
+
+
+def _require_size(width: int, height: int, max_pixels: int | None = None) -> None:
+    if max_pixels is not None and width * height > max_pixels:
+        raise ValueError(f"{width} x {height} pixels, more than max_pixels, {max_pixels}; make it smaller")
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise ValueError(f"{width} x {height} pixels; its sides differ more than {MAX_ASPECT} times")
+
+
+def _factor(width: int, height: int) -> int:
+    """Return by how much an image is reduced."""
+    return next((factor for factor in (8, 4, 2) if min(width, height) >= factor * LEAST_SIDE), 1)
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def _load(image: Image.Image) -> None:

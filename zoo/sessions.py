@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
+
+from zoo.errors import ModelError, OptionError, first_line
+
+log = logging.getLogger(__name__)
+
+Provider = str | tuple[str, Mapping[str, Any]]
+_CPU = "CPUExecutionProvider"
+# What onnxruntime says of a file of a later version than it knows.
+_NEWER = re.compile(r"model IR version: \d+, max supported IR version: \d+|Opset \d+ is under development")
 
 
 def session_options(threads: int | None) -> onnxruntime.SessionOptions:
@@ -33,4 +46,75 @@ def cpu_session(source: str | Path | bytes, threads: int | None) -> onnxruntime.
         threads: of one inference; None for all cores.
     """
     opened = str(source) if isinstance(source, Path) else source
-    return onnxruntime.InferenceSession(opened, session_options(threads), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(opened, session_options(threads), providers=[_CPU])
+
+
+def open_session(
+    path: Path, threads: int | None, providers: Sequence[Provider], what: str = ""
+) -> onnxruntime.InferenceSession:
+    """Open a file of the user's with these options.
+
+    Args:
+        path: the file.
+        threads: of one inference; None for all cores.
+        providers: as ``known_providers`` returns them.
+        what: the file's part in messages, such as "Teacher ".
+
+    Raises:
+        ModelError: it cannot be loaded, or was made for a newer onnxruntime.
+        OptionError: a provider does not start, and the CPU was not named to take its place.
+    """
+    try:
+        session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=list(providers))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        newer = _NEWER.search(str(error))
+        if newer:
+            raise ModelError(
+                f"{what}{path} was made for a newer onnxruntime than this {onnxruntime.__version__} "
+                f"({newer[0].removesuffix(' is under development')}). Upgrade onnxruntime."
+            ) from error
+        told = [provider for provider in providers if not isinstance(provider, str)]
+        remedy = f"Export it anew, or check the options of {told[0][0]}." if told else "Export it anew."
+        raise ModelError(
+            f"{what}{path} is not an ONNX file that onnxruntime loads ({first_line(error)}). {remedy}"
+        ) from error
+    named = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+    failed = [name for name in named if name not in session.get_providers()]
+    if failed and _CPU not in named:
+        raise OptionError(
+            f"Provider {failed[0]} does not start here; onnxruntime says why on the terminal. Mend that, or name "
+            f"{_CPU} after it to run on the CPU then."
+        )
+    if failed:
+        log.warning("%s%s: provider %s does not start here; another runs it.", what, path, failed[0])
+    return session
+
+
+def known_providers(providers: Provider | Sequence[Provider]) -> list[Provider]:
+    """Return onnxruntime's names of execution providers, with their options.
+
+    Args:
+        providers: one or several, best first: ``"CUDAExecutionProvider"``, or in short ``"cuda"``; or such a name with
+            a mapping of the provider's options, as onnxruntime takes them.
+
+    Raises:
+        OptionError: none is given, one is not in this onnxruntime, or is of another form.
+    """
+    alone = isinstance(providers, str) or (
+        isinstance(providers, tuple) and len(providers) == 2 and isinstance(providers[1], Mapping)
+    )
+    there = {name.lower(): name for name in onnxruntime.get_available_providers()}
+    there |= {name.removesuffix("executionprovider"): known for name, known in there.items()}
+    found: list[Provider] = []
+    for given in [providers] if alone else list(providers):
+        name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+        if not isinstance(name, str) or not (options is None or isinstance(options, Mapping)):
+            raise OptionError(f"Provider {given!r} is neither a name nor a pair of a name and its options.")
+        if name.lower() not in there:
+            listed = ", ".join(onnxruntime.get_available_providers())
+            raise OptionError(f"Provider {name!r} is not in this onnxruntime; it has {listed}.")
+        known = there[name.lower()]
+        found.append(known if options is None else (known, dict(options)))
+    if not found:
+        raise OptionError("No provider is given. Name one, such as CPUExecutionProvider.")
+    return found

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import io
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image, features
@@ -15,6 +19,7 @@ from export.report.measured_models import _onnx, latencies
 from export.runtime import preprocessing_in_words
 from zoo import DataError, ModelError, OptionError, load_data
 from zoo.models.preprocessing import Preprocess, Preprocessing
+from zoo.teachers.onnx_file import OnnxTeacher
 
 
 def prepared(file: Path, images: np.ndarray) -> np.ndarray:
@@ -146,12 +151,135 @@ def test_another_output_is_refused(files: dict[str, Path], tmp_path: Path) -> No
     [
         ({"threads": 0}, "threads is 0; it must be at least 1"),
         ({"providers": ["NopeProvider"]}, "'NopeProvider' is not in this onnxruntime; it has .*CPUExecutionProvider"),
-        ({"providers": "CPUExecutionProvider"}, "Provider 'C' is not in this onnxruntime"),
+        ({"providers": "nope"}, "Provider 'nope' is not in this onnxruntime"),
+        ({"providers": [("CPUExecutionProvider", "fast")]}, "neither a name nor a pair of a name and its options"),
+        ({"providers": [3]}, "Provider 3 is neither a name"),
+        ({"providers": []}, "No provider is given"),
+        ({"max_pixels": 0}, "max_pixels is 0; it must be at least 1"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, object], message: str, files: dict[str, Path]) -> None:
     with pytest.raises(OptionError, match=message):
         Embedder(files["fp32"], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "providers",
+    ["CPUExecutionProvider", "cpu", ("CPU", {"arena_extend_strategy": "kSameAsRequested"}), [("cpu", {})], ["cpu"]],
+)
+def test_providers_by_any_name_and_with_options(files: dict[str, Path], providers: Any) -> None:
+    image = smooth_images(1)[0]
+    np.testing.assert_array_equal(Embedder(files["fp32"], providers=providers)(image), Embedder(files["fp32"])(image))
+
+
+def test_a_provider_that_does_not_start_is_told(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, there = onnxruntime.InferenceSession, ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(  # what onnxruntime does where a library is missing
+        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, providers=there[1:])
+    )
+    with pytest.raises(OptionError, match="Provider CUDAExecutionProvider does not start here"):
+        Embedder(files["fp32"], providers="cuda")
+    Embedder(files["fp32"], providers=["cuda", "cpu"])
+    assert "provider CUDAExecutionProvider does not start here" in caplog.text
+
+
+class AnyPath:
+    """A path that is neither text nor pathlib's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def test_images_of_every_form(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder, pixels = Embedder(files["fp32"]), smooth_images(1)[0]
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    content, expected = path.read_bytes(), embedder(pixels)
+    read = io.BytesIO(content)
+    read.read()  # where a file stands does not matter
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with path.open("rb") as file:
+        forms: list[Any] = [path, str(path), AnyPath(path), content, bytearray(content)]
+        forms += [memoryview(content), io.BytesIO(content), read, file, torch.from_numpy(pixels), "~/a.png"]
+        for form in forms:
+            np.testing.assert_array_equal(embedder(form), expected)
+        np.testing.assert_array_equal(embedder(forms), np.stack([expected] * len(forms)))
+    for several in (np.array([str(path), str(path)]), np.array([path, path]), torch.from_numpy(np.stack([pixels] * 2))):
+        np.testing.assert_array_equal(embedder(several), np.stack([expected, expected]))
+    assert Embedder(AnyPath(files["fp32"])).dim == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "NoneType is neither an image nor several"),
+        (3, "int is neither an image nor several"),
+        ({"a": 1}, "dict is neither an image nor several"),
+        ([None], "Image 0 of those given cannot be read .NoneType is no image: give a path, bytes, an open file"),
+        ([b"cut"], "Image 0 of those given cannot be read .cannot identify"),
+        (b"", "Image of type bytes cannot be read"),
+        (io.StringIO("a"), "open for reading text; open it with mode 'rb'"),
+        (torch.zeros(4, 4, 3), "must be uint8, found float32"),
+        (torch.zeros(4, 4, 3, requires_grad=True), "requires grad"),
+        (np.zeros(4, np.uint8), "cannot be read .an image array must be"),
+        (Path("gone.png"), "Image gone.png cannot be read .*No such file"),
+    ],
+)
+def test_what_is_no_image_is_told(files: dict[str, Path], given: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Embedder(files["fp32"])(given)
+
+
+def test_tensors_are_tensors(files: dict[str, Path]) -> None:
+    embedder = Embedder(files["tensor"])
+    tensors = torch.from_numpy(prepared(files["tensor"], np.stack(smooth_images(2))))
+    np.testing.assert_array_equal(embedder(tensors), embedder(tensors.numpy()))
+    np.testing.assert_array_equal(embedder(tensors[0]), embedder(tensors[0].numpy()))
+    with pytest.raises(DataError, match=r"A Tensor is no array of numpy's \(Can't call numpy"):
+        embedder(tensors[0].requires_grad_())
+
+
+def test_an_embedder_can_be_sent_to_another_process(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = smooth_images(1)[0]
+    monkeypatch.chdir(files["fp32"].parent)
+    embedder = Embedder(files["fp32"].name, threads=1, providers=[("cpu", {})], max_pixels=5000)
+    content = pickle.dumps(embedder)
+    monkeypatch.chdir(tmp_path)
+    again = pickle.loads(content)
+    np.testing.assert_array_equal(again(image), embedder(image))
+    with pytest.raises(DataError, match="100 x 60 pixels, more than max_pixels, 5000"):
+        again(Image.new("RGB", (100, 60)))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"ir_version": 999}, "model IR version: 999, max supported IR version"),
+        ({"opset": 999}, "Opset 999"),
+    ],
+)
+def test_a_file_for_a_newer_onnxruntime_says_so(
+    files: dict[str, Path], tmp_path: Path, change: dict[str, int], found: str
+) -> None:
+    proto = onnx.load(files["fp32"])
+    proto.ir_version = change.get("ir_version", proto.ir_version)
+    for opset in proto.opset_import:
+        opset.version = change.get("opset", opset.version)
+    onnx.save(proto, tmp_path / "new.onnx")
+    with pytest.raises(
+        ModelError, match=rf"new\.onnx was made for a newer onnxruntime than .*{found}.*Upgrade onnxrun"
+    ):
+        Embedder(tmp_path / "new.onnx")
+    with pytest.raises(ModelError, match=r"Teacher .*new\.onnx was made for a newer .*Upgrade onnxruntime"):
+        OnnxTeacher(tmp_path / "new.onnx")
 
 
 def test_a_batch_holds_an_image_at_least(files: dict[str, Path]) -> None:

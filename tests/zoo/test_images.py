@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps, features
 
 from zoo.images import read_pixels
+from zoo.models.preprocessing import Preprocess, Preprocessing
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -169,3 +173,74 @@ def test_sides_may_differ_so_much_and_no_more() -> None:
     assert read_pixels(np.zeros((1, 200), dtype=np.uint8)).shape == (1, 200, 3)
     with pytest.raises(ValueError, match="1 x 201 pixels"):
         read_pixels(np.zeros((201, 1), dtype=np.uint8))
+
+
+def large(height: int, width: int) -> np.ndarray:
+    """A picture of 64 x 64 coloured and noisy tiles, most of which are cut by whatever reduces it."""
+    random = np.random.default_rng(0)
+    tiles = random.integers(30, 225, (height // 64 + 1, width // 64 + 1, 3)).repeat(64, 0).repeat(64, 1)
+    noise = random.normal(0, 6, (height, width, 1))
+    return np.clip(tiles[:height, :width] + noise, 0, 255).astype(np.uint8)
+
+
+def test_large_images_are_reduced_and_networks_see_the_same(tmp_path: Path) -> None:
+    Image.fromarray(large(2050, 2200)).save(tmp_path / "a.jpg", quality=90)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        whole = np.array(opened)
+    resize = {size: Preprocess(Preprocessing((size, size), 1.0)).resize for size in (256, 512)}
+    for pixels in (read_pixels(tmp_path / "a.jpg"), read_pixels(whole)):
+        assert pixels.shape == (1025, 1100, 3)
+        for size, mean, most in ((256, 0.3, 5), (512, 0.8, 15)):  # as docs/data.md says
+            seen, expected = (
+                resize[size](torch.from_numpy(a)[None].permute(0, 3, 1, 2).float()) for a in (pixels, whole)
+            )
+            difference = (seen - expected).abs()
+            assert difference.mean() < mean and difference.max() < most
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "1"])
+def test_large_images_of_any_mode_are_reduced_alike(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(large(64, 60)).convert(mode).resize((2100, 2240), Image.Resampling.NEAREST)
+    image.save(tmp_path / "a.png")
+    whole = np.array(image.convert("RGB"))
+    assert (read_pixels(tmp_path / "a.png") == read_pixels(whole)).all()
+    assert abs(read_pixels(whole)[:, :, 1].mean() - whole[:, :, 1].mean()) < 0.5
+
+
+@pytest.mark.parametrize(("side", "expected"), [(2047, 2047), (2048, 1024), (4096, 1024)])
+def test_the_shorter_side_keeps_1024_pixels(side: int, expected: int) -> None:
+    flat = np.broadcast_to(np.arange(0, 256, 64, dtype=np.uint8)[:, None].repeat(side // 4 + 1, 0)[:side], (side, side))
+    pixels = read_pixels(flat)
+    assert pixels.shape == (expected, expected, 3)
+    assert [int(pixels[expected * (2 * i + 1) // 8, 5, 0]) for i in range(4)] == [0, 64, 128, 192]
+
+
+def test_large_turned_images_are_turned(tmp_path: Path) -> None:
+    stored = np.zeros((2048, 3000, 3), dtype=np.uint8)
+    stored[:, :1500] = RED
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "a.jpg", exif=exif)
+    pixels = read_pixels(tmp_path / "a.jpg").astype(int)
+    assert pixels.shape == (1500, 1024, 3)
+    assert abs(pixels[100, 500] - RED).max() < 3 and abs(pixels[1400, 500]).max() < 3
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 13000, 13000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    packed = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    tracemalloc.start()
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(ValueError, match="13000 x 13000 pixels, more than"),
+    ):
+        read_pixels(tmp_path / "a.png")
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    with pytest.raises(ValueError, match="20 x 10 pixels, more than max_pixels, 199"):
+        read_pixels(Image.new("RGB", (20, 10)), max_pixels=199)
+    assert read_pixels(Image.new("RGB", (20, 10)), max_pixels=200).shape == (10, 20, 3)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from zoo.errors import DataError
@@ -43,8 +42,8 @@ class ZipMember:
         archive = _open_archives.get(key)
         if archive is None:
             archive = _open_archives[key] = zipfile.ZipFile(self.archive)
-        with archive.open(self.member) as file, Image.open(file) as image:
-            return read_pixels(image)
+        with archive.open(self.member) as file:
+            return read_pixels(file)
 
     def checksum(self) -> int:
         """Return the archive's own checksum of the file."""

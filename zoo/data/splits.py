@@ -90,9 +90,7 @@ def divide(
         protocol[part] = {"images": len(subset)}
         if subset.labels is not None:
             protocol[part]["classes"] = len(np.unique(subset.labels))
-    seen = _tell_twins(name, parts)
-    if seen:
-        protocol["test_images_seen"] = seen
+    protocol["test_images_seen"] = _tell_twins(name, parts)
     return DataSplits(name, parts[TRAIN], parts[VALIDATION], parts[TEST], protocol)
 
 

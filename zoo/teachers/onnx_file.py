@@ -38,18 +38,13 @@ class OnnxTeacher(Teacher):
     def __init__(self, path: str | Path, preprocessing: Preprocessing | None = None, metric: str | None = None) -> None:
         import onnxruntime
 
-        from zoo.sessions import session_options
+        from zoo.sessions import open_session
 
         path = Path(path)
         if not path.is_file():
             raise ModelError(f"Teacher {path} does not exist. Check the path.")
         require_intact(path)
-        try:
-            providers = onnxruntime.get_available_providers()
-            self._session = onnxruntime.InferenceSession(str(path), session_options(threads=None), providers=providers)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = first_line(error)
-            raise ModelError(f"Teacher {path} is not an ONNX file that onnxruntime loads ({reason}).") from error
+        self._session = open_session(path, None, onnxruntime.get_available_providers(), what="Teacher ")
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         metadata = self._session.get_modelmeta().custom_metadata_map
         if len(inputs) != 1 or len(inputs[0].shape) != 4:

@@ -43,7 +43,7 @@ def test_they_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFix
     for value, name in enumerate(["train/ant/1", "train/bee/1", "test/cat/1", "test/cat/2", "val/dog/1"]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4), (value, 0, 0)).save(tmp_path / f"{name}.png")
-    assert "test_images_seen" not in load_data(f"folder:{tmp_path}").protocol and "byte" not in caplog.text
+    assert load_data(f"folder:{tmp_path}").protocol["test_images_seen"] == 0 and "byte" not in caplog.text
     (tmp_path / "test/cat/3.png").write_bytes((tmp_path / "train/bee/1.png").read_bytes())
     data = load_data(f"folder:{tmp_path}")
     assert data.protocol["test_images_seen"] == 1 and len(data.test) == 3
