@@ -6,8 +6,8 @@ import logging
 from importlib import import_module
 from pathlib import Path
 
+from zoo.data.division.splits import Reader, Source, divide
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.data.splits import Reader, Source, divide
 from zoo.errors import DataError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def load_data(
             ``cifar100:PATH``, ``cub200:PATH``, ``cars196:PATH``, ``sop:PATH``, ``inshop:PATH``, ``grocery:PATH``,
             ``grocery-catalogue:PATH``; a
             bare path means ``folder:PATH``, or ``csv:FILE`` if it ends in .csv. Splits that are ready pass through.
-        split: rule that divides the classes; see :func:`zoo.data.splits.divide`.
+        split: rule that divides the classes; see :func:`zoo.data.division.splits.divide`.
         validation: fraction of the training classes held out to choose checkpoints on, in [0, 1); of the training
             images where there are continuous labels and no classes.
         continuous_labels: a file with a continuous label for each image; see :func:`zoo.data.label_file.read_labels`.

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from zoo.data.division.layout import without_parts
+from zoo.data.division.splits import Source
 from zoo.data.image_set import ImageSet, ImageSource, ZipMember
-from zoo.data.layout import without_parts
-from zoo.data.splits import Source
 from zoo.errors import DataError
 from zoo.images import IMAGE_SUFFIXES, require_regular
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from zoo.data.division.splits import TEST, TRAIN, Source
 from zoo.data.image_set import ImageSet
-from zoo.data.splits import TEST, TRAIN, Source
 
 TRAIN_SCRIPTS = ("LATIN", "CYRILLIC")
 TEST_SCRIPTS = ("GREEK", "ARMENIAN", "GEORGIAN")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.data.division.splits import Source
+from zoo.data.division.words import TEST, TRAIN, UNUSED, VALIDATION, part_of, parts_and_roles
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
 from zoo.data.rows import is_missing, known_columns, read_rows, same_name
-from zoo.data.splits import Source
-from zoo.data.words import TEST, TRAIN, UNUSED, VALIDATION, part_of, parts_and_roles
 from zoo.errors import DataError, did_you_mean
 
 PATHS = (

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.data.division.splits import TEST, TRAIN, Source
 from zoo.data.folder import list_images
 from zoo.data.image_set import ImageSet, ImageSource
-from zoo.data.splits import TEST, TRAIN, Source
 from zoo.errors import DataError
 
 _CIFAR100_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"

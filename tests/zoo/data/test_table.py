@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from zoo.data import load_data
-from zoo.data.splits import Source
+from zoo.data.division.splits import Source
 from zoo.data.table import read_csv
 from zoo.errors import DataError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data.division.splits import TEST, TRAIN, Source
 from zoo.data.published.layout import Root, source_of
-from zoo.data.splits import TEST, TRAIN, Source
 from zoo.errors import DataError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from zoo.data.division.splits import TEST, TRAIN, Source
 from zoo.data.published.layout import Root, rows_of, source_of
-from zoo.data.splits import TEST, TRAIN, Source
 from zoo.errors import DataError
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zoo.data.division.splits import Source
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
 from zoo.data.published.layout import Root, Row, rows_of
-from zoo.data.splits import Source
 
 
 def read_grocery(path: str) -> Source:

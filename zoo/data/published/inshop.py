@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from zoo.data.division.splits import TEST, TRAIN, Source
 from zoo.data.image_set import BOTH, GALLERY, QUERY
 from zoo.data.published.layout import Root, rows_of, source_of
-from zoo.data.splits import TEST, TRAIN, Source
 from zoo.errors import DataError
 
 

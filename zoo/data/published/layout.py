@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.data.division.splits import Source
 from zoo.data.image_set import ImageSet, ImageSource, ZipMember
-from zoo.data.splits import Source
 from zoo.errors import DataError
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from zoo.data.division.twins import twins
+from zoo.data.division.words import TEST, TRAIN, UNUSED, VALIDATION, part_of
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.data.twins import twins
-from zoo.data.words import TEST, TRAIN, UNUSED, VALIDATION, part_of
 from zoo.errors import DataError, OptionError, did_you_mean
 from zoo.images import require_regular
 

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from zoo.data.division.words import TEST, part_of, parts_and_roles
 from zoo.data.image_set import GALLERY, QUERY
-from zoo.data.words import TEST, part_of, parts_and_roles
 from zoo.errors import DataError
 
 

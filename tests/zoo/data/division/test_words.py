@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.data.words import part_of, parts_and_roles
+from zoo.data.division.words import part_of, parts_and_roles
 from zoo.errors import DataError
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from zoo.data import READERS, load_data
 from zoo.data.continuous import VectorLabels
+from zoo.data.division.splits import Source, divide
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.data.splits import Source, divide
 from zoo.errors import DataError, OptionError
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 SHARED = REPOSITORY.parent / "shared" / "data"
 
 
