@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,14 +13,72 @@ from zoo.data.image_set import ImageSet
 from zoo.errors import DataError, ModelError
 from zoo.models.embedding import fastest_device
 from zoo.models.preprocessing import Preprocess, Preprocessing
-from zoo.retrieval.label_measures import NDCG_K, measure_by_labels, random_order
-from zoo.retrieval.measures import measure
+from zoo.retrieval.label_measures import NDCG_K, LabelRetrievalResult, measure_by_labels, random_order
+from zoo.retrieval.measures import RetrievalResult, measure
 from zoo.retrieval.protocol import chance_of, require_measurable
 from zoo.teachers.base import Teacher
 
 log = logging.getLogger(__name__)
 
 _REACHABLE = 0.75  # a bound above this would refuse good teachers too
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far a teacher is from chance.
+
+    Attributes:
+        measure: "Recall@1" or "nDCG@10".
+        score: what the teacher reaches, in [0, 1].
+        chance: what a random order reaches.
+        error: the standard error of that.
+        queries: how many were measured.
+    """
+
+    measure: str
+    score: float
+    chance: float
+    error: float
+    queries: int
+
+    @property
+    def sure(self) -> bool:
+        """Whether the queries are enough to tell a good teacher from chance for sure."""
+        return self.chance + 3 * self.error <= _REACHABLE
+
+    @property
+    def fault(self) -> str:
+        """Say that the teacher is no better than chance; empty where it is better.
+
+        The bound is three standard errors above chance, or chance itself where the queries are few.
+        """
+        if self.score > (self.chance + 3 * self.error if self.sure else self.chance):
+            return ""
+        return (
+            f"no better than chance: {self.measure} {self.score:.4f}, chance {self.chance:.4f}, {self.queries} queries"
+        )
+
+
+def proof_by_class(result: RetrievalResult) -> Proof:
+    """Return how far a teacher's Recall@1 is from chance."""
+    queries = len(result.queries)
+    return Proof("Recall@1", result.recall_at(1), result.chance, _standard_error(result.chance, queries), queries)
+
+
+def proof_by_labels(result: LabelRetrievalResult, images: ImageSet) -> Proof:
+    """Return how far a teacher's nDCG@10 is from chance.
+
+    Raises:
+        DataError: the labels do not tell one order of the images from another.
+    """
+    dealt = [at_random.ndcg_at(NDCG_K) for at_random in random_order(result, images)]
+    chance, error = float(np.mean(dealt)), float(np.std(dealt, ddof=1))
+    if chance > 1 - 1e-9:
+        raise DataError(
+            f"Every order of the {len(images)} images is the best by their continuous labels, so nothing can be "
+            "measured by them. Give more images, or labels that differ."
+        )
+    return Proof(f"nDCG@{NDCG_K}", result.ndcg_at(NDCG_K), chance, error, len(result.queries))
 
 
 def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
@@ -38,47 +97,47 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
     by_class = not judged_by_labels(teacher, images)
     if by_class:
         require_measurable(images, "labelled")
-        key, name = "recall_at_1", "Recall@1"
-        result = measure(embeddings, images, teacher.metric)
-        score, chance, queries = result.recall_at(1), result.chance, len(result.queries)
-        error = _standard_error(chance, queries)
+        proof = proof_by_class(measure(embeddings, images, teacher.metric))
     else:
-        key, name = f"ndcg_at_{NDCG_K}", f"nDCG@{NDCG_K}"
-        by_labels = measure_by_labels(embeddings, images, teacher.metric)
-        score, queries = by_labels.ndcg_at(NDCG_K), len(by_labels.queries)
-        dealt = [at_random.ndcg_at(NDCG_K) for at_random in random_order(by_labels, images)]
-        chance, error = float(np.mean(dealt)), float(np.std(dealt, ddof=1))
-        if chance > 1 - 1e-9:
-            raise DataError(
-                f"Every order of the {len(images)} images is the best by their continuous labels, so nothing can be "
-                "measured by them. Give more images, or labels that differ."
-            )
-    found = f"{name} {100 * score:.2f} % on {queries} queries (chance {100 * chance:.2f} %)"
+        proof = proof_by_labels(measure_by_labels(embeddings, images, teacher.metric), images)
+    found = f"{proof.measure} {100 * proof.score:.2f} % on {proof.queries} queries (chance {100 * proof.chance:.2f} %)"
     log.info("the teacher (%s) has %s", teacher.name, found)
     if not log.isEnabledFor(logging.INFO):  # Python's own default; this is to be seen before hours of training
         print(f"the teacher ({teacher.name}) has {found}", file=sys.stderr)
-    bound = chance + 3 * error
-    if bound > _REACHABLE:
-        log.warning("%d queries are too few to tell the teacher (%s) from chance for sure", queries, teacher.name)
-        bound = chance
-    if score <= bound:
+    for doubt in doubts(proof, teacher.name, images):
+        log.warning(doubt)
+    if proof.fault:
         raise ModelError(
-            f"Teacher {teacher.name} is no better than chance: {name} {score:.4f}, chance {chance:.4f}, "
-            f"{queries} queries. Check that its weights are loaded and its preprocessing is right."
+            f"Teacher {teacher.name} is {proof.fault}. Check that its weights are loaded and its preprocessing is "
+            "right."
         )
+    return {"recall_at_1" if by_class else f"ndcg_at_{NDCG_K}": proof.score}
+
+
+def doubts(proof: Proof, name: str, images: ImageSet) -> list[str]:
+    """Return sentences on what speaks against a teacher that is better than chance, or against the proof of it.
+
+    Args:
+        proof: of the teacher.
+        name: of the teacher.
+        images: that it was measured on.
+    """
+    found = []
+    if not proof.sure:
+        found.append(f"{proof.queries} queries are too few to tell the teacher ({name}) from chance for sure")
+    if proof.fault:
+        return found
     thumbnails = _thumbnails(images)
-    if by_class:
+    if proof.measure == "Recall@1":
         plain = measure(thumbnails, images).recall_at(1)
     else:
         plain = measure_by_labels(thumbnails, images).ndcg_at(NDCG_K)
-    if score < plain:
-        log.warning(
-            "the teacher (%s) is worse than comparing 8 x 8 thumbnails (%s %.2f %%); are its weights loaded?",
-            teacher.name,
-            name,
-            100 * plain,
+    if proof.score < plain:
+        found.append(
+            f"the teacher ({name}) is worse than comparing 8 x 8 thumbnails ({proof.measure} {100 * plain:.2f} %); are "
+            "its weights loaded?"
         )
-    return {key: score}
+    return found
 
 
 def judged_by_labels(teacher: Teacher, images: ImageSet) -> bool:

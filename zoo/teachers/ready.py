@@ -58,6 +58,10 @@ class ArrayTeacher(Teacher):
         rows = self._rows([images.ids[i] for i in indices.tolist()])
         return torch.from_numpy(self._array[rows]).to(views.device)
 
+    def holds(self, name: str) -> bool:
+        """Return whether an image id has an embedding here."""
+        return name in self._row
+
     def require(self, names: Sequence[str]) -> None:
         """Refuse image ids that have no embedding here.
 
