@@ -157,7 +157,10 @@ def _require_possible(
     asked = require_export_options(**{name: export[name] for name in ("precision", "input", "target")})
     if export["qat_epochs"]:
         require_int8(asked, export["qat_epochs"])
-    require_report_options(**{name: report[name] for name in ("ks", "min_retention", "index")})
+    asked_of_report = ("ks", "min_retention", "index", "min_gain", "gain_by", "baselines")
+    require_report_options(**{name: report[name] for name in asked_of_report})
+    if report["min_gain"] is not None and not student["pretrained"]:
+        log.warning("report.min_gain will fail: student.pretrained is false, so there is no network as it comes")
 
 
 def _require_embeddings(teacher: str | Path, splits: DataSplits) -> None:

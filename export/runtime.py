@@ -82,7 +82,8 @@ class Embedder:
         self.input = kind
         said = read_metadata(path, self.metadata)
         self.dim, self.metric, self.precision = said.dim, said.metric, said.precision
-        self.parameters, self.trained_on, self.one_by_one = said.parameters, said.data, said.one_by_one
+        self.parameters, self.one_by_one = said.parameters, said.one_by_one
+        self.trained_on, self.teacher = said.data, said.teacher
         self.preprocessing = said.preprocessing
         self.input_size = said.preprocessing.input_size
 

@@ -177,9 +177,11 @@ def test_formats_name_every_key_of_indexes_and_pairs(photos: Path, tmp_path: Pat
     facts = json.loads((index / "index.json").read_text(encoding="utf-8"))
     assert documented("Index folder", 1) == set(_keys(facts)) | {"parameters"}  # of flat there are none
 
+    teacher = tmp_path / "teacher"
+    save_model(create_model("test_resnet", 16, image_size=32), teacher)
     report = validate(
         [folder],
-        folder,
+        teacher,
         f"folder:{photos}",
         tmp_path / "report",
         bootstrap=10,
@@ -188,9 +190,12 @@ def test_formats_name_every_key_of_indexes_and_pairs(photos: Path, tmp_path: Pat
         query_encoder=folder,
         gallery_encoder=folder,
     )
-    pair, indexed = report.content["stages"][2:]
+    pair, indexed = report.content["stages"][3:]
     assert documented("Report", 1) == {f"stages[].index.{key}" for key in indexed["index"]}
     assert documented("Report", 2) == {f"stages[].pair.{key}" for key in pair["pair"]}
+    assert report.content["stages"][1]["baseline"] == "teacher-pca"
+    compared = set(_keys(report.content["verdict"]["comparisons"], "verdict.comparisons"))
+    assert documented("Report", 4) == {"stages[].baseline"} | compared
 
 
 def documented(heading: str, table: int) -> set[str]:

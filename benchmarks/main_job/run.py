@@ -104,7 +104,8 @@ def settings_of(config: str) -> dict[str, Any]:
 def distilled(config: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Run teacher, student and files, and return what they measured, with indexes over the int8 file's embeddings."""
     folder = settings["out"]
-    report = run(**settings | {"report": settings.get("report", {}) | {"min_retention": None}})
+    changed = {"min_retention": None, "baselines": False}
+    report = run(**settings | {"report": settings.get("report", {}) | changed})
     begun = (folder / "teacher" / "options.json").stat().st_mtime  # what lay between interruptions counts too
     seconds = round((report.folder / "report.json").stat().st_mtime - begun)
     ordered = [folder / "export" / f"model{ending}.onnx" for ending in ("", "-fp16", "-int8")]

@@ -75,14 +75,15 @@ def _carry_out(verb: str, options: Namespace) -> int:
         print(f"Refused: {error}", file=sys.stderr)
         return GATE_FAILED
     if isinstance(result, Report):
-        from export.report.content import retained
+        from export.report.content import gate_of
         from export.report.tables import print_table
 
         print_table(result.content)
         print(f"Report: {result.folder / 'report.html'}")
+        state, sentence = gate_of(result.content)
+        if state != "none":
+            print(sentence, file=sys.stdout if result.passed else sys.stderr)
         if not result.passed:
-            gate, measure = result.content["gate"]["min_retention"], retained(result.content)
-            print(f"Gate failed: a model keeps less than {gate:.1%} of the teacher's {measure}.", file=sys.stderr)
             return GATE_FAILED
     elif isinstance(result, Exported):
         if result.candidates is not None:

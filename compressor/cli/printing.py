@@ -33,7 +33,7 @@ def overview() -> str:
             *lines,
             "",
             "compressor COMMAND --help lists the options; all are YAML keys too (--config FILE, --print_config).",
-            "Exit codes: 0 done, 1 an error you can mend, 2 bad usage, 3 a gate failed: retention, or int8's recall.",
+            "Exit codes: 0 done, 1 an error you can mend, 2 bad usage, 3 a gate failed: retention, gain, int8 recall.",
         ]
     )
 

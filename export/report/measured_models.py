@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import ModelError
 from zoo.formats.onnx_content import size_of
 from zoo.models.embedding import dtype_of, fastest_device
-from zoo.models.facts import facts_of
+from zoo.models.facts import ModelFacts, facts_of
 from zoo.models.folder import load_model
 from zoo.models.network import summary_of
 from zoo.models.preprocessing import Preprocess
@@ -41,7 +41,8 @@ class MeasuredModel:
         parameters: of the network, or None if unknown.
         bytes: of the weight file, or None if there is none.
         runtime: what runs it: "torch" or "onnxruntime"; "" for ready embeddings.
-        trained_on: name and protocol of its training data; empty if unknown.
+        facts: what the file or folder says of how it was made.
+        architecture: of the network, timm's name, or None if unknown.
     """
 
     stage: str
@@ -53,7 +54,8 @@ class MeasuredModel:
     parameters: int | None
     bytes: int | None
     runtime: str
-    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    facts: ModelFacts = field(default_factory=ModelFacts)
+    architecture: str | None = None
 
 
 def open_models(reference: Teacher, given: TeacherLike, models: Sequence[str | Path]) -> list[MeasuredModel]:
@@ -118,9 +120,21 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
 
     parameters = model.parameters()
     size = weights.stat().st_size if weights is not None and weights.is_file() else None
-    dim = summary_of(model.module)["dim"] or None  # a network without a head says 0
-    seen = facts_of(model.module).data
-    return MeasuredModel(stage, source, embed_all, timed, model.metric, dim, parameters, size, "torch", seen)
+    summary = summary_of(model.module)
+    dim = summary["dim"] or None  # a network without a head says 0
+    return MeasuredModel(
+        stage,
+        source,
+        embed_all,
+        timed,
+        model.metric,
+        dim,
+        parameters,
+        size,
+        "torch",
+        facts_of(model.module),
+        summary["architecture"],
+    )
 
 
 def _onnx(path: Path) -> MeasuredModel:
@@ -157,7 +171,8 @@ def _onnx(path: Path) -> MeasuredModel:
         parameters=embedder.parameters,
         bytes=size_of(path),
         runtime="onnxruntime",
-        trained_on=embedder.trained_on,
+        facts=ModelFacts(data=embedder.trained_on, teacher=embedder.teacher or None),
+        architecture=embedder.metadata.get("architecture"),
     )
 
 
@@ -196,10 +211,22 @@ def _on(call: Callable[[np.ndarray], object], shown: list[np.ndarray]) -> Callab
 
 def seen_in_training(model: MeasuredModel, splits: DataSplits) -> str:
     """Return a warning where a model may have been trained on the test images of a division, else an empty text."""
-    name, split, here = model.trained_on.get("name"), model.trained_on.get("split"), splits.protocol.get("split")
+    name, split, here = model.facts.data.get("name"), model.facts.data.get("split"), splits.protocol.get("split")
     if name is None or not same_place(name, splits.name) or same_place(split, here):
         return ""
     return (
         f"{model.stage} was trained on {name} divided by split {split}, and is measured on it divided by {here}: "
         "it may have been trained on what it is measured on."
+    )
+
+
+def other_teacher(model: MeasuredModel, teacher: Teacher) -> str:
+    """Return a warning where a model was distilled from another teacher than this one, else an empty text."""
+    known = model.facts.teacher or {}
+    if known.get("digest") in (None, teacher.digest):
+        return ""
+    return (
+        f"{model.stage} was distilled from teacher {known.get('name')} (digest {known['digest']}) and is compared with "
+        f"{teacher.name} (digest {teacher.digest}): unless both are files of one teacher, retention is not what "
+        "distillation kept."
     )

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.report.content import indexes_of, ks_of, models_of, retained, score_of
+from export.report.content import gate_of, indexes_of, ks_of, label_of, models_of, retained, score_of
 from export.report.examples import class_comparison, label_comparison
 from export.report.formats import DASH, count, decimals, megabytes, percent, points, readable, significant
 from export.report.plots import plots_of
-from zoo.retrieval.bootstrap import at_least
+from export.report.verdict import MEASURES
 
 if TYPE_CHECKING:
     from zoo.data import ImageSet
@@ -65,6 +65,7 @@ def render_html(
         "megabytes": megabytes,
         "readable": readable,
         "score": score_of,
+        "label": label_of,
         "significant": significant,
     }
     html = environment.get_template("report.html.jinja").render(
@@ -80,7 +81,9 @@ def render_html(
         label_ks=sorted(stages[0].get("ndcg", {}), key=int),
         measure=retained(content),
         headline=_headline(stages[0], last, retained(content)),
-        gate=_gate(content),
+        gate=gate_of(content),
+        verdict=content["verdict"],
+        untrained=_beside_no_training(content),
         threads=sorted({entry["threads"] for stage in stages for entry in stage["latency_ms_by_threads"]}),
         plots=plots_of(content),
         **compared,
@@ -125,14 +128,13 @@ def _times(before: float | None, after: float | None, less: str, more: str) -> s
     return None if number == "1" else (less if before > after else more).format(number)
 
 
-def _gate(content: dict[str, Any]) -> tuple[str, str]:
-    """Return the verdict, "passed", "failed" or "none", and a sentence on it."""
-    asked = content["gate"]["min_retention"]
-    if asked is None:
-        return "none", "No gate: no smallest retention was asked for."
-    wanted = f"{100 * asked:g}\u00a0% of the teacher's {retained(content)}"
-    if content["gate"]["passed"]:
-        return "passed", f"Gate passed: every model keeps at least {wanted}."
-    below = [stage for stage in content["stages"][1:] if not at_least(stage["retention"], asked)]
-    kept = ", ".join(f"{stage['stage']} keeps {percent(stage['retention'])}\u00a0%" for stage in below)
-    return "failed", f"Gate failed: {wanted} was asked for; {kept}."
+def _beside_no_training(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each comparison with a baseline: both names, and the gains by the measures' names."""
+    verdict = content["verdict"]
+    if verdict is None:
+        return []
+    return [
+        {"stage": entry["stage"], "baseline": entry["baseline"]}
+        | {"gains": {name: entry[key] for key, name in MEASURES.items() if key in entry}}
+        for entry in verdict["comparisons"]
+    ]

@@ -7,13 +7,18 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from export.report.content import ks_of, models_of, retained, score_of
+from export.report.content import ks_of, label_of, retained, score_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+# Ten and nine: each row has a pair of its own, up to 90 of them.
+_COLOURS = (
+    *("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7"),
+    *("#a6761d", "#6a3d9a", "#b2182b", "#17a2b8", "#7f8c1f"),
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_LEGEND_LINE = 0.19  # inches
 # Paths instead of fonts and a fixed salt: the same content gives the same bytes wherever it is opened.
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -36,7 +41,11 @@ def plots_of(content: dict[str, Any]) -> dict[str, str]:
     with matplotlib.rc_context(_STYLE):
         for name, draw in _drawn(content).items():
             figure = Figure(figsize=(5.2, 3.8), layout="constrained")
-            draw(figure.subplots(), content)
+            axes = figure.subplots()
+            draw(axes, content)
+            handles, names = axes.get_legend_handles_labels()
+            figure.set_figheight(3.6 + _LEGEND_LINE * len(names))  # below the plot, where it hides nothing
+            figure.legend(handles, names, frameon=False, loc="outside lower left", fontsize="small")
             buffer = io.BytesIO()
             figure.savefig(buffer, format="svg", metadata={"Date": None})
             plots[name] = data_uri("image/svg+xml", buffer.getvalue())
@@ -60,9 +69,8 @@ def _draw_recall(axes: Axes, content: dict[str, Any]) -> None:
     ks = ks_of(content)
     for i, stage in enumerate(content["stages"]):
         recall = [100 * stage["recall"][k] for k in ks]
-        axes.plot([int(k) for k in ks], recall, label=stage["stage"], **_look(i), linestyle="-" if i == 0 else "--")
+        axes.plot([int(k) for k in ks], recall, label=label_of(stage), **_look(i), linestyle=_line(i, stage))
     axes.set(xlabel="K, neighbours looked at", ylabel="Recall@K, %", title="Recall@K", xticks=[int(k) for k in ks])
-    axes.legend(frameon=False)
 
 
 def _draw_ndcg(axes: Axes, content: dict[str, Any]) -> None:
@@ -81,12 +89,11 @@ def _draw_by_labels(axes: Axes, content: dict[str, Any], measure: str, scale: fl
     places = [int(k) for k in ks]
     for i, stage in enumerate(content["stages"]):
         values = [scale * stage[measure][k] for k in ks]
-        axes.plot(places, values, label=stage["stage"], **_look(i), linestyle="-" if i == 0 else "--")
+        axes.plot(places, values, label=label_of(stage), **_look(i), linestyle=_line(i, stage))
     for name, order in (("a random order", "random_order"), ("the best order", "best_order")):
         values = [scale * content["data"][order][measure][k] for k in ks]
         axes.plot(places, values, label=name, color="#888888", linestyle=":" if order == "random_order" else "-.")
     axes.set(xlabel="K, neighbours looked at", xticks=places)
-    axes.legend(frameon=False)
 
 
 def _draw_size(axes: Axes, content: dict[str, Any]) -> None:
@@ -94,9 +101,9 @@ def _draw_size(axes: Axes, content: dict[str, Any]) -> None:
 
     sizes = []
     for i, stage in enumerate(content["stages"]):
-        if stage in models_of(content) and stage["bytes"]:
+        if not {"index", "pair"} & stage.keys() and stage["bytes"]:
             sizes.append(stage["bytes"] / 1e6)
-            axes.plot(sizes[-1:], [100 * score_of(stage)], label=stage["stage"], **_look(i), linestyle="none")
+            axes.plot(sizes[-1:], [100 * score_of(stage)], label=label_of(stage), **_look(i), linestyle="none")
     measure = retained(content)
     axes.set(xlabel="size of the weights, MB (log scale)", ylabel=f"{measure}, %", title=f"{measure} and size")
     axes.set_xscale("log")
@@ -107,7 +114,6 @@ def _draw_size(axes: Axes, content: dict[str, Any]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.legend(frameon=False)
 
 
 def _look(index: int) -> dict[str, Any]:
@@ -119,6 +125,11 @@ def _look(index: int) -> dict[str, Any]:
         "markeredgewidth": 1.6,
         "markersize": max(10 - 1.5 * index, 5),
     }
+
+
+def _line(index: int, stage: dict[str, Any]) -> str:
+    """Return the style of a stage's line: solid for the teacher, dotted for baselines."""
+    return ":" if "baseline" in stage else "-" if index == 0 else "--"
 
 
 def _sized(content: dict[str, Any]) -> bool:

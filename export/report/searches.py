@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Search:
         dim: dimensions of the vectors.
         find: the search.
         more: what ``report.json`` has for this row alone.
+        vectors: of the images, float32 ``(N, D)``; kept for the teacher alone.
     """
 
     stage: str
@@ -37,6 +38,7 @@ class Search:
     dim: int
     find: Find
     more: dict[str, Any] = field(default_factory=dict)
+    vectors: np.ndarray | None = None
 
 
 def require_possible(
@@ -95,11 +97,27 @@ def all_searches(
         vectors = model.embed(images)
         if model in (*pair, models[-1]):
             embeddings[model.stage] = vectors
-        yield Search(model.stage, model, int(vectors.shape[1]), exact(vectors, images, model.metric))
+        search = exact_search(model, vectors, images)
+        yield replace(search, vectors=vectors) if model is models[0] else search
     if pair:
         yield _mixed(pair[0], pair[1], embeddings, images)
     for kind in kinds:
         yield _indexed(models[-1], embeddings[models[-1].stage], kind, images, k, runs, seed)
+
+
+def exact_search(
+    model: MeasuredModel, vectors: np.ndarray, images: ImageSet, more: Mapping[str, Any] | None = None
+) -> Search:
+    """Return exact search with one model.
+
+    Args:
+        model: the model.
+        vectors: what it makes of the images, float ``(N, D)``.
+        images: the images.
+        more: what ``report.json`` has for this row alone.
+    """
+    find = exact(vectors, images, model.metric)
+    return Search(model.stage, model, int(vectors.shape[1]), find, dict(more or {}))
 
 
 def _mixed(
@@ -164,10 +182,11 @@ def step(
         seed: of the bootstrap.
 
     Returns:
-        ``{"from": stage, "difference": of the means, "interval": [low, high]}``; None for the teacher and for pairs.
+        ``{"from": stage, "difference": of the means, "interval": [low, high]}``; None for the teacher, for pairs and
+        for baselines.
     """
-    models = [row["stage"] for row in before if not {"pair", "index"} & row.keys()]
-    if not models or "pair" in search.more:
+    models = [row["stage"] for row in before if not {"pair", "index", "baseline"} & row.keys()]
+    if not models or {"pair", "baseline"} & search.more.keys():
         return None
     fp32 = [stage for stage in models if stage.startswith("onnx-fp32")]
     origin = models[-1]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from export.report.content import indexes_of, ks_of
+from export.report.content import indexes_of, ks_of, label_of, sentences_of
 from export.report.formats import DASH, count, decimals, megabytes, percent, readable, significant
 from export.runtime import preprocessing_in_words
 from zoo.retrieval.label_measures import NDCG_K
@@ -31,14 +31,18 @@ def wide_console(width: int = _TABLE_WIDTH) -> Console:
 def print_table(content: dict[str, Any], console: Console | None = None) -> None:
     """Print the stages as a table: measures and retention in percent, size in MB, median latency on one thread in ms.
 
-    Where there are indexes, also what a vector takes in them and how long a search takes, embedding left out; below the
-    table, what was found of mixed pairs. Label distances are what the labels have them in.
+    The verdict comes first: how the last model does against what needs no training. Where there are indexes, also what
+    a vector takes in them and how long a search takes, embedding left out; below the table, what was found of mixed
+    pairs. Label distances are what the labels have them in.
 
     Args:
         content: what ``report.json`` holds.
         console: where to print; standard output if None, widened where that is a file or pipe, so that nothing is cut.
     """
-    console = console or wide_console(_TABLE_WIDTH + (_INDEX_WIDTH if indexes_of(content) else 0))
+    names = max(len(label_of(stage)) for stage in content["stages"])
+    console = console or wide_console(_TABLE_WIDTH + names + (_INDEX_WIDTH if indexes_of(content) else 0))
+    for sentence in sentences_of(content):
+        console.print(Text(sentence), soft_wrap=True)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("stage", overflow="fold")
     columns = _measure_columns(content)
@@ -47,10 +51,10 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
     indexed = bool(indexes_of(content))
     for heading in ("bytes/vector", "ms/query") if indexed else ():
         table.add_column(heading, justify="right", overflow="fold")
-    for stage in content["stages"]:
+    for stage, following in zip(content["stages"], [*content["stages"][1:], {}], strict=True):
         low, high = stage["retention_interval"]
         cells = [
-            stage["stage"],
+            label_of(stage),
             *(cell(stage) for cell in columns.values()),
             f"{percent(stage['retention'])} [{percent(low)}, {percent(high)}]",
             count(stage["parameters"]),
@@ -61,7 +65,8 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
         if indexed:
             index = stage.get("index", {})
             cells += [decimals(index.get("bytes_per_vector"), 1), decimals(index.get("ms_per_query"), 3)]
-        table.add_row(*(Text(cell) for cell in cells))
+        last_baseline = "baseline" in stage and "baseline" not in following
+        table.add_row(*(Text(cell) for cell in cells), end_section=last_baseline)
     console.print(table)
     for stage in content["stages"]:
         if "pair" in stage:

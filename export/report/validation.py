@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class Report:
     Attributes:
         folder: where ``report.json`` and ``report.html`` lie.
         content: what ``report.json`` holds.
-        passed: whether every stage keeps the retention asked for; True where none was asked for.
+        passed: whether the gates asked for hold; True where none was asked for.
     """
 
     folder: Path
@@ -44,6 +44,9 @@ def validate(
     label_metric: str = "euclidean",
     max_unreadable: int = 10,
     min_retention: float | None = None,
+    min_gain: float | None = None,
+    gain_by: str = "mean",
+    baselines: bool = True,
     ks: Sequence[int] = (1, 2, 4, 8, 10),
     bootstrap: int = 2000,
     latency_runs: int = 50,
@@ -59,6 +62,10 @@ def validate(
     measured too; where they have no classes, retention is of nDCG@10. Latency is of one image, raw pixels in and vector
     out, all models in turn.
 
+    What needs no training is measured beside them, and the report begins with how the last model compares with it: the
+    teacher's embeddings by PCA to as many dimensions, and, for model folders made from pretrained weights, the networks
+    of student and teacher as they come, the student's by PCA too.
+
     Models are measured by exact search. The report can also have the last of them searched through indexes, and a
     mixed pair, in which one model embeds the queries and another the gallery.
 
@@ -73,7 +80,13 @@ def validate(
         label_metric: how vectors in that file are compared: euclidean or cosine.
         max_unreadable: how many unreadable images are reported and left out before the run stops.
         min_retention: the gate: smallest share of the teacher's Recall@1, or nDCG@10 where there are no classes, that
-            every model, index and pair must keep; null for none.
+            every model, index and pair must keep; null for none. It fails too where the teacher is no better than
+            chance.
+        min_gain: a second gate: how far every model must be above its own network as it comes, by PCA to its
+            dimensions, in Recall@1 and in MAP@R, or in nDCG@10 where there are no classes: 0 for at least as good, 0.01
+            for a point above; null for none. It fails too where there is no such baseline.
+        gain_by: what must reach min_gain: mean, or interval for the lower end of the gain's interval of 95 %.
+        baselines: measure what needs no training too; false to leave it out.
         ks: the K of Recall@K; must include 1.
         bootstrap: resamples of the queries for the interval.
         latency_runs: timed runs of each model and index; 0 to leave latency out.
@@ -84,7 +97,7 @@ def validate(
         seed: of the bootstrap, and of the indexes.
 
     Returns:
-        The report. The gate is in ``passed``; nothing is raised when it fails.
+        The report. The gates are in ``passed``; nothing is raised when one fails.
 
     Raises:
         UserError: models, teacher, data or options that cannot work.
@@ -93,7 +106,7 @@ def validate(
         {"bootstrap": bootstrap, "latency_runs": latency_runs, "seed": seed, "max_unreadable": max_unreadable}
         | {"min_retention": min_retention, "validation": validation}
     )
-    kinds = require_report_options(ks, min_retention, index)
+    kinds = require_report_options(ks, min_retention, index, min_gain, gain_by, baselines)
     models = [models] if isinstance(models, str | Path) else list(models)
     pair = [Path(encoder) for encoder in (query_encoder, gallery_encoder) if encoder is not None]
     if len(pair) == 1:
@@ -104,17 +117,20 @@ def validate(
         raise OptionError("No model to validate. Name at least one model folder or .onnx file.")
     require_writable(out)
 
+    from export.report.baselines import Baselines, make_baselines
     from export.report.content import retained
-    from export.report.measured_models import latencies, open_models, seen_in_training
+    from export.report.measured_models import latencies, open_models, other_teacher, seen_in_training
     from export.report.page import render_html
     from export.report.searches import Search, all_searches, finding, require_possible, step
+    from export.report.verdict import gate, implausible, judge
     from zoo.data import load_data
     from zoo.files import write_json, write_text
-    from zoo.retrieval.bootstrap import at_least, retention_interval
+    from zoo.retrieval.bootstrap import retention_interval
     from zoo.retrieval.label_measures import NDCG_K, LabelRetrievalResult, measure_found_by_labels, random_and_best
     from zoo.retrieval.measures import RetrievalResult, measure_found, neighbour_overlap
     from zoo.retrieval.protocol import require_test_images
     from zoo.teachers.opening import open_teacher
+    from zoo.teachers.proof import doubts, proof_by_class, proof_by_labels
     from zoo.versions import machine, versions
 
     splits = load_data(data, split, validation, continuous_labels, label_metric)
@@ -128,28 +144,45 @@ def validate(
     mixed = [opened[1 + places.index(path.resolve())] for path in pair]
     require_possible(mixed, kinds, opened[-1], splits.test)
     warnings = [warning for model in opened if (warning := seen_in_training(model, splits))]
-    for warning in warnings:
-        log.warning(warning)
+    warnings += [warning for model in opened[1:] if (warning := other_teacher(model, reference))]
     images = splits.test.checked(max_unreadable)
     by_class: dict[str, RetrievalResult] = {}
     by_labels: dict[str, LabelRetrievalResult] = {}
     searches: list[Search] = []
-    for search in all_searches(opened, mixed, kinds, images, k=max(ks), runs=latency_runs, seed=seed):
-        if images.continuous is not None:
-            by_labels[search.stage] = measure_found_by_labels(search.find, images)
-        if images.labels is not None or not by_labels:
-            by_class[search.stage] = measure_found(search.find, images, ks)
-        searches.append(search)
+
+    def measure_all(found: Iterable[Search]) -> None:
+        for search in found:
+            if images.continuous is not None:
+                by_labels[search.stage] = measure_found_by_labels(search.find, images)
+            if images.labels is not None or not by_labels:
+                by_class[search.stage] = measure_found(search.find, images, ks)
+            searches.append(search)
+
+    measure_all(all_searches(opened, mixed, kinds, images, k=max(ks), runs=latency_runs, seed=seed))
+    results: Mapping[str, RetrievalResult | LabelRetrievalResult] = by_class or by_labels
+    proof = proof_by_class(by_class["teacher"]) if by_class else proof_by_labels(by_labels["teacher"], images)
+    fault = f"The teacher ({reference.name}) is {proof.fault}, so a share of it says nothing" if proof.fault else ""
+    if fault:
+        warnings.append(f"{fault}. Check that its weights are loaded and its preprocessing is right.")
+    warnings += [f"{doubt[:1].upper()}{doubt[1:]}." for doubt in doubts(proof, reference.name, images)]
     times = latencies(opened, images, latency_runs)
+    untrained = Baselines()
+    if baselines:
+        options = {"max_unreadable": max_unreadable, "seed": seed}
+        untrained = make_baselines(opened[1:], searches[0], reference, splits, images, **options)
+        measure_all(untrained.searches)
+        trained = [search for search in searches if "baseline" not in search.more]
+        searches = [trained[0], *untrained.searches, *trained[1:]]
+        warnings += untrained.warnings
     # What retention compares, query by query.
     kept = {stage: result.recall[1] for stage, result in by_class.items()} or {
         stage: result.ndcg(NDCG_K) for stage, result in by_labels.items()
     }
-    results: Mapping[str, RetrievalResult | LabelRetrievalResult] = by_class or by_labels
     stages: list[dict[str, Any]] = []
     for search in searches:
         stage, model = search.stage, search.model
         low, high = retention_interval(kept[stage], kept["teacher"], bootstrap, seed)
+        timed = times.get(model.stage, [])  # baselines are not timed
         stages.append(
             {
                 "stage": stage,
@@ -162,46 +195,72 @@ def validate(
                 "neighbour_overlap": neighbour_overlap(results[stage].neighbours, results["teacher"].neighbours),
                 "metric": model.metric,
                 "dim": search.dim,
+                "architecture": model.architecture,
                 "parameters": model.parameters,
                 "bytes": model.bytes,
                 "runtime": model.runtime,
-                "latency_ms": next(iter(times[model.stage]), None),
-                "latency_ms_by_threads": times[model.stage],
+                "latency_ms": next(iter(timed), None),
+                "latency_ms_by_threads": timed,
                 **search.more,
             }
         )
-    passed = min_retention is None or all(at_least(stage["retention"], min_retention) for stage in stages[1:])
     orders = random_and_best(by_labels["teacher"], images, seed) if by_labels else {}
-    baseline = results["teacher"]
-    content = {
+    measured = results["teacher"]
+    content: dict[str, Any] = {
         "schema": SCHEMA,
         "data": {
             "name": splits.name,
             **splits.protocol,
-            "queries": len(baseline.queries),
-            "gallery": baseline.gallery_size,
-            "left_out": baseline.left_out,
+            "queries": len(measured.queries),
+            "gallery": measured.gallery_size,
+            "left_out": measured.left_out,
             "unreadable": len(splits.test) - len(images),
             "chance": by_class["teacher"].chance if by_class else orders["random_order"]["ndcg"][str(NDCG_K)],
             **orders,
         },
-        "gate": {"min_retention": min_retention, "passed": passed},
+        "verdict": None,
+        "gate": {},
         "warnings": warnings,
         "stages": stages,
         "bootstrap": {"resamples": bootstrap, "confidence": 0.95, "seed": seed},
         "machine": machine(),
         "versions": versions(),
     }
+    if baselines:
+        scores = {"recall_at_1": kept, "map_at_r": {name: each.average_precision for name, each in by_class.items()}}
+        content["verdict"] = judge(
+            content, scores if by_class else {"ndcg_at_10": kept}, untrained.notes, bootstrap, seed
+        )
+    content["gate"] = gate(
+        content,
+        content["verdict"],
+        untrained.missing,
+        fault,
+        min_retention=min_retention,
+        min_gain=min_gain,
+        gain_by=gain_by,
+    )
+    if not fault:
+        warnings += [f"{doubt}." for doubt in implausible(content)]
+    for warning in warnings:
+        log.warning(warning)
     for row in stages:
         if "pair" in row:
             row["pair"] |= finding(row["stage"], row["pair"], kept, retained(content), bootstrap, seed)
     out = Path(out)
     write_text(out / "report.html", render_html(content, by_class, images, by_labels))
     write_json(out / "report.json", content)
-    return Report(out, content, passed)
+    return Report(out, content, content["gate"]["passed"])
 
 
-def require_report_options(ks: Sequence[int], min_retention: float | None, index: Sequence[str] | str) -> list[str]:
+def require_report_options(
+    ks: Sequence[int],
+    min_retention: float | None,
+    index: Sequence[str] | str,
+    min_gain: float | None = None,
+    gain_by: str = "mean",
+    baselines: bool = True,
+) -> list[str]:
     """Return the kinds of index asked for, each once.
 
     Raises:
@@ -212,6 +271,11 @@ def require_report_options(ks: Sequence[int], min_retention: float | None, index
     require_neighbours(ks)
     if min_retention is not None and not min_retention > 0:
         raise OptionError(f"min_retention is {min_retention}; it must be above 0, such as 0.95.")
+    if min_gain is not None and not -1 <= min_gain <= 1:
+        raise OptionError(f"min_gain is {min_gain}; it must lie in [-1, 1], such as 0.01 for one point above.")
+    if min_gain is not None and not baselines:
+        raise OptionError("min_gain compares with a baseline, and baselines is false. Leave one of them out.")
+    require_known("gain_by", gain_by, ("mean", "interval"))
     named = [index] if isinstance(index, str) else index
     kinds = list(dict.fromkeys(kind.strip() for words in named for kind in words.split(",") if kind.strip()))
     for kind in kinds:

@@ -27,6 +27,7 @@ class OnnxMetadata:
         parameters: of the network; None where the file does not say.
         one_by_one: ranges are found at each run, so that a batch is run one image at a time.
         data: name and protocol of the training data; empty if unknown.
+        teacher: name and digest of the teacher; empty if it had none.
     """
 
     dim: int
@@ -36,6 +37,7 @@ class OnnxMetadata:
     parameters: int | None
     one_by_one: bool
     data: dict[str, Any]
+    teacher: dict[str, Any]
 
 
 def read_metadata(path: str | Path, entries: Mapping[str, str]) -> OnnxMetadata:
@@ -62,6 +64,7 @@ def read_metadata(path: str | Path, entries: Mapping[str, str]) -> OnnxMetadata:
             # Ranges found at each run are those of a whole batch: an embedding would depend on its neighbours.
             one_by_one=quantization.get("kind") == "dynamic",
             data=_document(entries, "data"),
+            teacher=_document(entries, "teacher"),
         )
     except (ValueError, OptionError) as error:
         raise ModelError(f"The metadata of {path} are broken ({first_line(error)}). Export it anew.") from error

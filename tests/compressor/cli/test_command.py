@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import yaml
 
+from compressor import pipeline
 from compressor.cli.command import main
 from compressor.cli.parsing import parser_of
 from compressor.cli.words import with_leading
 from compressor.pipeline import run
+from export.report.validation import Report
 from zoo import OptionError, load_data
 from zoo.errors import UserError
-from zoo.files import alone_in
+from zoo.files import alone_in, write_json
 
 ROOT = Path(__file__).parents[3]
 TEACHER = {
@@ -56,8 +58,9 @@ def test_run_leaves_what_the_contract_says(finished: Path, photos: Path) -> None
     for name in ("config.yaml", "teacher/model.safetensors", "student/config.json", "export/model.onnx"):
         assert (out / name).is_file(), name
     content = json.loads((out / "report" / "report.json").read_text())
-    assert [stage["stage"] for stage in content["stages"]] == ["teacher", "student", "onnx-fp32"]
-    student, onnx = content["stages"][1:]
+    names = [stage["stage"] for stage in content["stages"]]
+    assert names == ["teacher", "teacher, PCA to 8", "student", "onnx-fp32"]
+    student, onnx = content["stages"][2:]
     assert student["recall"] == onnx["recall"]
     assert onnx["dim"] == 8
     config = yaml.safe_load((out / "config.yaml").read_text())
@@ -75,6 +78,30 @@ def test_second_run_reuses_every_stage(finished: Path, caplog: pytest.LogCapture
     assert main(["run", str(out / "config.yaml")]) == 0  # the resolved configuration is one that runs
     assert caplog.text.count("reused") == 4
     assert {file: file.stat().st_mtime_ns for file in files} == before
+
+
+def test_a_report_is_made_anew_for_other_baselines_and_gates(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    def validate(models: Any, teacher: Any, data: Any, folder: Path, **options: Any) -> Report:
+        made.append(options)
+        write_json(folder / "report.json", {"gate": {"passed": True}})
+        return Report(folder, {}, True)
+
+    options = pipeline._resolved(pipeline.validate, "report", {}, also_skip={"models", "teacher"})
+    monkeypatch.setattr(pipeline, "validate", validate)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"model")
+    for changes in ({}, {}, {"baselines": False}, {"min_gain": 0.0}, {"min_gain": 0.0, "gain_by": "interval"}):
+        pipeline._report([file], file, load_data(photos), tmp_path / "report", options | changes)
+    assert [(o["baselines"], o["min_gain"], o["gain_by"]) for o in made] == [
+        (True, None, "mean"),
+        (False, None, "mean"),
+        (True, 0.0, "mean"),
+        (True, 0.0, "interval"),
+    ]
 
 
 def test_a_second_run_at_the_same_time_is_refused(finished: Path, capsys: Any) -> None:
@@ -147,10 +174,10 @@ def test_a_run_on_continuous_labels(spots: Path, tmp_path: Path, capsys: Any) ->
     out = tmp_path / "out"
     assert main(["run", config, "--out", str(out)]) == 3
     captured = capsys.readouterr()
-    assert "Gate failed: a model keeps less than 190.0% of the teacher's nDCG@10." in captured.err
+    assert "Gate failed: 190\u00a0% of the teacher's nDCG@10 was asked for; student keeps" in captured.err
     assert "distance@10" in captured.out and "Recall" not in captured.out
     stages = json.loads((out / "report" / "report.json").read_text())["stages"]
-    assert [stage["stage"] for stage in stages] == ["teacher", "student", "onnx-fp32"]
+    assert [stage["stage"] for stage in stages] == ["teacher", "teacher, PCA to 8", "student", "onnx-fp32"]
     assert all(set(stage["ndcg"]) == {str(k) for k in range(1, 11)} for stage in stages)
     for folder in ("teacher", "student"):
         options = json.loads((out / folder / "options.json").read_text())
@@ -241,7 +268,7 @@ def test_validate_takes_kinds_of_index_and_a_pair(finished: Path, photos: Path, 
     for kinds in ("sq8,binary", "[sq8,binary]"):
         assert main([*words, "--index", kinds, *pair]) == 0
         stages = json.loads((tmp_path / "report.json").read_text())["stages"]
-        added = [stage["stage"] for stage in stages[3:]]
+        added = [stage["stage"] for stage in stages[-3:]]
         assert added == ["onnx-fp32 → student", "onnx-fp32 + sq8", "onnx-fp32 + binary"]
         out = capsys.readouterr().out
         assert "bytes/vector" in out and "Recall@1 of onnx-fp32 → student (" in out

@@ -104,6 +104,11 @@ def results(images: ImageSet) -> Results:
     return {"teacher": measure(teacher, images), "onnx-fp32": measure(model, images)}
 
 
+def gate(**given: Any) -> Content:
+    none: Content = {"min_retention": None, "min_gain": None, "gain_by": "mean"}
+    return none | {"passed": True, "reasons": [], "narrow": []} | given
+
+
 def step(origin: str, difference: float, low: float, high: float) -> Content:
     return {"from": origin, "difference": difference, "interval": [low, high]}
 
@@ -131,7 +136,8 @@ def content() -> Content:
             "unreadable": 0,
             "chance": 0.1026,
         },
-        "gate": {"min_retention": 0.95, "passed": True},
+        "verdict": None,
+        "gate": gate(min_retention=0.95),
         "stages": [
             stage(
                 "teacher",
@@ -281,6 +287,60 @@ def test_indexes_and_pairs_are_rows_but_no_models(
     assert [line.get_label() for line in axes.lines] == ["teacher", "onnx-fp32"]
 
 
+@pytest.fixture
+def beside(content: Content) -> Content:
+    """The content with a baseline, and a verdict on it."""
+    model = content["stages"][1]
+    row = {"stage": "net <i>, PCA to 128", "baseline": "student", "bytes": None, "step": None, "retention": 1.03}
+    content["stages"].insert(1, model | row | {"latency_ms": None, "latency_ms_by_threads": []})
+    gain = {"difference": -0.049, "interval": [-0.068, -0.031]}
+    entry = {"stage": "onnx-fp32", "baseline": row["stage"], "kind": "student", "recall_at_1": gain, "map_at_r": gain}
+    content["verdict"] = {"outcome": "worse", "sentence": "It is <b>worse</b>.", "remarks": ["So it is."]}
+    content["verdict"] |= {"notes": ["One is left out."], "comparisons": [entry]}
+    return content
+
+
+def test_a_baseline_is_shown_as_one_and_the_verdict_first(beside: Content, results: Results, images: ImageSet) -> None:
+    page = Page(render_html(beside, results, images))
+    assert [row[0] for row in page.tables["stages"][2:]] == ["teacher", "net <i>, PCA to 128 (baseline)", "onnx-fp32"]
+    assert page.tables["untrained"] == [
+        ["Model", "Baseline", "Recall@1", "MAP@R"],
+        ["onnx-fp32", "net <i>, PCA to 128", "−4.90 [−6.80, −3.10]", "−4.90 [−6.80, −3.10]"],
+    ]
+    assert ("p", {"class": "verdict worse"}) in page.elements and ("tr", {"class": "baseline"}) in page.elements
+    said = ["It is <b>worse</b>.", "So it is.", "One is left out.", "onnx-fp32 keeps 97.8"]
+    places = [page.text.index(sentence) for sentence in said]
+    assert places == sorted(places)
+    assert len(page.tables["steps"]) == 2 and len(page.tables["threads"]) == 3
+    axes = Figure().subplots()
+    _draw_recall(axes, beside)
+    assert [(line.get_label(), line.get_linestyle()) for line in axes.lines] == [
+        ("teacher", "-"),
+        ("net <i>, PCA to 128 (baseline)", ":"),
+        ("onnx-fp32", "--"),
+    ]
+
+
+def test_the_verdict_is_printed_before_the_table(beside: Content) -> None:
+    stream = io.StringIO()
+    print_table(beside, Console(file=stream, width=200))
+    lines = stream.getvalue().splitlines()
+    assert lines[:3] == ["It is <b>worse</b>.", "So it is.", "One is left out."] and lines[3].startswith("stage")
+    teacher, baseline, rule, model = lines[5:]
+    assert words(teacher).startswith("teacher 83.00") and words(model).startswith("onnx-fp32 81.18")
+    assert words(baseline).startswith("net <i>, PCA to 128 (baseline) 81.18") and rule.strip() == ""
+
+
+def test_twenty_rows_look_different(content: Content) -> None:
+    model = content["stages"][1]
+    content["stages"] += [model | {"stage": f"onnx-fp32-{number}"} for number in range(2, 20)]
+    for draw in (_draw_recall, _draw_size):
+        axes = Figure().subplots()
+        draw(axes, content)
+        looks = {(line.get_color(), line.get_marker()) for line in axes.lines}
+        assert len(looks) == len(axes.lines) == 20
+
+
 def test_printed_table_has_what_indexes_take(searched: Content) -> None:
     stream = io.StringIO()
     print_table(searched, Console(file=stream, width=200))
@@ -313,21 +373,27 @@ def test_headline_of_a_model_that_saves_nothing(content: Content, results: Resul
 
 
 @pytest.mark.parametrize(
-    ("gate", "state", "verdict"),
+    ("found", "state", "verdict"),
     [
-        ({"min_retention": 0.95, "passed": True}, "passed", "✓ Gate passed: every model keeps at least 95\u00a0%"),
+        (gate(min_retention=0.95), "passed", "✓ Gate passed: every model keeps at least 95\u00a0% of the teacher's"),
         (
-            {"min_retention": 0.985, "passed": False},
+            gate(min_retention=0.985, passed=False, reasons=["98.5\u00a0% was asked for; <b>.", "And more."]),
             "failed",
-            "✗ Gate failed: 98.5\u00a0% of the teacher's Recall@1 was asked for; onnx-fp32 keeps 97.81\u00a0%.",
+            "✗ Gate failed: 98.5\u00a0% was asked for; <b>. And more.",
         ),
-        ({"min_retention": None, "passed": True}, "none", "No gate: no smallest retention was asked for."),
+        (
+            gate(min_gain=0.005, narrow=["onnx-fp32 is at +0.6 points"]),
+            "passed",
+            "Gate passed, narrowly: every model is at least 0.5 points above its network as it comes. "
+            "Narrow: onnx-fp32 is at +0.6 points.",
+        ),
+        (gate(), "none", "No gate: neither a smallest retention nor a smallest gain was asked for."),
     ],
 )
 def test_gate_in_words_and_colour(
-    content: Content, results: Results, images: ImageSet, gate: Content, state: str, verdict: str
+    content: Content, results: Results, images: ImageSet, found: Content, state: str, verdict: str
 ) -> None:
-    content["gate"] = gate
+    content["gate"] = found
     page = Page(render_html(content, results, images))
     assert verdict in page.text
     assert ("p", {"class": f"gate {state}"}) in page.elements

@@ -1,0 +1,261 @@
+"""What needs no training, measured beside every model: networks as they come, and projections by PCA."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import NamedTuple
+
+import numpy as np
+
+from export.report.measured_models import MeasuredModel
+from export.report.searches import Search, exact_search
+from zoo.data.image_set import DataSplits, ImageSet
+from zoo.errors import ModelError, UserError
+from zoo.models.embedding import embed_pooled, fastest_device
+from zoo.models.facts import COSINE
+from zoo.models.making import create_model
+from zoo.models.network import linear_head_of, summary_of
+from zoo.models.projection import principal_directions
+from zoo.retrieval.nearest import comparable
+from zoo.teachers.base import Teacher
+from zoo.teachers.ready import ArrayTeacher
+
+log = logging.getLogger(__name__)
+
+STUDENT, TEACHER_PCA, TEACHER = "student", "teacher-pca", "teacher"
+"""Kinds: a student's network as it comes, the teacher's embeddings by PCA, the teacher's network as it comes."""
+_MOST_FITTED = 10_000  # training images that a projection is fitted on
+_CACHE_BYTES = 1 << 30  # of their pixels
+_ONNX_ALONE = "an .onnx file does not say which weights its network began with; give its model folder too"
+
+
+class Origin(NamedTuple):
+    """What a network was before it was trained, as ``create_model`` takes it."""
+
+    arch: str
+    pretrained: bool | str
+    image_size: int | None
+    crop_pct: float | None
+
+
+@dataclass
+class Baselines:
+    """The baselines of a report.
+
+    Attributes:
+        searches: exact search with each; its kind is in ``more["baseline"]``.
+        missing: why a model has no baseline of its own network as it comes, by stage.
+        notes: sentences on what is left out.
+        warnings: sentences on what could not be made.
+    """
+
+    searches: list[Search] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def make_baselines(
+    models: Sequence[MeasuredModel],
+    teacher: Search,
+    reference: Teacher,
+    splits: DataSplits,
+    images: ImageSet,
+    *,
+    max_unreadable: int = 10,
+    seed: int = 0,
+) -> Baselines:
+    """Make what needs no training, to stand beside models; what cannot be made is said and left out.
+
+    For each number of dimensions among the models these are the teacher's embeddings, projected to it; for each network
+    among the model folders that network as it comes, projected to the folder's dimensions; and the teacher's network as
+    it comes. Projections are fitted on training images.
+
+    Args:
+        models: the models under validation, the teacher left out.
+        teacher: search with the teacher, and its vectors of the images.
+        reference: the teacher, opened.
+        splits: the data.
+        images: the test images that are measured on.
+        max_unreadable: how many unreadable training images are left out before no projection is made.
+        seed: of the choice of training images.
+    """
+    maker = _Maker(teacher, reference, splits, images, max_unreadable, seed)
+    for size in dict.fromkeys(model.dim for model in models):
+        if size is not None and size < teacher.dim:
+            maker.add(TEACHER_PCA, f"teacher, PCA to {size}", partial(maker.teacher_projected, size))
+    failed: dict[str | None, str] = {}  # by architecture, why its network as it comes is not there; said already
+    unknown: dict[str | None, str] = {}  # the same, not said yet
+    done: set[tuple[Origin, int | None]] = set()
+    for model in models:
+        origin = origin_of(model)
+        if origin is not None and (origin, model.dim) not in done:
+            done.add((origin, model.dim))
+            name = f"{origin.arch} as it comes"
+            if reason := maker.add(STUDENT, name, partial(maker.as_it_comes, origin, model.dim)):
+                failed[model.architecture] = reason
+        elif origin is None and model.runtime == "torch":
+            told = "pretrained" in model.facts.options
+            unknown[model.architecture] = (
+                "it was not made from pretrained weights" if told else "nothing is known of the weights it began with"
+            )
+    made = maker.made
+    unsaid: dict[str, list[str]] = {}
+    for model in models:
+        if any(search.more["baseline"] == STUDENT and is_own(search.model, model) for search in made.searches):
+            continue
+        if (reason := failed.get(model.architecture, "")) == "":
+            reason = unknown.get(model.architecture, _ONNX_ALONE)
+            unsaid.setdefault(reason, []).append(model.stage)
+        made.missing[model.stage] = reason
+    for reason, stages in unsaid.items():
+        made.notes.append(f"No baseline of the network as it comes for {' and '.join(stages)}: {reason}.")
+    if (origin := origin_of(teacher.model)) is not None:
+        maker.add(TEACHER, f"{origin.arch} as it comes", partial(maker.as_it_comes, origin, None))
+    return made
+
+
+def origin_of(model: MeasuredModel) -> Origin | None:
+    """Return what a model's network was made of where those were pretrained weights, else None."""
+    options = model.facts.options
+    arch, pretrained = options.get("arch"), options.get("pretrained")
+    size, crop = options.get("image_size"), options.get("crop_pct")
+    if not isinstance(arch, str) or not (pretrained is True or (isinstance(pretrained, str) and pretrained)):
+        return None
+    if isinstance(size, bool) or not isinstance(size, int | None) or not isinstance(crop, float | int | None):
+        return None  # the folder's text may be anyone's
+    return Origin(arch, pretrained, size, crop)
+
+
+def is_own(baseline: MeasuredModel, model: MeasuredModel) -> bool:
+    """Return whether a network as it comes is that of a model, and has no more dimensions."""
+    return baseline.architecture == model.architecture and (baseline.dim or 0) <= (model.dim or 0)
+
+
+class _LeftOutError(UserError):
+    """A baseline does not apply to the data; nothing is wrong."""
+
+
+class _Maker:
+    """Makes baselines one after the other, and keeps what they share."""
+
+    def __init__(
+        self,
+        teacher: Search,
+        reference: Teacher,
+        splits: DataSplits,
+        images: ImageSet,
+        max_unreadable: int,
+        seed: int,
+    ) -> None:
+        self.teacher, self.reference, self.splits, self.images = teacher, reference, splits, images
+        self.max_unreadable, self.seed = max_unreadable, seed
+        self.made = Baselines()
+        self._named: Counter[str] = Counter()
+
+    def add(self, kind: str, name: str, make: Callable[[], tuple[MeasuredModel, np.ndarray]]) -> str:
+        """Add a baseline, or what was in its way.
+
+        Args:
+            kind: of the baseline.
+            name: its stage, or the beginning of it.
+            make: gives the baseline and its vectors of the images.
+
+        Returns:
+            Why there is none; empty where there is.
+        """
+        log.info("measuring %s (baseline)", name)
+        try:
+            model, vectors = make()
+            self._named[model.stage] += 1
+            if (count := self._named[model.stage]) > 1:
+                model = replace(model, stage=f"{model.stage} ({count})")
+            self.made.searches.append(exact_search(model, vectors, self.images, {"baseline": kind}))
+        except _LeftOutError as reason:
+            self._note(f"No baseline {name}: {reason}.")
+            return str(reason)
+        except (UserError, OSError) as error:
+            self.made.warnings.append(f"No baseline {name}: {error}")
+            return str(error)
+        return ""
+
+    def teacher_projected(self, size: int) -> tuple[MeasuredModel, np.ndarray]:
+        """Return the teacher, its embeddings projected to a number of dimensions."""
+        model, vectors = self.teacher.model, self.teacher.vectors
+        assert vectors is not None
+        directions = self._directions(self._teacher_of_training, size, model.metric)
+
+        def embed(images: ImageSet) -> np.ndarray:
+            return np.asarray(comparable(model.embed(images), model.metric) @ directions.T)
+
+        named = replace(model, stage=f"teacher, PCA to {size}", embed=embed, embed_one=None, dim=size)
+        return named, np.asarray(comparable(vectors, model.metric) @ directions.T)
+
+    def as_it_comes(self, origin: Origin, size: int | None) -> tuple[MeasuredModel, np.ndarray]:
+        """Return a network without training, its pooled features projected where they have more dimensions than size.
+
+        Args:
+            origin: the network.
+            size: dimensions; None to leave the features as they are.
+        """
+        network = create_model(
+            origin.arch, size or 1, origin.pretrained, None, origin.image_size, origin.crop_pct, COSINE
+        ).to(fastest_device())
+        head = linear_head_of(network)
+        if head is None:
+            raise ModelError(f"The head of {origin.arch} is not one linear layer, so its features are unknown.")
+        width, whole = int(head.weight.shape[1]), sum(parameter.numel() for parameter in network.parameters())
+        stage, dim, parameters = f"{origin.arch} as it comes", width, whole - sum(p.numel() for p in head.parameters())
+        directions = None
+        if size is not None and size < width:
+            directions = self._directions(embed_pooled(network, self._training), size, COSINE)
+            stage, dim, parameters = f"{stage}, PCA to {size}", size, parameters + size * width
+
+        def embed(images: ImageSet) -> np.ndarray:
+            pooled = comparable(embed_pooled(network, images), COSINE)
+            return np.asarray(pooled if directions is None else pooled @ directions.T)
+
+        source = "timm's published weights" if origin.pretrained is True else str(origin.pretrained)
+        architecture = summary_of(network)["architecture"]
+        model = MeasuredModel(
+            stage, source, embed, None, COSINE, dim, parameters, None, "torch", architecture=architecture
+        )
+        return model, embed(self.images)
+
+    @cached_property
+    def _training(self) -> ImageSet:
+        """The training images that projections are fitted on, read once."""
+        return self._drawn(np.arange(len(self.splits.train))).checked(self.max_unreadable, _CACHE_BYTES)
+
+    @cached_property
+    def _teacher_of_training(self) -> np.ndarray:
+        """What the teacher makes of training images; of ready embeddings, those that are there."""
+        if not isinstance(self.reference, ArrayTeacher):
+            return self.teacher.model.embed(self._training)
+        held = [row for row, name in enumerate(self.splits.train.ids) if self.reference.holds(name)]
+        if len(self.splits.train) >= 2 > len(held):
+            raise _LeftOutError(
+                f"{self.reference.name} has embeddings of {len(held)} training images, and PCA needs two"
+            )
+        return self.reference.embed_images(self._drawn(np.array(held, dtype=np.int64)))
+
+    def _drawn(self, rows: np.ndarray) -> ImageSet:
+        """Return training images, of many a choice."""
+        if len(rows) < 2:
+            raise _LeftOutError(f"{self.splits.name} has no training images that PCA could be fitted on")
+        if len(rows) > _MOST_FITTED:
+            rows = np.sort(np.random.default_rng(self.seed).choice(rows, _MOST_FITTED, replace=False))
+        return self.splits.train.subset(rows)
+
+    def _directions(self, vectors: np.ndarray, size: int, metric: str) -> np.ndarray:
+        if len(vectors) <= size:
+            self._note(f"PCA to {size} is fitted on {len(vectors)} training images, too few for that many dimensions.")
+        return principal_directions(vectors, size, metric)
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.made.notes:
+            self.made.notes.append(sentence)
