@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 STUDENT, TEACHER_PCA, TEACHER = "student", "teacher-pca", "teacher"
 """Kinds: a student's network as it comes, the teacher's embeddings by PCA, the teacher's network as it comes."""
-_MOST_FITTED = 10_000  # training images that a projection is fitted on
+_MOST_FITTED = 10_000  # images that a projection is fitted on
 _CACHE_BYTES = 1 << 30  # of their pixels
 _ONNX_ALONE = "an .onnx file does not say which weights its network began with; give its model folder too"
 
@@ -73,7 +73,7 @@ def make_baselines(
 
     For each number of dimensions among the models these are the teacher's embeddings, projected to it; for each network
     among the model folders that network as it comes, projected to the folder's dimensions; and the teacher's network as
-    it comes. Projections are fitted on training images.
+    it comes. Projections are fitted on training and validation images.
 
     Args:
         models: the models under validation, the teacher left out.
@@ -227,17 +227,23 @@ class _Maker:
         return model, embed(self.images)
 
     @cached_property
+    def _untested(self) -> ImageSet:
+        """All images that are not tested; those held out in training are as free to use here."""
+        parts = (self.splits.train, self.splits.validation)
+        return ImageSet([name for part in parts for name in part.ids], [at for part in parts for at in part.sources])
+
+    @cached_property
     def _training(self) -> ImageSet:
-        """The training images that projections are fitted on, read once."""
-        return self._drawn(np.arange(len(self.splits.train))).checked(self.max_unreadable, _CACHE_BYTES)
+        """The images that projections are fitted on, read once."""
+        return self._drawn(np.arange(len(self._untested))).checked(self.max_unreadable, _CACHE_BYTES)
 
     @cached_property
     def _teacher_of_training(self) -> np.ndarray:
         """What the teacher makes of training images; of ready embeddings, those that are there."""
         if not isinstance(self.reference, ArrayTeacher):
             return self.teacher.model.embed(self._training)
-        held = [row for row, name in enumerate(self.splits.train.ids) if self.reference.holds(name)]
-        if len(self.splits.train) >= 2 > len(held):
+        held = [row for row, name in enumerate(self._untested.ids) if self.reference.holds(name)]
+        if len(self._untested) >= 2 > len(held):
             raise _LeftOutError(
                 f"{self.reference.name} has embeddings of {len(held)} training images, and PCA needs two"
             )
@@ -249,7 +255,7 @@ class _Maker:
             raise _LeftOutError(f"{self.splits.name} has no training images that PCA could be fitted on")
         if len(rows) > _MOST_FITTED:
             rows = np.sort(np.random.default_rng(self.seed).choice(rows, _MOST_FITTED, replace=False))
-        return self.splits.train.subset(rows)
+        return self._untested.subset(rows)
 
     def _directions(self, vectors: np.ndarray, size: int, metric: str) -> np.ndarray:
         if len(vectors) <= size:
