@@ -18,14 +18,17 @@ from zoo.formats.documents import shown
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
     from zoo.data import DataSplits
     from zoo.teachers.base import Teacher
 
     DataLike: TypeAlias = str | Path | DataSplits
     ModelLike: TypeAlias = str | Path | nn.Module
-    TeacherLike: TypeAlias = str | Path | nn.Module | Mapping[str, np.ndarray] | Teacher
+    TeacherLike: TypeAlias = (
+        str | Path | nn.Module | ExportedProgram | Callable[[Tensor], Any] | Mapping[str, np.ndarray] | Teacher
+    )
 else:
     DataLike = str
     ModelLike = str | Path

@@ -145,6 +145,7 @@ def validate(
     require_possible(mixed, kinds, opened[-1], splits.test)
     warnings = [warning for model in opened if (warning := seen_in_training(model, splits))]
     warnings += [warning for model in opened[1:] if (warning := other_teacher(model, reference))]
+    noted = [f"teacher {reference.name}: {note}" for note in reference.notes]  # logged when it was opened
     images = splits.test.checked(max_unreadable)
     by_class: dict[str, RetrievalResult] = {}
     by_labels: dict[str, LabelRetrievalResult] = {}
@@ -244,6 +245,7 @@ def validate(
         warnings += [f"{doubt}." for doubt in implausible(content)]
     for warning in warnings:
         log.warning(warning)
+    warnings += noted
     for row in stages:
         if "pair" in row:
             row["pair"] |= finding(row["stage"], row["pair"], kept, retained(content), bootstrap, seed)

@@ -20,7 +20,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
-from torch import nn
+from torch import Tensor, is_grad_enabled, nn
 
 from zoo.errors import OptionError, did_you_mean
 
@@ -45,13 +45,28 @@ def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) ->
         options: given to the class.
 
     Raises:
-        OptionError: no such loss, or it does not take an option.
+        OptionError: no such loss, or it does not take an option. The loss itself raises one where it returns anything
+            but one number that has a gradient.
     """
     loss_class = find_loss(name, known)
     try:
-        return loss_class(**checked_options(name, loss_class, options))
+        loss = loss_class(**checked_options(name, loss_class, options))
     except TypeError as error:
         raise OptionError(f"Loss {name!r} cannot be made with {sorted(options)}: {error}.") from error
+
+    def require_number(module: nn.Module, inputs: Any, value: Any) -> None:
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+            raise OptionError(
+                f"Loss {name!r} returns a {type(value).__name__}{shape}; it must return a tensor of one number, such "
+                "as the mean over pairs."
+            )
+        learns = is_grad_enabled() and any(isinstance(given, Tensor) and given.requires_grad for given in inputs)
+        if learns and not value.requires_grad:
+            raise OptionError(f"Loss {name!r} returns a number without a gradient; compute it from the embeddings.")
+
+    loss.register_forward_hook(require_number)
+    return loss
 
 
 def checked_options(name: str, loss_class: type[nn.Module], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,10 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from zoo.data.image_set import ImageSet
-from zoo.errors import ModelError
+from zoo.errors import ModelError, UserError, first_line
 from zoo.models.network import linear_head_of, preprocessing_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
 from zoo.versions import available_cores
+
+T = TypeVar("T")
 
 
 class _Prepared(Dataset[Tensor]):
@@ -68,7 +72,7 @@ def embed(
     model.eval()
     try:
         rows = [
-            vectors_of(model, model(batch.to(device, dtype_of(model), memory_format=torch.channels_last))).cpu()
+            vectors_of(model, run(model, batch.to(device, dtype_of(model), memory_format=torch.channels_last))).cpu()
             for batch in tqdm(loader, desc="embedding", leave=False, disable=not progress)
         ]
     finally:
@@ -106,6 +110,32 @@ def embed_pooled(model: nn.Module, images: ImageSet, progress: bool = True) -> n
     finally:
         handle.remove()
     return torch.cat(given).numpy()
+
+
+def run(model: nn.Module, batch: Tensor, network: Callable[[Tensor], T] | None = None) -> T:
+    """Run a model on a batch.
+
+    Args:
+        model: whose name and parts an error tells.
+        batch: ``(N, 3, H, W)``.
+        network: what is called in its place.
+
+    Raises:
+        ModelError: it fails, whatever it raises.
+    """
+    try:
+        return (network or model)(batch)
+    except UserError:
+        raise
+    except Exception as error:  # modules of others fail in ways of their own
+        found = next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
+        remedy = "Wrap it in a module that takes (N, 3, H, W) and gives (N, D)."
+        if found != 3:
+            remedy = f"It takes {found} channels, and images have 3, RGB: wrap it in a module that converts them."
+        raise ModelError(
+            f"Model {type(model).__name__} failed on a batch of shape {tuple(batch.shape)} ({first_line(error)}). "
+            f"{remedy}"
+        ) from error
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError
 from zoo.models.preprocessing import Preprocessing
+from zoo.models.wrappers import network_in
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing:
-    """Return the preprocessing contract of a timm model; of a foreign one, ImageNet's at 224 pixels."""
-    config = getattr(model, "pretrained_cfg", None)
+    """Return the preprocessing contract of a timm model, or of one in a wrapper; else ImageNet's at 224 pixels."""
+    config = getattr(network_in(model), "pretrained_cfg", None)
     return Preprocessing.of(config) if isinstance(config, dict) else Preprocessing()
 
 
@@ -58,6 +59,7 @@ def embed_with_maps(model: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tens
 
 def summary_of(model: nn.Module) -> dict[str, Any]:
     """Return architecture, dimensions, parameters and input size, for cards and metadata."""
+    model = network_in(model)
     config = getattr(model, "pretrained_cfg", {})
     return {
         "architecture": config.get("architecture", type(model).__name__),

@@ -21,6 +21,7 @@ class Teacher(ABC):
         metric: how its embeddings are compared, "cosine" or "euclidean".
         digest: changes when the teacher does.
         input_size: height and width it wants views in, or None for any.
+        notes: what is assumed of it, or to be known about it, in sentences for log and report.
         continuous: it is known to have learned from continuous labels, so that these judge it, classes or not.
     """
 
@@ -28,6 +29,7 @@ class Teacher(ABC):
     metric: str
     digest: str
     input_size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
     continuous: bool = False
 
     @abstractmethod

@@ -77,7 +77,7 @@ class CachedTeacher(Teacher):
         self.teacher = teacher
         self.folder = Path(folder)
         self.name, self.metric, self.digest = teacher.name, teacher.metric, teacher.digest
-        self.input_size, self.continuous = teacher.input_size, teacher.continuous
+        self.input_size, self.continuous, self.notes = teacher.input_size, teacher.continuous, teacher.notes
 
     def embed_images(self, images: ImageSet) -> np.ndarray:
         return self.teacher.embed_images(images)

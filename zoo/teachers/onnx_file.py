@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from zoo.formats.onnx_metadata import SCHEMA, preprocessing_in, read_metadata
 from zoo.models.facts import COSINE, EUCLIDEAN
 from zoo.models.preprocessing import Preprocess, Preprocessing, half
 from zoo.teachers.base import Teacher, resize_views
+from zoo.teachers.foreign import assumption, classifier_note
+
+log = logging.getLogger(__name__)
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _LARGEST_BATCH = 4096
@@ -66,6 +70,13 @@ class OnnxTeacher(Teacher):
         self.name = path.name
         self.digest = hashlib.sha256(f"{digest_of(path)} {self.metric} {self.preprocessing}".encode()).hexdigest()[:16]
         self.input_size = self.preprocessing.input_size
+        dim = outputs[0].shape[-1] if outputs[0].shape else None
+        notes = [] if "preprocessing" in metadata else [classifier_note(dim if isinstance(dim, int) else None)]
+        if preprocessing is None and "preprocessing" not in metadata:
+            notes.insert(0, assumption(self.preprocessing, self.metric if metric is None else None))
+        self.notes = tuple(note for note in notes if note)
+        for note in self.notes:
+            log.warning("teacher %s: %s", self.name, note)
 
     def embed_images(self, images: ImageSet) -> np.ndarray:
         rows = []

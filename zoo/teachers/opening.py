@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from zoo.arguments import TeacherLike
 from zoo.errors import ModelError
@@ -19,6 +20,9 @@ from zoo.teachers.torch_module import TorchTeacher
 
 def open_teacher(teacher: TeacherLike, precision: str = "fp32", cache: str | Path | None = None) -> Teacher:
     """Make a teacher of whatever is given: a model folder, an ``.onnx`` or ``.npz`` file, a module or a mapping.
+
+    A module may be wrapped, quantised, scripted or exported (``torch.export``), and a plain function will do; see
+    TorchTeacher.
 
     Args:
         teacher: what is given.
@@ -39,7 +43,7 @@ def open_teacher(teacher: TeacherLike, precision: str = "fp32", cache: str | Pat
 def _open(teacher: TeacherLike, precision: str) -> Teacher:
     if isinstance(teacher, Teacher):
         return teacher
-    if isinstance(teacher, nn.Module):
+    if isinstance(teacher, nn.Module | ExportedProgram) or (callable(teacher) and not isinstance(teacher, Mapping)):
         return TorchTeacher(teacher, precision=precision)
     if isinstance(teacher, Mapping):
         return ArrayTeacher(teacher)

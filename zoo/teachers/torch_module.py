@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from zoo.arguments import TEACHER_PRECISIONS
 from zoo.data.image_set import ImageSet
 from zoo.errors import require_known
-from zoo.models.embedding import dtype_of, embed, vectors_of
+from zoo.models.embedding import dtype_of, embed, run, vectors_of
 from zoo.models.facts import facts_of
 from zoo.models.network import embed_with_maps, preprocessing_of
 from zoo.models.precision import bfloat16_is_fast
 from zoo.models.preprocessing import Normalize, Preprocessing
+from zoo.models.wrappers import timm_network_in
 from zoo.retrieval.label_measures import NDCG_K
 from zoo.teachers.base import Teacher, resize_views
+from zoo.teachers.foreign import Called, as_module, assumption, classifier_note, name_of, state_of
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,8 +35,13 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchTeacher(Teacher):
     """A torch module that takes float32 ``(N, 3, H, W)`` and gives ``(N, D)``.
 
+    A timm network inside it is asked where the module hands its input on unchanged: in DataParallel, averages of
+    weights, ``torch.compile`` and nn.Sequential, and in modules of one's own. What is assumed is in ``notes`` and is
+    logged.
+
     Args:
-        module: put in eval mode.
+        module: put in eval mode; also a program of torch.export or a function, which stay where they are. Of wrappers
+            that only hand things on, the network in them is run.
         preprocessing: how pixels become its input; None for what a timm model says of itself, else ImageNet's.
         metric: None for what a zoo model says of itself, else cosine.
         name: for reports.
@@ -40,27 +51,42 @@ class TorchTeacher(Teacher):
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | ExportedProgram | Callable[[Tensor], Any],
         preprocessing: Preprocessing | None = None,
         metric: str | None = None,
         name: str | None = None,
         precision: str = "fp32",
     ) -> None:
         require_known("teacher_precision", precision, TEACHER_PRECISIONS)
-        self.module = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.preprocessing = preprocessing or preprocessing_of(module)
-        self.metric = metric or facts_of(module).metric
-        self.name = name or type(module).__name__
+        self.module = as_module(module)
+        known = self.module
+        inside = None if hasattr(known, "pretrained_cfg") else timm_network_in(known)
+        if inside is not None:
+            known = inside.network
+        assumed = _assumed_preprocessing(known)
+        self.preprocessing = preprocessing or assumed or preprocessing_of(known)
+        facts = facts_of(known)
+        self.metric = metric or facts.metric
+        self.name = name or name_of(self.module)
         self.precision = precision
         self.input_size = self.preprocessing.input_size
-        self.continuous = f"ndcg_at_{NDCG_K}" in facts_of(module).measured.get("validation", {})
+        self.continuous = f"ndcg_at_{NDCG_K}" in facts.measured.get("validation", {})
         self._normalize = Normalize(self.preprocessing)
         self._network: Callable[[Tensor], Tensor] = self.module.__call__
-        hashed = hashlib.sha256(f"{type(module).__name__} {self.metric} {self.preprocessing}".encode())
-        for key, tensor in module.state_dict().items():
-            hashed.update(key.encode())
-            hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        hashed = hashlib.sha256(f"{type(self.module).__name__} {self.metric} {self.preprocessing}".encode())
+        for part in state_of(self.module):
+            hashed.update(part)
         self.digest = hashed.hexdigest()[:16]
+        notes = []
+        if preprocessing is None and assumed is not None:
+            notes.append(assumption(assumed, self.metric if metric is None else None))
+        elif metric is None and inside is not None and not inside.same_directions:
+            notes.append(f"its embeddings are compared as those of the network in it, by {self.metric} distance.")
+        if facts.loss is None:  # not one that was trained here
+            notes.append(classifier_note(_dim_of(self.module, self.preprocessing)))
+        self.notes = tuple(note for note in notes if note)
+        for note in self.notes:
+            log.warning("teacher %s: %s", self.name, note)
 
     def embed_images(self, images: ImageSet) -> np.ndarray:
         return embed(self.module, images, preprocessing=self.preprocessing)
@@ -78,7 +104,8 @@ class TorchTeacher(Teacher):
         pixels = self._normalize(resize_views(views, self.preprocessing.input_size))
         dtype = AUTOCAST[self.precision_on(views.device)]
         with torch.autocast(views.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            return network(pixels.to(dtype_of(self.module)).contiguous(memory_format=torch.channels_last))
+            given = pixels.to(dtype_of(self.module)).contiguous(memory_format=torch.channels_last)
+            return run(self.module, given, network)
 
     def precision_on(self, device: torch.device) -> str:
         """Return what ``precision`` comes to on a device: "fp32", "bf16" or "fp16"."""
@@ -97,3 +124,24 @@ class TorchTeacher(Teacher):
 
     def parameters(self) -> int | None:
         return sum(parameter.numel() for parameter in self.module.parameters())
+
+
+def _assumed_preprocessing(module: nn.Module) -> Preprocessing | None:
+    """Return ImageNet's preprocessing for a module that does not say its own, at its size where that is known."""
+    if isinstance(getattr(module, "pretrained_cfg", None), dict):
+        return None
+    size = module.input_size if isinstance(module, Called) else None
+    return Preprocessing() if size is None else Preprocessing(input_size=size)
+
+
+@torch.no_grad()
+def _dim_of(module: nn.Module, preprocessing: Preprocessing) -> int | None:
+    """Return how many numbers a module gives, as it says itself or shows on a blank image; None where it fails."""
+    if isinstance(said := getattr(module, "num_classes", None), int):
+        return said
+    weight = next((weight for weight in module.parameters()), None)
+    device = torch.device("cpu") if weight is None else weight.device
+    try:
+        return vectors_of(module, module(torch.zeros(1, 3, *preprocessing.input_size, device=device))).shape[1]
+    except Exception:  # modules of others fail in ways of their own; where this one is used, it is named
+        return None

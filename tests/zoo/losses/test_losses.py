@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -472,3 +475,38 @@ def test_logarithms_of_zero_are_refused() -> None:
     for eps in (0.0, -1.0):
         with pytest.raises(OptionError, match=rf"eps is {eps}; it must be above 0"):
             create_loss("log_ratio", eps=eps)
+
+
+class Returns(nn.Module):
+    """A loss that returns what a function makes of the embeddings."""
+
+    make: Callable[[Tensor], Any] = staticmethod(lambda embeddings: embeddings)
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Any:
+        return self.make(embeddings)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda e: e.square().mean(1), r"returns a Tensor of shape \(4,\); it must return a tensor of one number"),
+        (lambda e: {"loss": e.mean()}, "returns a dict; it must"),
+        (lambda e: (e.mean(), e), "returns a tuple; it must"),
+        (lambda e: float(e.mean()), "returns a float; it must"),
+        (lambda e: None, "returns a NoneType; it must"),
+        (lambda e: e.detach().mean(), "returns a number without a gradient"),
+    ],
+)
+def test_a_loss_returns_one_number(make: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "losses_of_mine", SimpleNamespace(Returns=Returns))
+    embeddings, labels = torch.randn(4, 2, requires_grad=True), torch.tensor([0, 0, 1, 1])
+    loss = create_loss("losses_of_mine:Returns", num_classes=2, dim=2)
+    monkeypatch.setattr(Returns, "make", staticmethod(make))
+    with pytest.raises(OptionError, match=f"Loss 'losses_of_mine:Returns' {said}"):
+        loss(embeddings, labels)
+    for one_number in (lambda e: e.mean(), lambda e: e.mean()[None]):
+        monkeypatch.setattr(Returns, "make", staticmethod(one_number))
+        assert float(loss(embeddings, labels)) == pytest.approx(float(embeddings.mean()))
