@@ -27,7 +27,7 @@ from zoo.files import (
     require_writable,
     write_json,
 )
-from zoo.formats.documents import read_document
+from zoo.formats.documents import read_document, shown
 from zoo.formats.model_config import FACTS_KEY
 
 log = logging.getLogger(__name__)
@@ -209,5 +209,5 @@ def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
 
     changed = [name for name in sorted(old.keys() | new.keys()) if differs(name)]
     if changed:
-        listed = ", ".join(f"{name} {old.get(name)!r} (now {new.get(name)!r})" for name in changed[:3])
+        listed = ", ".join(f"{name[:60]} {shown(old.get(name))} (now {shown(new.get(name))})" for name in changed[:3])
         raise OptionError(f"{folder} was begun with {listed}. Choose another out, or remove the folder to start anew.")

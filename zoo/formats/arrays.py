@@ -7,8 +7,12 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
+from typing import IO, Any
 
 import numpy as np
+
+from zoo.errors import first_line
 
 _FREE = 2**28  # bytes that any file may unpack to
 _MOST_PACKED = 50  # times smaller than unpacked; embeddings and labels are hardly half as large packed
@@ -36,6 +40,25 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
+def read_header(opened: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return what the header of ``.npy`` content says: shape, whether it is stored by columns, and data type.
+
+    Raises:
+        ValueError: it is no such header, or says what cannot be.
+    """
+    version = np.lib.format.read_magic(opened)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"it is of format {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, by_columns, dtype = read(opened)
+    except (SyntaxError, TokenError, TypeError, RecursionError, MemoryError, OverflowError) as error:  # of its parser
+        raise ValueError(f"its header cannot be read ({first_line(error)})") from error
+    if any(side < 0 for side in shape):
+        raise ValueError(f"it says shape {shape}")
+    return shape, by_columns, dtype
+
+
 def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     entry = archive.getinfo(name)
     if entry.file_size > max(_FREE, _MOST_PACKED * entry.compress_size):
@@ -43,11 +66,10 @@ def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             f"{name} has {entry.compress_size} bytes and unpacks to {entry.file_size}. Save it unpacked, with np.savez"
         )
     with archive.open(entry) as opened:
-        version = np.lib.format.read_magic(opened)  # type: ignore[arg-type]
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{name} is of format {version}")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read(opened)  # type: ignore[arg-type]
+        try:
+            shape, by_columns, dtype = read_header(opened)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         if dtype.hasobject:
             raise ValueError(f"{name} holds Python objects, which are not read")
         size = math.prod(shape) * dtype.itemsize

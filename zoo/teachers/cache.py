@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zoo.data.image_set import ImageSet
 from zoo.files import replacing, require_writable
+from zoo.formats.arrays import read_header
 from zoo.teachers.base import Teacher
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,6 @@ def read_entry(file: Path, count: int) -> np.ndarray:
     """
     content = file.read_bytes()
     opened = io.BytesIO(content)
-    version = np.lib.format.read_magic(opened)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read_header(opened)
     size, start = math.prod(shape) * dtype.itemsize, opened.tell()
     if dtype != np.float32 or by_columns or len(shape) != 2 or shape[0] != count or start + size > len(content):

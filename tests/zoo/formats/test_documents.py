@@ -124,6 +124,8 @@ def npy(shape: str, kind: str = "<f4", data: bytes = b"") -> bytes:
         (npy("(268435456,)", "|u1", bytes(2**28 + 1)), "unpacks to"),
         (b"\x93NUMPY\x07\x00", r"format \(7, 0\)"),
         (b"nothing", "magic"),
+        (npy("(3, 3").replace(b"}", b"("), "header cannot be read|Cannot parse header"),
+        (npy("(-3, 3)"), r"says shape \(-3, 3\)"),
     ],
 )
 def test_arrays_are_not_unpacked_beyond_reason(content: bytes, message: str, tmp_path: Path) -> None:

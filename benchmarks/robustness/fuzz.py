@@ -1,0 +1,210 @@
+"""Broken, damaged and hostile files of every format, by the thousand: each works as before, or is refused in a line.
+
+    python -m benchmarks.robustness.fuzz --cases 10000 --seed 0
+
+Each case changes one file of a specimen, in bytes or in values, and uses it as a verb would. A case is named by its
+number and the seed, so it can be repeated alone with ``--only``. Cases run in a process of their own, which is watched
+for time and memory and started anew where it does not come back. Linux only, for the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import shutil
+import sys
+import tempfile
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.robustness.mutations import bytes_changed, document_changed, metadata_changed, text_changed
+from benchmarks.robustness.specimens import USES, make_specimens
+from zoo.errors import UserError
+
+OUTCOMES = ("worked", "refused in one line", "traceback", "hang", "over 1 GB", "silently different")
+_BYTES = 2**30
+_LONGEST_LINE = 700
+
+Change = Callable[[Path, np.random.Generator], None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A file of a specimen, how it is changed, and whether what comes out of it must stay the same."""
+
+    specimen: str
+    file: str
+    change: Change
+    same: bool = True
+
+
+KINDS = {
+    "config.json, values": Kind("model", "config.json", document_changed),
+    "config.json, values, no digests": Kind("model-old", "config.json", document_changed, same=False),
+    "config.json, bytes": Kind("model", "config.json", bytes_changed),
+    "model.safetensors": Kind("model", "model.safetensors", bytes_changed),
+    "ONNX, bytes": Kind("onnx", "model.onnx", bytes_changed),
+    "ONNX, metadata": Kind("onnx", "model.onnx", metadata_changed),
+    "ONNX, metadata, no digest": Kind("onnx-old", "model.onnx", metadata_changed, same=False),
+    "ONNX, weights beside it": Kind("onnx-beside", "model.onnx.data", bytes_changed),
+    "ONNX as teacher, no digest": Kind("teacher", "model.onnx", metadata_changed, same=False),
+    "last.ckpt": Kind("checkpoint", "last.ckpt", bytes_changed),
+    "best.safetensors": Kind("best", "best.safetensors", bytes_changed),
+    "teacher's cache": Kind("cache", "entry.npy", bytes_changed),
+    "embeddings.npz": Kind("npz", "embeddings.npz", bytes_changed),
+    "index.json, values": Kind("index", "index.json", document_changed),
+    "index.json, values, no digests": Kind("index-old", "index.json", document_changed, same=False),
+    "ids.json": Kind("index", "ids.json", document_changed),
+    "index.faiss": Kind("index", "index.faiss", bytes_changed),
+    "options.json": Kind("stage", "options.json", document_changed, same=False),
+    "inputs.json": Kind("record", "inputs.json", document_changed, same=False),
+    "YAML of run": Kind("yaml", "run.yaml", text_changed, same=False),
+    "table of images": Kind("table", "images.csv", text_changed, same=False),
+    "image": Kind("image", "a.png", bytes_changed, same=False),
+}
+
+
+def outcome_of(number: int, seed: int, specimens: Path, expected: dict[str, str]) -> tuple[str, str, str]:
+    """Run one case.
+
+    Args:
+        number: of the case.
+        seed: of all.
+        specimens: folder of ``make_specimens``.
+        expected: what comes out of each specimen unchanged; filled when first asked for.
+
+    Returns:
+        The kind, the outcome, and what was said.
+    """
+    name = list(KINDS)[number % len(KINDS)]
+    kind = KINDS[name]
+    use = USES[kind.specimen]
+    if kind.specimen not in expected:
+        expected[kind.specimen] = use(specimens / kind.specimen)
+    with tempfile.TemporaryDirectory(prefix="fuzz.") as folder:
+        copy = Path(shutil.copytree(specimens / kind.specimen, Path(folder) / kind.specimen))
+        random = np.random.default_rng([seed, number])
+        kind.change(copy / kind.file, random)
+        try:
+            with _peak() as peak:
+                found = use(copy)
+        except UserError as error:
+            found, said = "", str(error)
+            outcome = "refused in one line" if "\n" not in said and len(said) < _LONGEST_LINE else "traceback"
+        except SystemExit as stop:  # how the command line ends on bad usage
+            found, said, outcome = "", f"exit {stop.code}", "refused in one line"
+        except BaseException as error:
+            found, said, outcome = "", "".join(traceback.format_exception(error)[-3:]), "traceback"
+        else:
+            said, outcome = "", "worked"
+            if kind.same and found != expected[kind.specimen]:
+                outcome = "silently different"
+        if peak[0] > _BYTES:
+            outcome, said = "over 1 GB", f"{peak[0] / 2**30:.1f} GiB; {outcome}: {said}"
+        return name, outcome, said.replace(folder, "")
+
+
+@contextmanager
+def _peak() -> Iterator[list[int]]:
+    """Give the bytes by which this process's memory grew at its peak; known when the block ends."""
+    found = [0]
+    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    known = reset.exists()
+    if known:
+        reset.write_text("5")
+    before = _resident(status, "VmRSS") if known else 0
+    try:
+        yield found
+    finally:
+        found[0] = _resident(status, "VmHWM") - before if known else 0
+
+
+def _resident(status: Path, key: str) -> int:
+    return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
+
+
+def _serve(pipe: Connection, seed: int, specimens: Path) -> None:
+    expected: dict[str, str] = {}
+    while (number := pipe.recv()) is not None:
+        pipe.send(outcome_of(number, seed, specimens, expected))
+
+
+def run(numbers: list[int], seed: int, specimens: Path, seconds: float) -> dict[str, Counter[str]]:
+    """Run cases in a watched process; return the outcomes by kind, and print those that should not be.
+
+    Args:
+        numbers: of the cases.
+        seed: of all.
+        specimens: folder of ``make_specimens``.
+        seconds: that a case may take; the first of a process, which imports everything, ten times as many.
+    """
+    context = multiprocessing.get_context("spawn")
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    waiting = list(reversed(numbers))
+    while waiting:
+        pipe, other = context.Pipe()
+        process = context.Process(target=_serve, args=(other, seed, specimens), daemon=True)
+        process.start()
+        other.close()
+        first = True
+        while waiting:
+            number = waiting.pop()
+            pipe.send(number)
+            name, outcome, said = list(KINDS)[number % len(KINDS)], "hang", f"no answer in {seconds:g} s"
+            try:
+                if pipe.poll(10 * seconds if first else seconds):
+                    name, outcome, said = pipe.recv()
+            except EOFError:
+                outcome, said = "traceback", f"the process ended with {process.exitcode}"
+            first = False
+            found[name][outcome] += 1
+            if outcome not in OUTCOMES[:2]:
+                print(f"case {number} ({name}): {outcome}: {said.strip()}", flush=True)
+            if said.startswith(("no answer", "the process")):
+                break
+        else:
+            pipe.send(None)
+        process.join(5)
+        process.kill()
+    return found
+
+
+def table(found: dict[str, Counter[str]]) -> str:
+    """Return the outcomes as a table in Markdown."""
+    lines = [f"| format | tried | {' | '.join(OUTCOMES)} |", "|---|" + "---|" * (len(OUTCOMES) + 1)]
+    total: Counter[str] = Counter()
+    for name in KINDS:
+        counts = found.get(name, Counter())
+        total += counts
+        lines.append(f"| {name} | {counts.total()} | {' | '.join(str(counts[outcome]) for outcome in OUTCOMES)} |")
+    lines.append(f"| all | {total.total()} | {' | '.join(str(total[outcome]) for outcome in OUTCOMES)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the cases and print the table; 1 where one of them was neither fine nor refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=60, help="that a case may take before it counts as a hang")
+    parser.add_argument("--only", type=int, help="one case, by its number")
+    parser.add_argument("--specimens", type=Path, help="folder to keep the specimens in; else a temporary one")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="specimens.") as temporary:
+        specimens = options.specimens or Path(temporary)
+        make_specimens(specimens)
+        numbers = [options.only] if options.only is not None else list(range(options.cases))
+        found = run(numbers, options.seed, specimens, options.seconds)
+    print(table(found))
+    return int(any(counts[outcome] for counts in found.values() for outcome in OUTCOMES[2:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Some of the cases of benchmarks/robustness/fuzz.py; all of them take minutes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.robustness.fuzz import KINDS, OUTCOMES, Kind, outcome_of, table
+from benchmarks.robustness.specimens import USES, make_specimens
+
+
+@pytest.fixture(scope="module")
+def specimens(tiny_onnx: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("specimens")
+    make_specimens(folder, tiny_onnx(folder / "tiny.onnx"))
+    return folder
+
+
+def test_broken_files_work_as_before_or_are_refused_in_a_line(specimens: Path) -> None:
+    expected: dict[str, str] = {}
+    found = [outcome_of(number, 1, specimens, expected) for number in range(6 * len(KINDS))]
+    assert [case for case in found if case[1] not in OUTCOMES[:2]] == []
+    counts = Counter(outcome for _, outcome, _ in found)
+    assert min(counts[outcome] for outcome in OUTCOMES[:2]) > 10
+    assert expected.keys() == USES.keys() and len({value for value in expected.values() if value}) > 8
+
+
+def test_what_should_not_be_is_noticed(specimens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome(use: Callable[[Path], str], same: bool = True) -> str:
+        monkeypatch.setitem(
+            KINDS, "config.json, values", Kind("stage", "options.json", lambda file, random: None, same)
+        )
+        monkeypatch.setitem(USES, "stage", use)
+        return outcome_of(0, 0, specimens, {"stage": "as ever"})[1]
+
+    assert outcome(lambda folder: "as ever") == "worked"
+    assert outcome(lambda folder: "other") == "silently different"
+    assert outcome(lambda folder: "other", same=False) == "worked"
+    assert outcome(lambda folder: str(1 // 0)) == "traceback"
+    monkeypatch.setattr("benchmarks.robustness.fuzz._BYTES", 2**25)  # so that the test takes less
+    assert outcome(lambda folder: str(bytearray(2**26).count(1))) == "over 1 GB"
+
+
+def test_the_table_has_a_line_for_each_format_and_one_for_all() -> None:
+    lines = table({"image": Counter({"worked": 2, "hang": 1}), "last.ckpt": Counter({"refused in one line": 4})})
+    assert len(lines.splitlines()) == len(KINDS) + 3
+    assert "| image | 3 | 2 | 0 | 0 | 1 | 0 | 0 |" in lines and "| all | 7 | 2 | 4 | 0 | 1 | 0 | 0 |" in lines
