@@ -15,6 +15,7 @@ import numpy as np
 from zoo.errors import first_line
 
 _FREE = 2**28  # bytes that any file may unpack to
+_LONGEST = 100  # characters of a reason
 _MOST_PACKED = 50  # times smaller than unpacked; embeddings and labels are hardly half as large packed
 
 
@@ -37,7 +38,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
                     raise ValueError(f"it lacks {name}")
             return {name: _read(archive, f"{name}.npy") for name in names}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+        raise ValueError(first_line(error)[:_LONGEST]) from error  # zipfile quotes what it found, however long
 
 
 def read_header(opened: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
