@@ -132,7 +132,7 @@ def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> None:
     unread = [name for name in names if name.suffix.lower()[1:] in _OTHER_IMAGES.split()]
     if unread:
         log.warning(
-            "%s: %d images are left out, as their formats are not read: %s; %s for one. Convert them to JPEG or PNG.",
+            "%s: images left out, as their formats are not read: %d (%s), such as %s. Convert them to JPEG or PNG.",
             root,
             len(unread),
             _counted(unread),

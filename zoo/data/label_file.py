@@ -89,7 +89,7 @@ def read_labels(path: str | Path, metric: str = "euclidean", table_ids: Sequence
         DataError: the file is missing, of another kind or broken; names row and value.
         OptionError: unknown metric, or one that the file has no use for.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix == ".csv":
         return _read_csv(path, metric)
     if path.suffix not in (".npz", ".npy"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,22 @@ def test_files_that_cannot_be_read_or_are_of_another_kind(folder: Path) -> None:
     np.save(folder / "labels.npy", np.zeros((6, 2)))
     with pytest.raises(OptionError, match="Unknown label metric 'cosin'"):
         load_data(f"{folder}/table.csv", continuous_labels=folder / "labels.npy", label_metric="cosin")
+
+
+def test_paths_may_start_at_home_and_named_pipes_are_not_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "labels.csv").write_text("path,x\n" + "".join(f"images/{i}.png,{i}\n" for i in range(6)))
+    (folder / "lists.yaml").write_text("training: [a]\nTest: [b]\n")
+    (folder / "classes.csv").write_text("path,label\nimages/0.png,a\nimages/1.png,b\n")
+    data = load_data("csv:~/classes.csv", "list:~/lists.yaml", 0, continuous_labels="~/labels.csv")
+    assert list(data.train.ids) == ["images/0.png"] and list(data.test.ids) == ["images/1.png"]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "pipe")
+        for name in ("pipe.csv", "pipe.npz"):
+            (folder / name).symlink_to(folder / "pipe")
+            with pytest.raises(DataError, match=rf"{name} cannot be read .*a named pipe"):
+                load_data("csv:~/classes.csv", continuous_labels=folder / name)
+        with pytest.raises(DataError, match=r"Split list .*pipe cannot be read .*a named pipe"):
+            load_data("csv:~/classes.csv", f"list:{folder / 'pipe'}")

@@ -103,7 +103,7 @@ def _by_class_rule(name: str, images: ImageSet, rule: str) -> np.ndarray:
     elif rule == "even-odd":
         side_of_class = np.where(np.arange(count) % 2 == 0, TRAIN, TEST).astype(object)
     elif rule.startswith("list:"):
-        side_of_class = _listed(images, Path(rule.removeprefix("list:")))
+        side_of_class = _listed(images, Path(rule.removeprefix("list:")).expanduser())
     else:
         known = ["auto", "given", "first-half", "even-odd", "all-train", "all-test", "list:FILE"]
         raise OptionError(f"Unknown split {rule!r}; known are {', '.join(known)}.{did_you_mean(rule, known)}")
