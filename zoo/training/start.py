@@ -160,7 +160,7 @@ class Start(Callback):
 
     def _heads(self, features: np.ndarray, labels: np.ndarray | None, dim: int) -> dict[str, Callable[[], np.ndarray]]:
         """Return by name what fits a head ``(dim, F)`` to features ``(N, F)``; the plainest first."""
-        heads = {f"PCA to {dim}": partial(principal_directions, features, dim)}
+        heads: dict[str, Callable[[], np.ndarray]] = {f"PCA to {dim}": partial(principal_directions, features, dim)}
         if self.classifier is not None and self.classifier.shape[1] == features.shape[1]:
             heads[f"PCA by the classifier to {dim}"] = partial(classifier_directions, features, self.classifier, dim)
         for shrinkage in SHRINKAGES if labels is not None and self.images.labels is not None else ():
