@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.errors import OptionError
 from zoo.losses.directions import unit
-from zoo.models.projection import principal_directions
+from zoo.retrieval.projection import principal_directions
 
 TeacherSample = Callable[[], Tensor]
 """Returns the teacher's embeddings of some training images, float32 ``(N, D')``, not normalised."""

@@ -19,8 +19,8 @@ from zoo.models.embedding import embed_pooled, fastest_device
 from zoo.models.facts import COSINE
 from zoo.models.making import create_model
 from zoo.models.network import linear_head_of, summary_of
-from zoo.models.projection import principal_directions
 from zoo.retrieval.nearest import comparable
+from zoo.retrieval.projection import principal_directions
 from zoo.teachers.base import Teacher
 from zoo.teachers.ready import ArrayTeacher
 

@@ -25,8 +25,8 @@ from zoo.files import write_json
 from zoo.models.embedding import embed_pooled
 from zoo.models.facts import COSINE
 from zoo.models.network import linear_head_of, summary_of
-from zoo.models.projection import classifier_directions, discriminant_directions, principal_directions
 from zoo.retrieval.nearest import comparable
+from zoo.retrieval.projection import classifier_directions, discriminant_directions, principal_directions
 from zoo.training.checkpoints import read_best, write_best
 from zoo.training.learner import Learner, contiguous
 
@@ -46,7 +46,7 @@ class Start(Callback):
 
     The head is the principal directions of the pooled features of training images, with or without regard to the
     classifier that the network was pretrained with, or, where classes are known, directions in which they differ: see
-    ``zoo.models.projection``. That which retrieves best on the validation images is taken; without those it is the
+    ``zoo.retrieval.projection``. That which retrieves best on the validation images is taken; without those it is the
     plain principal directions.
 
     Args:
@@ -163,7 +163,9 @@ class Start(Callback):
         heads: dict[str, Callable[[], np.ndarray]] = {f"PCA to {dim}": partial(principal_directions, features, dim)}
         if self.classifier is not None and self.classifier.shape[1] == features.shape[1]:
             heads[f"PCA by the classifier to {dim}"] = partial(classifier_directions, features, self.classifier, dim)
-        for shrinkage in SHRINKAGES if labels is not None and self.images.labels is not None else ():
+        if labels is None or self.images.labels is None:
+            return heads
+        for shrinkage in SHRINKAGES:
             name = f"whitened to {dim}, shrinkage {shrinkage:g}"
             heads[name] = partial(discriminant_directions, features, labels, dim, shrinkage)
         return heads

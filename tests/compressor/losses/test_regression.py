@@ -12,7 +12,7 @@ from compressor.losses.regression import RegressionLoss
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from compressor.losses.teacher_sample import fitted_sigma
 from zoo.errors import OptionError
-from zoo.models.projection import principal_directions
+from zoo.retrieval.projection import principal_directions
 
 
 def orthogonal_classes() -> torch.Tensor:

@@ -18,7 +18,7 @@ from zoo.losses.proxy_anchor import ProxyAnchorLoss
 from zoo.models.embedding import embed_pooled
 from zoo.models.facts import facts_of
 from zoo.models.making import create_model
-from zoo.models.projection import classifier_directions, discriminant_directions, principal_directions
+from zoo.retrieval.projection import classifier_directions, discriminant_directions, principal_directions
 from zoo.training.start import begin_proxies
 
 SMALL: dict[str, Any] = {"image_size": 32, "crop_pct": 1.0, "workers": 0, "batch_size": 16, "dim": 6}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zoo.errors import DataError
-from zoo.models.projection import classifier_directions, discriminant_directions, principal_directions
+from zoo.retrieval.projection import classifier_directions, discriminant_directions, principal_directions
 
 
 def test_directions_are_those_of_most_variance() -> None:
