@@ -9,6 +9,6 @@ if sys.path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109 - pathlib woul
     # Python puts the working directory first: a json.py in it would be run. Last, packages in a checkout are found.
     sys.path.append(sys.path.pop(0))
 
-from compressor.cli.command import main
+from compressor.cli import main
 
 sys.exit(main())

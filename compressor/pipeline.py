@@ -15,7 +15,7 @@ import yaml
 from compressor.distillation import distill
 from compressor.int8_finish.shipping import require_int8, ship
 from export.report.validation import Report, require_report_options, validate
-from export.shipping import CANDIDATES, export_model, require_export_options
+from export.shipping import CANDIDATES, export_model, files_of, require_export_options
 from zoo.arguments import DataLike, require_given, require_valid
 from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean, first_line
@@ -197,6 +197,7 @@ def _export(
     """
     inputs = plain({"options": options, "data": splits.digest, "model": model_digest(student)})
     made_of = folder / "inputs.json"
+    asked = files_of(student, folder, options["precision"], options["input"])
     if made_of.is_file():
         made = read_record(made_of)
         files = [folder / name for name in made.pop("files", [])]  # none where only int8 was asked for, and refused
@@ -206,14 +207,15 @@ def _export(
         if made == inputs and there and _is_as_made(folder, digests):
             log.info("%s is finished already: reused", folder)
             return files, RefusedError(**refused, content=read_record(tried), network=None) if refused else None
-    for stale in folder.glob("*.onnx"):
-        stale.unlink()
+        for stale in files:
+            stale.unlink(missing_ok=True)
+    write_json(made_of, {"files": [file.name for file in asked.values()]})  # so that the next run knows them, if killed
     left = {name: value for name, value in options.items() if name not in divided}  # the data are divided already
     error: RefusedError | None = None
     try:
         files = list(ship(student, folder, teacher=teacher, data=splits, **left).files.values())
     except RefusedError as refusal:
-        error, files = refusal, sorted(folder.glob("*.onnx"))
+        error, files = refusal, [file for precision, file in asked.items() if precision != "int8"]
     made = inputs | {"files": [file.name for file in files]}
     if error is not None:  # the search took minutes, and the same would be found again
         made["refused"] = {"found": error.found, "remedy": error.remedy}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,8 @@ def files_of(model: ModelLike, path: str | Path | None, precision: str, input: s
         if len(kinds) > 1:
             raise OptionError(f"{path} is one file for {len(kinds)} precisions. Give a folder, or one precision.")
         return {kinds[0]: Path(path)}
+    if path is not None and re.fullmatch(r"\.[A-Za-z]\w*", Path(path).suffix) and not Path(path).is_dir():
+        raise OptionError(f"{path} does not end in .onnx, the one format of file that is written. Give such a name.")
     if path is None:
         if not isinstance(model, str | Path):
             raise OptionError("A model in memory has no folder to write beside. Give a path.")

@@ -47,7 +47,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
             os.close(handle)  # an open file cannot be replaced there
         with full_disk_named(path, temporary):
             yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        as_any_new_file(temporary)
         os.replace(temporary, path)
     finally:
         if os.name != "nt":
@@ -267,7 +267,8 @@ def model_digest(path: Path | str) -> str:
     return digest_of(path) if path.suffix == ".onnx" else digest(path)
 
 
-def _umask() -> int:
+def as_any_new_file(path: Path) -> None:
+    """Give a temporary file, which its owner alone may read, the permissions that the umask gives to any new file."""
     current = os.umask(0)
     os.umask(current)
-    return current
+    path.chmod(0o666 & ~current)

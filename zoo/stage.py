@@ -29,6 +29,7 @@ from zoo.files import (
 )
 from zoo.formats.documents import read_document, shown
 from zoo.formats.model_config import FACTS_KEY
+from zoo.models.facts import names_only
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def _is_finished(folder: Path, verb: Callable[..., Any], options: dict[str, Any]
     made_with = _made_with(folder, verb)
     if not made_with:
         raise OptionError(f"{folder} already holds a model that was not made here. Choose another out.")
-    _require_same(folder, defaults | made_with, options)
+    _require_same(folder, defaults | names_only(made_with), names_only(options))  # as the configuration has them
     log.info("%s is finished already: reused", folder)
     return True
 

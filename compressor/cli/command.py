@@ -12,7 +12,8 @@ from jsonargparse import Namespace
 
 from compressor.cli.parsing import parser_of
 from compressor.cli.printing import overview, print_hits, quieten
-from compressor.cli.verbs import BAD_USAGE, DONE, GATE_FAILED, GROUPS, INTERRUPTED, USER_ERROR, VERBS
+from compressor.cli.process import INTERRUPTED, silence
+from compressor.cli.verbs import BAD_USAGE, DONE, GATE_FAILED, GROUPS, USER_ERROR, VERBS
 from compressor.cli.words import parted, with_leading
 from export.report.validation import Report
 from export.shipping import Exported, export_model
@@ -74,6 +75,21 @@ def _carry_out(verb: str, options: Namespace) -> int:
         print_candidates(error.content)
         print(f"Refused: {error}", file=sys.stderr)
         return GATE_FAILED
+    try:
+        _show(verb, options, result, as_json, all_nodes)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough; what was done is done
+        silence()
+    if isinstance(result, Report) and not result.passed:
+        from export.report.content import gate_of
+
+        print(gate_of(result.content)[1], file=sys.stderr)
+        return GATE_FAILED
+    return DONE
+
+
+def _show(verb: str, options: Namespace, result: Any, as_json: bool, all_nodes: bool) -> None:
+    """Print what a verb found or wrote, but for a gate that failed."""
     if isinstance(result, Report):
         from export.report.content import gate_of
         from export.report.tables import print_table
@@ -81,10 +97,8 @@ def _carry_out(verb: str, options: Namespace) -> int:
         print_table(result.content)
         print(f"Report: {result.folder / 'report.html'}")
         state, sentence = gate_of(result.content)
-        if state != "none":
-            print(sentence, file=sys.stdout if result.passed else sys.stderr)
-        if not result.passed:
-            return GATE_FAILED
+        if state == "passed":
+            print(sentence)
     elif isinstance(result, Exported):
         if result.candidates is not None:
             from export.report.tables import print_candidates
@@ -103,7 +117,6 @@ def _carry_out(verb: str, options: Namespace) -> int:
         print_hits([str(query) for query in options.queries], result, as_json)
     else:
         print(f"Done: {result}")
-    return DONE
 
 
 def _call(verb: str, options: Namespace) -> Any:

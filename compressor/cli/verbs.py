@@ -15,7 +15,7 @@ from export.report.validation import validate
 from export.shipping import export_model
 from zoo.training.train import train
 
-DONE, USER_ERROR, BAD_USAGE, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, USER_ERROR, BAD_USAGE, GATE_FAILED = 0, 1, 2, 3
 
 VERBS: dict[str, Callable[..., Any]] = {
     "train": train,

@@ -26,7 +26,7 @@ from zoo.errors import ModelError, first_line, require_known
 from zoo.files import digest
 from zoo.formats.onnx_content import DIGEST_KEY, content_digest
 from zoo.formats.onnx_metadata import SCHEMA as METADATA_SCHEMA
-from zoo.models.facts import COSINE, facts_of
+from zoo.models.facts import COSINE, facts_of, without_places
 from zoo.models.folder import load_model
 from zoo.models.network import normalize_embeddings, preprocessing_of, summary_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
@@ -255,7 +255,7 @@ def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray], 
 def metadata(traced: Traced, takes: str) -> dict[str, str]:
     """Return what an fp32 file that takes "pixels" or "tensor" says of itself; see docs/formats.md."""
     model, folder = traced.model, traced.folder
-    facts, summary = facts_of(model), summary_of(model)
+    facts, summary = without_places(facts_of(model)), summary_of(model)
     entries: dict[str, Any] = {
         "schema": METADATA_SCHEMA,
         "architecture": str(summary["architecture"]),

@@ -27,6 +27,7 @@ from compressor.int8_finish.quantization_aware import obstacle_to_finish
 from export import Embedder, export_model, to_onnx
 from export.int8.judge import balanced, images_of, judging
 from export.onnx.tracing import smooth_images
+from export.shipping import files_of
 from zoo import (
     DataError,
     ImageSet,
@@ -571,3 +572,15 @@ def test_int8_needs_labels_to_be_judged_by(tiny_teacher: Path, photos: Path, tmp
     unlabelled = replace(data, train=data.train.without_labels())
     with pytest.raises(DataError, match="has no labels to judge int8 by"):
         export_model(tiny_teacher, tmp_path, precision="int8", data=unlabelled, **QUICK)
+
+
+@pytest.mark.parametrize("name", ["x.tflite", "x.ONNX", "folder/x.pt", "x.onnx.gz", "x.json"])
+def test_files_of_other_formats_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"does not end in \.onnx, the one format"):
+        files_of("student", tmp_path / name, "fp32")
+
+
+def test_folders_may_have_dots_in_their_names(tmp_path: Path) -> None:
+    (tmp_path / "made.already").mkdir()
+    for name in ("v1.2", "made.already", ".hidden"):
+        assert files_of("student", tmp_path / name, "fp32") == {"fp32": tmp_path / name / "model.onnx"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import require_known
@@ -40,11 +41,39 @@ class ModelFacts:
 
 
 def facts_of(model: nn.Module) -> ModelFacts:
-    """Return the facts of a model; of a foreign one, the defaults (cosine metric)."""
-    facts = getattr(model, "embedding_facts", None)
+    """Return the facts of a model, or of the network in a wrapper; of a foreign one, the defaults (cosine metric)."""
+    from zoo.models.wrappers import network_in  # of torch, which what only names the metrics does without
+
+    facts = getattr(network_in(model), "embedding_facts", None)
     return facts if isinstance(facts, ModelFacts) else ModelFacts()
 
 
 def set_facts(model: nn.Module, facts: ModelFacts) -> None:
     """Attach facts to a model."""
     model.embedding_facts = facts  # type: ignore[assignment]
+
+
+def without_places(facts: ModelFacts) -> ModelFacts:
+    """Return facts as they may be given to others: of paths of this machine, the names of the files and folders alone.
+
+    ``/home/me/weights.safetensors`` becomes ``weights.safetensors``, and ``folder:/home/me/photos`` ``folder:photos``;
+    digests tell what was meant. Relative paths stay.
+    """
+    kept = {name: names_only(getattr(facts, name)) for name in ("options", "data", "teacher", "measured")}
+    return replace(facts, **kept)
+
+
+_ABSOLUTE = re.compile(
+    r"^(?P<kind>[a-z0-9-]{2,}:)?(?:/|~|[A-Za-z]:[\\/]|\\\\)(?:.*[\\/])?(?P<name>[^\\/]+)[\\/]*$", re.DOTALL
+)
+
+
+def names_only(value: Any) -> Any:
+    """Return a value as JSON has it, with the names of files and folders in place of their absolute paths."""
+    if isinstance(value, dict):
+        return {key: names_only(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [names_only(item) for item in value]
+    if not isinstance(value, str) or not (found := _ABSOLUTE.fullmatch(value)):
+        return value
+    return (found["kind"] or "") + found["name"]

@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zoo.errors import ModelError, did_you_mean, first_line
-from zoo.files import digest, write_json, write_text
+from zoo.files import as_any_new_file, digest, full_disk_named, write_json, write_text
 from zoo.formats.documents import shown
 from zoo.formats.model_config import FACTS_KEY, read_config, require_sealed, sealed
 from zoo.models.card import model_card
-from zoo.models.facts import ModelFacts, facts_of, set_facts
+from zoo.models.facts import ModelFacts, facts_of, set_facts, without_places
 from zoo.models.network import summary_of
 from zoo.models.weights import require_filled, require_no_larger, require_same_shapes, shapes_in
 
@@ -80,21 +80,24 @@ def load_model(path: str | Path) -> nn.Module:
 def save_model(model: nn.Module, path: str | Path) -> None:
     """Save a model as a folder in timm's format: model.safetensors, README.md, config.json.
 
-    Each file appears whole or not at all, config.json last, so a folder that has one is finished.
+    Each file appears whole or not at all, config.json last, so a folder that has one is finished. Paths of this machine
+    among the facts become names of files and folders.
     ``timm.create_model("local-dir:PATH", pretrained=True)`` loads it without this project.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
+    shipped = without_places(facts_of(model))
+    facts = asdict(shipped)
     with tempfile.TemporaryDirectory(dir=path, prefix=".saving.") as temporary:
         on_cpu = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         on_cpu.register_state_dict_post_hook(_unshare)
-        timm.models.save_for_hf(
-            on_cpu, temporary, model_config={FACTS_KEY: asdict(facts_of(model))}, safe_serialization=True
-        )
+        with full_disk_named(path):
+            timm.models.save_for_hf(on_cpu, temporary, model_config={FACTS_KEY: facts}, safe_serialization=True)
         weights, config = Path(temporary) / "model.safetensors", Path(temporary) / "config.json"
+        as_any_new_file(weights)
         write_json(config, sealed(json.loads(config.read_text(encoding="utf-8")), digest(weights)))
         os.replace(weights, path / "model.safetensors")
-        write_text(path / "README.md", model_card(path.name, summary_of(model), facts_of(model)))
+        write_text(path / "README.md", model_card(path.name, summary_of(model), shipped))
         os.replace(config, path / "config.json")
 
 

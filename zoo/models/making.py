@@ -5,21 +5,30 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from zoo.arguments import require_valid
 from zoo.errors import ModelError, OptionError, did_you_mean, first_line
+from zoo.files import digest
+from zoo.formats.documents import read_document
+from zoo.formats.model_config import FACTS_KEY
 from zoo.formats.preprocessing import Preprocessing
 from zoo.models.facts import COSINE, ModelFacts, set_facts
 from zoo.models.network import head_of, linear_head_of, preprocessing_of, summary_of
 
 log = logging.getLogger(__name__)
+
+WEIGHTS = "model.safetensors"
+_PATIENCE = 8.0  # seconds to wait for a server's answer
 
 
 def create_model(
@@ -72,6 +81,8 @@ def create_model(
     if isinstance(pretrained, str | Path):
         overlay["file"] = str(_require_safetensors(Path(pretrained)))
         overlay["num_classes"] = _classes_in(Path(pretrained), timm.get_pretrained_cfg_value(arch, "classifier"))
+    elif pretrained:
+        overlay |= _published_weights(arch)
     make = partial(timm.create_model, arch, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay)
     try:
         model = make(**options)
@@ -111,12 +122,12 @@ def classifier_of(arch: str, pretrained: bool | str | Path) -> np.ndarray | None
         pretrained: True for timm's published weights, or the path of a ``.safetensors`` file.
 
     Raises:
-        ModelError: the weights cannot be read.
+        ModelError: the weights cannot be read, or be downloaded.
     """
     if isinstance(pretrained, bool):
         if not pretrained:
             return None
-        head = linear_head_of(timm.create_model(arch, pretrained=True))
+        head = linear_head_of(timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=_published_weights(arch)))
         weight = None if head is None else head.weight.detach()
     else:
         name = timm.get_pretrained_cfg_value(arch, "classifier")
@@ -131,6 +142,47 @@ def classifier_of(arch: str, pretrained: bool | str | Path) -> np.ndarray | None
     return weight.flatten(1).float().numpy()
 
 
+def pretrained_source(folder: str | Path) -> bool | Path | None:
+    """Return the weights that the model in a folder was begun with, for the network as it is before it is trained.
+
+    A model folder that ships holds the weight file's name and digest alone; where the file lies is in ``options.json``
+    beside them, or, for a student finished for int8, in that of the student it was finished from.
+
+    Returns:
+        True for timm's published weights, False for random ones, the path of a weight file that is still there with the
+        same content, or None: the file is gone or another, or nothing is known.
+
+    Raises:
+        ModelError: a file in the folder is not what a model folder holds.
+    """
+    folder = Path(folder)
+    options = _options_in(folder)
+    if "pretrained" not in options and isinstance(options.get("student"), str):
+        options = _options_in(Path(options["student"])) or options
+    if "pretrained" not in options:
+        facts = _json_in(folder / "config.json").get(FACTS_KEY)
+        made_with = facts.get("options") if isinstance(facts, dict) else None
+        options = made_with if isinstance(made_with, dict) else {}
+    given = options.get("pretrained")
+    if given is None or isinstance(given, bool):
+        return given
+    file = Path(str(given))
+    return file if file.is_file() and digest(file)[:16] == options.get("pretrained_digest") else None
+
+
+def _options_in(folder: Path) -> dict[str, Any]:
+    return _json_in(folder / "options.json")
+
+
+def _json_in(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return read_document(file)
+    except ValueError as error:
+        raise ModelError(f"{file} is not valid JSON ({first_line(error)}). Train or download it anew.") from error
+
+
 def _require_architecture(arch: str) -> None:
     if timm.is_model(arch):
         return
@@ -139,6 +191,50 @@ def _require_architecture(arch: str) -> None:
         f"Unknown architecture {arch!r}.{did_you_mean(arch.partition('.')[0], known)} "
         f"timm.list_models() names all {len(known)}."
     )
+
+
+def _published_weights(arch: str) -> dict[str, Any]:
+    """Return where an architecture's published weights are, if on this machine; else see that they can be downloaded.
+
+    One short question, where the hub's own client would try for minutes.
+
+    Raises:
+        ModelError: they are neither here nor can be downloaded.
+    """
+    config = timm.get_pretrained_cfg(arch)
+    if config is None or not config.hf_hub_id:
+        return {}  # timm says what it has
+    name = config.hf_hub_filename or WEIGHTS
+    try:
+        here = huggingface_hub.hf_hub_download(config.hf_hub_id, name, local_files_only=True)
+        return {} if config.custom_load or config.hf_hub_filename else {"file": here}
+    except (OSError, ValueError):  # not here
+        pass
+    reason = "" if constants.HF_HUB_OFFLINE else _obstacle_to(huggingface_hub.hf_hub_url(config.hf_hub_id, name))
+    if reason is not None:
+        raise ModelError(
+            f"The published weights of {arch} are not on this machine, and cannot be downloaded"
+            f"{f' ({reason})' if reason else ''}. Bring {name} of {config.hf_hub_id} from where there is a network, "
+            "and give its path as pretrained."
+        )
+    return {}
+
+
+def _obstacle_to(url: str) -> str | None:
+    """Return why a server does not answer within some seconds; None where it answers, whatever it says."""
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            huggingface_hub.get_session().head(url, timeout=_PATIENCE / 2)
+            answers.append(None)
+        except Exception as error:  # of the client's library, of which there are several
+            answers.append(first_line(error))
+
+    asking = Thread(target=ask, daemon=True)  # finding a server's address knows no time limit
+    asking.start()
+    asking.join(_PATIENCE)
+    return answers[0] if answers else f"no answer within {_PATIENCE:g} s"
 
 
 def _require_size(model: nn.Module, arch: str, size: tuple[int, int]) -> None:

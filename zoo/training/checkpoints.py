@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from zoo.errors import ModelError, first_line
 from zoo.files import replacing, require_in_place
 from zoo.formats.documents import MAPPING, list_of, maybe, require_kinds, whole
 
-BEST = "best.safetensors"
+BEST, LAST = "best.safetensors", "last.ckpt"
+START_WEIGHTS, START_FACTS = "start.safetensors", "start.json"
 DIGEST_KEY = "content_digest"
 _REMEDY = "Remove it to begin this stage anew."
 # What unpicklers, zip readers and torch raise for broken files; weights_only lets no code run.
@@ -86,6 +88,14 @@ def _hash(value: Any, hashed: Any) -> None:
 def _require_same(file: Any, value: Any, said: Any, remedy: str) -> None:
     if said is not None and (found := digest_of(value)) != said:
         raise ModelError(f"{file} is damaged: its digest is {found[:16]}, and it says {str(said)[:16]}. {remedy}")
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what a run went on from, and the folder where nothing else lies in it."""
+    for name in (LAST, BEST, START_WEIGHTS, START_FACTS):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody's own files are in it
+        folder.rmdir()
 
 
 class WholeCheckpoints(TorchCheckpointIO):

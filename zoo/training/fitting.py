@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from zoo.models.precision import bfloat16_is_fast
 from zoo.stage import CHECKPOINTS
 from zoo.training.allocation import keep_freed_memory
 from zoo.training.augmentation import Views
-from zoo.training.checkpoints import BEST, WholeCheckpoints, read_best
+from zoo.training.checkpoints import BEST, LAST, WholeCheckpoints, read_best, remove_checkpoints
 from zoo.training.learner import Learner
 from zoo.training.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
 from zoo.training.start import Start
@@ -98,7 +97,7 @@ def fit(
     if fastest_device().type == "cpu":
         keep_freed_memory()
     learner.checkpoints = folder / CHECKPOINTS
-    last = learner.checkpoints / "last.ckpt"
+    last = learner.checkpoints / LAST
     resumed = last if last.is_file() else None
     best = learner.checkpoints / BEST
     if resumed:
@@ -160,7 +159,7 @@ def finish(learner: Learner, folder: Path) -> None:
     """Save the model and remove what was only needed to resume; no process returns before the folder is finished."""
     if learner.trainer.is_global_zero:
         save_model(learner.model, folder)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        remove_checkpoints(folder / CHECKPOINTS)
     learner.trainer.strategy.barrier()
 
 

@@ -27,7 +27,7 @@ from zoo.models.facts import COSINE
 from zoo.models.network import linear_head_of, summary_of
 from zoo.retrieval.nearest import comparable
 from zoo.retrieval.projection import classifier_directions, discriminant_directions, principal_directions
-from zoo.training.checkpoints import read_best, write_best
+from zoo.training.checkpoints import START_FACTS, START_WEIGHTS, read_best, write_best
 from zoo.training.learner import Learner, contiguous
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ SHARES = (0.25, 0.5, 0.75)
 """Of the trained weights, in averages with the first ones; 0 and 1 are measured anyway."""
 AS_IT_COMES = "as it comes"
 _MODEL = "model."  # what a learner's state dict calls its network
-_WEIGHTS, _FACTS = "start.safetensors", "start.json"
 
 
 class Start(Callback):
@@ -82,18 +81,18 @@ class Start(Callback):
 
     def on_fit_start(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
         assert isinstance(learner, Learner) and learner.checkpoints is not None
-        begun = learner.checkpoints / _FACTS
+        begun = learner.checkpoints / START_FACTS
         if begun.is_file():
             known = json.loads(begun.read_text(encoding="utf-8"))
             self.measured, self.head = known["measured"], known["head"]
-            begun_with = read_best(learner.checkpoints / _WEIGHTS)
+            begun_with = read_best(learner.checkpoints / START_WEIGHTS)
             if trainer.ckpt_path is None:  # stopped before the end of its first epoch
                 learner.load_state_dict(begun_with)
         else:
             self._fit_head(learner)
             begun_with = contiguous(learner)
             if trainer.is_global_zero:
-                write_best(begun_with, learner.checkpoints / _WEIGHTS)
+                write_best(begun_with, learner.checkpoints / START_WEIGHTS)
                 write_json(begun, {"measured": self.measured, "head": self.head})
         self.weights = {
             name.removeprefix(_MODEL): weight for name, weight in begun_with.items() if name.startswith(_MODEL)

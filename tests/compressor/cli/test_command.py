@@ -567,3 +567,19 @@ def test_the_working_directory_is_last_and_only_for_losses_of_ones_own(
     without, with_own = seen
     assert str(tmp_path) not in without
     assert with_own == [*without, str(tmp_path)]
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 3)])
+def test_a_report_that_nobody_reads_decides_the_exit_code_all_the_same(
+    passed: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def gone(content: dict[str, Any]) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    gate = {"min_retention": 0.9, "min_gain": None, "passed": passed, "narrow": [], "reasons": ["student is worse."]}
+    content = {"gate": gate, "stages": [{"recall": {"1": 1.0}}]}
+    monkeypatch.setattr("compressor.cli.command._call", lambda *given: Report(tmp_path, content, passed))
+    monkeypatch.setattr("export.report.tables.print_table", gone)
+    monkeypatch.setattr("compressor.cli.command.silence", lambda: None)
+    assert main(["bench", "a.onnx"]) == code
+    assert capsys.readouterr().err == ("" if passed else "Gate failed: student is worse.\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,45 @@ def test_tensors_that_modules_share_are_saved(tmp_path: Path) -> None:
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
     assert model.layer1[0].conv2.weight is model.layer1[0].conv1.weight
+
+
+def test_paths_of_this_machine_do_not_ship(tmp_path: Path) -> None:
+    model = create_model("test_resnet", 8, image_size=32)
+    options = {
+        "data": "folder:/home/me/secret/photos",
+        "split": "list:/home/me/secret/split.yaml",
+        "pretrained": "/home/me/secret/w.safetensors",
+        "continuous_labels": "C:\\Users\\me\\secret\\labels.csv",
+        "student": "~/secret/student/",
+        "loss_options": {"weights": ["/mnt/secret/x.pt"], "alpha": 0.5},
+        "loss": "proxy_anchor",
+        "relative": "csv:data/table.csv",
+    }
+    facts = ModelFacts(options=options, data={"name": "folder:/home/me/secret/photos", "split": "auto"})
+    set_facts(model, facts)
+    save_model(model, tmp_path / "model")
+    for name in ("config.json", "README.md"):
+        assert "secret" not in (tmp_path / "model" / name).read_text()
+    saved = facts_of(load_model(tmp_path / "model"))
+    assert saved.data == {"name": "folder:photos", "split": "auto"}
+    assert saved.options == {
+        "data": "folder:photos",
+        "split": "list:split.yaml",
+        "pretrained": "w.safetensors",
+        "continuous_labels": "labels.csv",
+        "student": "student",
+        "loss_options": {"weights": ["x.pt"], "alpha": 0.5},
+        "loss": "proxy_anchor",
+        "relative": "csv:data/table.csv",
+    }
+    assert facts_of(model).options["pretrained"] == "/home/me/secret/w.safetensors"  # the model in memory keeps it
+
+
+def test_files_have_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_model(create_model("test_resnet", 8, image_size=32), tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in (tmp_path / "model").iterdir()}
+    assert modes == dict.fromkeys(("README.md", "config.json", "model.safetensors"), "0o640")

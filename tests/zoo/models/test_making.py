@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import timm
 import torch
 
 from zoo.errors import ModelError, OptionError
-from zoo.models.making import create_model
+from zoo.files import digest
+from zoo.models.making import create_model, pretrained_source
 from zoo.models.network import head_of
 
 
@@ -59,6 +62,7 @@ def test_published_weights_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
 
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", fake)
+    monkeypatch.setattr("zoo.models.making._obstacle_to", lambda url: None)  # the server answers
     create_model("test_resnet", 8, pretrained=True)
     assert asked["pretrained"] is True
 
@@ -118,3 +122,84 @@ def test_a_size_that_the_network_cannot_take_is_refused() -> None:
     with pytest.raises(OptionError, match=r"crossvit_9_240 cannot take images of 96 pixels \(.*another image_size"):
         create_model("crossvit_9_240", 8, image_size=96)
     assert create_model("test_resnet", 8, image_size=40).training
+
+
+def begun(folder: Path, **options: Any) -> Path:
+    folder.mkdir()
+    (folder / "options.json").write_text(json.dumps(options))
+    return folder
+
+
+def test_what_a_folder_was_begun_with_is_found_again(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"weights")
+    known = {"pretrained": str(weights), "pretrained_digest": digest(weights)[:16]}
+    student = begun(tmp_path / "student", **known)
+    assert pretrained_source(student) == weights
+    assert pretrained_source(begun(tmp_path / "finished", student=str(student))) == weights
+    assert pretrained_source(begun(tmp_path / "random", pretrained=False)) is False
+    assert pretrained_source(begun(tmp_path / "published", pretrained=True)) is True
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    assert pretrained_source(shipped) is None
+    for pretrained, expected in ((True, True), (False, False), ("w.safetensors", None)):
+        facts = {"options": {"pretrained": pretrained}}
+        (shipped / "config.json").write_text(json.dumps({"embedding_compressor": facts}))
+        assert pretrained_source(shipped) is expected
+    weights.write_bytes(b"others")
+    assert pretrained_source(student) is None
+    weights.unlink()
+    assert pretrained_source(student) is None
+    (student / "options.json").write_text("[1]")
+    with pytest.raises(ModelError, match=r"options\.json is not valid JSON \(it holds \[1\], not an object\)"):
+        pretrained_source(student)
+
+
+@pytest.fixture
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing downloaded before."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize("how", ["refused", "silent", "offline"])
+def test_published_weights_without_a_network_are_told_at_once(
+    how: str, no_cache: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> None:
+            asked.append(url)
+            if how == "silent":
+                time.sleep(2)
+            raise ConnectionError("[Errno 111] Connection refused")
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    monkeypatch.setattr("zoo.models.making._PATIENCE", 0.2)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", how == "offline")
+    began = time.monotonic()
+    said = {
+        "refused": r" \(\[Errno 111\] Connection refused\)",
+        "silent": r" \(no answer within 0\.2 s\)",
+        "offline": "",
+    }
+    message = r"weights of test_resnet are not on this machine, and cannot be downloaded"
+    bring = r"\. Bring model\.safetensors of timm/test_resnet\.r160_in1k"
+    with pytest.raises(ModelError, match=message + said.get(how, "") + bring):
+        create_model("test_resnet", 8, pretrained=True)
+    assert time.monotonic() - began < 2
+    assert len(asked) == (how != "offline")
+
+
+def test_published_weights_that_are_here_need_no_network(
+    no_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    published = timm.create_model("test_resnet")
+    file = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(published.state_dict(), file)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: str(file))
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: pytest.fail("it asked"))
+    model = create_model("test_resnet", 8, pretrained=True)
+    assert torch.equal(next(iter(model.state_dict().values())), next(iter(published.state_dict().values())))

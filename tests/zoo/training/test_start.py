@@ -181,5 +181,6 @@ def test_an_interrupted_start_goes_on(photos: Path, weights: Path, tmp_path: Pat
     assert (tmp_path / "stopped" / "checkpoints" / "start.json").is_file()
     again = train(f"folder:{photos}", tmp_path / "stopped", "test_resnet", **options)
     assert kept(again) == kept(whole)
+    assert not (again / "checkpoints").exists()  # what training began with, too, is removed
     one, other = load_model(again).state_dict(), load_model(whole).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
