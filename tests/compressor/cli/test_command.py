@@ -87,7 +87,7 @@ def test_a_report_is_made_anew_for_other_baselines_and_gates(
 
     def validate(models: Any, teacher: Any, data: Any, folder: Path, **options: Any) -> Report:
         made.append(options)
-        write_json(folder / "report.json", {"gate": {"passed": True}})
+        write_json(folder / "report.json", {"gate": {"passed": True}, "stages": [], "data": {}})
         return Report(folder, {}, True)
 
     options = pipeline._resolved(pipeline.validate, "report", {}, also_skip={"models", "teacher"})

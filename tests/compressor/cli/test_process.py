@@ -17,7 +17,7 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and shells of POSIX"
 PRINTS = """
 from compressor.cli.process import prepared
 with prepared() as ended:
-    print("keeps 97.0 % \\u2014 [90, 99] \\u00d7 1.2 \\u2192 \\u6771 \\udcff")
+    print("keeps 97.0\\u00a0% \\u2014 [90, 99] \\u00d7 1.2 \\u2192 \\u6771 \\udcff")
     ended.code = 7
 raise SystemExit(ended.code)
 """
@@ -33,11 +33,11 @@ def start(code: str, **options: Any) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize(
     ("encoding", "expected"),
     [
-        ("latin-1", "keeps 97.0 % - [90, 99] × 1.2 -> \\u6771 \\udcff"),
-        ("cp1252", "keeps 97.0 % — [90, 99] × 1.2 -> \\u6771 \\udcff"),
-        ("cp437", "keeps 97.0 % - [90, 99] x 1.2 -> \\u6771 \\udcff"),
+        ("latin-1", "keeps 97.0\u00a0% - [90, 99] × 1.2 -> \\u6771 \\udcff"),
+        ("cp1252", "keeps 97.0\u00a0% — [90, 99] × 1.2 -> \\u6771 \\udcff"),
+        ("cp437", "keeps 97.0\u00a0% - [90, 99] x 1.2 -> \\u6771 \\udcff"),
         ("ascii", "keeps 97.0 % - [90, 99] x 1.2 -> \\u6771 \\udcff"),
-        ("utf-8", "keeps 97.0 % — [90, 99] × 1.2 → 東 \\udcff"),
+        ("utf-8", "keeps 97.0\u00a0% — [90, 99] × 1.2 → 東 \\udcff"),
     ],
 )
 def test_letters_that_a_terminal_lacks_are_written_in_others(encoding: str, expected: str) -> None:
