@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import ModelError, UserError
 from zoo.models.embedding import embed_pooled, fastest_device
 from zoo.models.facts import COSINE
-from zoo.models.making import create_model
+from zoo.models.making import create_model, pretrained_source
 from zoo.models.network import linear_head_of, summary_of
 from zoo.retrieval.nearest import comparable
 from zoo.retrieval.projection import principal_directions
@@ -89,20 +90,18 @@ def make_baselines(
         if size is not None and size < teacher.dim:
             maker.add(TEACHER_PCA, f"teacher, PCA to {size}", partial(maker.teacher_projected, size))
     failed: dict[str | None, str] = {}  # by architecture, why its network as it comes is not there; said already
-    unknown: dict[str | None, str] = {}  # the same, not said yet
+    unknown: dict[str | None, str] = {}  # the same of folders that do not tell what it is, not said yet
     done: set[tuple[Origin, int | None]] = set()
     for model in models:
         origin = origin_of(model)
-        if origin is not None and (origin, model.dim) not in done:
+        if isinstance(origin, str):
+            if model.runtime == "torch":
+                unknown[model.architecture] = origin
+        elif (origin, model.dim) not in done:
             done.add((origin, model.dim))
             name = f"{origin.arch} as it comes"
             if reason := maker.add(STUDENT, name, partial(maker.as_it_comes, origin, model.dim)):
                 failed[model.architecture] = reason
-        elif origin is None and model.runtime == "torch":
-            told = "pretrained" in model.facts.options
-            unknown[model.architecture] = (
-                "it was not made from pretrained weights" if told else "nothing is known of the weights it began with"
-            )
     made = maker.made
     unsaid: dict[str, list[str]] = {}
     for model in models:
@@ -114,20 +113,39 @@ def make_baselines(
         made.missing[model.stage] = reason
     for reason, stages in unsaid.items():
         made.notes.append(f"No baseline of the network as it comes for {' and '.join(stages)}: {reason}.")
-    if (origin := origin_of(teacher.model)) is not None:
+    origin = origin_of(teacher.model)
+    if isinstance(origin, str):
+        if isinstance(teacher.model.facts.options.get("pretrained"), str):
+            made.notes.append(f"No baseline of the network as it comes for teacher: {origin}.")
+    else:
         maker.add(TEACHER, f"{origin.arch} as it comes", partial(maker.as_it_comes, origin, None))
     return made
 
 
-def origin_of(model: MeasuredModel) -> Origin | None:
-    """Return what a model's network was made of where those were pretrained weights, else None."""
+def origin_of(model: MeasuredModel) -> Origin | str:
+    """Return what a model's network was made of where those were pretrained weights, else why that is not known.
+
+    A model folder names its weight file without a path; where it lies, :func:`~zoo.models.making.pretrained_source`
+    finds.
+    """
     options = model.facts.options
-    arch, pretrained = options.get("arch"), options.get("pretrained")
+    if "pretrained" not in options:
+        return "nothing is known of the weights it began with"
+    arch, pretrained = options.get("arch"), options["pretrained"]
     size, crop = options.get("image_size"), options.get("crop_pct")
     if not isinstance(arch, str) or not (pretrained is True or (isinstance(pretrained, str) and pretrained)):
-        return None
+        return "it was not made from pretrained weights"
     if isinstance(size, bool) or not isinstance(size, int | None) or not isinstance(crop, float | int | None):
-        return None  # the folder's text may be anyone's
+        return "what it was made with has no usual values"  # the folder's text may be anyone's
+    folder = Path(model.source)
+    if isinstance(pretrained, str) and (folder / "config.json").is_file():
+        try:
+            found = pretrained_source(folder)
+        except (ModelError, OSError) as error:
+            return str(error).rstrip(".")
+        if not isinstance(found, Path):
+            return f"the weights it began with, {Path(pretrained).name}, are not found, or are others now"
+        pretrained = str(found)
     return Origin(arch, pretrained, size, crop)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import timm
 from safetensors.torch import save_file
 
 from export import to_onnx, validate
-from zoo import OptionError, load_data, measure
+from zoo import ModelError, OptionError, load_data, measure
 from zoo.data.image_set import DataSplits, ImageSet
+from zoo.files import digest, write_json
 from zoo.models.embedding import embed_pooled
 from zoo.models.facts import ModelFacts, set_facts
 from zoo.models.folder import save_model
@@ -36,8 +38,11 @@ def student(folder: Path, weights: Path | str | bool, dim: int = 8, **facts: Any
     model = create_model("test_resnet", dim, **NETWORK)
     options = {"arch": "test_resnet", "dim": dim, **NETWORK}
     options["pretrained"] = str(weights) if isinstance(weights, Path) else weights
+    if isinstance(weights, Path):
+        options["pretrained_digest"] = digest(weights)[:16]
     set_facts(model, ModelFacts(options=options, **facts))
     save_model(model, folder)
+    write_json(folder / "options.json", options)
     return folder
 
 
@@ -86,9 +91,14 @@ def test_baselines_are_what_their_names_say(
     assert list(rows) == ["teacher", PROJECTED, OWN, "student"]
     assert [stage.get("baseline") for stage in rows.values()] == [None, "teacher-pca", "student", None]
     network = create_model("test_resnet", 8, weights, None, 32, 1.0)
+    untested = [*data.train.ids, *data.validation.ids]
     expected = {
-        PROJECTED: by_pca(*(np.stack([teacher[i] for i in part.ids]) for part in (data.train, data.test)), 8),
-        OWN: by_pca(embed_pooled(network, data.train), embed_pooled(network, data.test), 8),
+        PROJECTED: by_pca(*(np.stack([teacher[i] for i in ids]) for ids in (untested, data.test.ids)), 8),
+        OWN: by_pca(
+            np.concatenate([embed_pooled(network, part) for part in (data.train, data.validation)]),
+            embed_pooled(network, data.test),
+            8,
+        ),
     }
     for name, vectors in expected.items():
         result = measure(vectors, data.test)
@@ -120,17 +130,66 @@ def test_baselines_can_be_left_out_but_not_where_they_are_asked_for(
         validate(small, teacher, data, tmp_path / "r", min_gain=0, gain_by="median")
 
 
-def test_weights_that_are_gone_cost_a_row_and_a_gate_but_no_report(
-    data: DataSplits, teacher: dict[str, np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("gone", "the weights it began with, w.safetensors, are not found, or are others now"),
+        ("others", "the weights it began with, w.safetensors, are not found, or are others now"),
+        ("moved", "the weights it began with, w.safetensors, are not found, or are others now"),
+        ("broken", "options.json is not valid JSON"),
+    ],
+)
+def test_weights_that_are_not_found_cost_a_row_and_a_gate_but_no_report(
+    how: str, why: str, data: DataSplits, teacher: dict[str, np.ndarray], weights: Path, tmp_path: Path
 ) -> None:
-    folder = student(tmp_path / "student", tmp_path / "gone.safetensors")
+    file = tmp_path / "w.safetensors"
+    shutil.copy(weights, file)
+    folder = student(tmp_path / "student", file)
+    if how == "gone":
+        file.unlink()
+    elif how == "others":
+        file.write_bytes(b"others")
+    elif how == "moved":
+        folder = folder.rename(tmp_path / "moved")
+        (folder / "options.json").unlink()
+    else:
+        (folder / "options.json").write_text("{")
     report = validate(folder, teacher, data, tmp_path / "r", min_gain=0.0, **QUICK)
     assert list(stages_of(report.content)) == ["teacher", PROJECTED, "student"]
-    (warning,) = [text for text in report.content["warnings"] if "gone.safetensors" in text]
-    assert warning.startswith("No baseline test_resnet as it comes: Weight file") and warning in caplog.text
+    (note,) = report.content["verdict"]["notes"]
+    assert note.startswith("No baseline of the network as it comes for student: ") and why in note
     assert not report.passed and report.content["verdict"]["outcome"] == "unknown"
     (reason,) = report.content["gate"]["reasons"]
-    assert "student has no network as it comes to be compared with" in reason and "gone.safetensors" in reason
+    assert "student has no network as it comes to be compared with" in reason and why in reason
+
+
+def test_weights_that_cannot_be_downloaded_are_warned_of(
+    data: DataSplits,
+    teacher: dict[str, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def offline(arch: str) -> dict[str, Any]:
+        raise ModelError(f"The published weights of {arch} cannot be downloaded.")
+
+    monkeypatch.setattr("zoo.models.making._published_weights", offline)
+    report = validate(student(tmp_path / "student", True), teacher, data, tmp_path / "r", min_gain=0.0, **QUICK)
+    (warning,) = [text for text in report.content["warnings"] if "cannot be downloaded" in text]
+    assert warning.startswith("No baseline test_resnet as it comes: The published") and warning in caplog.text
+    (reason,) = report.content["gate"]["reasons"]
+    assert "student has no network as it comes to be compared with" in reason and "cannot be downloaded" in reason
+
+
+def test_a_moved_student_with_its_options_and_a_teacher_in_memory_keep_their_baselines(
+    data: DataSplits, weights: Path, tmp_path: Path
+) -> None:
+    folder = student(tmp_path / "student", weights).rename(tmp_path / "moved")
+    in_memory = create_model("test_resnet", 16, **NETWORK)
+    set_facts(in_memory, ModelFacts(options={"arch": "test_resnet", "pretrained": str(weights), **NETWORK}))
+    rows = stages_of(validate(folder, in_memory, data, tmp_path / "r", **QUICK).content)
+    assert list(rows) == ["teacher", PROJECTED, OWN, "test_resnet as it comes", "student"]
+    assert rows[OWN]["source"] == str(weights)
 
 
 def test_an_onnx_file_has_its_folders_baseline_or_none(
@@ -202,6 +261,15 @@ def test_the_teachers_network_as_it_comes_stands_beside_it(
     vectors = embed_pooled(create_model("test_resnet", 8, weights, None, 32, 1.0), data.test)
     assert rows[name]["recall"]["1"] == pytest.approx(measure(vectors, data.test).recall_at(1))
     assert rows[name]["dim"] == vectors.shape[1]
+    (teacher / "options.json").unlink()
+    set_aside = weights.rename(weights.with_name("aside.safetensors"))
+    try:
+        content = validate(small, teacher, data, tmp_path / "m", **QUICK).content
+    finally:
+        set_aside.rename(weights)
+    assert name not in stages_of(content)
+    note = content["verdict"]["notes"][-1]
+    assert "as it comes for teacher: the weights it began with, w.safetensors, are not found" in note
 
 
 def test_a_gate_on_constant_embeddings_fails(data: DataSplits, small: Path, tmp_path: Path) -> None:
