@@ -16,7 +16,7 @@ from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError, UserError, first_line
 from zoo.models.network import linear_head_of, preprocessing_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
-from zoo.versions import available_cores
+from zoo.versions import available_cores, machine
 
 T = TypeVar("T")
 
@@ -169,3 +169,13 @@ def fastest_device() -> torch.device:
 def worker_count(batches: int) -> int:
     """Choose how many processes prepare data: none for a handful of batches, else one per core but one, at most 8."""
     return min(max(available_cores() - 1, 1), 8) if batches >= 20 else 0
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 in hardware; where it does not, float32 is two to three times faster.
+
+    On CPUs that is AMX (``amx_bf16``) or AVX-512's ``avx512_bf16``.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and not {"amx_bf16", "avx512_bf16"}.isdisjoint(machine()["instruction_sets"])

@@ -16,10 +16,9 @@ from torch.export import ExportedProgram
 from zoo.arguments import TEACHER_PRECISIONS
 from zoo.data.image_set import ImageSet
 from zoo.errors import require_known
-from zoo.models.embedding import dtype_of, embed, run, vectors_of
+from zoo.models.embedding import bfloat16_is_fast, dtype_of, embed, run, vectors_of
 from zoo.models.facts import facts_of
 from zoo.models.network import embed_with_maps, preprocessing_of
-from zoo.models.precision import bfloat16_is_fast
 from zoo.models.preprocessing import Normalize, Preprocessing
 from zoo.models.wrappers import timm_network_in
 from zoo.retrieval.label_measures import NDCG_K

@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError, first_line
-from zoo.models.embedding import fastest_device, worker_count
+from zoo.models.embedding import bfloat16_is_fast, fastest_device, worker_count
 from zoo.models.folder import save_model
-from zoo.models.precision import bfloat16_is_fast
 from zoo.stage import CHECKPOINTS
 from zoo.training.allocation import keep_freed_memory
 from zoo.training.augmentation import Views
