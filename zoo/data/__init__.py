@@ -106,7 +106,8 @@ def _tell(splits: DataSplits) -> None:
             named = ", ".join(images.class_names[label] for label in some)
             line += f" of {len(there)} classes, such as {named}" if len(there) > 3 else f" of the classes {named}"
         lines.append(line)
-    text = "\n".join(lines)
+    # Names that are not UTF-8 reach Python as lone surrogates, which no log file can hold.
+    text = "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
     if text not in _told:
         _told.add(text)
         log.info("%s", text)

@@ -334,7 +334,8 @@ def test_named_pipes_are_not_waited_for(animals: Path, tmp_path: Path) -> None:
             read_folder(str(place))
 
 
-def test_names_that_are_not_unicode(tmp_path: Path) -> None:
+def test_names_that_are_not_unicode(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     strange = os.fsdecode(b"caf\xe9")
     write(tmp_path / "a.png", 3)
     for name in (f"{strange}/{strange}.png", "bee/1.png"):
@@ -342,3 +343,5 @@ def test_names_that_are_not_unicode(tmp_path: Path) -> None:
         (tmp_path / strange / name).write_bytes((tmp_path / "a.png").read_bytes())
     data = load_data(f"folder:{tmp_path / strange}", validation=0)
     assert list(data.test.ids) == [f"{strange}/{strange}.png"] and data.test.pixels(0)[0, 0, 0] == 3
+    assert r"caf\udce9" in caplog.text
+    caplog.text.encode("utf-8")  # a log file can hold it
