@@ -79,6 +79,11 @@ def require_known(what: str, word: str, known: Iterable[str]) -> None:
         raise OptionError(f"Unknown {what} {word!r}; known are {listed}.{did_you_mean(str(word), names)}")
 
 
+def printable(name: object) -> str:
+    """Return a name as text that UTF-8 can hold; file names that are not UTF-8 reach Python as lone surrogates."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its kind where it has none."""
     lines = str(error).strip().splitlines()

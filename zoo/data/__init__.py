@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo.data.division.splits import Reader, Source, divide
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.errors import DataError, did_you_mean
+from zoo.errors import DataError, did_you_mean, printable
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +106,7 @@ def _tell(splits: DataSplits) -> None:
             named = ", ".join(images.class_names[label] for label in some)
             line += f" of {len(there)} classes, such as {named}" if len(there) > 3 else f" of the classes {named}"
         lines.append(line)
-    # Names that are not UTF-8 reach Python as lone surrogates, which no log file can hold.
-    text = "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
+    text = printable("\n".join(lines))
     if text not in _told:
         _told.add(text)
         log.info("%s", text)

@@ -15,7 +15,7 @@ import numpy as np
 from zoo.data.division.layout import without_parts
 from zoo.data.division.splits import Source
 from zoo.data.image_set import ImageSet, ImageSource, ZipMember
-from zoo.errors import DataError
+from zoo.errors import DataError, printable
 from zoo.images import IMAGE_SUFFIXES, require_regular
 
 log = logging.getLogger(__name__)
@@ -133,10 +133,10 @@ def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> None:
     if unread:
         log.warning(
             "%s: images left out, as their formats are not read: %d (%s), such as %s. Convert them to JPEG or PNG.",
-            root,
+            printable(root),
             len(unread),
-            _counted(unread),
-            unread[0],
+            printable(_counted(unread)),
+            printable(unread[0]),
         )
     rest = sorted(set(names) - set(unread))
     if rest:

@@ -15,7 +15,7 @@ import yaml
 from zoo.data.division.twins import twins
 from zoo.data.division.words import TEST, TRAIN, UNUSED, VALIDATION, part_of
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.errors import DataError, OptionError, did_you_mean
+from zoo.errors import DataError, OptionError, did_you_mean, printable
 from zoo.images import require_regular
 
 log = logging.getLogger(__name__)
@@ -197,12 +197,12 @@ def _tell_twins(name: str, parts: dict[str, ImageSet]) -> int:
             log.warning(
                 "%s: %d of %d test images are in %s too, byte for byte: %s is %s. Remove one of each two: the measures "
                 "are of images never seen.",
-                name,
+                printable(name),
                 len(found),
                 len(parts[TEST]),
                 part,
-                parts[TEST].ids[tested],
-                parts[part].ids[same],
+                printable(parts[TEST].ids[tested]),
+                printable(parts[part].ids[same]),
             )
         count += len(found)
     return count
