@@ -94,7 +94,7 @@ def run(
     teacher_options = filled("train", _resolved(train, "teacher", teacher))
     student_options = filled("distill", _resolved(distill, "student", student, also_skip={"teacher"}))
     given_export = dict(export or {})
-    qat_epochs = given_export.pop("qat_epochs", 0)
+    qat_epochs = given_export.pop("qat_epochs", None)
     export_options = _resolved(export_model, "export", given_export, also_skip={"model", "path", "before"})
     export_options["qat_epochs"] = qat_epochs
     report_options = _resolved(validate, "report", report, also_skip={"models", "teacher"})
@@ -131,6 +131,7 @@ def run(
         if not _holds(out / _CONFIG, resolved):  # not before: a folder begun with other options keeps its own
             write_text(out / _CONFIG, resolved)
         log.info("[3/4] ONNX")
+        export_options["loss"] = student_options["loss"]  # named by the user, so it may be any module's
         artefacts, refused = _export(small, source, splits, out / "export", divided, shared | export_options)
         log.info("[4/4] report")
         written = _report([small, *artefacts], source, splits, out / "report", shared | report_options)
@@ -154,7 +155,7 @@ def _require_possible(
     if (warning := advice(student["arch"])) is not None:
         log.warning(warning)
     create_model(**{name: student[name] for name in ("arch", "dim", "pretrained", "pool", "image_size", "crop_pct")})
-    asked = require_export_options(**{name: export[name] for name in ("precision", "input", "target")})
+    asked = require_export_options(**{name: export[name] for name in ("precision", "input", "target", "budget_by")})
     if export["qat_epochs"]:
         require_int8(asked, export["qat_epochs"])
     asked_of_report = ("ks", "min_retention", "index", "min_gain", "gain_by", "baselines")

@@ -41,7 +41,9 @@ def export_model(
     label_metric: str = "euclidean",
     target: str = "x86",
     max_drop: float | None = 0.005,
+    budget_by: str = "mean",
     calibration_images: int = 256,
+    judged_images: int = 6000,
     max_unreadable: int = 10,
     latency_runs: int = 50,
     seed: int = 0,
@@ -50,8 +52,8 @@ def export_model(
     """Export a model to ONNX, in one precision or several, int8 chosen by measured recall.
 
     fp32 is compared with the torch model, as ``to_onnx`` says. int8 is calibrated on training images, measured on
-    validation classes, which are training classes held out, and refused where it loses more than the budget. What was
-    tried is kept in ``candidates.json`` beside the files.
+    validation classes, which are training classes held out, and on training images that were not calibrated on, and
+    refused where it loses more than the budget. What was tried is kept in ``candidates.json`` beside the files.
 
     Args:
         model: a model folder; in Python also a timm model in memory.
@@ -66,8 +68,13 @@ def export_model(
         continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see docs/data.md.
         label_metric: how vectors in that file are compared: euclidean or cosine.
         target: what int8 will run on: x86 (with VNNI if this processor has it), x86-vnni, arm64 or web.
-        max_drop: how far Recall@1 may fall below fp32's on the validation classes, as a fraction; null for no limit.
+        max_drop: how far Recall@1 may fall below fp32's, as a fraction, on the validation classes and on all judged
+            images; null for no limit.
+        budget_by: what must be inside max_drop: mean (the mean drop), or interval (the upper end of its 95 % interval
+            on all judged images too).
         calibration_images: how many training images int8 is calibrated on, balanced over classes.
+        judged_images: how many images int8 is judged on, at most: those of the validation classes, then training
+            images that were not calibrated on.
         max_unreadable: how many unreadable images are reported and left out before the run stops.
         latency_runs: how often each int8 candidate is timed; 0 for never.
         seed: of the choice of images, and of bootstrap samples.
@@ -83,7 +90,7 @@ def export_model(
     """
     require_valid({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed, "max_drop": max_drop})
     require_valid({"calibration_images": calibration_images, "validation": validation})
-    asked = require_export_options(precision, input, target)
+    asked = require_export_options(precision, input, target, budget_by)
     files = files_of(model, path, precision, input)
     int8 = "int8" in files
     if int8 and data is None:
@@ -119,7 +126,9 @@ def export_model(
             search="auto" in asked,
             target=target,
             max_drop=max_drop,
+            budget_by=budget_by,
             calibration_images=calibration_images,
+            judged_images=judged_images,
             max_unreadable=max_unreadable,
             latency_runs=latency_runs,
             seed=seed,
@@ -133,17 +142,19 @@ def export_model(
     return Exported(files, chosen.content)
 
 
-def require_export_options(precision: str, input: str, target: str) -> list[str]:
+def require_export_options(precision: str, input: str, target: str, budget_by: str = "mean") -> list[str]:
     """Return the precisions asked for, one by one.
 
     Raises:
-        OptionError: unknown precision, input or target, or int8 beside auto.
+        OptionError: unknown precision, input, target or budget_by, or int8 beside auto.
     """
+    from export.int8.budget import BUDGET_BY
     from export.int8.schemes import TARGETS
     from export.onnx.tracing import INPUTS
 
     require_known("input", input, INPUTS)
     require_known("target", target, TARGETS)
+    require_known("budget_by", budget_by, BUDGET_BY)
     return _asked(precision)
 
 

@@ -56,6 +56,7 @@ _AT_LEAST_1 = (
     "num_nodes",
     "bootstrap",
     "calibration_images",
+    "judged_images",
 )
 _AT_LEAST_2 = ("batch_size",)
 # Far more than anybody needs; beyond, memory or patience end before the verb does.

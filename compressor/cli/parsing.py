@@ -56,7 +56,7 @@ def parser_of(verb: str) -> ArgumentParser:
         parser.add_function_arguments(train, "teacher", skip=_skip(SHARED))
         parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))
         parser.add_function_arguments(export_model, "export", skip=_skip(SHARED | {"model", "path", "before"}))
-        skipped = _skip(SHARED | {"model", "path", "teacher"})
+        skipped = _skip(SHARED | {"model", "path", "teacher", "loss"})
         parser.add_function_arguments(ship, "export", as_group=False, skip=skipped)
         parser.add_function_arguments(validate, "report", skip=_skip(SHARED | {"models", "teacher"}))
     if verb == "export":

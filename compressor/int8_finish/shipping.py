@@ -9,11 +9,12 @@ from typing import Any
 
 from export.shipping import Exported, export_model, files_of, require_export_options
 from zoo.arguments import TeacherLike, require_valid
-from zoo.errors import DivergedError, OptionError, RefusedError
+from zoo.errors import DivergedError, OptionError, RefusedError, UserError
 
 log = logging.getLogger(__name__)
 
 FINISHED = "finished"
+AUTOMATIC_EPOCHS = 4
 
 
 def ship(
@@ -21,21 +22,24 @@ def ship(
     path: str | Path | None = None,
     *,
     teacher: TeacherLike | None = None,
-    qat_epochs: int = 0,
+    qat_epochs: int | None = None,
+    loss: str | None = None,
     **options: Any,
 ) -> Exported:
     """Export a model to ONNX, in one precision or several, int8 chosen by measured recall.
 
-    Where int8 is refused and ``qat_epochs`` are given, the student is finished by its teacher while it computes as if
-    quantised, and int8 is tried again. The finished student is saved in ``finished`` beside the files; drops are still
-    against the student as it was.
+    Where int8 is refused, the student is finished by its teacher while it computes as if quantised, and int8 is tried
+    again: with precision auto and a teacher by itself, else for as many ``qat_epochs`` as are given. The finished
+    student is saved in ``finished`` beside the files; drops are still against the student as it was.
 
     Args:
         model: a model folder.
         path: the .onnx file to write, or a folder where there are several; null for the folder export beside the
             model's.
-        teacher: for qat_epochs: a model folder, an .onnx or .npz file; in Python also a torch module.
-        qat_epochs: epochs of a quantisation-aware finish, where int8 would be refused otherwise; 0 for none.
+        teacher: to finish the student by: a model folder, an .onnx or .npz file; in Python also a torch module.
+        qat_epochs: epochs of a quantisation-aware finish, where int8 would be refused otherwise; null for 4 with
+            precision auto and a teacher, else none; 0 for none.
+        loss: to finish with; null for the student's own. One of your own, module:Class, must be given again.
         options: of export_model.
 
     Returns:
@@ -49,20 +53,22 @@ def ship(
     require_valid({"qat_epochs": qat_epochs})
     if qat_epochs and teacher is None:
         raise OptionError(f"qat_epochs {qat_epochs} needs a teacher to learn from. Give --teacher.")
-    if not qat_epochs:
-        return export_model(model, path, **options)
-    assert teacher is not None
     precision, takes = options.get("precision", "fp32"), options.get("input", "pixels")
     asked = require_export_options(precision, takes, options.get("target", "x86"))
-    require_int8(asked, qat_epochs)
+    automatic = qat_epochs is None
+    epochs = AUTOMATIC_EPOCHS if automatic and "auto" in asked and teacher is not None else qat_epochs
+    if not epochs:
+        return export_model(model, path, **options)
+    assert teacher is not None
+    require_int8(asked, epochs)
     files = files_of(model, path, precision, takes)
 
     from compressor.int8_finish.quantization_aware import finish_quantized, obstacle_to_finish
     from zoo.teachers.opening import open_teacher
 
     open_teacher(teacher)  # a mistake in it is told before the search, and not only where int8 is refused
-    obstacle = obstacle_to_finish(model)
-    if obstacle is not None:
+    obstacle = obstacle_to_finish(model, loss)
+    if obstacle is not None and not automatic:
         log.warning("%s", obstacle)
     try:
         return export_model(model, path, **options)
@@ -70,7 +76,8 @@ def ship(
         refused = error
     if obstacle is not None:
         raise RefusedError(refused.found, obstacle, refused.content, refused.network)
-    log.info("%s Finishing the student for %d epochs.", refused.found, qat_epochs)
+    leave_out = " (--qat_epochs 0 leaves this out)" if automatic else ""
+    log.info("%s Finishing the student for %d epochs%s.", refused.found, epochs, leave_out)
 
     shared = ("split", "validation", "continuous_labels", "label_metric", "max_unreadable", "seed")
     try:
@@ -80,10 +87,13 @@ def ship(
             options["data"],
             files["int8"].parent / FINISHED,
             scheme="s8s8" if options.get("target") == "arm64" else "u8s8",
-            epochs=qat_epochs,
+            loss=loss,
+            epochs=epochs,
             **{name: options[name] for name in shared if name in options},
         )
-    except DivergedError as error:
+    except UserError as error:
+        if not automatic and not isinstance(error, DivergedError):
+            raise  # a mistake in what was asked for; nobody asked for an automatic one, and the refusal is the news
         raise RefusedError(refused.found, f"Its finish failed: {error}", refused.content, refused.network) from error
     options["precision"] = next(word for word in asked if word in ("int8", "auto"))
     again = export_model(finished, files["int8"], **options, before=refused)

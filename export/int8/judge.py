@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,51 +19,76 @@ from zoo.files import scratch_array
 from zoo.models.facts import facts_of
 from zoo.retrieval.label_measures import NDCG_K, measure_by_labels
 from zoo.retrieval.measures import measure
-from zoo.retrieval.protocol import require_measurable
+from zoo.retrieval.protocol import measurable, require_measurable
 from zoo.sessions import cpu_session
 
 log = logging.getLogger(__name__)
 
-MOST_JUDGED = 2000
+VALIDATION, OTHERS, HALVES = "validation classes", "other training images", "training classes"
 _LEAST_OF_CLASS = 8
 _CACHE_BYTES = 256 << 20  # of decoded pixels: those to judge on are needed once, those to calibrate on twice
 _BATCH = 16
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Images that are retrieved among themselves.
+
+    Attributes:
+        of: what they are: "validation classes", "other training images" (that were not calibrated on) or "training
+            classes" (half of each, where no classes are held out).
+        images: the images.
+    """
+
+    of: str
+    images: ImageSet
+
+
 class Judge:
     """Measures networks on the same images, preprocessed once."""
 
-    def __init__(self, traced: Traced, images: ImageSet, folder: Path, seed: int) -> None:
+    def __init__(self, traced: Traced, parts: Sequence[Part], folder: Path, seed: int) -> None:
         self.graphs = traced.graphs
-        self.images = images
+        self.parts = tuple(parts)
         self.source = traced.name
         self.metric = facts_of(traced.model).metric
         self.seed = seed
-        self.by_class = images.labels is not None
+        self.by_class = self.parts[0].images.labels is not None
         self.name = "Recall@1" if self.by_class else f"nDCG@{NDCG_K}"
         sides = traced.graphs.network.graph.input[0].type.tensor_type.shape.dim[1:]
         shape = tuple(side.dim_value for side in sides)
         # On disk, since at 224 pixels 2,000 images take 1.2 GB.
-        self.tensors = scratch_array(folder / "tensors", (len(images), *shape))
-        prepared = preprocessed(self.graphs, images)
-        for row, tensor in enumerate(tqdm(prepared, total=len(images), desc="preparing images", leave=False)):
-            self.tensors[row] = tensor[0]
+        count = sum(len(part.images) for part in self.parts)
+        tensors = scratch_array(folder / "tensors", (count, *shape))
+        ends = np.cumsum([len(part.images) for part in self.parts])
+        self.tensors = np.split(tensors, ends[:-1])
+        row = 0
+        with tqdm(total=count, desc="preparing images", leave=False) as shown:
+            for part in self.parts:
+                for tensor in preprocessed(self.graphs, part.images):
+                    tensors[row] = tensor[0]
+                    row += 1
+                    shown.update()
 
-    def embed(self, network: ModelProto, one_by_one: bool, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return the embeddings of some rows of the images or of all, float32 ``(N, dim)``.
+    def embed(self, network: ModelProto, one_by_one: bool, part: int = 0, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the embeddings of some rows of a part's images or of all, float32 ``(N, dim)``.
 
         Where ranges are found at each run, images must not share a batch, whose range would be that of all of them.
         """
         session = session_of(join(replace(self.graphs, network=network), "tensor"), threads=None)
         step = 1 if one_by_one else _BATCH
-        wanted = np.arange(len(self.tensors)) if rows is None else rows
+        tensors = self.tensors[part]
+        wanted = np.arange(len(tensors)) if rows is None else rows
         starts = tqdm(range(0, len(wanted), step), desc="embedding", leave=False, disable=rows is not None)
-        embedded = [session.run(None, {"tensor": self.tensors[wanted[at : at + step]]})[0] for at in starts]
+        embedded = [session.run(None, {"tensor": tensors[wanted[at : at + step]]})[0] for at in starts]
         return np.concatenate(embedded)
 
-    def measure(self, embeddings: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the score of each query ``(Q,)`` and its 10 nearest images ``(Q, 10)``."""
-        images = self.images if rows is None else self.images.subset(rows)
+    def measure(
+        self, embeddings: np.ndarray, part: int = 0, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the score of each query of a part ``(Q,)`` and its 10 nearest images ``(Q, 10)``."""
+        images = self.parts[part].images
+        images = images if rows is None else images.subset(rows)
         if self.by_class:
             result = measure(embeddings, images, self.metric, ks=(1, 10))
             return result.recall[1], result.neighbours
@@ -78,17 +103,24 @@ def preprocessed(graphs: Graphs, images: ImageSet) -> Iterator[np.ndarray]:
         yield session.run(None, {"image": images.pixels(index)[None]})[0]
 
 
-def images_of(splits: DataSplits, count: int, max_unreadable: int, seed: int) -> tuple[ImageSet, ImageSet, str]:
+def images_of(
+    splits: DataSplits, count: int, judged_images: int, max_unreadable: int, seed: int
+) -> tuple[ImageSet, list[Part]]:
     """Draw images to calibrate on and images to judge on, never test images.
 
+    The first to judge are the validation classes. Training images that are not calibrated on are added, balanced over
+    classes, as far as ``judged_images`` allows. Where no classes are held out, half of the images of each training
+    class judge, with a warning.
+
     Args:
-        splits: the data. Where no validation images are held out, half of each training class judges, with a warning.
+        splits: the data.
         count: how many training images to calibrate on, balanced over classes.
+        judged_images: how many images to judge on, at most.
         max_unreadable: how many unreadable images are left out of each before an error.
         seed: of the draw.
 
     Returns:
-        The images to calibrate on, those to judge on, and what the latter are, such as "validation classes".
+        The images to calibrate on, and those to judge on, one part or two.
 
     Raises:
         DataError: no training images, or none to judge on by which retrieval can be measured.
@@ -96,21 +128,41 @@ def images_of(splits: DataSplits, count: int, max_unreadable: int, seed: int) ->
     if not len(splits.train):
         raise DataError(f"{splits.name} has no training images to calibrate int8 on. Choose another split.")
     if len(splits.validation):
-        source, judged, judged_as = splits.train, splits.validation, "validation classes"
+        source, judged, of = splits.train, splits.validation, VALIDATION
     else:
         log.warning("%s has no validation images: int8 is judged on training classes.", splits.name)
         source, judged = (splits.train.subset(half) for half in _halves(splits.train, seed))
-        judged_as = "training classes"
-    judged = judged.subset(np.sort(judging(judged, MOST_JUDGED, seed)))
+        of = HALVES
     if judged.labels is None and judged.continuous is None:
         raise DataError(
             f"{splits.name} has no labels to judge int8 by. Put each class's images in a folder, give "
             "continuous_labels, or export fp32 or fp16."
         )
-    calibration = source.subset(np.sort(balanced(source, count, seed))).checked(max_unreadable, _CACHE_BYTES)
-    judged = judged.checked(max_unreadable, _CACHE_BYTES)
+    drawn = balanced(source, count, seed)
+    calibration = source.subset(np.sort(drawn)).checked(max_unreadable, _CACHE_BYTES)
+    judged = judged.subset(np.sort(judging(judged, judged_images, seed))).checked(max_unreadable, _CACHE_BYTES)
     require_measurable(judged, "judging")
-    return calibration, judged, judged_as
+    parts = [Part(of, judged)]
+    left = judged_images - len(judged)
+    if of == VALIDATION and left > 0:
+        others = source.subset(np.setdiff1d(np.arange(len(source)), drawn))
+        others = others.subset(_evened(others, seed))
+        others = others.subset(np.sort(judging(others, left, seed)))
+        if len(others) and measurable(others):
+            parts.append(Part(OTHERS, others.checked(max_unreadable, _CACHE_BYTES)))
+    return calibration, parts
+
+
+def _evened(images: ImageSet, seed: int) -> np.ndarray:
+    """Return rows of images of which no class has more than the median class, or than 8, in ascending order.
+
+    Classes with many images are often easy, and would hide what int8 does to the others.
+    """
+    groups = _groups(images)
+    sizes = np.bincount(groups)[np.unique(groups)] if len(groups) else np.ones(1)
+    turns = _turns(groups, np.random.default_rng(seed).permutation(len(images)))
+    most = len(images) if images.labels is None else max(int(np.median(sizes)), _LEAST_OF_CLASS)
+    return np.flatnonzero(turns < most)
 
 
 def _halves(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:

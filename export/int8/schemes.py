@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto, NodeProto
 
+from export.int8.equalization import pairs_of
 from export.onnx.tracing import MODULE_OF_NODE
 from zoo.errors import require_known
 from zoo.models.int8_speed import FEWEST_TERMS
@@ -35,6 +36,8 @@ class Scheme:
         additions: whether residual additions are quantised too.
         reduce_range: 7 bits for weights, which x86 without VNNI adds up at full speed: sums of 8-bit products saturate
             there, or take longer, see ``zoo.sessions``.
+        equalized: whether channels are scaled alike beforehand; see ``export.int8.equalization``.
+        bias_corrected: whether the means of channels are set right afterwards; see ``export.int8.bias_correction``.
     """
 
     kind: str
@@ -43,6 +46,8 @@ class Scheme:
     ranges: str = ""
     additions: bool = False
     reduce_range: bool = False
+    equalized: bool = False
+    bias_corrected: bool = False
 
     @property
     def name(self) -> str:
@@ -50,6 +55,7 @@ class Scheme:
         activations = "u8" if self.activations == "uint8" else "s8"
         words = [self.kind, f"{activations}s8", "per-channel" if self.per_channel else "per-tensor", self.ranges]
         words += ["with additions" if self.additions else "", "7-bit weights" if self.reduce_range else ""]
+        words += ["equalised" if self.equalized else "", "bias-corrected" if self.bias_corrected else ""]
         return " ".join(word for word in words if word)
 
 
@@ -84,6 +90,26 @@ def schemes_for(network: ModelProto, target: str, vnni: bool = True) -> list[Sch
         return schemes
     dynamic = [Scheme("dynamic", "uint8", per_channel, reduce_range=reduced) for per_channel in (True, False)]
     return [*dynamic, *schemes] if transformer else [*schemes, *dynamic]
+
+
+def improved(schemes: list[Scheme], network: ModelProto) -> list[Scheme]:
+    """Return what else to try of a network's schemes where these lose: equalised, bias-corrected, and both.
+
+    Of the usual best static scheme alone, since each takes a calibration or a run a layer. Equalised only where
+    there are convolutions to equalise.
+
+    Args:
+        schemes: from :func:`schemes_for`.
+        network: the graph.
+    """
+    static = next((scheme for scheme in schemes if scheme.kind == "static"), None)
+    if static is None:
+        return []
+    found = [replace(static, bias_corrected=True)]
+    if pairs_of(network):
+        even = replace(static, equalized=True)
+        found += [even, replace(even, bias_corrected=True)]
+    return found
 
 
 def matmul_share(network: ModelProto) -> float:

@@ -12,36 +12,47 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from onnx import ModelProto
-from onnxruntime.quantization.calibrate import TensorsData
 from tqdm import tqdm
 
 from export.benchmark.timing import median_and_p95, timed_in_turn
+from export.int8.budget import Budget, Drop
 from export.int8.judge import Judge, judging, preprocessed, session_of
-from export.int8.quantization import calibrate, to_int8
+from export.int8.preparation import Prepared
 from export.int8.schemes import Scheme, blocks_of, weights_of
 from export.onnx.graph import Graph
 from export.onnx.tracing import INPUTS, PIXELS, join
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError, first_line
-from zoo.retrieval.bootstrap import at_least, drop_interval
 from zoo.retrieval.measures import neighbour_overlap
 
 log = logging.getLogger(__name__)
 
 _MOST_FOR_BLOCKS = 500  # images to find by which blocks harm most
 _LEAST_INT8 = 0.5  # of the weights; a file with less is refused: it would be int8 by name only
-_RESAMPLES = 2000
+_UNKNOWN: dict[str, Any] = {
+    **dict.fromkeys(("score", "drop", "drop_interval", "standard_error", "neighbour_overlap")),
+    "parts": [],
+    "inside_budget": False,
+    "latency_ms": None,
+    "error": None,
+}
+"""What an entry holds of a candidate that was not measured."""
 
 
 class Trial:
-    """What was tried, in order; drops are against the first, or against a network given for that."""
+    """What was tried, in order; drops are against the first, or against a network given for that.
+
+    Attributes:
+        scores: of each candidate, on all judged images, float or bool ``(Q,)``; none for those that were measured on
+            the first part only.
+    """
 
     def __init__(
         self,
         judge: Judge,
         calibration: ImageSet,
         content: dict[str, Any],
-        max_drop: float | None,
+        budget: Budget,
         save: Callable[[dict[str, Any]], object],
         prefix: str = "",
         reference: ModelProto | None = None,
@@ -49,15 +60,17 @@ class Trial:
         self.judge = judge
         self.calibration = calibration
         self.content = content
-        self.max_drop = max_drop
+        self.budget = budget
         self.save = save
         self.prefix = prefix
         self.networks: dict[str, ModelProto] = {}
         self.schemes: dict[str, Scheme] = {}
-        self._ranges: dict[str, TensorsData] = {}
-        self._reference: tuple[np.ndarray, np.ndarray] | None = None
+        self.scores: dict[str, np.ndarray] = {}
+        self.drops: dict[str, Drop] = {}
+        self.prepared = Prepared(judge.graphs, calibration)
+        self._reference: list[tuple[np.ndarray, np.ndarray]] | None = None
         if reference is not None:
-            self._reference = judge.measure(judge.embed(reference, one_by_one=False))
+            self._reference = self._measured(reference, one_by_one=False)
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -69,11 +82,13 @@ class Trial:
         return [entry for entry in self.entries if entry["precision"] == "int8" and entry["inside_budget"]]
 
     def add(self, name: str, network: ModelProto, scheme: Scheme | None, in_float: tuple[str, ...] = ()) -> None:
-        """Measure a network and note it."""
+        """Measure a network and note it.
+
+        An int8 candidate that is outside the budget on the first part, validation classes, is not measured on others.
+        """
         start = time.monotonic()
         precision, name = "int8" if scheme is not None else name, self.prefix + name
         share = None if scheme is None else _int8_share(network)
-        embeddings = self.judge.embed(network, one_by_one=scheme is not None and scheme.kind == "dynamic")
         entry: dict[str, Any] = {
             "name": name,
             "precision": precision,
@@ -81,34 +96,20 @@ class Trial:
             "float_blocks": list(in_float),
             "bytes": len(join(replace(self.judge.graphs, network=network), PIXELS).SerializeToString()),
             "int8_share": share,
-            "score": None,
-            "drop": None,
-            "drop_interval": None,
-            "neighbour_overlap": None,
-            "inside_budget": False,
-            "latency_ms": None,
-            "error": None,
+            **_UNKNOWN,
         }
-        if np.isfinite(embeddings).all():
-            scores, neighbours = self.judge.measure(embeddings)
+        found = self._measured(network, scheme is not None and scheme.kind == "dynamic", scheme is not None)
+        if found:
             if self._reference is None:
-                self._reference = scores, neighbours
-            expected, nearest = self._reference
-            drop = float(expected.mean() - scores.mean())
-            entry |= {
-                "score": float(scores.mean()),
-                "drop": drop,
-                "drop_interval": list(drop_interval(scores, expected, _RESAMPLES, self.judge.seed)),
-                "neighbour_overlap": neighbour_overlap(neighbours, nearest),
-                "inside_budget": self.max_drop is None or at_least(self.max_drop, drop),
-            }
+                self._reference = found
+            entry |= self._compared(name, found)
             if share is not None and share < _LEAST_INT8:
                 entry |= {"inside_budget": False, "error": f"only {100 * share:.0f} % of the weights are in int8"}
             log.info("%s: %s %.2f %%, %.1f s", name, self.judge.name, 100 * entry["score"], time.monotonic() - start)
         elif self._reference is None:
             raise ModelError(
-                f"{self.judge.source} gives embeddings that are not finite on {self.judge.images.ids[0]!r} and others: "
-                "its weights are broken, or training diverged. Train it anew."
+                f"{self.judge.source} gives embeddings that are not finite on {self.judge.parts[0].images.ids[0]!r} "
+                "and others: its weights are broken, or training diverged. Train it anew."
             )
         else:
             entry["error"] = "embeddings that are not finite"
@@ -116,6 +117,48 @@ class Trial:
             self.networks[name] = network
         self.entries.append(entry)
         self.save(self.content)
+
+    def _measured(
+        self, network: ModelProto, one_by_one: bool, until_outside: bool = False
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the scores and neighbours on each part, or on the first alone; nothing where they are not finite."""
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for part in range(len(self.judge.parts)):
+            embeddings = self.judge.embed(network, one_by_one, part)
+            if not np.isfinite(embeddings).all():
+                return []
+            found.append(self.judge.measure(embeddings, part))
+            if until_outside and self._reference is not None:
+                drop = float(self._reference[part][0].mean() - found[part][0].mean())
+                if not self.budget.allows(drop):
+                    break
+        return found
+
+    def _compared(self, name: str, found: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+        """Note what a candidate scores, and return it, as its entry holds it, with whether it is inside the budget."""
+        assert self._reference is not None
+        known = list(zip(found, self._reference, self.judge.parts, strict=False))
+        seed = self.judge.seed
+        drops = [Drop.of(scores, expected, seed) for (scores, _), (expected, _), _ in known]
+        scores, expected = (np.concatenate([each[side][0] for each in known]) for side in (0, 1))
+        pooled = self.drops[name] = Drop.of(scores, expected, seed)
+        overlaps = [neighbour_overlap(neighbours, nearest) for (_, neighbours), (_, nearest), _ in known]
+        complete = len(known) == len(self.judge.parts)
+        if complete:
+            self.scores[name] = scores
+        return {
+            "score": pooled.score,
+            "drop": pooled.mean,
+            "drop_interval": list(pooled.interval),
+            "standard_error": pooled.standard_error,
+            "neighbour_overlap": float(np.average(overlaps, weights=[drop.queries for drop in drops])),
+            "parts": [
+                {"of": part.of, "queries": drop.queries, "score": drop.score, "drop": drop.mean}
+                | {"drop_interval": list(drop.interval)}
+                for drop, (_, _, part) in zip(drops, known, strict=True)
+            ],
+            "inside_budget": complete and self.budget.holds(drops, pooled),
+        }
 
     def add_int8(self, scheme: Scheme, in_float: tuple[str, ...] = ()) -> None:
         """Quantise by a scheme, but for some blocks, measure and note it; a failure is noted too."""
@@ -136,23 +179,15 @@ class Trial:
         left = [name for block, nodes in blocks.items() if block in in_float for name in nodes]
         if only is not None:
             left = [node.name for node in network.graph.node if node.name not in blocks[only]]
-        return to_int8(network, scheme, self._ranges_for(scheme), left)
-
-    def _ranges_for(self, scheme: Scheme) -> TensorsData | None:
-        if scheme.kind == "dynamic":
-            return None
-        if scheme.ranges not in self._ranges:
-            tensors = preprocessed(self.judge.graphs, self.calibration)
-            shown = tqdm(tensors, total=len(self.calibration), desc=f"calibrating, {scheme.ranges}", leave=False)
-            self._ranges[scheme.ranges] = calibrate(self.judge.graphs.network, scheme.ranges, shown)
-        return self._ranges[scheme.ranges]
+        return self.prepared.quantized(scheme, left)
 
     def add_mixed(self) -> None:
         """Leave blocks in float, those first that harm retrieval most, until a candidate is inside the budget."""
         measured = [entry for entry in self.entries if entry["name"] in self.schemes and entry["error"] is None]
         if not measured:
             return
-        scheme = self.schemes[min(measured, key=lambda entry: entry["drop"])["name"]]
+        # All were measured on the first part, and only some on others.
+        scheme = self.schemes[min(measured, key=lambda entry: entry["parts"][0]["drop"])["name"]]
         network = self.judge.graphs.network
         blocks = blocks_of(network)
         everything = weights_of(network, (node.name for node in network.graph.node))
@@ -168,13 +203,14 @@ class Trial:
 
     def _most_harmful(self, scheme: Scheme, blocks: list[str]) -> list[str]:
         """Return the blocks, first the one that changes nearest neighbours most when it alone is in int8."""
-        rows = np.sort(judging(self.judge.images, _MOST_FOR_BLOCKS, self.judge.seed))
+        rows = np.sort(judging(self.judge.parts[0].images, _MOST_FOR_BLOCKS, self.judge.seed))
         one_by_one = scheme.kind == "dynamic"
-        _, nearest = self.judge.measure(self.judge.embed(self.judge.graphs.network, one_by_one, rows), rows)
+        scheme = replace(scheme, bias_corrected=False)  # which takes long, and moves the mean only
+        _, nearest = self.judge.measure(self.judge.embed(self.judge.graphs.network, one_by_one, rows=rows), rows=rows)
         overlaps = {}
         for block in tqdm(blocks, desc="blocks", leave=False):
-            embeddings = self.judge.embed(self.quantized(scheme, only=block), one_by_one, rows)
-            _, neighbours = self.judge.measure(embeddings, rows)
+            embeddings = self.judge.embed(self.quantized(scheme, only=block), one_by_one, rows=rows)
+            _, neighbours = self.judge.measure(embeddings, rows=rows)
             overlaps[block] = neighbour_overlap(neighbours, nearest)
         self.content["blocks"] = {"scheme": scheme.name, "images": len(rows), "neighbour_overlap": overlaps}
         return sorted(blocks, key=lambda block: overlaps[block])
@@ -183,8 +219,9 @@ class Trial:
         """Time all candidates in turn, from pixels and from tensors, one image on one thread."""
         if runs < 1:
             return
-        image = np.ascontiguousarray(self.judge.images.pixels(0))
-        tensor = next(preprocessed(self.judge.graphs, self.judge.images))
+        images = self.judge.parts[0].images
+        image = np.ascontiguousarray(images.pixels(0))
+        tensor = next(preprocessed(self.judge.graphs, images))
         given = {"pixels": {"image": image[None]}, "tensor": {"tensor": tensor}}
         sessions = {
             (name, takes): session_of(join(replace(self.judge.graphs, network=network), takes), threads=1)
@@ -208,9 +245,8 @@ def _int8_share(network: ModelProto) -> float:
 
 
 def _failed(name: str, scheme: Scheme, in_float: tuple[str, ...], error: str) -> dict[str, Any]:
-    empty = dict.fromkeys(("bytes", "int8_share", "score", "drop", "drop_interval", "neighbour_overlap", "latency_ms"))
     known = {"name": name, "precision": "int8", "scheme": asdict(scheme), "float_blocks": list(in_float)}
-    return known | empty | {"inside_budget": False, "error": error}
+    return known | {"bytes": None, "int8_share": None} | _UNKNOWN | {"error": error}
 
 
 def _run(session: onnxruntime.InferenceSession, given: dict[str, np.ndarray], run: int) -> None:

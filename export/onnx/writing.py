@@ -59,6 +59,7 @@ def write_int8(traced: Traced, chosen: Chosen, path: Path, takes: str) -> None:
     judged = {name: content["judged_on"][name] for name in ("images", "of")} | {"measure": content["measure"]}
     judged |= {name: entry[name] for name in ("drop", "drop_interval")}
     scheme |= {"calibration": content["calibration"], "judged_on": judged, "target": content["target"]}
+    scheme["gain"] = content["gain"]["is"]
     graphs = replace(traced.graphs, network=chosen.network)
     _write(traced, graphs, path, takes, {"precision": "int8", "quantization": json.dumps(scheme)})
 

@@ -160,14 +160,24 @@ def print_candidates(content: dict[str, Any], console: Console | None = None) ->
         table.add_row(*(Text(cell) for cell in _candidate_cells(entry, content)))
     console = console or wide_console(_CANDIDATES_WIDTH)
     console.print(table)
+    for line in _candidate_notes(content):
+        console.print(Text(line))
+
+
+def _candidate_notes(content: dict[str, Any]) -> list[str]:
     judged, calibration = content["judged_on"], content["calibration"]
-    budget = content["budget"]["max_drop"]
-    console.print(
-        Text(
-            f"Judged on {judged['images']:,} images of {judged['of']}, calibrated on {calibration['images']:,}; "
-            + ("no budget." if budget is None else f"budget: a drop of {100 * budget:g} points.")
-        )
-    )
+    max_drop, by = content["budget"]["max_drop"], content["budget"]["by"]
+    parts = " and ".join(f"{part['images']:,} images of {part['of']}" for part in judged["parts"])
+    budget = "no budget." if max_drop is None else f"budget: a drop of {100 * max_drop:g} points ({by})."
+    notes = [f"Judged on {parts}, calibrated on {calibration['images']:,}; {budget}"]
+    chosen = next((entry for entry in content["candidates"] if entry["name"] == content["chosen"]), None)
+    if chosen is None:
+        return notes
+    of_each = ", ".join(f"{100 * part['drop']:.2f} of {part['of']}" for part in chosen["parts"])
+    notes.append(f"Chosen: drop in points {of_each}; known to ±{196 * chosen['standard_error']:.2f}.")
+    gain = content["gain"]
+    speed = "" if gain["speedup"] is None else f", {gain['speedup']:.2f} times as fast from pixels to vector"
+    return [*notes, f"It is {gain['is']}: {100 * gain['size']:.0f} % of fp32's size{speed}."]
 
 
 def _candidate_cells(entry: dict[str, Any], content: dict[str, Any]) -> list[str]:
