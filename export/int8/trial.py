@@ -140,7 +140,8 @@ class Trial:
         known = list(zip(found, self._reference, self.judge.parts, strict=False))
         seed = self.judge.seed
         drops = [Drop.of(scores, expected, seed) for (scores, _), (expected, _), _ in known]
-        scores, expected = (np.concatenate([each[side][0] for each in known]) for side in (0, 1))
+        scores = np.concatenate([scores for (scores, _), _, _ in known])
+        expected = np.concatenate([expected for _, (expected, _), _ in known])
         pooled = self.drops[name] = Drop.of(scores, expected, seed)
         overlaps = [neighbour_overlap(neighbours, nearest) for (_, neighbours), (_, nearest), _ in known]
         complete = len(known) == len(self.judge.parts)
