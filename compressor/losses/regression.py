@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compressor.losses.distances import full_precision
 from compressor.losses.teacher_sample import TeacherSample, projection_to
+from zoo.losses.directions import unit
 
 
 class RegressionLoss(nn.Module):
@@ -39,8 +39,7 @@ class RegressionLoss(nn.Module):
 
     def targets(self, teacher: Tensor) -> Tensor:
         """Return where embeddings are to point, ``(N, D)`` of length 1, for the teacher's ``(N, D')``."""
-        projected = functional.normalize(teacher, dim=1) @ self.projection.T.to(teacher)
-        return functional.normalize(projected, dim=1)
+        return unit(unit(teacher) @ self.projection.T.to(teacher))
 
     def forward(self, student: Tensor, teacher: Tensor, image_ids: Tensor | None = None) -> Tensor:
         """Return the loss, a float scalar in [0, 2].
@@ -52,4 +51,4 @@ class RegressionLoss(nn.Module):
         """
         with torch.autocast(student.device.type, enabled=False):
             student, teacher = full_precision(student, teacher)
-            return (1 - (functional.normalize(student, dim=1) * self.targets(teacher)).sum(dim=1)).mean()
+            return (1 - (unit(student) * self.targets(teacher)).sum(dim=1)).mean()

@@ -39,7 +39,12 @@ def test_export_is_reused_until_weights_configuration_or_files_change(
 
     def times() -> int:
         pipeline._export(
-            student, "teacher", SimpleNamespace(digest="d"), tmp_path / "export", {}, {"precision": "fp32"}
+            student,
+            "teacher",
+            SimpleNamespace(digest="d"),
+            tmp_path / "export",
+            {},
+            {"precision": "fp32", "input": "pixels"},
         )  # type: ignore[arg-type]
         return len(made)
 

@@ -233,7 +233,7 @@ def test_a_model_that_may_have_seen_the_test_classes_is_warned_of(
     quick: dict[str, Any] = {"bootstrap": 10, "latency_runs": 0, "validation": 0.34}
     report = validate([artefact], tiny_teacher, photos, tmp_path / "a", split="even-odd", **quick)
     expected = [
-        f"{stage} was trained on folder:{photos} divided by split first-half, and is measured on it divided by "
+        f"{stage} was trained on folder:{photos.name} divided by split first-half, and is measured on it divided by "
         "even-odd: it may have been trained on what it is measured on."
         for stage in ("teacher", "onnx-fp32")
     ]
