@@ -119,7 +119,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         if checkpoint.keys() & _OF_CHECKPOINT.keys():
             try:
                 require_kinds(checkpoint, _OF_CHECKPOINT)
-                require_kinds(checkpoint["best"], {"epoch": maybe(whole(1))})
+                require_kinds(checkpoint["best"], {"epoch": maybe(whole(0))})  # 0: the network as it comes
             except ValueError as error:
                 raise ModelError(f"{path} is no checkpoint of a training here ({error}). {_REMEDY}") from error
         return checkpoint

@@ -7,7 +7,6 @@ arXiv:2109.01903). So training can add to what the network knows, and does not t
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -20,8 +19,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from zoo.data.image_set import ImageSet
-from zoo.errors import DataError
+from zoo.errors import DataError, ModelError, first_line
 from zoo.files import write_json
+from zoo.formats.documents import MAPPING, TEXT, read_document, require_kinds
 from zoo.models.embedding import embed_pooled
 from zoo.models.facts import COSINE
 from zoo.models.network import linear_head_of, summary_of
@@ -83,7 +83,13 @@ class Start(Callback):
         assert isinstance(learner, Learner) and learner.checkpoints is not None
         begun = learner.checkpoints / START_FACTS
         if begun.is_file():
-            known = json.loads(begun.read_text(encoding="utf-8"))
+            try:
+                known = read_document(begun)
+                require_kinds(known, {"measured": MAPPING, "head": TEXT})
+            except ValueError as error:
+                raise ModelError(
+                    f"{begun} cannot be read ({first_line(error)}). Remove its stage's folder to train anew."
+                ) from error
             self.measured, self.head = known["measured"], known["head"]
             begun_with = read_best(learner.checkpoints / START_WEIGHTS)
             if trainer.ckpt_path is None:  # stopped before the end of its first epoch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from zoo import load_data, load_model, measure, train
+from zoo import ModelError, load_data, load_model, measure, train
 from zoo.losses.proxy_anchor import ProxyAnchorLoss
 from zoo.models.embedding import embed_pooled
 from zoo.models.facts import facts_of
@@ -164,6 +166,28 @@ def test_proxies_begin_where_the_classes_are() -> None:
     begin_proxies(loss, np.array([[2.0, 0], [4.0, 0], [0, -3.0]]), np.array([7, 7, 9]))
     assert torch.allclose(nn.functional.normalize(loss.proxies, dim=1), torch.tensor([[1.0, 0], [0, -1.0]]), atol=1e-6)
     assert torch.allclose(loss.proxies.norm(dim=1), before, atol=1e-6)
+
+
+def test_a_run_whose_best_is_the_network_as_it_comes_goes_on(
+    photos: Path, weights: Path, tmp_path: Path, interrupted_in: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    """Its checkpoint says that epoch 0 is the best so far."""
+    options = SMALL | {"pretrained": weights, "epochs": 2, "lr": 0.3}
+    with interrupted_in(1):
+        train(f"folder:{photos}", tmp_path / "stopped", "test_resnet", **options)
+    history = json.loads((tmp_path / "stopped" / "validation.json").read_text())
+    assert history[1]["map_at_r"] < history[0]["map_at_r"]
+    again = train(f"folder:{photos}", tmp_path / "stopped", "test_resnet", **options)
+    assert kept(again) == kept(train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options))
+
+
+def test_a_broken_start_is_told(photos: Path, weights: Path, tmp_path: Path, interrupted_in: Any) -> None:
+    options = SMALL | {"pretrained": weights, "epochs": 2}
+    with interrupted_in(1):
+        train(f"folder:{photos}", tmp_path, "test_resnet", **options)
+    (tmp_path / "checkpoints" / "start.json").write_text('{"head": 3}')
+    with pytest.raises(ModelError, match=r"start\.json cannot be read"):
+        train(f"folder:{photos}", tmp_path, "test_resnet", **options)
 
 
 def test_an_interrupted_start_goes_on(photos: Path, weights: Path, tmp_path: Path, monkeypatch: Any) -> None:
