@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean, first_line
 from zoo.files import alone_in, digest, model_digest, write_json, write_text
 from zoo.formats.documents import FLAG, MAPPING, TEXT, Kind, list_of, read_document, require_kinds, shown
-from zoo.stage import plain
+from zoo.stage import is_first_process, plain
 from zoo.training.defaults import filled
 from zoo.training.train import train
 
@@ -125,7 +124,7 @@ def run(
         log.info("[1/4] teacher: %s, given", source)
     _announce(2, f"student: {student_options['arch']}, {student_options['dim']} dimensions", out / "student")
     small = distill(source, data=data, out=out / "student", **shared, **student_options)
-    if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
+    if not is_first_process():
         sys.exit(0)  # one of several processes that trained together; the first does the rest
     with alone_in(out):  # training has locks of its own, one process for all that train together
         if not _holds(out / _CONFIG, resolved):  # not before: a folder begun with other options keeps its own

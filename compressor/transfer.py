@@ -278,13 +278,12 @@ def create_transfer_loss(
     if not _MAPS.isdisjoint(named):
         facts |= _shapes_of_maps(student, teacher, images)
     if "teacher_sample" in made_with:
-        facts["teacher_sample"] = partial(_sample_of, teacher, images)
+        facts["teacher_sample"] = cache(partial(_sample_of, teacher, images))  # a loss may ask more than once
     if "teacher_dim" in made_with and "teacher_dim" not in facts:
         facts["teacher_dim"] = teacher.embed_views(*_blank_view(student, teacher), images).shape[1]
     return create_loss(name, LOSSES, **{key: facts[key] for key in facts.keys() & made_with.keys()} | dict(options))
 
 
-@cache
 def _sample_of(teacher: Teacher, images: ImageSet) -> Tensor:
     """Return the teacher's embeddings of some images, evenly spaced, float32 ``(N, D')`` on the CPU."""
     rows = np.linspace(0, len(images) - 1, min(_SAMPLED, len(images))).astype(int)

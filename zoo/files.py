@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -141,9 +142,7 @@ def scratch_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """
     import numpy as np
 
-    size = 4
-    for side in shape:
-        size *= side
+    size = 4 * math.prod(shape)
     try:
         with open(path, "wb") as file:
             _reserve(file.fileno(), size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def require_no_larger(make: Callable[[], nn.Module], file: Path, shapes: Shapes)
     Raises:
         ModelError: it has more than twice the tensors of the file, and a hundred, or more than twice the numbers.
     """
-    most_tensors, most_numbers = 2 * len(shapes) + 100, 2 * sum(map(_size, shapes.values())) + 10**6
+    most_tensors, most_numbers = 2 * len(shapes) + 100, 2 * sum(map(math.prod, shapes.values())) + 10**6
     tensors = numbers = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -131,10 +132,3 @@ def _of_another_seed(make: Callable[[], nn.Module]) -> nn.Module:
 
 def _content(tensor: Tensor) -> tuple[int, float]:
     return tensor.numel(), float(tensor.double().sum())
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size

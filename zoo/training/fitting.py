@@ -138,6 +138,7 @@ def fit(
             raise OptionError(f"torch.compile failed ({first_line(error)}) Set compile to false.") from error
     if learner.best["epoch"] is None:
         learner.require_finite()
+        log.info(told(learner, epochs))
         return learner.best | {"epoch": epochs}
     learner.load_state_dict(read_best(best))
     learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them

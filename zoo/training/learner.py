@@ -242,7 +242,7 @@ class Learner(lightning.LightningModule):
             self.log(f"validation/{name}", value, prog_bar=name == self.measured, rank_zero_only=True)
         self.note(epoch, measured)
 
-    def note(self, epoch: int, measured: Mapping[str, Any]) -> None:
+    def note(self, epoch: int, measured: Mapping[str, float]) -> None:
         """Note what was measured after an epoch, 0 for before the first, and keep the weights if they are the best.
 
         Best is the later of equals, but no epoch of training is better than none that is as good.
@@ -252,9 +252,7 @@ class Learner(lightning.LightningModule):
             write_json(self.checkpoints.parent / "validation.json", self.history)
         before, now = self.best.get(self.chosen_by), round(measured[self.chosen_by], 6)
         if before is None or now > before or (now == before and self.best["epoch"]):
-            self.best = {"epoch": epoch} | {
-                name: round(value, 6) if isinstance(value, float) else value for name, value in measured.items()
-            }
+            self.best = {"epoch": epoch} | {name: round(value, 6) for name, value in measured.items()}
             if self.checkpoints is not None and self.trainer.is_global_zero:
                 write_best(contiguous(self), self.checkpoints / BEST)
 

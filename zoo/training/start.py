@@ -72,6 +72,7 @@ class Start(Callback):
             rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_FITTED, replace=False))
         self.images = images.subset(rows) if labelled else images.without_labels().subset(rows)
         self.head = ""
+        self._pooled: list[np.ndarray] = []  # features of these images and of the validation images, once made
         self.measured: dict[str, dict[str, float]] = {}
         self.weights: dict[str, Tensor] = {}
 
@@ -118,6 +119,7 @@ class Start(Callback):
             return
         features = embed_pooled(learner.model, self.images)
         seen = None if learner.validation is None else embed_pooled(learner.model, learner.validation)
+        self._pooled = [features] if seen is None else [features, seen]
         if seen is not None:
             self._measure(learner, AS_IT_COMES, seen)
         chosen: np.ndarray | None = None
@@ -149,7 +151,8 @@ class Start(Callback):
         if head is None or learner.validation is None or self.head not in self.measured:
             return
         sets = (self.images, learner.validation)
-        features = np.concatenate([embed_pooled(learner.model, images) for images in sets])
+        pooled = self._pooled or [embed_pooled(learner.model, images) for images in sets]  # none where it was resumed
+        features = np.concatenate(pooled)
         labels = [images.labels for images in sets if images.labels is not None]
         both = np.concatenate(labels) if len(labels) == len(sets) else None
         set_head(head, self._heads(features, both, int(head.weight.shape[0]))[self.head]())
@@ -168,7 +171,7 @@ class Start(Callback):
         heads: dict[str, Callable[[], np.ndarray]] = {f"PCA to {dim}": partial(principal_directions, features, dim)}
         if self.classifier is not None and self.classifier.shape[1] == features.shape[1]:
             heads[f"PCA by the classifier to {dim}"] = partial(classifier_directions, features, self.classifier, dim)
-        if labels is None or self.images.labels is None:
+        if labels is None:
             return heads
         for shrinkage in SHRINKAGES:
             name = f"whitened to {dim}, shrinkage {shrinkage:g}"
