@@ -49,7 +49,7 @@ def converted(network: str, checkpoint: Path) -> dict[str, torch.Tensor]:
     for (name, place), (given_name, tensor) in zip(named.items(), given.items(), strict=True):
         if place.shape != tensor.shape:
             raise ValueError(f"{checkpoint}: {given_name} is {tuple(tensor.shape)}, {name} {tuple(place.shape)}.")
-        result[name] = tensor.clone()
+        result[name] = tensor.clone(memory_format=torch.contiguous_format)  # some are stored channels last
     return result
 
 
