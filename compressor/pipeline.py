@@ -20,6 +20,7 @@ from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean, first_line
 from zoo.files import alone_in, digest, model_digest, write_json, write_text
 from zoo.formats.documents import FLAG, MAPPING, TEXT, Kind, list_of, read_document, require_kinds, shown
+from zoo.options import DataOptions, NetworkOptions, documented, gathered
 from zoo.stage import is_first_process, plain
 from zoo.training.defaults import filled
 from zoo.training.train import train
@@ -40,6 +41,7 @@ _NEEDED: dict[str, dict[str, Kind]] = {
 _RECORDS: dict[str, dict[str, Kind]] = {"inputs.json": {"files": list_of(TEXT), "refused": MAPPING, _MADE: MAPPING}}
 
 
+@documented
 def run(
     data: DataLike,
     out: str | Path,
@@ -49,11 +51,11 @@ def run(
     export: Mapping[str, Any] | None = None,
     report: Mapping[str, Any] | None = None,
     given_teacher: str | Path | None = None,
-    split: str = "auto",
-    validation: float = 0.2,
-    continuous_labels: str | Path | None = None,
-    label_metric: str = "euclidean",
-    max_unreadable: int = 10,
+    split: str = DataOptions.split,
+    validation: float = DataOptions.validation,
+    continuous_labels: str | Path | None = DataOptions.continuous_labels,
+    label_metric: str = DataOptions.label_metric,
+    max_unreadable: int = DataOptions.max_unreadable,
     seed: int = 0,
 ) -> Report:
     """Train a teacher, distil it, export the student to ONNX, validate it on unseen classes, and write the report.
@@ -65,16 +67,10 @@ def run(
         data: images, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
         out: the run's folder.
         teacher: options of train.
-        student: options of distill; arch and dim at least.
+        student: options of distill, such as arch and dim.
         export: options of export, such as precision.
         report: options of validate, such as min_retention.
         given_teacher: a teacher that is there already (a model folder, an .onnx or .npz file); none is trained then.
-        split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
-        validation: fraction of the training classes held out to choose epochs on; of the training images where there
-            are continuous labels and no classes.
-        continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see docs/data.md.
-        label_metric: how vectors in that file are compared: euclidean or cosine.
-        max_unreadable: how many unreadable images are reported and left out before the run stops.
         seed: of everything random.
 
     Returns:
@@ -94,7 +90,7 @@ def run(
     student_options = filled("distill", _resolved(distill, "student", student, also_skip={"teacher"}))
     given_export = dict(export or {})
     qat_epochs = given_export.pop("qat_epochs", None)
-    export_options = _resolved(export_model, "export", given_export, also_skip={"model", "path", "before"})
+    export_options = _resolved(export_model, "export", given_export, also_skip={"model", "before"})
     export_options["qat_epochs"] = qat_epochs
     report_options = _resolved(validate, "report", report, also_skip={"models", "teacher"})
     config = {
@@ -153,7 +149,7 @@ def _require_possible(
     checked_options(student["loss"], find_loss(student["loss"], LOSSES), student["loss_options"] or {})
     if (warning := advice(student["arch"])) is not None:
         log.warning(warning)
-    create_model(**{name: student[name] for name in ("arch", "dim", "pretrained", "pool", "image_size", "crop_pct")})
+    create_model(**vars(gathered(NetworkOptions, student)))
     asked = require_export_options(**{name: export[name] for name in ("precision", "input", "target", "budget_by")})
     if export["qat_epochs"]:
         require_int8(asked, export["qat_epochs"])
@@ -295,7 +291,4 @@ def _resolved(
             raise OptionError(f"{section} has no option {name!r}{where}.{hint}")
         options[name] = value
     require_given(verb, options)
-    missing = [name for name in parameters if name not in options]
-    if missing:
-        raise OptionError(f"{section} needs {' and '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}.")
     return options

@@ -23,8 +23,8 @@ from zoo.errors import OptionError
 from zoo.losses import create_loss, find_loss
 from zoo.models.embedding import embed, fastest_device
 from zoo.models.facts import COSINE, EUCLIDEAN, facts_of
-from zoo.models.making import classifier_of
 from zoo.models.network import embed_with_maps, preprocessing_of
+from zoo.options import DataOptions, Training
 from zoo.retrieval.protocol import measurable, require_training_images
 from zoo.teachers.base import Teacher, resize_views
 from zoo.teachers.proof import enough_to_prove, judged_by_labels, prove_teacher
@@ -57,7 +57,8 @@ class TransferLearner(Learner):
         teacher: what the student learns from.
         images: the training images.
         labels: int64 ``(len(images),)`` in 0..C-1, or None.
-        options: Learner's others.
+        asked: see Learner.
+        by_labels: see Learner.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class TransferLearner(Learner):
         teacher: Teacher,
         images: ImageSet,
         labels: Tensor | None,
-        **options: Any,
+        asked: Training,
+        by_labels: bool | None = None,
     ) -> None:
-        super().__init__(model, loss, validation, **options)
+        super().__init__(model, loss, validation, asked, by_labels)
         self.teacher, self.images = teacher, images
         self.labels = labels
         # A loss that compares lengths too must not be given what is thrown away where cosines are compared.
@@ -121,7 +123,8 @@ class QuantizedLearner(TransferLearner):
     """
 
     def __init__(self, *args: Any, quantization: FakeQuantization, **options: Any) -> None:
-        super().__init__(*args, **options | {"compile": False})  # what it computes changes as ranges follow or stay
+        super().__init__(*args, **options)
+        self.compile_passes = False  # what it computes changes as ranges follow or stay
         self.chosen_by = self.measured  # what the int8 file is judged by afterwards, on the same images
         self.quantization = quantization
 
@@ -142,16 +145,16 @@ class QuantizedLearner(TransferLearner):
             return super().training_step(batch)
 
 
-def require_transferable(teacher: Teacher, splits: DataSplits, options: Mapping[str, Any]) -> None:
+def require_transferable(teacher: Teacher, splits: DataSplits, asked: DataOptions) -> None:
     """Refuse what :func:`transfer` cannot work on, before a network is made.
 
     Raises:
         OptionError: images are to be turned, and the teacher does not see images.
         DataError: there are no two training images, or nothing can be measured on the validation images.
     """
-    if options["rotate_classes"] and isinstance(teacher, ArrayTeacher):
+    if asked.rotate_classes and isinstance(teacher, ArrayTeacher):
         raise OptionError("rotate_classes needs a teacher that sees images; embeddings by id have none of turned ones.")
-    require_training_images(splits, options["split"])
+    require_training_images(splits, asked.split)
 
 
 def transfer(
@@ -159,9 +162,8 @@ def transfer(
     teacher: Teacher,
     splits: DataSplits,
     folder: Path,
-    options: Mapping[str, Any],
+    asked: Training,
     make_learner: Callable[..., TransferLearner] = TransferLearner,
-    pretrained: bool | str | Path = False,
 ) -> tuple[TransferLearner, dict[str, Any]]:
     """Train a student from a teacher, which is measured first, and leave the best weights in the student.
 
@@ -170,10 +172,8 @@ def transfer(
         teacher: what it learns from.
         splits: training images, and validation images to choose the best epoch on.
         folder: for logs, and checkpoints to resume from.
-        options: those of :func:`compressor.distillation.distill`, by name.
+        asked: its options. A student with pretrained weights is measured as it comes, before training.
         make_learner: takes the arguments of TransferLearner.
-        pretrained: as distill takes it: a student with such weights is measured as it comes, with a fitted head, before
-            training.
 
     Returns:
         The learner, and the measures of teacher and student on the validation images, each named by where it was taken.
@@ -181,19 +181,16 @@ def transfer(
     Raises:
         UserError: teacher, data or options that cannot work.
     """
-
-    def chosen(*names: str) -> dict[str, Any]:
-        return {name: options[name] for name in names}
-
-    upright = splits.train.checked(options["max_unreadable"])
-    images = with_rotations(upright) if options["rotate_classes"] else upright
-    labels = class_indices(images) if options["use_labels"] else None
-    loss = create_transfer_loss(options["loss"], options["loss_options"] or {}, model, teacher, images, labels)
-    held_out = splits.validation.checked(options["max_unreadable"]) if len(splits.validation) else None
+    upright = splits.train.checked(asked.data.max_unreadable)
+    images = with_rotations(upright) if asked.data.rotate_classes else upright
+    use_labels = asked.loss.use_labels
+    labels = class_indices(images) if use_labels else None
+    loss = create_transfer_loss(asked.loss.loss, asked.loss.loss_options or {}, model, teacher, images, labels)
+    held_out = splits.validation.checked(asked.data.max_unreadable) if len(splits.validation) else None
     measured: dict[str, Any] = {}
     if upright.labels is None and upright.continuous is None:
         log.warning("the images have no labels, so teacher %s goes unmeasured", teacher.name)
-    elif not options["use_labels"] and held_out is None and not measurable(upright):
+    elif not use_labels and held_out is None and not measurable(upright):
         log.warning("the images' labels say nothing about retrieval, so teacher %s goes unmeasured", teacher.name)
     else:
         judged = {} if held_out is None else {"teacher on validation": held_out}
@@ -202,32 +199,18 @@ def transfer(
         for where, shown_images in judged.items():
             found = prove_teacher(teacher, shown_images)
             measured[where] = {name: round(value, 6) for name, value in found.items()}
-    if options["compile"]:
+    if asked.machine.compile:
         teacher.compile()
-    learner = make_learner(
-        model,
-        loss,
-        held_out,
-        teacher,
-        images,
-        labels,
-        warmup_epochs=0,
-        by_labels=held_out is not None and judged_by_labels(teacher, held_out),
-        **chosen("lr", "proxy_lr_factor", "weight_decay", "schedule", "step_epochs", "step_factor", "validate_every"),
-        **chosen("freeze", "freeze_batchnorm", "layer_decay", "towards_start", "seed", "compile"),
-    )
+    by_labels = held_out is not None and judged_by_labels(teacher, held_out)
+    learner = make_learner(model, loss, held_out, teacher, images, labels, asked, by_labels)
     # Views are made at the larger of the two input sizes; each network scales them down to its own.
     preprocessing = preprocessing_of(model)
     sizes = [preprocessing.input_size, teacher.input_size or preprocessing.input_size]
     size = (max(height for height, _ in sizes), max(width for _, width in sizes))
-    shown = Views(images, replace(preprocessing, input_size=size), **chosen("augment", "min_crop", "views"))
-    loader = training_loader(images, shown, **chosen("batch_size", "images_per_class", "use_labels", "workers", "seed"))
-    trained = chosen("epochs", "precision", "gradient_clip", "devices", "num_nodes")
-    start = None
-    if pretrained and options["fit_head"]:
-        classifier, targets = classifier_of(options["arch"], pretrained), _targets_of(loss, teacher)
-        start = Start(upright, options["use_labels"], options["seed"], classifier, targets)
-    best = fit(learner, loader, folder, **trained, start=start, average=options["average_start"])
+    batches = asked.batches
+    shown = Views(images, replace(preprocessing, input_size=size), batches.augment, batches.min_crop, batches.views)
+    start = Start.of(asked, upright, use_labels, _targets_of(loss, teacher))
+    best = fit(learner, training_loader(images, shown, asked), folder, asked, start)
     return learner, measured | {"validation": best}
 
 

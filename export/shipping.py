@@ -10,6 +10,7 @@ from typing import Any
 from zoo.arguments import DataLike, ModelLike, require_valid
 from zoo.errors import OptionError, RefusedError, require_known
 from zoo.files import require_writable
+from zoo.options import DataOptions, documented
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
 CANDIDATES = "candidates.json"
@@ -28,23 +29,24 @@ class Exported:
     candidates: dict[str, Any] | None = None
 
 
+@documented
 def export_model(
     model: ModelLike,
-    path: str | Path | None = None,
+    out: str | Path | None = None,
     *,
     precision: str = "fp32",
     input: str = "pixels",
     data: DataLike | None = None,
-    split: str = "auto",
-    validation: float = 0.2,
-    continuous_labels: str | Path | None = None,
-    label_metric: str = "euclidean",
+    split: str = DataOptions.split,
+    validation: float = DataOptions.validation,
+    continuous_labels: str | Path | None = DataOptions.continuous_labels,
+    label_metric: str = DataOptions.label_metric,
     target: str = "x86",
     max_drop: float | None = 0.005,
     budget_by: str = "mean",
     calibration_images: int = 256,
     judged_images: int = 6000,
-    max_unreadable: int = 10,
+    max_unreadable: int = DataOptions.max_unreadable,
     latency_runs: int = 50,
     seed: int = 0,
     before: RefusedError | None = None,
@@ -57,16 +59,13 @@ def export_model(
 
     Args:
         model: a model folder; in Python also a timm model in memory.
-        path: the .onnx file to write, or a folder where there are several; null for the folder export beside the
+        out: the .onnx file to write, or a folder where there are several; null for the folder export beside the
             model's.
         precision: fp32, fp16, int8 (the usual scheme for network and target) or auto (the fastest int8 of several
             schemes that keeps recall, with blocks left in float where it must be); several with commas between.
         input: pixels (uint8 images of any size, preprocessing inside) or tensor (preprocessing left to the caller).
         data: for int8: what the model was trained on, such as folder:PATH; see docs/data.md.
-        split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
         validation: fraction of the training classes held out to judge int8 on; the same as in training.
-        continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see docs/data.md.
-        label_metric: how vectors in that file are compared: euclidean or cosine.
         target: what int8 will run on: x86 (with VNNI if this processor has it), x86-vnni, arm64 or web.
         max_drop: how far Recall@1 may fall below fp32's, as a fraction, on the validation classes and on all judged
             images; null for no limit.
@@ -75,7 +74,6 @@ def export_model(
         calibration_images: how many training images int8 is calibrated on, balanced over classes.
         judged_images: how many images int8 is judged on, at most: those of the validation classes, then training
             images that were not calibrated on.
-        max_unreadable: how many unreadable images are reported and left out before the run stops.
         latency_runs: how often each int8 candidate is timed; 0 for never.
         seed: of the choice of images, and of bootstrap samples.
         before: where the model was finished after a refusal, that refusal: drops are against its fp32, and what was
@@ -91,7 +89,7 @@ def export_model(
     require_valid({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed, "max_drop": max_drop})
     require_valid({"calibration_images": calibration_images, "validation": validation})
     asked = require_export_options(precision, input, target, budget_by)
-    files = files_of(model, path, precision, input)
+    files = files_of(model, out, precision, input)
     int8 = "int8" in files
     if int8 and data is None:
         raise OptionError(f"Precision {precision} needs data to calibrate and judge on. Give --data.")
@@ -167,18 +165,18 @@ def _asked(precision: str) -> list[str]:
     return asked
 
 
-def files_of(model: ModelLike, path: str | Path | None, precision: str, input: str = "pixels") -> dict[str, Path]:
+def files_of(model: ModelLike, out: str | Path | None, precision: str, input: str = "pixels") -> dict[str, Path]:
     """Return where :func:`export_model` writes each precision: "fp32", "fp16", "int8"."""
     kinds = ["int8" if word == "auto" else word for word in _asked(precision)]
-    if path is not None and Path(path).suffix == ".onnx":
+    if out is not None and Path(out).suffix == ".onnx":
         if len(kinds) > 1:
-            raise OptionError(f"{path} is one file for {len(kinds)} precisions. Give a folder, or one precision.")
-        return {kinds[0]: Path(path)}
-    if path is not None and re.fullmatch(r"\.[A-Za-z]\w*", Path(path).suffix) and not Path(path).is_dir():
-        raise OptionError(f"{path} does not end in .onnx, the one format of file that is written. Give such a name.")
-    if path is None:
+            raise OptionError(f"{out} is one file for {len(kinds)} precisions. Give a folder, or one precision.")
+        return {kinds[0]: Path(out)}
+    if out is not None and re.fullmatch(r"\.[A-Za-z]\w*", Path(out).suffix) and not Path(out).is_dir():
+        raise OptionError(f"{out} does not end in .onnx, the one format of file that is written. Give such a name.")
+    if out is None:
         if not isinstance(model, str | Path):
-            raise OptionError("A model in memory has no folder to write beside. Give a path.")
-        path = Path(model).parent / "export"
+            raise OptionError("A model in memory has no folder to write beside. Give out.")
+        out = Path(model).parent / "export"
     ending = "" if input == "pixels" else f"-{input}"
-    return {kind: Path(path) / f"model{'' if kind == 'fp32' else f'-{kind}'}{ending}.onnx" for kind in kinds}
+    return {kind: Path(out) / f"model{'' if kind == 'fp32' else f'-{kind}'}{ending}.onnx" for kind in kinds}

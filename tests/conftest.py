@@ -99,8 +99,8 @@ def spot_teacher(spots: Path, spot_options: dict[str, object], tmp_path_factory:
     return train(
         f"csv:{spots / 'images.csv'}",
         tmp_path_factory.mktemp("spot-teacher") / "teacher",
-        "test_resnet",
-        16,
+        arch="test_resnet",
+        dim=16,
         loss="log_ratio",
         continuous_labels=spots / "positions.csv",
         epochs=12,
@@ -116,8 +116,8 @@ def tiny_teacher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return train(
         f"folder:{photos}",
         tmp_path_factory.mktemp("teacher") / "teacher",
-        "test_resnet",
-        32,
+        arch="test_resnet",
+        dim=32,
         image_size=32,
         crop_pct=1.0,
         epochs=3,

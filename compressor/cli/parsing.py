@@ -55,12 +55,12 @@ def parser_of(verb: str) -> ArgumentParser:
     if verb == "run":
         parser.add_function_arguments(train, "teacher", skip=_skip(SHARED))
         parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))
-        parser.add_function_arguments(export_model, "export", skip=_skip(SHARED | {"model", "path", "before"}))
-        skipped = _skip(SHARED | {"model", "path", "teacher", "loss"})
+        parser.add_function_arguments(export_model, "export", skip=_skip(SHARED | {"model", "before"}))
+        skipped = _skip(SHARED | {"model", "teacher", "loss"})
         parser.add_function_arguments(ship, "export", as_group=False, skip=skipped)
         parser.add_function_arguments(validate, "report", skip=_skip(SHARED | {"models", "teacher"}))
     if verb == "export":
-        parser.add_function_arguments(export_model, as_group=False, skip={"model", "path", "before"})
+        parser.add_function_arguments(export_model, as_group=False, skip={"model", "out", "before"})
     if verb == "inspect":
         parser.add_argument("--json", action="store_true", help="Print JSON.")
         parser.add_argument("--nodes", action="store_true", help="Name all nodes that compute in float.")

@@ -31,9 +31,9 @@ VERBS: dict[str, Callable[..., Any]] = {
 GROUPS = {"index": ["build", "search"]}  # the first word of verbs of two
 # Options that may be given as plain words right after the verb, in this order; a list takes all of them.
 LEADING = {
-    "train": ["data"],
-    "distill": ["teacher"],
-    "export": ["model", "path"],
+    "train": ["data", "out"],
+    "distill": ["teacher", "data", "out"],
+    "export": ["model", "out"],
     "validate": ["models"],
     "run": ["config"],
     "bench": ["files"],

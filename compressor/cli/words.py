@@ -22,7 +22,7 @@ def parted(words: list[str]) -> tuple[str, list[str]]:
 def with_leading(verb: str, words: list[str]) -> list[str]:
     """Turn plain words after the verb into options, and dashes in options' names into underscores.
 
-    ``export student model.onnx`` becomes ``--model=student --path=model.onnx``. A configuration comes first, so that
+    ``export student model.onnx`` becomes ``--model=student --out=model.onnx``. A configuration comes first, so that
     all other options go over it.
     """
     words = [_underscored(word) for word in words]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from compressor.distillation import distill
 from zoo.arguments import DataLike, TeacherLike, require_valid
 from zoo.errors import ModelError, OptionError
+from zoo.options import MachineOptions, OptimisationOptions, Training, documented
 from zoo.stage import Stage, locking
 from zoo.training.defaults import filled
 
@@ -25,6 +26,7 @@ FINISH_KEY = "finish_quantized"
 
 
 @locking
+@documented
 def finish_quantized(
     student: str | Path,
     teacher: TeacherLike,
@@ -46,10 +48,10 @@ def finish_quantized(
     augment: str | None = None,
     min_crop: float | None = None,
     precision: str | None = None,
-    devices: str | int = "auto",
-    num_nodes: int = 1,
-    workers: int | None = None,
-    seed: int = 0,
+    devices: str | int = MachineOptions.devices,
+    num_nodes: int = MachineOptions.num_nodes,
+    workers: int | None = MachineOptions.workers,
+    seed: int = OptimisationOptions.seed,
 ) -> Path:
     """Fine-tune a student for some epochs while it computes as if quantised to int8, and save it as a model folder.
 
@@ -73,18 +75,9 @@ def finish_quantized(
         epochs: passes over the training images.
         lr: learning rate; null for half of the student's own.
         split: how classes are divided; null for the student's own, as with all that follow.
-        validation: fraction of the training classes held out to choose the best epoch on.
-        continuous_labels: a file with a continuous label for each image.
-        label_metric: how vectors in that file are compared.
-        max_unreadable: how many unreadable images are reported and left out before the run stops.
-        views: random views of each image in a batch.
         batch_size: images in a batch, over all devices; each counts views times.
-        augment: random views: photo, photo-strong, drawing or none.
         min_crop: smallest part of an image's area that a view may show.
         precision: Lightning's, of the student.
-        devices: how many devices, or auto.
-        num_nodes: how many machines.
-        workers: processes that decode and augment; null to choose by the machine.
         seed: of batches and augmentation.
 
     Returns:
@@ -108,7 +101,8 @@ def finish_quantized(
 
     from zoo.data import load_data
 
-    splits = load_data(data, *(options[name] for name in ("split", "validation", "continuous_labels", "label_metric")))
+    asked = Training.of(options)
+    splits = load_data(data, **asked.data.division)
 
     from zoo.teachers.opening import open_teacher
 
@@ -127,13 +121,13 @@ def finish_quantized(
     from zoo.training.fitting import finish
     from zoo.versions import versions
 
-    require_transferable(source, splits, options)
+    require_transferable(source, splits, asked.data)
     if facts.teacher is not None and facts.teacher.get("digest") != source.digest:
         log.warning("the student learned from teacher %s, which %s is not", facts.teacher.get("name"), source.name)
     lightning.seed_everything(seed, verbose=False)
     quantization = FakeQuantization(model, scheme, per_channel)
     make_learner = partial(QuantizedLearner, quantization=quantization)
-    learner, measured = transfer(model, source, splits, stage.folder, options, make_learner)
+    learner, measured = transfer(model, source, splits, stage.folder, asked, make_learner)
     quantization.remove()
     measured["validation as int8"] = measured.pop("validation")
     set_facts(
@@ -168,7 +162,9 @@ def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
     options = filled("distill", options | {"pretrained": True})
     if given["lr"] is None:
         options["lr"] /= 2
-    return options | {"freeze_batchnorm": True, "validate_every": 1, "workers": given["workers"]}
+    # The student is no longer a pretrained network as it comes: there is no head to fit or start to average with.
+    kept = {"freeze_batchnorm": True, "validate_every": 1, "pretrained": False}
+    return options | kept | {"workers": given["workers"]}
 
 
 def require_known_loss(student: str | Path, facts: ModelFacts, loss: str | None) -> None:

@@ -19,7 +19,7 @@ AUTOMATIC_EPOCHS = 4
 
 def ship(
     model: str | Path,
-    path: str | Path | None = None,
+    out: str | Path | None = None,
     *,
     teacher: TeacherLike | None = None,
     qat_epochs: int | None = None,
@@ -34,7 +34,7 @@ def ship(
 
     Args:
         model: a model folder.
-        path: the .onnx file to write, or a folder where there are several; null for the folder export beside the
+        out: the .onnx file to write, or a folder where there are several; null for the folder export beside the
             model's.
         teacher: to finish the student by: a model folder, an .onnx or .npz file; in Python also a torch module.
         qat_epochs: epochs of a quantisation-aware finish, where int8 would be refused otherwise; null for 4 with
@@ -58,10 +58,10 @@ def ship(
     automatic = qat_epochs is None
     epochs = AUTOMATIC_EPOCHS if automatic and "auto" in asked and teacher is not None else qat_epochs
     if not epochs:
-        return export_model(model, path, **options)
+        return export_model(model, out, **options)
     assert teacher is not None
     require_int8(asked, epochs)
-    files = files_of(model, path, precision, takes)
+    files = files_of(model, out, precision, takes)
 
     from compressor.int8_finish.quantization_aware import finish_quantized, obstacle_to_finish
     from zoo.teachers.opening import open_teacher
@@ -71,7 +71,7 @@ def ship(
     if obstacle is not None and not automatic:
         log.warning("%s", obstacle)
     try:
-        return export_model(model, path, **options)
+        return export_model(model, out, **options)
     except RefusedError as error:
         refused = error
     if obstacle is not None:

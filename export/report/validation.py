@@ -11,6 +11,7 @@ from typing import Any
 from zoo.arguments import DataLike, TeacherLike, require_neighbours, require_valid
 from zoo.errors import OptionError, require_known
 from zoo.files import require_writable
+from zoo.options import DataOptions, documented
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +33,18 @@ class Report:
     passed: bool
 
 
+@documented
 def validate(
     models: Sequence[str | Path],
     teacher: TeacherLike,
     data: DataLike,
     out: str | Path,
     *,
-    split: str = "auto",
-    validation: float = 0.2,
-    continuous_labels: str | Path | None = None,
-    label_metric: str = "euclidean",
-    max_unreadable: int = 10,
+    split: str = DataOptions.split,
+    validation: float = DataOptions.validation,
+    continuous_labels: str | Path | None = DataOptions.continuous_labels,
+    label_metric: str = DataOptions.label_metric,
+    max_unreadable: int = DataOptions.max_unreadable,
     min_retention: float | None = None,
     min_gain: float | None = None,
     gain_by: str = "mean",
@@ -76,9 +78,6 @@ def validate(
         out: folder for report.json and report.html.
         split: how classes are divided, as in training: auto, given, first-half, even-odd or list:FILE; or all-test.
         validation: as in training; it does not change the test part.
-        continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see docs/data.md.
-        label_metric: how vectors in that file are compared: euclidean or cosine.
-        max_unreadable: how many unreadable images are reported and left out before the run stops.
         min_retention: the gate: smallest share of the teacher's Recall@1, or nDCG@10 where there are no classes, that
             every model, index and pair must keep; null for none. It fails too where the teacher is no better than
             chance.

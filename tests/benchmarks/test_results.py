@@ -13,6 +13,7 @@ from benchmarks.results import GridSearch, Results, digest_of, gain, gain_over, 
 from zoo.errors import DivergedError, OptionError
 from zoo.losses import create_loss
 from zoo.models.making import create_model
+from zoo.options import Training
 from zoo.training.learner import Learner
 
 GRID: list[dict[str, Any]] = [{"lr": 1}, {"lr": 2}, {"lr": 3}]
@@ -120,9 +121,9 @@ def test_proxies_of_the_rivals_learn_at_the_proxies_rate(name: str) -> None:
     loss(embeddings, labels).backward()
     assert own["proxies"].grad is not None and own["proxies"].grad.abs().sum() > 0
     rates: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
-    steps: dict[str, Any] = {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1}
+    asked = Training.of(rates | {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1})
     model = create_model("test_resnet", 8, image_size=32)
-    learner = Learner(model, loss, None, **rates, **steps, freeze_batchnorm=False, seed=0)
+    learner = Learner(model, loss, None, asked)
     learner.trainer = SimpleNamespace(estimated_stepping_batches=9, max_epochs=1, precision="32-true")  # type: ignore[assignment]
     groups = learner.configure_optimizers()["optimizer"].param_groups
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}

@@ -34,7 +34,7 @@ def recall(model: nn.Module, images: Any) -> float:
 
 def test_student_learns_the_teacher(photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any) -> None:
     options = distil_options | {"epochs": 40}
-    folder = distill(tiny_teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **options)
+    folder = distill(tiny_teacher, f"folder:{photos}", tmp_path / "s", arch="test_efficientnet", dim=8, **options)
     student = load_model(folder)
     facts = facts_of(student)
     assert facts.metric == "euclidean"
@@ -59,7 +59,7 @@ def test_a_student_of_its_teachers_network_begins_elsewhere(
     still = distil_options | {"epochs": 1, "lr": 1e-12, "seed": 3}  # weights stay where they begin
     own = {name: value for name, value in still.items() if name in inspect.signature(train).parameters}
     teacher = load_model(train(f"folder:{photos}", tmp_path / "t", arch, dim, **own | {"warmup_epochs": 0}))
-    student = load_model(distill(tiny_teacher, arch, dim, f"folder:{photos}", tmp_path / "s", **still))
+    student = load_model(distill(tiny_teacher, f"folder:{photos}", tmp_path / "s", arch=arch, dim=dim, **still))
     one, other = (dict(model.named_parameters())["layer1.0.conv1.weight"] for model in (teacher, student))
     assert one.shape == other.shape and not torch.isclose(one, other).any()
 
@@ -85,7 +85,7 @@ def test_other_losses_by_name(
     loss: str, arch: str, photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
 ) -> None:
     options = distil_options | {"loss": loss, "proxy_lr_factor": 20, "pool": None}
-    folder = distill(tiny_teacher, arch, 8, f"folder:{photos}", tmp_path / "s", **options)
+    folder = distill(tiny_teacher, f"folder:{photos}", tmp_path / "s", arch=arch, dim=8, **options)
     facts = facts_of(load_model(folder))
     assert facts.loss == loss
     assert facts.metric == ("euclidean" if loss in ("relaxed_multi_similarity", "rkd") else "cosine")
@@ -98,7 +98,7 @@ def test_losses_with_a_term_on_labels_learn(
     loss: str, photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
 ) -> None:
     options = distil_options | {"loss": loss, "epochs": 10, "proxy_lr_factor": 20}
-    folder = distill(tiny_teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **options)
+    folder = distill(tiny_teacher, f"folder:{photos}", tmp_path / "s", arch="test_efficientnet", dim=8, **options)
     losses = losses_of(folder)
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
     assert recall(load_model(folder), load_data(f"folder:{photos}").test) > 0.75
@@ -110,7 +110,9 @@ def test_feature_maps_in_reduced_precision(
     exact = distil_options | {"loss": "fitnet", "epochs": 1}
     reduced = exact | {"precision": "bf16-mixed", "teacher_precision": "bf16"}
     losses = [
-        losses_of(distill(tiny_teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / name, **options))
+        losses_of(
+            distill(tiny_teacher, f"folder:{photos}", tmp_path / name, arch="test_efficientnet", dim=8, **options)
+        )
         for name, options in (("exact", exact), ("reduced", reduced))
     ]
     assert losses[0] != losses[1]
@@ -122,7 +124,7 @@ def test_losses_that_do_without_labels(
     loss: str, flat: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
 ) -> None:
     options = distil_options | {"loss": loss, "epochs": 1}
-    folder = distill(tiny_teacher, "test_resnet", 8, f"folder:{flat}", tmp_path / "s", **options)
+    folder = distill(tiny_teacher, f"folder:{flat}", tmp_path / "s", arch="test_resnet", dim=8, **options)
     assert facts_of(load_model(folder)).measured["validation"] == {"epoch": 1, "recall_at_1": None}
 
 
@@ -133,7 +135,7 @@ def test_losses_that_need_labels(
     options = distil_options | {"loss": loss, "epochs": 1}
     for data, more in ((flat, {}), (photos, {"use_labels": False})):
         with pytest.raises(OptionError, match=f"'{loss}' needs labels.*use_labels.*relaxed_contrastive"):
-            distill(tiny_teacher, "test_resnet", 8, f"folder:{data}", tmp_path / "s", **options, **more)
+            distill(tiny_teacher, f"folder:{data}", tmp_path / "s", arch="test_resnet", dim=8, **options, **more)
 
 
 def test_without_use_labels_a_loss_gets_none(
@@ -141,7 +143,9 @@ def test_without_use_labels_a_loss_gets_none(
 ) -> None:
     options = distil_options | {"loss": "darkrank", "epochs": 1, "use_labels": False, "images_per_class": 4}
     weights = [
-        load_model(distill(tiny_teacher, "test_resnet", 8, f"folder:{photos}", tmp_path / name, **options, **more))
+        load_model(
+            distill(tiny_teacher, f"folder:{photos}", tmp_path / name, arch="test_resnet", dim=8, **options, **more)
+        )
         for name, more in (("a", {}), ("b", {"loss_options": {"triplet_weight": 9.0}}))
     ]
     for a, b in zip(*(model.parameters() for model in weights), strict=True):
@@ -157,7 +161,7 @@ def test_feature_maps_of_a_teacher_that_has_none(photos: Path, tmp_path: Path, d
     graph = onnx.helper.make_graph([pool, flatten], "colours", [image], [vector])
     version = onnx.helper.make_opsetid("", 18)
     onnx.save(onnx.helper.make_model(graph, opset_imports=[version], ir_version=10), tmp_path / "teacher.onnx")
-    distil = partial(distill, tmp_path / "teacher.onnx", "test_resnet", 8, f"folder:{photos}", tmp_path / "s")
+    distil = partial(distill, tmp_path / "teacher.onnx", f"folder:{photos}", tmp_path / "s", arch="test_resnet", dim=8)
     for loss in ("fitnet", "attention"):
         with pytest.raises(OptionError, match=r"teacher\.onnx gives no feature maps.*relaxed_contrastive"):
             distil(loss=loss, **distil_options)
@@ -169,7 +173,7 @@ def test_a_memory_is_resumed(
     photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = distil_options | {"loss": "crd", "loss_options": {"negatives": 20}, "epochs": 3, "validation": 0.0}
-    whole = distill(tiny_teacher, "test_resnet", 8, f"folder:{photos}", tmp_path / "whole", **options)
+    whole = distill(tiny_teacher, f"folder:{photos}", tmp_path / "whole", arch="test_resnet", dim=8, **options)
 
     def stop_after_two(self: Any) -> None:
         original(self)
@@ -180,9 +184,9 @@ def test_a_memory_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "on_train_epoch_start", stop_after_two)
         with pytest.raises(Interrupted):
-            distill(tiny_teacher, "test_resnet", 8, f"folder:{photos}", tmp_path / "parts", **options)
+            distill(tiny_teacher, f"folder:{photos}", tmp_path / "parts", arch="test_resnet", dim=8, **options)
     torch.manual_seed(12345)  # whatever the process did before must not matter
-    parts = distill(tiny_teacher, "test_resnet", 8, f"folder:{photos}", tmp_path / "parts", **options)
+    parts = distill(tiny_teacher, f"folder:{photos}", tmp_path / "parts", arch="test_resnet", dim=8, **options)
     states = [load_model(folder).state_dict() for folder in (whole, parts)]
     for name, tensor in states[0].items():
         torch.testing.assert_close(states[1][name], tensor, rtol=0, atol=1e-6, msg=name)
@@ -222,7 +226,7 @@ def test_a_loss_of_ones_own_is_given_what_it_names(
     monkeypatch.setitem(sys.modules, module.__name__, module)
     options = distil_options | {"loss": "a_loss_of_ones_own:Named", "loss_options": {"weight": 2.0}, "epochs": 1}
     options |= {"rotate_classes": True, "image_size": 64}
-    distill(tiny_teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **options)
+    distill(tiny_teacher, f"folder:{photos}", tmp_path / "s", arch="test_efficientnet", dim=8, **options)
     given = Named.given
     train = load_data(f"folder:{photos}", validation=0.34).train
     assert train.labels is not None
@@ -244,7 +248,9 @@ def test_images_without_labels(
     photos: Path, flat: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
 ) -> None:
     options = distil_options | {"epochs": 4}
-    student = load_model(distill(tiny_teacher, "test_efficientnet", 8, f"folder:{flat}", tmp_path / "s", **options))
+    student = load_model(
+        distill(tiny_teacher, f"folder:{flat}", tmp_path / "s", arch="test_efficientnet", dim=8, **options)
+    )
     assert facts_of(student).measured["validation"] == {"epoch": 4, "recall_at_1": None}
     assert recall(student, load_data(f"folder:{photos}").test) > 0.6
 
@@ -253,7 +259,7 @@ def test_images_all_in_one_class_folder(
     flat: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = distil_options | {"epochs": 1, "split": "all-train", "use_labels": False}
-    folder = distill(tiny_teacher, "test_efficientnet", 8, f"folder:{flat.parent}", tmp_path / "s", **options)
+    folder = distill(tiny_teacher, f"folder:{flat.parent}", tmp_path / "s", arch="test_efficientnet", dim=8, **options)
     assert facts_of(load_model(folder)).measured["validation"] == {"epoch": 1, "recall_at_1": None}
     assert "labels say nothing about retrieval" in caplog.text
 
@@ -267,7 +273,7 @@ def test_teacher_from_embeddings_by_image_id(
     for part in (splits.train, splits.validation):
         table |= dict(zip(part.ids, embed(teacher, part), strict=True))
     options = distil_options | {"epochs": 4}
-    folder = distill(table, "test_efficientnet", 8, splits, tmp_path / "s", **options)
+    folder = distill(table, splits, tmp_path / "s", arch="test_efficientnet", dim=8, **options)
     facts = facts_of(load_model(folder))
     expected = facts_of(teacher).measured["validation"]["recall_at_1"]
     assert facts.measured["teacher on validation"]["recall_at_1"] == pytest.approx(expected, abs=1e-6)
@@ -276,7 +282,9 @@ def test_teacher_from_embeddings_by_image_id(
 def test_a_module_is_put_in_eval_mode(photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any) -> None:
     teacher = load_model(tiny_teacher).train()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    distill(teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **(distil_options | {"epochs": 1}))
+    distill(
+        teacher, f"folder:{photos}", tmp_path / "s", arch="test_efficientnet", dim=8, **(distil_options | {"epochs": 1})
+    )
     assert not teacher.training
     for name, tensor in teacher.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -289,25 +297,25 @@ def test_a_teacher_no_better_than_chance_stops_the_run(photos: Path, tmp_path: P
 
     torch.manual_seed(0)
     with pytest.raises(ModelError, match="no better than chance"):
-        distill(Noise(), "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **distil_options)
+        distill(Noise(), f"folder:{photos}", tmp_path / "s", arch="test_efficientnet", dim=8, **distil_options)
     assert not (tmp_path / "s" / "config.json").exists()
 
 
 def test_another_teacher_is_noticed(photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any) -> None:
     options = distil_options | {"epochs": 4}
     teacher = load_model(tiny_teacher)
-    distill(teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **options)
+    distill(teacher, f"folder:{photos}", tmp_path / "s", arch="test_efficientnet", dim=8, **options)
     with torch.no_grad():
         next(iter(teacher.parameters())).mul_(1.01)
     with pytest.raises(OptionError, match="teacher_digest"):
-        distill(teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **options)
+        distill(teacher, f"folder:{photos}", tmp_path / "s", arch="test_efficientnet", dim=8, **options)
 
 
 def test_teacher_and_student_of_different_sizes(
     photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
 ) -> None:
     options = distil_options | {"epochs": 1, "image_size": 48}
-    folder = distill(tiny_teacher, "test_efficientnet", 8, f"folder:{photos}", tmp_path / "s", **options)
+    folder = distill(tiny_teacher, f"folder:{photos}", tmp_path / "s", arch="test_efficientnet", dim=8, **options)
     assert load_model(folder).pretrained_cfg["input_size"] == (3, 48, 48)
 
 
@@ -316,7 +324,7 @@ def test_a_teacher_of_continuous_labels_is_distilled_like_any_other(
 ) -> None:
     data, labels = f"csv:{spots / 'images.csv'}", spots / "positions.csv"
     options = spot_options | {"continuous_labels": labels, "epochs": 12, "batch_size": 16}
-    folder = distill(spot_teacher, "test_efficientnet", 8, data, tmp_path / "s", **options)
+    folder = distill(spot_teacher, data, tmp_path / "s", arch="test_efficientnet", dim=8, **options)
     facts = facts_of(load_model(folder))
     assert facts.data["validation"] == {"images": 20}
     # The same images were held out as for the teacher, and it measures there what it did.
@@ -342,14 +350,14 @@ def test_continuous_labels_judge_a_teacher_that_learned_from_them_where_there_ar
 
     data = replace(data, train=classed(data.train), validation=classed(data.validation))
     options = spot_options | {"epochs": 1, "batch_size": 16}
-    folder = distill(spot_teacher, "test_efficientnet", 8, data, tmp_path / "s", **options)
+    folder = distill(spot_teacher, data, tmp_path / "s", arch="test_efficientnet", dim=8, **options)
     measured = facts_of(load_model(folder)).measured
     assert set(measured["teacher on validation"]) == {"ndcg_at_10"}
     assert set(measured["validation"]) == {"epoch", "ndcg_at_10", "mean_label_distance_at_10"}
     network = load_model(spot_teacher)
     set_facts(network, replace(facts_of(network), measured={}))  # one of which nothing is known
     with pytest.raises(ModelError, match="no better than chance: Recall@1"):
-        distill(network, "test_efficientnet", 8, data, tmp_path / "u", **options)
+        distill(network, data, tmp_path / "u", arch="test_efficientnet", dim=8, **options)
 
 
 def test_a_teacher_that_knows_nothing_of_continuous_labels_stops_the_run(
@@ -359,4 +367,4 @@ def test_a_teacher_that_knows_nothing_of_continuous_labels_stops_the_run(
     random = np.random.default_rng(0)
     table = {name: random.normal(size=4) for part in (data.train, data.validation) for name in part.ids}
     with pytest.raises(ModelError, match=r"no better than chance: nDCG@10"):
-        distill(table, "test_efficientnet", 8, data, tmp_path / "s", **spot_options)
+        distill(table, data, tmp_path / "s", arch="test_efficientnet", dim=8, **spot_options)

@@ -345,12 +345,12 @@ def test_positions_of_spots(spot_teacher: Path, spots: Path, tmp_path: Path) -> 
         ({"precision": "int4"}, r"'int4'; known are fp32, fp16, int8 and auto\. Did you mean int8"),
         ({"precision": "int8"}, "needs data"),
         ({"precision": "int8,auto", "data": "glyphs"}, "Give one of them"),
-        ({"precision": "fp32,fp16", "path": "small.onnx"}, "one file for 2 precisions"),
+        ({"precision": "fp32,fp16", "out": "small.onnx"}, "one file for 2 precisions"),
         ({"input": "pixel"}, r"'pixel'; known are pixels and tensor\. Did you mean pixels\?"),
     ],
 )
 def test_options_that_cannot_work(tiny_teacher: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    path = tmp_path / str(options.pop("path", "out"))
+    path = tmp_path / str(options.pop("out", "out"))
     with pytest.raises(OptionError, match=message):
         export_model(tiny_teacher, path, **options)
 

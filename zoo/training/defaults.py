@@ -2,27 +2,31 @@
 
 Random weights have everything to learn, pretrained ones much to lose. What suits the latter was chosen on validation
 classes, of photographs at 128 pixels (benchmarks/pretrained); rates for random weights come of this project's other
-benchmarks, on convolutional networks.
+benchmarks, on convolutional networks, and stand in ``zoo.options``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
+
+from zoo.options import SUBJECTS
 
 AUTO = "auto"  # of pool, where null means the architecture's own
 
-_BOTH: dict[str, tuple[Any, Any]] = {  # name: with random weights, with pretrained ones
-    "pool": ("avgmax", None),
-    "lr": (3e-3, 1e-4),
-    "proxy_lr_factor": (30.0, 100.0),
-    "min_crop": (0.2, 0.4),
-    "freeze_batchnorm": (False, True),
-    "layer_decay": (1.0, 1.0),
-    "fit_head": (False, True),
-    "average_start": (False, True),
+_PRETRAINED: dict[str, Any] = {
+    "pool": None,
+    "lr": 1e-4,
+    "proxy_lr_factor": 100.0,
+    "min_crop": 0.4,
+    "freeze_batchnorm": True,
+    "layer_decay": 1.0,
+    "fit_head": True,
+    "average_start": True,
 }
-_OF_VERB: dict[str, dict[str, tuple[Any, Any]]] = {
+_RANDOM = {each.name: each.default for subject in SUBJECTS.values() for each in fields(subject)}
+_OF_VERB: dict[str, dict[str, tuple[Any, Any]]] = {  # name: with random weights, with pretrained ones
     "train": {"epochs": (40, 10)},
     "distill": {"epochs": (90, 15), "metric": (None, "cosine")},
 }
@@ -35,9 +39,10 @@ def filled(verb: str, options: Mapping[str, Any]) -> dict[str, Any]:
         verb: "train" or "distill".
         options: by name, ``pretrained`` among them.
     """
-    column = 1 if options["pretrained"] else 0
+    pretrained = bool(options["pretrained"])
+    both = {name: (_RANDOM[name], value) for name, value in _PRETRAINED.items()}
     result = dict(options)
-    for name, values in (_BOTH | _OF_VERB[verb]).items():
+    for name, values in (both | _OF_VERB[verb]).items():
         if name in result and (result[name] is None if name != "pool" else result[name] == AUTO):
-            result[name] = values[column]
+            result[name] = values[pretrained]
     return result

@@ -18,6 +18,7 @@ from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError, first_line
 from zoo.models.embedding import bfloat16_is_fast, fastest_device, worker_count
 from zoo.models.folder import save_model
+from zoo.options import Training
 from zoo.stage import CHECKPOINTS
 from zoo.training.allocation import keep_freed_memory
 from zoo.training.augmentation import Views
@@ -31,29 +32,20 @@ from zoo.versions import available_cores
 log = logging.getLogger(__name__)
 
 
-def training_loader(
-    images: ImageSet,
-    views: Views,
-    batch_size: int,
-    images_per_class: int,
-    use_labels: bool,
-    workers: int | None,
-    seed: int,
-    neighbours: int | None = None,
-) -> DataLoader[Any]:
+def training_loader(images: ImageSet, views: Views, asked: Training, anchored: bool = False) -> DataLoader[Any]:
     """Return batches of ``((B, V, 3, H, W) uint8, (B,) indices)``: class-balanced where labels are used.
 
-    With ``images_per_class`` 0 batches are random, labels or not.
-
-    Where ``neighbours`` is given, batches are an anchor, as many images with the nearest continuous labels, and others.
+    With ``images_per_class`` 0 batches are random, labels or not. Where ``anchored``, batches are an anchor, as many
+    ``neighbours`` of the nearest continuous labels, and others.
     """
+    batches, seed, workers = asked.batches, asked.optimisation.seed, asked.machine.workers
     sampler: GlobalBatches
-    if neighbours is not None:
+    if anchored:
         assert images.continuous is not None
-        sampler = DenseTripletSampler(images.continuous, batch_size, neighbours, seed)
+        sampler = DenseTripletSampler(images.continuous, batches.batch_size, batches.neighbours, seed)
     else:
-        labels = images.labels if use_labels and images_per_class else None
-        sampler = BatchSampler(len(images), labels, batch_size, max(images_per_class, 1), seed)
+        labels = images.labels if asked.loss.use_labels and batches.images_per_class else None
+        sampler = BatchSampler(len(images), labels, batches.batch_size, max(batches.images_per_class, 1), seed)
     if workers is None:
         # On two cores that train as well, a process of its own for the views takes more time than it saves.
         busy = fastest_device().type == "cpu" and available_cores() <= 2
@@ -65,13 +57,8 @@ def fit(
     learner: Learner,
     loader: DataLoader[Any],
     folder: Path,
-    epochs: int,
-    precision: str,
-    gradient_clip: float | None,
-    devices: str | int,
-    num_nodes: int,
+    asked: Training,
     start: Start | None = None,
-    average: bool = False,
 ) -> dict[str, Any]:
     """Train, resuming from ``folder/checkpoints`` where a run was interrupted; leave the best weights in the learner.
 
@@ -79,9 +66,8 @@ def fit(
     last epoch.
 
     Args:
-        precision: Lightning's, or "auto": bf16-mixed where the device multiplies bfloat16 in hardware, else 32-true.
-        start: of a pretrained network: measures it as it comes, which is epoch 0.
-        average: average the best weights with those of the start, if validation says so.
+        asked: ``optimisation`` and ``machine`` of it.
+        start: of a pretrained network: measures it as it comes, which is epoch 0, and averages with it.
 
     Returns:
         ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": there, or None}``, and what else was measured;
@@ -107,6 +93,8 @@ def fit(
     keep_last = ModelCheckpoint(
         learner.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
     )
+    optimisation, machine = asked.optimisation, asked.machine
+    precision = machine.precision
     if precision == "auto":
         precision = "bf16-mixed" if bfloat16_is_fast(fastest_device()) else "32-true"
     with warnings.catch_warnings():
@@ -114,11 +102,11 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         try:
             trainer = lightning.Trainer(
-                max_epochs=epochs,
+                max_epochs=optimisation.epochs,
                 precision=precision,  # type: ignore[arg-type]
-                gradient_clip_val=gradient_clip,
-                devices=devices,
-                num_nodes=num_nodes,
+                gradient_clip_val=optimisation.gradient_clip,
+                devices=machine.devices,
+                num_nodes=machine.num_nodes,
                 use_distributed_sampler=False,
                 callbacks=[*first, keep_last, TQDMProgressBar(refresh_rate=5)],
                 plugins=[WholeCheckpoints()],
@@ -128,8 +116,8 @@ def fit(
                 num_sanity_val_steps=0,
             )
         except (MisconfigurationException, TypeError, ValueError) as error:
-            asked = f"precision {precision!r}, devices {devices!r} and num_nodes {num_nodes!r}"
-            raise OptionError(f"Lightning cannot train with {asked}: {first_line(error)}") from error
+            given = f"precision {precision!r}, devices {machine.devices!r} and num_nodes {machine.num_nodes!r}"
+            raise OptionError(f"Lightning cannot train with {given}: {first_line(error)}") from error
         try:
             trainer.fit(learner, loader, ckpt_path=resumed, weights_only=True)
         except SystemExit as error:  # what Lightning makes of Ctrl-C
@@ -138,14 +126,14 @@ def fit(
             raise OptionError(f"torch.compile failed ({first_line(error)}) Set compile to false.") from error
     if learner.best["epoch"] is None:
         learner.require_finite()
-        log.info(told(learner, epochs))
-        return learner.best | {"epoch": epochs}
+        log.info(told(learner, optimisation.epochs))
+        return learner.best | {"epoch": optimisation.epochs}
     learner.load_state_dict(read_best(best))
     learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
-    averaged = start.average(learner) if start is not None and average else {}
+    averaged = start.average(learner) if start is not None and optimisation.average_start else {}
     if start is not None and learner.best["epoch"] == 0:
         start.refit(learner)
-    log.info(told(learner, epochs, start))
+    log.info(told(learner, optimisation.epochs, start))
     return learner.best | ({} if start is None else start.facts()) | ({"average": averaged} if averaged else {})
 
 

@@ -24,6 +24,7 @@ from zoo.models.embedding import embed, fastest_device
 from zoo.models.facts import facts_of
 from zoo.models.network import embed_with_maps, head_of, preprocessing_of
 from zoo.models.preprocessing import Normalize
+from zoo.options import Training
 from zoo.retrieval.label_measures import NDCG_K, measure_by_labels
 from zoo.retrieval.measures import measure
 from zoo.training.checkpoints import BEST, write_best
@@ -42,25 +43,11 @@ class Learner(lightning.LightningModule):
             the epoch and their number at the start of each.
         validation: images to measure on at epoch ends, by nDCG@10 of continuous labels where the loss learns from those
             or there are no classes, else by MAP@R; None or unlabelled for not at all.
-        lr: learning rate of the model.
-        proxy_lr_factor: how many times that rate the loss's proxies learn with.
-        weight_decay: of AdamW; not applied to biases and normalisation layers.
-        schedule: "cosine" (to zero over the run, after a linear rise over the first 5 %) or "step" (times
-            ``step_factor`` every ``step_epochs``).
-        step_epochs: see ``schedule``.
-        step_factor: see ``schedule``.
-        warmup_epochs: epochs at the start that train only the head and the loss's own parameters.
-        freeze_batchnorm: keep the statistics of BatchNorm layers as they are.
-        validate_every: epochs between two measurements; the last epoch is always measured.
-        seed: of batches and views.
-        compile: run the model's training passes through torch.compile; feature maps and measurements do not.
+        asked: ``optimisation`` and ``machine.compile`` of it. Weight decay spares biases and normalisation layers;
+            ``layer_decay`` goes by timm's grouping of layers; ``towards_start`` is L2-SP (arXiv:1802.01483) and takes
+            a :class:`zoo.training.start.Start`. Training passes alone are compiled, not feature maps or measurements.
         by_labels: continuous labels choose the best epoch, where there are classes too; None for what the loss learns
             from.
-        freeze: "backbone" trains the head and the loss's own parameters alone; "none" everything.
-        layer_decay: how many times the rate of the stage after it each stage of the network learns with, from the head
-            backwards (timm's grouping of its layers); 1 for one rate.
-        towards_start: how strongly weights of the backbone are drawn back to where they began, as decoupled weight
-            decay towards them (L2-SP, arXiv:1802.01483); 0 for not at all. Takes a :class:`zoo.training.start.Start`.
 
     Raises:
         OptionError: unknown schedule.
@@ -71,24 +58,12 @@ class Learner(lightning.LightningModule):
         model: nn.Module,
         loss: nn.Module,
         validation: ImageSet | None,
-        lr: float,
-        proxy_lr_factor: float,
-        weight_decay: float,
-        schedule: str,
-        step_epochs: int,
-        step_factor: float,
-        warmup_epochs: int,
-        freeze_batchnorm: bool,
-        validate_every: int,
-        seed: int,
-        compile: bool = False,
+        asked: Training,
         by_labels: bool | None = None,
-        freeze: str = "none",
-        layer_decay: float = 1.0,
-        towards_start: float = 0.0,
     ) -> None:
         super().__init__()
-        require_known("schedule", schedule, SCHEDULES)
+        require_known("schedule", asked.optimisation.schedule, SCHEDULES)
+        self.asked, self.compile_passes = asked.optimisation, asked.machine.compile
         self.layout = _layout(model)
         self.model = model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.loss = loss
@@ -101,11 +76,7 @@ class Learner(lightning.LightningModule):
         self.measured = f"ndcg_at_{NDCG_K}" if continuous else "recall_at_1"
         # MAP@R, since of a few hundred queries Recall@1 is much a matter of chance.
         self.chosen_by = self.measured if continuous else "map_at_r"
-        self.lr, self.proxy_lr_factor, self.weight_decay = lr, proxy_lr_factor, weight_decay
-        self.schedule, self.step_epochs, self.step_factor = schedule, step_epochs, step_factor
-        self.warmup_epochs, self.freeze_batchnorm = warmup_epochs, freeze_batchnorm
-        self.validate_every, self.seed, self.compile_passes = validate_every, seed, compile
-        self.frozen, self.layer_decay, self.towards_start = freeze == BACKBONE, layer_decay, towards_start
+        self.frozen = self.asked.freeze == BACKBONE
         self.start_of: dict[str, Tensor] = {}  # weights of the backbone to be drawn back to
         if self.frozen:
             self._only_head()
@@ -150,22 +121,29 @@ class Learner(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         # Neither biases and normalisation layers nor what the architecture names, such as position embeddings.
         exempt: set[str] = getattr(self.model, "no_weight_decay", set)()
-        if self.layer_decay == 1:
-            groups = param_groups_weight_decay(self.model, self.weight_decay, no_weight_decay_list=exempt)
+        if self.asked.layer_decay == 1:
+            groups = param_groups_weight_decay(self.model, self.asked.weight_decay, no_weight_decay_list=exempt)
         else:
             groups = param_groups_layer_decay(
-                self.model, self.weight_decay, no_weight_decay_list=tuple(exempt), layer_decay=self.layer_decay
+                self.model,
+                self.asked.weight_decay,
+                no_weight_decay_list=tuple(exempt),
+                layer_decay=self.asked.layer_decay,
             )
         groups = [
-            {"params": group["params"], "weight_decay": group["weight_decay"], "lr": self.lr * group.get("lr_scale", 1)}
+            {
+                "params": group["params"],
+                "weight_decay": group["weight_decay"],
+                "lr": self.asked.lr * group.get("lr_scale", 1),
+            }
             for group in groups
         ]
         own = dict(self.loss.named_parameters())
         proxies = [parameter for name, parameter in own.items() if name.endswith("proxies")]
         others = [parameter for name, parameter in own.items() if not name.endswith("proxies")]
-        factors = (self.proxy_lr_factor, getattr(self.loss, "loss_lr_factor", 1.0))
+        factors = (self.asked.proxy_lr_factor, getattr(self.loss, "loss_lr_factor", 1.0))
         for parameters, times in zip((proxies, others), factors, strict=True):
-            groups.append({"params": parameters, "lr": self.lr * times, "weight_decay": self.weight_decay})
+            groups.append({"params": parameters, "lr": self.asked.lr * times, "weight_decay": self.asked.weight_decay})
         # One pass over the weights instead of a dozen; Lightning clips no gradients for it in mixed precision.
         fused = self.trainer.precision == "32-true"
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=fused)
@@ -173,8 +151,8 @@ class Learner(lightning.LightningModule):
         per_epoch = max(steps // max(self.trainer.max_epochs or 1, 1), 1)
 
         def factor(step: int) -> float:
-            if self.schedule == "step":
-                return float(self.step_factor ** (step // (per_epoch * self.step_epochs)))
+            if self.asked.schedule == "step":
+                return float(self.asked.step_factor ** (step // (per_epoch * self.asked.step_epochs)))
             rise = max(steps // 20, 1)
             if step < rise:
                 return (step + 1) / rise
@@ -187,7 +165,7 @@ class Learner(lightning.LightningModule):
         # A seed per epoch (for dropout and the like) makes a resumed run equal to an uninterrupted one. At the first
         # batch, since before it the loader draws a number, and not in the same order when a run is resumed.
         if batch_idx == 0:
-            torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
+            torch.manual_seed(self.asked.seed * 1_000_003 + self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
         set_epoch = getattr(self.loss, "set_epoch", None)
@@ -195,13 +173,13 @@ class Learner(lightning.LightningModule):
             set_epoch(self.current_epoch, self.trainer.max_epochs)
         if self.frozen:
             self.model.eval()  # neither statistics nor dropout change what the head is given
-        elif self.freeze_batchnorm:
+        elif self.asked.freeze_batchnorm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
 
     def on_after_backward(self) -> None:
-        if self.current_epoch >= self.warmup_epochs:
+        if self.current_epoch >= self.asked.warmup_epochs:
             return
         # Dropped here rather than never computed: several processes wait for the gradient of every parameter.
         head = {id(parameter) for parameter in head_of(self.model).parameters()}
@@ -212,7 +190,7 @@ class Learner(lightning.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not self.start_of:
             return
-        strength = self.towards_start * float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        strength = self.asked.towards_start * float(self.trainer.optimizers[0].param_groups[0]["lr"])
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 if name in self.start_of:
@@ -220,7 +198,7 @@ class Learner(lightning.LightningModule):
 
     def draw_to(self, start: Mapping[str, Tensor]) -> None:
         """Have the backbone drawn back to these weights, a model's state dict, if that was asked for."""
-        if self.towards_start:
+        if self.asked.towards_start:
             head = {id(parameter) for parameter in head_of(self.model).parameters()}
             self.start_of = {
                 name: start[name].to(weight.device)
@@ -235,7 +213,7 @@ class Learner(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         epoch = self.current_epoch + 1
-        if self.validation is None or (epoch % self.validate_every and epoch != self.trainer.max_epochs):
+        if self.validation is None or (epoch % self.asked.validate_every and epoch != self.trainer.max_epochs):
             return
         measured = self.measure_validation()
         for name, value in measured.items():
@@ -259,7 +237,7 @@ class Learner(lightning.LightningModule):
     def require_finite(self) -> None:
         """Raise a DivergedError where weights are no longer finite."""
         if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
-            raise DivergedError(f"Training diverged: weights are no longer finite. Lower lr, which is {self.lr}.")
+            raise DivergedError(f"Training diverged: weights are no longer finite. Lower lr, which is {self.asked.lr}.")
 
     def measure_validation(self) -> dict[str, float]:
         """Embed the validation images with the model as it is, and return what :meth:`judge` says of them."""

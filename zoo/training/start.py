@@ -24,7 +24,9 @@ from zoo.files import write_json
 from zoo.formats.documents import MAPPING, TEXT, read_document, require_kinds
 from zoo.models.embedding import embed_pooled
 from zoo.models.facts import COSINE
+from zoo.models.making import classifier_of
 from zoo.models.network import linear_head_of, summary_of
+from zoo.options import Training
 from zoo.retrieval.nearest import comparable
 from zoo.retrieval.projection import classifier_directions, discriminant_directions, principal_directions
 from zoo.training.checkpoints import START_FACTS, START_WEIGHTS, read_best, write_best
@@ -75,6 +77,21 @@ class Start(Callback):
         self._pooled: list[np.ndarray] = []  # features of these images and of the validation images, once made
         self.measured: dict[str, dict[str, float]] = {}
         self.weights: dict[str, Tensor] = {}
+
+    @classmethod
+    def of(
+        cls,
+        asked: Training,
+        images: ImageSet,
+        use_labels: bool,
+        targets: Callable[[ImageSet], np.ndarray] | None = None,
+    ) -> Start | None:
+        """Return the start of a training with pretrained weights, where a fitted head is asked for; else None."""
+        network = asked.network
+        if not (network.pretrained and asked.optimisation.fit_head):
+            return None
+        classifier = classifier_of(network.arch, network.pretrained)
+        return cls(images, use_labels, asked.optimisation.seed, classifier, targets)
 
     def facts(self) -> dict[str, Any]:
         """Return what a model card says: the head that training began with, and what was measured before it."""

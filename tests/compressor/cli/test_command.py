@@ -491,8 +491,6 @@ def test_losses_of_ones_own_in_the_shell(photos: Path, tmp_path: Path, monkeypat
 def test_unknown_options_in_python_are_named(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"student has no option 'epoch'.*Did you mean epochs"):
         run(f"folder:{photos}", tmp_path, student=STUDENT | {"epoch": 3})
-    with pytest.raises(OptionError, match="student needs arch and dim"):
-        run(f"folder:{photos}", tmp_path)
     with pytest.raises(OptionError, match="given once"):
         run(f"folder:{photos}", tmp_path, teacher={"seed": 1}, student=STUDENT)
 

@@ -30,7 +30,7 @@ def student(photos: Path, tiny_teacher: Path, distil_options: Any, tmp_path_fact
     """
     folder = tmp_path_factory.mktemp("student")
     options = distil_options | {"epochs": 8}
-    model = load_model(distill(tiny_teacher, "test_resnet", 8, f"folder:{photos}", folder / "s", **options))
+    model = load_model(distill(tiny_teacher, f"folder:{photos}", folder / "s", arch="test_resnet", dim=8, **options))
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = model(pixels)

@@ -325,13 +325,13 @@ def test_generator_learns_the_distribution_of_each_class() -> None:
 
 def test_training_end_to_end(photos: Path, tmp_path: Path) -> None:
     options = QUICK | {"epochs": 5, "validation": 0.34}
-    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    folder = train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", **options)
     assert load_model(folder).embedding_facts.loss == "novel_classes"  # type: ignore[union-attr]
     found = json.loads((folder / "generated.json").read_text())
     assert (found["images"], found["classes"], found["novel_classes"]) == (32, 4, 4)
     # Nothing of the generator is in the model.
     plain = train(
-        f"folder:{photos}", tmp_path / "plain", "test_resnet", **(options | {"loss": "proxy_anchor", "epochs": 1})
+        f"folder:{photos}", tmp_path / "plain", arch="test_resnet", **(options | {"loss": "proxy_anchor", "epochs": 1})
     )
     with safe_open(folder / "model.safetensors", "pt") as ours, safe_open(plain / "model.safetensors", "pt") as theirs:
         assert set(ours.keys()) == set(theirs.keys())
@@ -341,12 +341,12 @@ def test_training_end_to_end(photos: Path, tmp_path: Path) -> None:
 
 def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Path, interrupted_in: Any) -> None:
     options = QUICK | {"epochs": 3, "validation": 0.0, "loss_options": {"warmup_epochs": 1, "base": "proxy_nca"}}
-    whole = train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
+    whole = train(f"folder:{photos}", tmp_path / "whole", arch="test_resnet", **options)
 
     with interrupted_in(2):
-        train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+        train(f"folder:{photos}", tmp_path / "parts", arch="test_resnet", **options)
     torch.manual_seed(12345)  # whatever the process did before must not matter
-    parts = train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    parts = train(f"folder:{photos}", tmp_path / "parts", arch="test_resnet", **options)
     models = load_model(whole), load_model(parts)
     for (name, a), b in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
@@ -376,7 +376,7 @@ def test_report_is_of_the_epoch_that_is_kept(photos: Path, tmp_path: Path, monke
     monkeypatch.setattr(zoo.training.learner, "measure", measured)
     monkeypatch.setattr(zoo.training.learner.Learner, "on_train_epoch_end", remember)
     monkeypatch.setattr(NovelClassesLoss, "diagnose", diagnose)
-    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=3, validation=0.34, **QUICK)
+    folder = train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", epochs=3, validation=0.34, **QUICK)
     ((embeddings, state),) = kept
     for name, tensor in state.items():
         assert torch.equal(tensor.cpu(), states[1][name]), name

@@ -145,6 +145,13 @@ def test_auto_in_training(
 
     monkeypatch.setattr(zoo.training.fitting.lightning, "Trainer", watched)
     train(
-        f"folder:{photos}", tmp_path / "out", "test_resnet", 8, image_size=32, epochs=1, batch_size=8, precision="auto"
+        f"folder:{photos}",
+        tmp_path / "out",
+        arch="test_resnet",
+        dim=8,
+        image_size=32,
+        epochs=1,
+        batch_size=8,
+        precision="auto",
     )
     assert taken == [expected]

@@ -136,15 +136,19 @@ def test_a_second_student_learns_as_without(
     photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = f"folder:{photos}"
-    plain = distill(tiny_teacher, "test_resnet", 8, data, tmp_path / "plain", **distil_options)
+    plain = distill(tiny_teacher, data, tmp_path / "plain", arch="test_resnet", dim=8, **distil_options)
     cache = tmp_path / "cache"
-    distill(tiny_teacher, "test_efficientnet", 4, data, tmp_path / "one", teacher_cache=cache, **distil_options)
+    distill(
+        tiny_teacher, data, tmp_path / "one", arch="test_efficientnet", dim=4, teacher_cache=cache, **distil_options
+    )
 
     def never(*_: Any) -> Tensor:
         raise AssertionError("the teacher was run")
 
     monkeypatch.setattr(TorchTeacher, "embed_views", never)
-    kept = distill(tiny_teacher, "test_resnet", 8, data, tmp_path / "kept", teacher_cache=cache, **distil_options)
+    kept = distill(
+        tiny_teacher, data, tmp_path / "kept", arch="test_resnet", dim=8, teacher_cache=cache, **distil_options
+    )
     expected = load_model(plain).state_dict()
     for name, value in load_model(kept).state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0)

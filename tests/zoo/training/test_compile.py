@@ -33,7 +33,7 @@ def test_a_student_learns_the_same(
     weights = {}
     for chosen in (False, True):
         out, options = tmp_path / str(chosen), distil_options | {"epochs": 1}
-        distill(tiny_teacher, "test_resnet", 8, f"folder:{photos}", out, compile=chosen, **options)
+        distill(tiny_teacher, f"folder:{photos}", out, arch="test_resnet", dim=8, compile=chosen, **options)
         weights[chosen] = load_file(out / "model.safetensors")
     assert len(compiled) == 2  # teacher and student
     assert weights[True].keys() == weights[False].keys()
@@ -47,4 +47,4 @@ def test_without_a_compiler_says_so(photos: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/no/compiler"))
     options: dict[str, Any] = {"image_size": 32, "epochs": 1, "batch_size": 16, "workers": 0, "compile": True}
     with pytest.raises(OptionError, match=r"torch\.compile failed .*C\+\+ compiler.*Set compile to false"):
-        train(f"folder:{photos}", tmp_path / "model", "test_resnet", 8, **options)
+        train(f"folder:{photos}", tmp_path / "model", arch="test_resnet", dim=8, **options)

@@ -18,6 +18,7 @@ import zoo.training.learner
 from zoo.models.making import create_model
 from zoo.models.network import preprocessing_of
 from zoo.models.preprocessing import Normalize
+from zoo.options import Training
 
 
 @pytest.mark.parametrize("factor", [None, 5.0])
@@ -41,7 +42,7 @@ def learner_of(
     """Return a learner that only makes its optimizer."""
     given: dict[str, Any] = {"lr": 0.1, "proxy_lr_factor": 30.0, "weight_decay": 0.0, "schedule": "step"}
     given |= {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1, "seed": 0}
-    learner = zoo.training.learner.Learner(model, loss or nn.Module(), None, **given | options, freeze_batchnorm=False)
+    learner = zoo.training.learner.Learner(model, loss or nn.Module(), None, Training.of(given | options))
     learner.trainer = SimpleNamespace(  # type: ignore[assignment]
         estimated_stepping_batches=steps, max_epochs=epochs, precision="32-true"
     )

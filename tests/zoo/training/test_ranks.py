@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from zoo.models.making import create_model
+from zoo.options import Training
 from zoo.training.learner import Learner
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
@@ -65,8 +66,8 @@ def test_synchronised_batchnorm_computes_the_same(
     torch.manual_seed(0)
     model = create_model("mobilenetv4_conv_small_050", 8, image_size=32).eval()
     rates: dict[str, Any] = {"lr": 1.0, "proxy_lr_factor": 1.0, "weight_decay": 0.0, "schedule": "step"}
-    steps: dict[str, Any] = {"step_epochs": 1, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1}
-    learner = Learner(model, nn.Identity(), None, **rates, **steps, freeze_batchnorm=False, seed=0)
+    asked = Training.of(rates | {"step_epochs": 1, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1})
+    learner = Learner(model, nn.Identity(), None, asked)
     images = torch.randn(2, 3, 32, 32)
     names = list(model.state_dict())
     with torch.no_grad():

@@ -62,7 +62,7 @@ def test_harmful_training_keeps_the_network_as_it_comes(
 ) -> None:
     """At a rate that ruins the network, epoch 0 is what is saved: exactly, and said to be."""
     with caplog.at_level("INFO"):
-        folder = train(f"folder:{photos}", tmp_path, "test_resnet", pretrained=weights, epochs=2, lr=0.3, **SMALL)
+        folder = train(f"folder:{photos}", tmp_path, arch="test_resnet", pretrained=weights, epochs=2, lr=0.3, **SMALL)
     found = kept(folder)
     assert found["epoch"] == 0
     begun = create_model("test_resnet", 6, weights, None, 32, 1.0)
@@ -80,7 +80,7 @@ def test_a_network_kept_as_it_comes_has_its_head_fitted_to_all_that_is_not_teste
     photos: Path, weights: Path, tmp_path: Path
 ) -> None:
     """Unlabelled, so that principal directions are all there is to choose: those of training and validation images."""
-    folder = train(f"folder:{photos}", tmp_path, "test_resnet", pretrained=weights, epochs=1, lr=0.3, **SMALL)
+    folder = train(f"folder:{photos}", tmp_path, arch="test_resnet", pretrained=weights, epochs=1, lr=0.3, **SMALL)
     assert kept(folder)["epoch"] == 0
     splits = load_data(f"folder:{photos}")
     begun = create_model("test_resnet", 6, weights, None, 32, 1.0)
@@ -98,7 +98,7 @@ def test_a_network_kept_as_it_comes_has_its_head_fitted_to_all_that_is_not_teste
 
 def test_head_is_the_best_of_those_that_were_fitted(photos: Path, weights: Path, tmp_path: Path) -> None:
     """What is on record of each head is what the fitted directions retrieve, and the best of them is in the network."""
-    folder = train(f"folder:{photos}", tmp_path, "test_resnet", pretrained=weights, epochs=1, lr=0.3, **SMALL)
+    folder = train(f"folder:{photos}", tmp_path, arch="test_resnet", pretrained=weights, epochs=1, lr=0.3, **SMALL)
     start = kept(folder)["start"]
     splits = load_data(f"folder:{photos}")
     begun = create_model("test_resnet", 6, weights, None, 32, 1.0)
@@ -124,8 +124,8 @@ def test_head_is_the_best_of_those_that_were_fitted(photos: Path, weights: Path,
 def test_average_is_the_best_share_of_trained_and_first_weights(photos: Path, weights: Path, tmp_path: Path) -> None:
     """A backbone that began elsewhere learns; what is saved lies on the line between, where validation is best."""
     options = SMALL | {"pretrained": weights, "epochs": 2, "lr": 3e-3, "dim": 3}
-    alone = train(f"folder:{photos}", tmp_path / "alone", "test_resnet", average_start=False, **options)
-    averaged = train(f"folder:{photos}", tmp_path / "averaged", "test_resnet", **options)
+    alone = train(f"folder:{photos}", tmp_path / "alone", arch="test_resnet", average_start=False, **options)
+    averaged = train(f"folder:{photos}", tmp_path / "averaged", arch="test_resnet", **options)
     if kept(alone)["epoch"] == 0:
         assert "average" not in kept(averaged)
         return
@@ -141,7 +141,7 @@ def test_average_is_the_best_share_of_trained_and_first_weights(photos: Path, we
 
 def test_frozen_backbone_stays_and_the_head_learns(photos: Path, weights: Path, tmp_path: Path) -> None:
     options = SMALL | {"pretrained": weights, "epochs": 3, "lr": 1e-2, "average_start": False}
-    folder = train(f"folder:{photos}", tmp_path, "test_resnet", freeze="backbone", validation=0, **options)
+    folder = train(f"folder:{photos}", tmp_path, arch="test_resnet", freeze="backbone", validation=0, **options)
     begun, saved = create_model("test_resnet", 6, weights, None, 32, 1.0).state_dict(), load_model(folder).state_dict()
     assert all(torch.equal(saved[name], weight) for name, weight in begun.items() if not name.startswith("fc."))
     splits = load_data(f"folder:{photos}", validation=0)
@@ -154,7 +154,9 @@ def test_strong_pull_towards_the_start_keeps_the_backbone(photos: Path, weights:
     begun = create_model("test_resnet", 6, weights, None, 32, 1.0).state_dict()
     moved = []
     for strength in (0.0, 95.0):
-        folder = train(f"folder:{photos}", tmp_path / f"{strength}", "test_resnet", towards_start=strength, **options)
+        folder = train(
+            f"folder:{photos}", tmp_path / f"{strength}", arch="test_resnet", towards_start=strength, **options
+        )
         saved = load_model(folder).state_dict()
         moved.append(float((saved["layer1.0.conv1.weight"] - begun["layer1.0.conv1.weight"]).norm()))
     assert 0 < moved[1] < 0.4 * moved[0]
@@ -174,26 +176,26 @@ def test_a_run_whose_best_is_the_network_as_it_comes_goes_on(
     """Its checkpoint says that epoch 0 is the best so far."""
     options = SMALL | {"pretrained": weights, "epochs": 2, "lr": 0.3}
     with interrupted_in(1):
-        train(f"folder:{photos}", tmp_path / "stopped", "test_resnet", **options)
+        train(f"folder:{photos}", tmp_path / "stopped", arch="test_resnet", **options)
     history = json.loads((tmp_path / "stopped" / "validation.json").read_text())
     assert history[1]["map_at_r"] < history[0]["map_at_r"]
-    again = train(f"folder:{photos}", tmp_path / "stopped", "test_resnet", **options)
-    assert kept(again) == kept(train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options))
+    again = train(f"folder:{photos}", tmp_path / "stopped", arch="test_resnet", **options)
+    assert kept(again) == kept(train(f"folder:{photos}", tmp_path / "whole", arch="test_resnet", **options))
 
 
 def test_a_broken_start_is_told(photos: Path, weights: Path, tmp_path: Path, interrupted_in: Any) -> None:
     options = SMALL | {"pretrained": weights, "epochs": 2}
     with interrupted_in(1):
-        train(f"folder:{photos}", tmp_path, "test_resnet", **options)
+        train(f"folder:{photos}", tmp_path, arch="test_resnet", **options)
     (tmp_path / "checkpoints" / "start.json").write_text('{"head": 3}')
     with pytest.raises(ModelError, match=r"start\.json cannot be read"):
-        train(f"folder:{photos}", tmp_path, "test_resnet", **options)
+        train(f"folder:{photos}", tmp_path, arch="test_resnet", **options)
 
 
 def test_an_interrupted_start_goes_on(photos: Path, weights: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Stopped in its first epoch, a run begins with the head and the measures of before, and ends as a whole one."""
     options = SMALL | {"pretrained": weights, "epochs": 1}
-    whole = train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
+    whole = train(f"folder:{photos}", tmp_path / "whole", arch="test_resnet", **options)
     from zoo.training import learner
 
     def stop(self: Any, batch: Any, batch_idx: int) -> None:
@@ -201,9 +203,9 @@ def test_an_interrupted_start_goes_on(photos: Path, weights: Path, tmp_path: Pat
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(learner.Learner, "on_train_batch_start", stop)
-        train(f"folder:{photos}", tmp_path / "stopped", "test_resnet", **options)
+        train(f"folder:{photos}", tmp_path / "stopped", arch="test_resnet", **options)
     assert (tmp_path / "stopped" / "checkpoints" / "start.json").is_file()
-    again = train(f"folder:{photos}", tmp_path / "stopped", "test_resnet", **options)
+    again = train(f"folder:{photos}", tmp_path / "stopped", arch="test_resnet", **options)
     assert kept(again) == kept(whole)
     assert not (again / "checkpoints").exists()  # what training began with, too, is removed
     one, other = load_model(again).state_dict(), load_model(whole).state_dict()

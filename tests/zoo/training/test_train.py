@@ -54,24 +54,24 @@ def test_a_trained_teacher_retrieves_unseen_classes(photos: Path, tiny_teacher: 
 
 def test_same_options_reuse_and_other_options_refuse(photos: Path, tmp_path: Path, caplog: Any) -> None:
     caplog.set_level("INFO")
-    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, **QUICK)
+    folder = train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", epochs=1, **QUICK)
     written = (folder / "model.safetensors").stat().st_mtime_ns
-    train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, **QUICK)
+    train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", epochs=1, **QUICK)
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     assert "reused" in caplog.text
     with pytest.raises(OptionError, match=r"epochs 1 \(now 2\)"):
-        train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=2, **QUICK)
+        train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", epochs=2, **QUICK)
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Path, interrupted_in: Any) -> None:
     options = QUICK | {"epochs": 3, "validation": 0.0}
-    whole = train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
+    whole = train(f"folder:{photos}", tmp_path / "whole", arch="test_resnet", **options)
 
     with interrupted_in(2):
-        train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+        train(f"folder:{photos}", tmp_path / "parts", arch="test_resnet", **options)
     assert not (tmp_path / "parts" / "config.json").exists()
     torch.manual_seed(12345)  # whatever the process did before must not matter
-    parts = train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    parts = train(f"folder:{photos}", tmp_path / "parts", arch="test_resnet", **options)
     for (name, a), b in zip(
         load_model(whole).state_dict().items(), load_model(parts).state_dict().values(), strict=True
     ):
@@ -100,14 +100,14 @@ def test_a_batch_holds_as_many_images_of_a_class_as_suit_the_loss(
     monkeypatch.setattr("zoo.training.fitting.fit", stop)
     options = QUICK | {"batch_size": 8, "images_per_class": given, "validation": 0, "split": "all-train"}
     with pytest.raises(InterruptedError):
-        train(f"folder:{photos}", tmp_path, "test_resnet", loss=loss, **options)
+        train(f"folder:{photos}", tmp_path, arch="test_resnet", loss=loss, **options)
 
 
 def test_two_runs_at_once_in_a_folder_are_refused(photos: Path, tmp_path: Path) -> None:
     with alone_in(tmp_path), pytest.raises(OptionError, match="Another process is at work"):
-        train(f"folder:{photos}", tmp_path, "test_resnet", epochs=1, **QUICK)
+        train(f"folder:{photos}", tmp_path, arch="test_resnet", epochs=1, **QUICK)
     assert not (tmp_path / "checkpoints").exists()
-    folder = train(f"folder:{photos}", tmp_path, "test_resnet", epochs=1, **QUICK)
+    folder = train(f"folder:{photos}", tmp_path, arch="test_resnet", epochs=1, **QUICK)
     assert not (folder / LOCK).exists()
 
 
@@ -133,20 +133,26 @@ def test_random_numbers_are_the_same_when_resumed(
     monkeypatch.setitem(sys.modules, module.__name__, module)
     options = QUICK | {"epochs": 2, "validation": 0.0, "loss": "noisy_losses:Noisy", "workers": workers}
     Noisy.drawn.clear()
-    train(f"folder:{photos}", tmp_path / "whole", "test_resnet", **options)
+    train(f"folder:{photos}", tmp_path / "whole", arch="test_resnet", **options)
     whole = list(Noisy.drawn)
     assert len(set(whole)) == len(whole) == 6
 
     with interrupted_in(1):
-        train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+        train(f"folder:{photos}", tmp_path / "parts", arch="test_resnet", **options)
     Noisy.drawn.clear()
-    train(f"folder:{photos}", tmp_path / "parts", "test_resnet", **options)
+    train(f"folder:{photos}", tmp_path / "parts", arch="test_resnet", **options)
     assert Noisy.drawn == whole[3:]
 
 
 def test_warmup_trains_head_only_and_frozen_batchnorm_keeps_statistics(photos: Path, tmp_path: Path) -> None:
     folder = train(
-        f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=1, warmup_epochs=1, freeze_batchnorm=True, **QUICK
+        f"folder:{photos}",
+        tmp_path / "t",
+        arch="test_resnet",
+        epochs=1,
+        warmup_epochs=1,
+        freeze_batchnorm=True,
+        **QUICK,
     )
     import lightning
 
@@ -172,7 +178,7 @@ def test_best_epoch_is_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.Mo
     original = zoo.training.learner.Learner.on_train_epoch_end
     monkeypatch.setattr(zoo.training.learner, "measure", fake)
     monkeypatch.setattr(zoo.training.learner.Learner, "on_train_epoch_end", remember)
-    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", epochs=3, **QUICK)
+    folder = train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", epochs=3, **QUICK)
     model = load_model(folder)
     assert facts_of(model).measured["validation"] == {"epoch": 2, "recall_at_1": 0.8, "map_at_r": 0.6}
     for name, tensor in model.state_dict().items():
@@ -189,7 +195,7 @@ def test_rates_follow_the_schedule(photos: Path, tmp_path: Path, monkeypatch: py
     original = zoo.training.learner.Learner.on_train_epoch_start
     monkeypatch.setattr(zoo.training.learner.Learner, "on_train_epoch_start", remember)
     options = QUICK | {"epochs": 3, "schedule": "step", "step_epochs": 1, "step_factor": 0.5, "proxy_lr_factor": 100.0}
-    train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", **options)
     expected = [[2e-3 * f, 2e-3 * f, 0.2 * f] for f in (1, 0.5, 0.25)]
     np.testing.assert_allclose(rates, expected)
 
@@ -208,7 +214,7 @@ def test_rates_that_are_not_given_follow_from_the_weights(
     safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
     options = {name: value for name, value in QUICK.items() if name != "lr"} | {"epochs": 1, "schedule": "step"}
     given = weights if pretrained else False
-    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", pretrained=given, **options)
+    folder = train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", pretrained=given, **options)
     np.testing.assert_allclose(rates, [expected])
     recorded = facts_of(load_model(folder)).options
     assert (recorded["lr"], recorded["lr"] * recorded["proxy_lr_factor"]) == pytest.approx((expected[0], expected[2]))
@@ -229,7 +235,7 @@ def test_loss_of_ones_own(photos: Path, tmp_path: Path, monkeypatch: pytest.Monk
     folder = train(
         f"folder:{photos}",
         tmp_path / "t",
-        "test_resnet",
+        arch="test_resnet",
         epochs=1,
         loss="my_losses:MyLoss",
         loss_options={"weight": 0.0},
@@ -242,16 +248,16 @@ def test_loss_of_ones_own(photos: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_mistakes_are_named(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"proxy_anchr.*Did you mean proxy_anchor"):
-        train(f"folder:{photos}", tmp_path / "a", "test_resnet", loss="proxy_anchr", **QUICK)
+        train(f"folder:{photos}", tmp_path / "a", arch="test_resnet", loss="proxy_anchr", **QUICK)
     with pytest.raises(OptionError, match="marjin"):
-        train(f"folder:{photos}", tmp_path / "b", "test_resnet", loss_options={"marjin": 1}, **QUICK)
+        train(f"folder:{photos}", tmp_path / "b", arch="test_resnet", loss_options={"marjin": 1}, **QUICK)
     with pytest.raises(OptionError, match=r"augment.*phto.*Did you mean photo"):
-        train(f"folder:{photos}", tmp_path / "c", "test_resnet", augment="phto", **QUICK)
+        train(f"folder:{photos}", tmp_path / "c", arch="test_resnet", augment="phto", **QUICK)
     with pytest.raises(DataError, match="no labels"):
-        train(f"folder:{photos / 'class00'}", tmp_path / "d", "test_resnet", **QUICK)
+        train(f"folder:{photos / 'class00'}", tmp_path / "d", arch="test_resnet", **QUICK)
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="is a file"):
-        train(f"folder:{photos}", tmp_path / "file", "test_resnet", **QUICK)
+        train(f"folder:{photos}", tmp_path / "file", arch="test_resnet", **QUICK)
 
 
 # --- continuous labels ---
@@ -288,8 +294,8 @@ def test_rivals_by_name(loss: str, metric: str, spots: Path, spot_options: Any, 
     folder = train(
         f"csv:{spots / 'images.csv'}",
         tmp_path / "t",
-        "test_resnet",
-        16,
+        arch="test_resnet",
+        dim=16,
         loss=loss,
         loss_options={"margin": 0.1},
         continuous_labels=spots / "positions.csv",
@@ -320,7 +326,7 @@ def test_every_kind_of_label_distance_trains_the_same(spots: Path, spot_options:
         if kind != "vectors":
             parts = {name: relabelled(getattr(read, name), kind) for name in ("train", "validation", "test")}
             splits = replace(read, **parts)
-        folder = train(splits, tmp_path / kind, "test_resnet", 16, loss="log_ratio", epochs=1, **spot_options)
+        folder = train(splits, tmp_path / kind, arch="test_resnet", dim=16, loss="log_ratio", epochs=1, **spot_options)
         states.append(load_model(folder).state_dict())
     for name, tensor in states[0].items():
         for other in states[1:]:
@@ -332,18 +338,24 @@ def test_training_on_continuous_labels_resumes(
 ) -> None:
     options = spot_options | {"loss": "log_ratio", "continuous_labels": spots / "positions.csv", "epochs": 3}
     data = f"csv:{spots / 'images.csv'}"
-    whole = train(data, tmp_path / "whole", "test_resnet", 16, **options)
+    whole = train(data, tmp_path / "whole", arch="test_resnet", dim=16, **options)
 
     with interrupted_in(2):
-        train(data, tmp_path / "parts", "test_resnet", 16, **options)
-    parts = train(data, tmp_path / "parts", "test_resnet", 16, **options)
+        train(data, tmp_path / "parts", arch="test_resnet", dim=16, **options)
+    parts = train(data, tmp_path / "parts", arch="test_resnet", dim=16, **options)
     models = load_model(whole), load_model(parts)
     assert facts_of(models[0]).measured == facts_of(models[1]).measured
     for (name, a), b in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
     (tmp_path / "other.csv").write_text((spots / "positions.csv").read_text().replace("0.png,0.", "0.png,1.", 1))
     with pytest.raises(OptionError, match=r"continuous_labels .* data_digest"):
-        train(data, tmp_path / "parts", "test_resnet", 16, **(options | {"continuous_labels": tmp_path / "other.csv"}))
+        train(
+            data,
+            tmp_path / "parts",
+            arch="test_resnet",
+            dim=16,
+            **(options | {"continuous_labels": tmp_path / "other.csv"}),
+        )
 
 
 def test_a_loss_for_classes_is_judged_by_classes(photos: Path, tmp_path: Path) -> None:
@@ -352,9 +364,9 @@ def test_a_loss_for_classes_is_judged_by_classes(photos: Path, tmp_path: Path) -
     names = [name for part in (data.train, data.validation, data.test) for name in part.ids]
     labels.write_text("path,x\n" + "\n".join(f"{name},{at}" for at, name in enumerate(names)))
     options = QUICK | {"epochs": 1, "continuous_labels": labels}
-    by_class = train(f"folder:{photos}", tmp_path / "a", "test_resnet", rotate_classes=True, **options)
+    by_class = train(f"folder:{photos}", tmp_path / "a", arch="test_resnet", rotate_classes=True, **options)
     assert set(facts_of(load_model(by_class)).measured["validation"]) == {"epoch", "recall_at_1", "map_at_r"}
-    by_labels = train(f"folder:{photos}", tmp_path / "b", "test_resnet", loss="log_ratio", **options)
+    by_labels = train(f"folder:{photos}", tmp_path / "b", arch="test_resnet", loss="log_ratio", **options)
     facts = facts_of(load_model(by_labels))
     assert set(facts.measured["validation"]) == {"epoch", "ndcg_at_10", "mean_label_distance_at_10"}
     assert facts.data["validation"] == {"images": 16, "classes": 2}
@@ -362,24 +374,34 @@ def test_a_loss_for_classes_is_judged_by_classes(photos: Path, tmp_path: Path) -
 
 def test_without_validation_nothing_is_measured(spots: Path, spot_options: Any, tmp_path: Path) -> None:
     options = spot_options | {"continuous_labels": spots / "positions.csv", "validation": 0.0, "epochs": 2}
-    folder = train(f"csv:{spots / 'images.csv'}", tmp_path / "t", "test_resnet", 16, loss="log_ratio", **options)
+    folder = train(
+        f"csv:{spots / 'images.csv'}", tmp_path / "t", arch="test_resnet", dim=16, loss="log_ratio", **options
+    )
     assert facts_of(load_model(folder)).measured["validation"] == {"epoch": 2, "ndcg_at_10": None}
 
 
 def test_losses_and_labels_that_do_not_go_together(spots: Path, photos: Path, tmp_path: Path) -> None:
     data, labels = f"csv:{spots / 'images.csv'}", spots / "positions.csv"
     with pytest.raises(DataError, match=r"has no continuous labels, and log_ratio needs them\. Give continuous_labels"):
-        train(data, tmp_path / "a", "test_resnet", 8, loss="log_ratio")
+        train(data, tmp_path / "a", arch="test_resnet", dim=8, loss="log_ratio")
     with pytest.raises(DataError, match=r"has no labels, and proxy_anchor needs them\. Train with log_ratio on"):
-        train(data, tmp_path / "b", "test_resnet", 8, continuous_labels=labels)
+        train(data, tmp_path / "b", arch="test_resnet", dim=8, continuous_labels=labels)
     with pytest.raises(OptionError, match="rotate_classes turns images, whose labels log_ratio would not know"):
-        train(data, tmp_path / "c", "test_resnet", 8, loss="log_ratio", continuous_labels=labels, rotate_classes=True)
+        train(
+            data,
+            tmp_path / "c",
+            arch="test_resnet",
+            dim=8,
+            loss="log_ratio",
+            continuous_labels=labels,
+            rotate_classes=True,
+        )
     with pytest.raises(OptionError, match=r"neighbours is 119; it must lie in 1\.\.78"):
         train(
             data,
             tmp_path / "d",
-            "test_resnet",
-            8,
+            arch="test_resnet",
+            dim=8,
             loss="log_ratio",
             continuous_labels=labels,
             neighbours=119,
@@ -392,7 +414,7 @@ def test_losses_and_labels_that_do_not_go_together(spots: Path, photos: Path, tm
 def test_mixed_precision_trains_with_clipped_gradients(photos: Path, tmp_path: Path, precision: str) -> None:
     # Lightning refuses to clip the gradients of a fused optimiser in mixed precision.
     options: dict[str, Any] = {"image_size": 32, "epochs": 1, "batch_size": 8, "images_per_class": 2}
-    folder = train(f"folder:{photos}", tmp_path / "out", "test_resnet", 8, precision=precision, **options)
+    folder = train(f"folder:{photos}", tmp_path / "out", arch="test_resnet", dim=8, precision=precision, **options)
     assert (folder / "model.safetensors").is_file()
 
 
@@ -418,19 +440,19 @@ def test_mixed_precision_trains_with_clipped_gradients(photos: Path, tmp_path: P
 )
 def test_numbers_out_of_range_are_named(options: dict[str, Any], message: str, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=message):
-        train(f"folder:{photos}", tmp_path / "t", "test_resnet", **(QUICK | options))
+        train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", **(QUICK | options))
 
 
 def test_one_class_or_one_image_is_nothing_to_train_on(photos: Path, tmp_path: Path) -> None:
     data = load_data(f"folder:{photos}", validation=0)
     first = np.flatnonzero(data.train.labels == 0)
     with pytest.raises(DataError, match="one training class after split 'auto', and proxy_anchor tells classes apart"):
-        train(replace(data, train=data.train.subset(first)), tmp_path / "a", "test_resnet", **QUICK)
+        train(replace(data, train=data.train.subset(first)), tmp_path / "a", arch="test_resnet", **QUICK)
     with pytest.raises(DataError, match="has 1 training image after split 'auto'; it takes 2 at least"):
-        train(replace(data, train=data.train.subset([0])), tmp_path / "b", "test_resnet", **QUICK)
+        train(replace(data, train=data.train.subset([0])), tmp_path / "b", arch="test_resnet", **QUICK)
     single = data.test.subset([0, 8, 16])
     with pytest.raises(DataError, match="No validation query has another image of its class"):
-        train(replace(data, validation=single), tmp_path / "c", "test_resnet", **QUICK)
+        train(replace(data, validation=single), tmp_path / "c", arch="test_resnet", **QUICK)
 
 
 def test_training_that_diverged_is_not_saved(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,7 +470,7 @@ def test_training_that_diverged_is_not_saved(photos: Path, tmp_path: Path, monke
         with pytest.raises(DivergedError, match=r"Training diverged.*Lower lr, which is 0\.002"):
             options = QUICK | {"validation": validation, "epochs": 1, "gradient_clip": None}
             out = tmp_path / str(validation)
-            train(f"folder:{photos}", out, "test_resnet", loss="diverging:Diverging", **options)
+            train(f"folder:{photos}", out, arch="test_resnet", loss="diverging:Diverging", **options)
         assert not (out / "config.json").exists()
 
 
@@ -458,21 +480,21 @@ def test_what_validation_measured_outlasts_an_interruption_and_a_broken_checkpoi
     options = QUICK | {"epochs": 3}
 
     with interrupted_in(2):
-        train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+        train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", **options)
     checkpoint = tmp_path / "t" / "checkpoints" / "last.ckpt"
     whole = checkpoint.read_bytes()
     for content in (whole[: len(whole) // 2], b""):
         checkpoint.write_bytes(content)
         with pytest.raises(ModelError, match=r"last\.ckpt cannot be read .*Remove it to begin this stage anew"):
-            train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+            train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", **options)
     checkpoint.write_bytes(whole)
     best = checkpoint.with_name("best.safetensors")
     weights = best.read_bytes()
     best.write_bytes(weights[:100])
     with pytest.raises(ModelError, match=r"best\.safetensors cannot be read .*to train anew"):
-        train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+        train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", **options)
     best.write_bytes(weights)
-    folder = train(f"folder:{photos}", tmp_path / "t", "test_resnet", **options)
+    folder = train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", **options)
     measured = json.loads((folder / "validation.json").read_text())
     assert [entry["epoch"] for entry in measured] == [1, 2, 3]
     best = facts_of(load_model(folder)).measured["validation"]

@@ -39,17 +39,17 @@ def main(data: str, out: Path, devices: int) -> None:
         "devices": devices,
     }
     # Of the architectures without BatchNorm, which cannot be synchronised on CPUs.
-    teacher = train(data, out / "teacher", "test_vit", 8, epochs=2, warmup_epochs=1, **options)  # type: ignore[arg-type]
+    teacher = train(data, out / "teacher", arch="test_vit", dim=8, epochs=2, warmup_epochs=1, **options)  # type: ignore[arg-type]
     novel = {"loss": "novel_classes", "loss_options": {"warmup_epochs": 1}}
-    train(data, out / "novel_classes", "test_vit", 8, epochs=2, **novel, **options)  # type: ignore[arg-type]
+    train(data, out / "novel_classes", arch="test_vit", dim=8, epochs=2, **novel, **options)  # type: ignore[arg-type]
     for loss in ("relaxed_contrastive", "fitnet", "crd"):
-        distill(teacher, "test_vit", 4, data, out / loss, epochs=1, loss=loss, **options)  # type: ignore[arg-type]
+        distill(teacher, data, out / loss, arch="test_vit", dim=4, epochs=1, loss=loss, **options)  # type: ignore[arg-type]
     # On two numbers for each image, with a loss that shows every difference in its gradient.
     splits = load_data(data, validation=0.34)
     numbers = np.random.default_rng(0).normal(size=(len(splits.train), 2))
     splits = replace(splits, train=replace(splits.train, continuous=VectorLabels(numbers)))
     for loss in ("log_ratio", "binary_triplet"):
-        train(splits, out / loss, "test_vit", 8, loss=loss, epochs=2, **options)  # type: ignore[arg-type]
+        train(splits, out / loss, arch="test_vit", dim=8, loss=loss, epochs=2, **options)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
