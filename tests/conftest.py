@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -130,6 +131,20 @@ def tiny_teacher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         workers=0,
         validation=0.34,
     )
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[None]]:
+    """A context in which modules, named without dots, are not installed."""
+
+    @contextmanager
+    def hidden(*modules: str) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            for module in modules:
+                patch.setitem(sys.modules, module, None)  # what import and find_spec take for "not found"
+            yield
+
+    return hidden
 
 
 @pytest.fixture

@@ -27,6 +27,10 @@ class OptionError(UserError):
     """An option has a value that cannot work."""
 
 
+class MissingExtraError(UserError):
+    """A package that an extra brings is not installed."""
+
+
 class DivergedError(OptionError):
     """Training ended with weights that are not finite."""
 

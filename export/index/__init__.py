@@ -1,1 +1,1 @@
-"""Galleries that can be searched: the verbs, the folder that holds one, and faiss indexes by kind."""
+"""Galleries that can be searched: the verbs, the folder that holds one, and indexes by kind, in faiss or numpy."""

@@ -1,4 +1,4 @@
-"""faiss indexes over embeddings: made by kind, searched as one.
+"""faiss indexes over embeddings: made by kind, searched as one. Of kind flat they are made without faiss, too.
 
 All compare by squared Euclidean distance; where the metric is cosine, of vectors of length 1, where it orders alike.
 
@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
+from export.index.flat import FlatIndex
 from zoo.errors import DataError, ModelError, OptionError, did_you_mean, require_known
+from zoo.extras import is_installed, require_extra
 from zoo.retrieval.nearest import comparable
 
 # kind -> its options and their defaults; None for those chosen by the number of vectors and dimensions
@@ -49,7 +50,7 @@ class VectorIndex:
         metric: "cosine" or "euclidean".
         parameters: the options it was made with, those chosen included.
         fixed_bytes: of what does not grow with the vectors, such as centres.
-        faiss: the index itself.
+        faiss: the index itself; a ``FlatIndex`` where faiss is not installed.
     """
 
     kind: str
@@ -69,7 +70,7 @@ class VectorIndex:
     @property
     def bytes_per_vector(self) -> float:
         """What each vector adds to the file, bytes."""
-        return float((len(faiss.serialize_index(self.faiss)) - self.fixed_bytes) / len(self))
+        return float((len(_serialized(self.faiss)) - self.fixed_bytes) / len(self))
 
     def search(
         self, queries: np.ndarray, k: int, exclude: np.ndarray | None = None, as_for: int | None = None
@@ -120,16 +121,20 @@ def make_index(
 
     Raises:
         OptionError: unknown kind or option, a value that cannot be, or fewer vectors than the kind needs.
+        MissingExtraError: the kind needs faiss, and it is not installed.
         DataError: no vectors, or vectors that are not finite.
     """
     if not len(vectors):
         raise DataError("An index needs at least one vector.")
     parameters = parameters_for(kind, options, *vectors.shape)
     vectors = comparable(vectors, metric)
+    if not is_installed("faiss"):
+        fixed_bytes = len(_serialized(FlatIndex(vectors[:0])))
+        return VectorIndex(kind, metric, parameters, fixed_bytes, FlatIndex(vectors))
     index = _empty(kind, parameters, vectors.shape[1], seed)
     with _one_thread():  # sums of several threads, and a graph that several build, come out in no fixed order
         index.train(vectors)
-        fixed_bytes = len(faiss.serialize_index(index))
+        fixed_bytes = len(_serialized(index))
         index.add(vectors)
     return VectorIndex(kind, metric, parameters, fixed_bytes, index)
 
@@ -156,6 +161,11 @@ def milliseconds_per_query(index: VectorIndex, queries: np.ndarray, k: int, runs
 
 def write_index(index: VectorIndex, path: Path) -> None:
     """Write the faiss file."""
+    if isinstance(index.faiss, FlatIndex):
+        path.write_bytes(index.faiss.to_bytes())
+        return
+    import faiss
+
     with open(path, "wb") as file:  # faiss itself opens files of Unicode names only
         faiss.write_index(index.faiss, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
@@ -165,15 +175,24 @@ def read_index(path: Path, kind: str, metric: str, parameters: dict[str, int], f
 
     Raises:
         ModelError: the file is missing or broken.
+        MissingExtraError: the kind needs faiss, and it is not installed.
     """
+    _require_faiss(kind)
+    read: Any
     try:
-        with open(path, "rb") as file:
-            read = faiss.read_index(faiss.PyCallbackIOReader(file.read))  # type: ignore[attr-defined]
+        if is_installed("faiss"):
+            import faiss
+
+            reader = f"faiss {faiss.__version__}"
+            with open(path, "rb") as file:
+                read = faiss.read_index(faiss.PyCallbackIOReader(file.read))  # type: ignore[attr-defined]
+        else:
+            reader = "this version"
+            read = FlatIndex.of_bytes(path.read_bytes())
         return VectorIndex(kind, metric, parameters, fixed_bytes, read)
-    except (OSError, RuntimeError, MemoryError) as error:  # faiss's own, and what sizes in a broken file lead to
-        raise ModelError(
-            f"{path} is missing, or is not an index that faiss {faiss.__version__} reads. Build it anew."
-        ) from error
+    # faiss's own and ours, and what sizes in a broken file lead to
+    except (OSError, RuntimeError, MemoryError, ValueError) as error:
+        raise ModelError(f"{path} is missing, or is not an index that {reader} reads. Build it anew.") from error
 
 
 def parameters_for(kind: str, options: Mapping[str, Any] | None, count: int, dim: int) -> dict[str, int]:
@@ -190,8 +209,10 @@ def parameters_for(kind: str, options: Mapping[str, Any] | None, count: int, dim
 
     Raises:
         OptionError: unknown kind or option, a value that cannot be, or fewer vectors than the kind needs.
+        MissingExtraError: the kind needs faiss, and it is not installed.
     """
     require_known("kind of index", kind, OPTIONS)
+    _require_faiss(kind)
     known = OPTIONS[kind]
     given = {name: value for name, value in (options or {}).items() if value is not None}
     for name, value in given.items():
@@ -219,7 +240,23 @@ def parameters_for(kind: str, options: Mapping[str, Any] | None, count: int, dim
     return chosen
 
 
+def _require_faiss(kind: str) -> None:
+    if kind != "flat":
+        require_extra("index", f"An index of kind {kind}")
+
+
+def _serialized(index: Any) -> bytes | np.ndarray:
+    if isinstance(index, FlatIndex):
+        return index.to_bytes()
+    import faiss
+
+    serialized: np.ndarray = faiss.serialize_index(index)
+    return serialized
+
+
 def _empty(kind: str, parameters: Mapping[str, int], dim: int, seed: int) -> Any:
+    import faiss
+
     index: Any
     if kind == "flat":
         index = faiss.IndexFlatL2(dim)
@@ -244,6 +281,12 @@ def _empty(kind: str, parameters: Mapping[str, int], dim: int, seed: int) -> Any
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
+    """Have faiss, where it is installed, work on one thread."""
+    if not is_installed("faiss"):
+        yield
+        return
+    import faiss
+
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

@@ -6,11 +6,11 @@ in float64, so duplicates are exact ties.
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 from tqdm import tqdm
 
 from zoo.errors import DataError, require_known
+from zoo.extras import is_installed
 
 CHUNK_BYTES = 128 << 20
 _BRUTE_FORCE_FROM = 4096  # candidates; beyond, one row of all distances costs less than sorting gathered ones
@@ -19,8 +19,9 @@ _BRUTE_FORCE_FROM = 4096  # candidates; beyond, one row of all distances costs l
 def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarray | None = None) -> np.ndarray:
     """Find the exact k nearest gallery rows by Euclidean distance; ties by lower row.
 
-    faiss proposes candidates in float32; their distances are then recomputed in float64, and where the last candidate
-    is too near to rule out a tie across the border, more candidates are asked for.
+    Candidates are proposed in float32, by faiss where it is installed and else by numpy; their distances are then
+    recomputed in float64, and where the last candidate is too near to rule out a tie across the border, more candidates
+    are asked for.
 
     Args:
         queries: float32 or float64 ``(Q, D)``.
@@ -33,8 +34,8 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
     """
     if exclude is None:
         exclude = np.full(len(queries), -1)
-    # faiss gets centred and scaled vectors: less cancellation, and squares that neither overflow nor vanish. The exact
-    # distances are of the vectors as given, since centring would round ties apart.
+    # Candidates are found among centred and scaled vectors: less cancellation, and squares that neither overflow nor
+    # vanish. The exact distances are of the vectors as given, since centring would round ties apart.
     centre = gallery.mean(axis=0, dtype=np.float64).astype(gallery.dtype)
     queries32, gallery32 = queries - centre, gallery - centre
     scale = float(max(-queries32.min(), queries32.max(), -gallery32.min(), gallery32.max())) or 1.0
@@ -56,7 +57,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
             if candidates == len(gallery):
                 found = np.broadcast_to(np.arange(len(gallery)), (len(rows), len(gallery)))
             else:
-                _, found = faiss.knn(queries32[rows], gallery32, candidates, metric=faiss.METRIC_L2)
+                found = _candidates(queries32[rows], gallery32, candidates)
             distances = squared_distances(queries[rows], gallery, found)
             distances[found == exclude[rows][:, None]] = np.inf
             order = np.lexsort((found, distances), axis=1)
@@ -71,6 +72,22 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
         pending = np.concatenate(unsettled) if unsettled else pending[:0]
         candidates = min(4 * candidates, len(gallery))
     return result
+
+
+def _candidates(queries: np.ndarray, gallery: np.ndarray, count: int) -> np.ndarray:
+    """Return the nearest gallery rows as float32 tells, int64 ``(Q, count)`` in any order; count is below G."""
+    if is_installed("faiss"):
+        import faiss
+
+        found: np.ndarray = faiss.knn(queries, gallery, count, metric=faiss.METRIC_L2)[1]
+        return found
+    squares = np.einsum("gd,gd->g", gallery, gallery)
+    found = np.empty((len(queries), count), dtype=np.int64)
+    step = max(1, CHUNK_BYTES // (12 * len(gallery)))  # distances in float32, and their order in int64
+    for start in range(0, len(queries), step):
+        distances = squares - 2 * (queries[start : start + step] @ gallery.T)  # less the query's own square
+        found[start : start + step] = np.argpartition(distances, count - 1, axis=1)[:, :count]
+    return found
 
 
 def squared_distances(queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:

@@ -10,8 +10,9 @@ import faiss
 import numpy as np
 import pytest
 
+from export.index.flat import FlatIndex
 from export.index.vector_index import OPTIONS, VectorIndex, make_index, parameters_for, read_index, write_index
-from zoo.errors import DataError, ModelError, OptionError
+from zoo.errors import DataError, MissingExtraError, ModelError, OptionError
 
 COUNT, DIM = 301, 12  # odd, so that the median is one of the values
 
@@ -221,3 +222,40 @@ def test_what_cannot_be_indexed_or_read(vectors: np.ndarray, tmp_path: Path) -> 
         with pytest.raises(ModelError, match=f"{name} is missing, or is not an index"):
             read_index(tmp_path / name, "flat", "cosine", {}, 0)
     assert isinstance(index, VectorIndex)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_flat_is_the_same_without_faiss(vectors: np.ndarray, metric: str, tmp_path: Path, without: Any) -> None:
+    gallery = np.concatenate([vectors, vectors[:9]])  # with ties
+    by_faiss = make_index(gallery, "flat", metric)
+    write_index(by_faiss, tmp_path / "faiss")
+    own = np.arange(len(vectors))
+    expected = by_faiss.search(vectors, 5), by_faiss.search(vectors, 5, exclude=own)
+    sizes = by_faiss.fixed_bytes, by_faiss.bytes_per_vector
+    with without("faiss"):
+        index = make_index(gallery, "flat", metric)
+        assert isinstance(index.faiss, FlatIndex)
+        write_index(index, tmp_path / "numpy")
+        assert (index.fixed_bytes, index.bytes_per_vector) == sizes
+        for made in (index, read_index(tmp_path / "faiss", "flat", metric, {}, index.fixed_bytes)):
+            for found, known in zip(
+                (made.search(vectors, 5), made.search(vectors, 5, exclude=own)), expected, strict=True
+            ):
+                np.testing.assert_allclose(found[0], known[0], atol=2e-3)  # faiss squares lengths in float32
+                np.testing.assert_array_equal(found[1], known[1])
+    assert (tmp_path / "numpy").read_bytes() == (tmp_path / "faiss").read_bytes()
+
+
+def test_other_kinds_name_the_extra_without_faiss(vectors: np.ndarray, tmp_path: Path, without: Any) -> None:
+    write_index(make_index(vectors, "flat"), tmp_path / "index")
+    content = (tmp_path / "index").read_bytes()
+    with without("faiss"):
+        for kind in set(OPTIONS) - {"flat"}:
+            with pytest.raises(MissingExtraError, match=rf"kind {kind} needs faiss.*embedding-compressor\[index\]"):
+                make_index(vectors, kind)
+            with pytest.raises(MissingExtraError, match=f"kind {kind} needs faiss"):
+                read_index(tmp_path / "index", kind, "cosine", {}, 0)
+        for broken in (b"", b"IxFI" + content[4:], content[:-1], content + b"x"):
+            (tmp_path / "index").write_bytes(broken)
+            with pytest.raises(ModelError, match="is not an index that this version reads"):
+                read_index(tmp_path / "index", "flat", "cosine", {}, 0)

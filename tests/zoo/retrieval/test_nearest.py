@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 
 import zoo.retrieval.measures
 import zoo.retrieval.nearest
 from zoo.retrieval.nearest import nearest
+
+
+@pytest.fixture(params=["faiss", "numpy"], autouse=True)
+def proposed_by(request: pytest.FixtureRequest, without: Any) -> Iterator[None]:
+    """Candidates of either kind."""
+    with without(*(["faiss"] if request.param == "numpy" else [])):
+        yield
 
 
 def test_float64_is_compared_as_it_is() -> None:
