@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export.benchmark.bench import bench
+    from export.embedding.embed_data import embed_data
     from export.index.verbs import build_index, search_index
     from export.onnx.fp32 import to_onnx
     from export.onnx.inspection import inspect
@@ -23,6 +24,7 @@ __all__ = [
     "Report",
     "bench",
     "build_index",
+    "embed_data",
     "export_model",
     "inspect",
     "search_index",
@@ -35,6 +37,7 @@ _HOME = {
     "Exported": "export.shipping",
     "Report": "export.report.validation",
     "bench": "export.benchmark.bench",
+    "embed_data": "export.embedding.embed_data",
     "inspect": "export.onnx.inspection",
     "export_model": "export.shipping",
     "build_index": "export.index.verbs",

@@ -43,6 +43,7 @@ PUBLIC = {
         "Report",
         "bench",
         "build_index",
+        "embed_data",
         "export_model",
         "inspect",
         "search_index",

@@ -1,0 +1,1 @@
+"""Embeddings of whole folders as files: the verb ``embed``."""

@@ -1,0 +1,57 @@
+"""Embedding images into a file: :func:`embed_data`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from zoo.arguments import require_valid
+from zoo.errors import OptionError
+from zoo.files import replacing, require_writable, write_json
+
+log = logging.getLogger(__name__)
+
+
+def embed_data(model: str | Path, source: str | Path, out: str | Path, *, max_unreadable: int = 10) -> Path:
+    """Embed images, and write their ids and embeddings to a file.
+
+    Args:
+        model: what embeds the images: an .onnx file made by export, or a model folder.
+        source: the images: a file, a folder, however deep, or data of any kind, such as csv:FILE; of data with a split,
+            all images.
+        out: the file to write: .npz with the arrays ids and embeddings, which distill and validate take as a teacher;
+            or .npy with the embeddings alone, beside which the ids are written as .ids.json, in the same order.
+        max_unreadable: how many unreadable images are reported and left out before it stops.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: a model, images or options that cannot work.
+    """
+    from export.index.gallery import open_encoder
+    from zoo.data import ImageSet, load_images
+    from zoo.images import IMAGE_SUFFIXES
+
+    require_valid({"max_unreadable": max_unreadable})
+    out = Path(out)
+    if out.suffix not in (".npz", ".npy"):
+        raise OptionError(f"{out} ends in neither .npz nor .npy, the formats that are written. Give such a name.")
+    require_writable(out.parent)
+    encoder = open_encoder(Path(model))
+    file = Path(source)
+    alone = file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()
+    images = (ImageSet([file.name], [file]) if alone else load_images(source)).checked(max_unreadable)
+    embeddings = encoder.embed(images)
+
+    import numpy as np
+
+    if out.suffix == ".npy":
+        write_json(out.with_suffix(".ids.json"), list(images.ids))
+    with replacing(out) as temporary:
+        if out.suffix == ".npy":
+            np.save(temporary, embeddings)
+        else:
+            np.savez(temporary, ids=np.array(images.ids), embeddings=embeddings)
+    log.info("%s: %d images, %d dimensions", out, len(images), encoder.dim)
+    return out

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export import embed_data
+from export.runtime import Embedder
+from zoo.errors import DataError, OptionError
+
+
+@pytest.fixture
+def model(tiny_onnx: Callable[..., Path], tmp_path: Path) -> Path:
+    return tiny_onnx(tmp_path / "model.onnx")
+
+
+def test_ids_and_embeddings_are_those_of_the_runtime(model: Path, photos: Path, tmp_path: Path) -> None:
+    out = embed_data(model, photos, tmp_path / "vectors" / "photos.npz")
+    with np.load(out, allow_pickle=False) as arrays:
+        ids, embeddings = arrays["ids"].tolist(), arrays["embeddings"]
+    assert sorted(ids) == sorted(str(file.relative_to(photos)) for file in photos.rglob("*.png"))
+    assert (embeddings.dtype, embeddings.shape) == (np.float32, (96, 8))
+    np.testing.assert_allclose(embeddings, Embedder(model)([photos / name for name in ids]), rtol=1e-5)
+
+
+def test_npy_has_its_ids_beside_it(model: Path, photos: Path, tmp_path: Path) -> None:
+    out = embed_data(model, f"folder:{photos}", tmp_path / "photos.npy")
+    ids = json.loads((tmp_path / "photos.ids.json").read_text())
+    np.testing.assert_allclose(np.load(out), Embedder(model)([photos / name for name in ids]), rtol=1e-5)
+
+
+def test_one_image_is_a_source(model: Path, photos: Path, tmp_path: Path) -> None:
+    file = photos / "class02" / "1.png"
+    with np.load(embed_data(model, file, tmp_path / "one.npz")) as arrays:
+        assert arrays["ids"].tolist() == ["1.png"]
+        np.testing.assert_allclose(arrays["embeddings"][0], Embedder(model)(file), rtol=1e-5)
+
+
+def test_it_is_a_teacher(model: Path, photos: Path, tmp_path: Path) -> None:
+    from zoo.data import load_images
+    from zoo.teachers.opening import open_teacher
+
+    teacher = open_teacher(embed_data(model, photos, tmp_path / "t.npz"))
+    images = load_images(photos)
+    expected = Embedder(model)([images.pixels(row) for row in range(len(images))])
+    np.testing.assert_allclose(teacher.embed_images(images), expected, rtol=1e-5)
+
+
+def test_unreadable_images_are_left_out_up_to_a_limit(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (8, 8), "red").save(folder / "whole.png")
+    (folder / "broken.png").write_bytes(b"broken")
+    with np.load(embed_data(model, folder, tmp_path / "a.npz")) as arrays:
+        assert arrays["ids"].tolist() == ["whole.png"]
+    with pytest.raises(DataError, match=r"broken\.png"):
+        embed_data(model, folder, tmp_path / "b.npz", max_unreadable=0)
+    assert not (tmp_path / "b.npz").exists()
+
+
+def test_other_formats_are_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"vectors\.csv ends in neither \.npz nor \.npy"):
+        embed_data("missing.onnx", "missing", tmp_path / "vectors.csv")
