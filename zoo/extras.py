@@ -42,6 +42,12 @@ def missing(what: str, module: str) -> MissingExtraError:
     )
 
 
+def is_of_an_extra(module: str | None) -> bool:
+    """Return whether a module belongs to an extra, by the name of what could not be imported."""
+    top = (module or "").partition(".")[0]
+    return any(top in modules for modules in EXTRAS.values())
+
+
 def is_installed(module: str) -> bool:
     """Return whether a module can be imported, without importing it."""
     return find_spec(module) is not None

@@ -7,9 +7,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from export.runtime import Embedder
+from zoo.progress import progress
 from zoo.versions import available_cores
 
 Name = TypeVar("Name", bound=Hashable)
@@ -29,7 +29,7 @@ def timed_in_turn(
         For each call, the ``runs`` times in milliseconds.
     """
     taken: dict[Name, list[float]] = {name: [] for name in calls}
-    for run in tqdm(range(-warm_up, runs), desc="timing", leave=False):
+    for run in progress(range(-warm_up, runs), "timing"):
         for name, call in calls.items():
             start = time.perf_counter()
             call(run)

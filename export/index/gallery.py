@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from export.index.vector_index import OPTIONS, VectorIndex, read_index, write_index
 from export.runtime import Embedder
@@ -30,6 +29,7 @@ from zoo.formats.documents import (
     whole,
 )
 from zoo.formats.onnx_content import digest_of
+from zoo.progress import progress
 from zoo.versions import versions
 
 SCHEMA = 1
@@ -91,7 +91,7 @@ def open_encoder(path: Path) -> Encoder:
 
 def embed_images(embedder: Embedder, images: ImageSet) -> np.ndarray:
     """Embed a set of images with an ONNX file; float32 ``(N, dim)``."""
-    pixels = (images.pixels(i) for i in tqdm(range(len(images)), desc="embedding", leave=False))
+    pixels = (images.pixels(i) for i in progress(range(len(images)), "embedding"))
     return np.asarray(embedder(pixels))
 
 

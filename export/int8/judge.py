@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from onnx import ModelProto
-from tqdm import tqdm
 
 from export.onnx.tracing import Graphs, Traced, join
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import DataError
 from zoo.files import scratch_array
 from zoo.models.facts import facts_of
+from zoo.progress import progress
 from zoo.retrieval.label_measures import NDCG_K, measure_by_labels
 from zoo.retrieval.measures import measure
 from zoo.retrieval.protocol import measurable, require_measurable
@@ -63,7 +63,7 @@ class Judge:
         ends = np.cumsum([len(part.images) for part in self.parts])
         self.tensors = np.split(tensors, ends[:-1])
         row = 0
-        with tqdm(total=count, desc="preparing images", leave=False) as shown:
+        with progress(None, "preparing images", count) as shown:
             for part in self.parts:
                 for tensor in preprocessed(self.graphs, part.images):
                     tensors[row] = tensor[0]
@@ -79,7 +79,7 @@ class Judge:
         step = 1 if one_by_one else _BATCH
         tensors = self.tensors[part]
         wanted = np.arange(len(tensors)) if rows is None else rows
-        starts = tqdm(range(0, len(wanted), step), desc="embedding", leave=False, disable=rows is not None)
+        starts = progress(range(0, len(wanted), step), "embedding", shown=rows is None)
         embedded = [session.run(None, {"tensor": tensors[wanted[at : at + step]]})[0] for at in starts]
         return np.concatenate(embedded)
 

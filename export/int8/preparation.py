@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from onnx import ModelProto
 from onnxruntime.quantization.calibrate import TensorsData
-from tqdm import tqdm
 
 from export.int8.bias_correction import corrected
 from export.int8.equalization import equalized
@@ -16,6 +15,7 @@ from export.int8.quantization import calibrate, to_int8
 from export.int8.schemes import Scheme
 from export.onnx.tracing import Graphs
 from zoo.data.image_set import ImageSet
+from zoo.progress import progress
 
 _CORRECTED_ON = 64  # images; each is run once a layer
 
@@ -53,7 +53,7 @@ class Prepared:
         key = scheme.ranges, scheme.equalized
         if key not in self._ranges:
             tensors = preprocessed(self.graphs, self.calibration)
-            shown = tqdm(tensors, total=len(self.calibration), desc=f"calibrating, {scheme.ranges}", leave=False)
+            shown = progress(tensors, f"calibrating, {scheme.ranges}", len(self.calibration))
             self._ranges[key] = calibrate(self._network(scheme), scheme.ranges, shown)
         return self._ranges[key]
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from onnx import ModelProto
-from tqdm import tqdm
 
 from export.benchmark.timing import median_and_p95, timed_in_turn
 from export.int8.budget import Budget, Drop
@@ -23,6 +22,7 @@ from export.onnx.graph import Graph
 from export.onnx.tracing import INPUTS, PIXELS, join
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError, first_line
+from zoo.progress import progress
 from zoo.retrieval.measures import neighbour_overlap
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class Trial:
         scheme = replace(scheme, bias_corrected=False)  # which takes long, and moves the mean only
         _, nearest = self.judge.measure(self.judge.embed(self.judge.graphs.network, one_by_one, rows=rows), rows=rows)
         overlaps = {}
-        for block in tqdm(blocks, desc="blocks", leave=False):
+        for block in progress(blocks, "blocks"):
             embeddings = self.judge.embed(self.quantized(scheme, only=block), one_by_one, rows=rows)
             _, neighbours = self.judge.measure(embeddings, rows=rows)
             overlaps[block] = neighbour_overlap(neighbours, nearest)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from export.benchmark.timing import median_and_p95, thread_counts, timed_in_turn
 from export.index.gallery import embed_images
@@ -23,6 +22,7 @@ from zoo.models.facts import ModelFacts, facts_of
 from zoo.models.folder import load_model
 from zoo.models.network import summary_of
 from zoo.models.preprocessing import Preprocess
+from zoo.progress import progress
 from zoo.teachers.base import Teacher
 from zoo.teachers.torch_module import TorchTeacher
 
@@ -149,7 +149,7 @@ def _onnx(path: Path) -> MeasuredModel:
     def embed(images: ImageSet) -> np.ndarray:
         if embedder.input == "pixels":
             return embed_images(embedder, images)
-        indices = tqdm(range(len(images)), desc="embedding", leave=False)
+        indices = progress(range(len(images)), "embedding")
         return np.asarray(embedder(prepared(images.pixels(i)) for i in indices))
 
     def timed(threads: int) -> Callable[[np.ndarray], object]:

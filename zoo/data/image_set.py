@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from zoo.errors import DataError
 from zoo.images import UNREADABLE, read_pixels
+from zoo.progress import progress
 
 if TYPE_CHECKING:
     from zoo.data.continuous import ContinuousLabels
@@ -159,7 +159,7 @@ class ImageSet:
         readable: list[int] = []
         broken: list[str] = []
         with ThreadPoolExecutor() as pool:
-            results = tqdm(self._each(pool), total=len(self), desc="reading images", leave=False)
+            results = progress(self._each(pool), "reading images", len(self))
             for index, result in enumerate(results):
                 if isinstance(result, DataError):
                     broken.append(str(result))

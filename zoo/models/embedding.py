@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError, UserError, first_line
 from zoo.models.network import linear_head_of, preprocessing_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
+from zoo.progress import progress as bar_over
 from zoo.versions import available_cores, machine
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def embed(
     try:
         rows = [
             vectors_of(model, run(model, batch.to(device, dtype_of(model), memory_format=torch.channels_last))).cpu()
-            for batch in tqdm(loader, desc="embedding", leave=False, disable=not progress)
+            for batch in bar_over(loader, "embedding", shown=progress)
         ]
     finally:
         model.train(was_training)

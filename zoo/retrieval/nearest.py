@@ -7,10 +7,10 @@ in float64, so duplicates are exact ties.
 from __future__ import annotations
 
 import numpy as np
-from tqdm import tqdm
 
 from zoo.errors import DataError, require_known
 from zoo.extras import is_installed
+from zoo.progress import progress
 
 CHUNK_BYTES = 128 << 20
 _BRUTE_FORCE_FROM = 4096  # candidates; beyond, one row of all distances costs less than sorting gathered ones
@@ -51,7 +51,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarra
             candidates = len(gallery)
         unsettled = []
         step = max(1, CHUNK_BYTES // (8 * candidates * max(queries.shape[1], 1)))
-        starts = tqdm(range(0, len(pending), step), desc="searching", leave=False, disable=len(pending) <= step)
+        starts = progress(range(0, len(pending), step), "searching", shown=len(pending) > step)
         for start in starts:
             rows = pending[start : start + step]
             if candidates == len(gallery):

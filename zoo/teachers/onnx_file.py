@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError, OptionError, first_line
@@ -19,6 +18,7 @@ from zoo.formats.onnx_content import digest_of, require_intact
 from zoo.formats.onnx_metadata import SCHEMA, preprocessing_in, read_metadata
 from zoo.models.facts import COSINE, EUCLIDEAN
 from zoo.models.preprocessing import Preprocess, Preprocessing, half
+from zoo.progress import progress
 from zoo.teachers.base import Teacher, resize_views
 from zoo.teachers.foreign import assumption, classifier_note
 
@@ -80,7 +80,7 @@ class OnnxTeacher(Teacher):
 
     def embed_images(self, images: ImageSet) -> np.ndarray:
         rows = []
-        for index in tqdm(range(len(images)), desc="embedding", leave=False):
+        for index in progress(range(len(images)), "embedding"):
             pixels = images.pixels(index)[None]
             rows.append(self._run(pixels if self._takes_pixels else self._prepare(torch.from_numpy(pixels)).numpy()))
         return np.concatenate(rows)
