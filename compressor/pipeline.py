@@ -17,10 +17,11 @@ from export.report.validation import Report, require_report_options, validate
 from export.shipping import CANDIDATES, export_model, files_of, require_export_options
 from zoo.arguments import DataLike, require_given, require_valid
 from zoo.data import DataSplits, load_data
-from zoo.errors import OptionError, RefusedError, did_you_mean, first_line
+from zoo.errors import OptionError, RefusedError, did_you_mean, first_line, shown
 from zoo.files import alone_in, digest, model_digest, write_json, write_text
 from zoo.formats.documents import FLAG, MAPPING, TEXT, Kind, list_of, read_document, require_kinds, shown
 from zoo.options import DataOptions, NetworkOptions, documented, gathered
+from zoo.paths import given_path
 from zoo.stage import is_first_process, plain
 from zoo.training.defaults import filled
 from zoo.training.train import train
@@ -82,7 +83,7 @@ def run(
     """
     from zoo.retrieval.protocol import require_test_images
 
-    out = Path(out)
+    out = given_path(out)
     divided: dict[str, Any] = {"split": split, "validation": validation}
     divided |= {"continuous_labels": continuous_labels, "label_metric": label_metric}
     shared = divided | {"max_unreadable": max_unreadable, "seed": seed}
@@ -224,8 +225,8 @@ def _report(
     models: list[Path], teacher: str | Path, splits: DataSplits, folder: Path, options: dict[str, Any]
 ) -> Report:
     """Validate, unless the report was made of these very models with these options."""
-    pair = [Path(options[name]) for name in ("query_encoder", "gallery_encoder") if options[name] is not None]
-    files = [Path(teacher), *models, *pair]
+    pair = [given_path(options[name]) for name in ("query_encoder", "gallery_encoder") if options[name] is not None]
+    files = [given_path(teacher), *models, *pair]
     inputs = plain({"options": options, "data": splits.digest, "models": [model_digest(file) for file in files]})
     inputs["paths"] = [str(file) for file in files]  # which the report names
     made_of, finished = folder / "inputs.json", folder / "report.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,6 +13,7 @@ from zoo.errors import DataError, ModelError, OptionError, first_line
 from zoo.formats.onnx_content import require_intact
 from zoo.formats.onnx_metadata import SCHEMA, read_metadata
 from zoo.images import MAX_PIXELS, require_pixels
+from zoo.paths import given_path
 from zoo.sessions import Provider, known_providers, open_session
 
 # Also all that numpy makes an array of, such as tensors on the CPU.
@@ -58,7 +58,7 @@ class Embedder:
         providers: Provider | Sequence[Provider] = ("CPUExecutionProvider",),
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        path = Path(path).expanduser()
+        path = given_path(path)
         if not path.is_file():
             found = "is not a file" if path.exists() else "does not exist"
             raise ModelError(f"{path} {found}. Check the path of the ONNX file.")

@@ -11,6 +11,7 @@ from zoo.arguments import DataLike, ModelLike, require_valid
 from zoo.errors import OptionError, RefusedError, require_known
 from zoo.files import require_writable
 from zoo.options import DataOptions, documented
+from zoo.paths import given_path
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
 CANDIDATES = "candidates.json"
@@ -168,15 +169,16 @@ def _asked(precision: str) -> list[str]:
 def files_of(model: ModelLike, out: str | Path | None, precision: str, input: str = "pixels") -> dict[str, Path]:
     """Return where :func:`export_model` writes each precision: "fp32", "fp16", "int8"."""
     kinds = ["int8" if word == "auto" else word for word in _asked(precision)]
-    if out is not None and Path(out).suffix == ".onnx":
+    out = None if out is None else given_path(out)
+    if out is not None and out.suffix == ".onnx":
         if len(kinds) > 1:
             raise OptionError(f"{out} is one file for {len(kinds)} precisions. Give a folder, or one precision.")
-        return {kinds[0]: Path(out)}
-    if out is not None and re.fullmatch(r"\.[A-Za-z]\w*", Path(out).suffix) and not Path(out).is_dir():
+        return {kinds[0]: out}
+    if out is not None and re.fullmatch(r"\.[A-Za-z]\w*", out.suffix) and not out.is_dir():
         raise OptionError(f"{out} does not end in .onnx, the one format of file that is written. Give such a name.")
     if out is None:
         if not isinstance(model, str | Path):
             raise OptionError("A model in memory has no folder to write beside. Give out.")
-        out = Path(model).parent / "export"
+        out = given_path(model).parent / "export"
     ending = "" if input == "pixels" else f"-{input}"
-    return {kind: Path(out) / f"model{'' if kind == 'fp32' else f'-{kind}'}{ending}.onnx" for kind in kinds}
+    return {kind: out / f"model{'' if kind == 'fp32' else f'-{kind}'}{ending}.onnx" for kind in kinds}

@@ -13,8 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from zoo.errors import OptionError, require_known
-from zoo.formats.documents import shown
+from zoo.errors import OptionError, require_known, shown
 
 if TYPE_CHECKING:
     import numpy as np

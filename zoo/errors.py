@@ -7,12 +7,21 @@ The command line prints them without a traceback and exits with 1.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+_SHOWN = 60  # characters of a value in a message
+_HEAD, _TAIL = 440, 220  # characters of a message that are kept where it is longer: what is wrong, and the remedy
 
 
 class UserError(Exception):
-    """Base of all errors that the user can mend."""
+    """Base of all errors that the user can mend. A message that quotes something very long is cut in the middle."""
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        if len(message) <= _HEAD + _TAIL:
+            return message
+        return f"{message[:_HEAD]} [...] {message[-_TAIL:]}"
 
 
 class DataError(UserError):
@@ -80,7 +89,25 @@ def require_known(what: str, word: str, known: Iterable[str]) -> None:
     names = list(known)
     if word not in names:
         listed = f"{', '.join(names[:-1])} and {names[-1]}"
-        raise OptionError(f"Unknown {what} {word!r}; known are {listed}.{did_you_mean(str(word), names)}")
+        raise OptionError(f"Unknown {what} {shown(word)}; known are {listed}.{did_you_mean(str(word)[:100], names)}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as messages show it: on one line, and cut off where it is long."""
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        return "a number of very many digits"
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "something nested deeply"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def all_shown(names: Sequence[str], most: int = 12) -> str:
+    """Return names as messages list them: those at the start, each cut off where it is long, and how many more."""
+    some = [name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..." for name in names[:most]]
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*some, *more])
 
 
 def printable(name: object) -> str:
@@ -89,6 +116,8 @@ def printable(name: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its kind where it has none."""
+    """Return the first line of an error's message, cut off where it is long, or the name of its kind without one."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0] if len(lines[0]) <= _HEAD else f"{lines[0][:_HEAD]}..."

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from zoo.errors import OptionError, UserError
 from zoo.formats.onnx_content import digest_of
+from zoo.paths import given_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,7 +177,8 @@ def require_writable(folder: Path | str) -> None:
     Raises:
         OptionError: it, or what it is to lie in, is a file or cannot be written to.
     """
-    there = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
+    place = given_path(folder).absolute()
+    there = next(above for above in (place, *place.parents) if above.exists())
     if not there.is_dir():
         raise OptionError(f"{there} is a file; out must be a folder. Choose another.")
     try:
@@ -185,7 +187,7 @@ def require_writable(folder: Path | str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OptionError(f"{folder} cannot be written to ({reason}). Choose another place for results.") from error
-    remove_left_over(folder)
+    remove_left_over(place)
 
 
 @contextlib.contextmanager

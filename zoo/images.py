@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from zoo.errors import DataError, first_line
+from zoo.paths import expanded
 
 _KINDS = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
@@ -89,7 +90,7 @@ def read_pixels(source: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
-        path = Path(os.fsdecode(source)).expanduser()
+        path = expanded(os.fsdecode(source))
         require_regular(path)
         with open(path, "rb") as file:
             return _file_to_rgb(file, max_pixels)

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from zoo.arguments import same_place
-from zoo.errors import OptionError
+from zoo.errors import OptionError, shown
 from zoo.files import (
     alone_in,
     digest,
@@ -27,9 +27,10 @@ from zoo.files import (
     require_writable,
     write_json,
 )
-from zoo.formats.documents import read_document, shown
+from zoo.formats.documents import read_document
 from zoo.formats.model_config import FACTS_KEY
 from zoo.models.facts import names_only
+from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,10 @@ class Stage:
             OptionError: the folder holds work that was begun with other options, is not a folder, or another process is
                 at work in it.
         """
-        folder = Path(folder)
+        folder = given_path(folder)
         weights = arguments.get("pretrained")
         if isinstance(weights, str | Path):
-            digests["pretrained_digest"] = digest(weights)[:16] if Path(weights).is_file() else "missing"
+            digests["pretrained_digest"] = digest(file)[:16] if (file := given_path(weights)).is_file() else "missing"
         parameters = inspect.signature(verb).parameters
         names = [name for name in parameters if name not in _NOT_COMPARED]
         options = {name: plain(arguments[name]) for name in names} | digests

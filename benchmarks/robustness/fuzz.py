@@ -162,6 +162,7 @@ def run(numbers: list[int], seed: int, specimens: Path, seconds: float) -> dict[
                 if pipe.poll(10 * seconds if first else seconds):
                     name, outcome, said = pipe.recv()
             except EOFError:
+                process.join(5)
                 outcome, said = "traceback", f"the process ended with {process.exitcode}"
             first = False
             found[name][outcome] += 1

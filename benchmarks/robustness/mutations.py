@@ -71,8 +71,7 @@ def _change(document: Any, random: np.random.Generator) -> None:
         if how < 0.15:
             del holder[key]
         elif how < 0.3 and isinstance(inner, int | float) and not isinstance(inner, bool):
-            holder[key] = inner * random.choice([2, -1, 1000]) + random.choice([0, 1])
-            holder[key] = holder[key].item() if isinstance(holder[key], np.generic) else holder[key]
+            holder[key] = inner * int(random.choice([2, -1, 1000])) + int(random.choice([0, 1]))
         elif how < 0.35 and isinstance(holder, list):
             holder.reverse()
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from compressor.cli.verbs import LEADING, SECTIONS, VERBS
 from zoo.errors import UserError
+from zoo.paths import given_path
 
 _LISTS = {"models", "files", "queries"}
 _EXAMPLES = {"teacher": "epochs", "student": "epochs", "export": "precision", "report": "min_retention"}
@@ -38,7 +39,7 @@ def with_leading(verb: str, words: list[str]) -> list[str]:
         words.append("--models=[]")  # a mixed pair is measured without others, too
     configs = [word for word in words if word.startswith("--config=")]
     for word in configs:
-        _require_config(Path(word.removeprefix("--config=")), verb)
+        _require_config(given_path(word.removeprefix("--config=")), verb)
     for section in _sections(verb) & named:
         raise UserError(_no_section(section))
     return [*configs, *(word for word in words if word not in configs)]
@@ -105,7 +106,7 @@ def _as_list(values: list[str], of_numbers: bool) -> str:
         return values[0]
     if of_numbers:
         return f"[{','.join(filter(None, [value.strip('[],') for value in values]))}]"
-    return json.dumps(values, ensure_ascii=False)
+    return json.dumps(values)
 
 
 def _underscored(word: str) -> str:

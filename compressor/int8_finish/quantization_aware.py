@@ -13,6 +13,7 @@ from compressor.distillation import distill
 from zoo.arguments import DataLike, TeacherLike, require_valid
 from zoo.errors import ModelError, OptionError
 from zoo.options import MachineOptions, OptimisationOptions, Training, documented
+from zoo.paths import given_path
 from zoo.stage import Stage, locking
 from zoo.training.defaults import filled
 
@@ -108,7 +109,7 @@ def finish_quantized(
 
     source = open_teacher(teacher, options["teacher_precision"])
     digests = {"data_digest": splits.digest, "teacher_digest": source.digest}
-    digests["student_digest"] = digest(Path(student) / "model.safetensors")[:16]
+    digests["student_digest"] = digest(given_path(student) / "model.safetensors")[:16]
     stage = Stage.open(out, finish_quantized, given | options | {"teacher": source.name}, **digests)
     if stage.finished:
         return stage.folder

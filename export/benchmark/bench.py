@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.arguments import require_valid
 from zoo.errors import OptionError
+from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ def bench(
     if image_size is not None and image_size < 1:
         raise OptionError(f"image_size is {image_size}; it must be 1 or more, in pixels.")
     if out is not None:
-        require_writable(Path(out).parent)
+        out = given_path(out)
+        require_writable(out.parent)
 
     opened = [Embedder(file, threads=1) for file in files]
     side = image_size or 2 * max(max(embedder.input_size) for embedder in opened)
@@ -103,7 +105,7 @@ def bench(
         log.info("measuring the memory of %s", file)
         for count, batch in product(counts, batches):
             shape = (min(batch, largest[index]), *samples[index].shape)
-            memory[index, count, batch] = peak_memory(Path(file), count, shape)
+            memory[index, count, batch] = peak_memory(given_path(file), count, shape)
     rows = []
     for count in counts:
         embedders = [Embedder(file, threads=count) for file in files]

@@ -29,6 +29,7 @@ from zoo.formats.documents import (
     whole,
 )
 from zoo.formats.onnx_content import digest_of
+from zoo.paths import given_path
 from zoo.progress import progress
 from zoo.versions import versions
 
@@ -200,7 +201,7 @@ def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, a
         ModelError: it is missing or broken, its vectors cannot be compared with the index's, or it is another one.
     """
     built_with = facts["encoder"]
-    path = Path(built_with["source"] if model is None else model)
+    path = given_path(built_with["source"] if model is None else model)
     if model is None and not path.exists():
         raise ModelError(f"{path}, which index {folder} was built with, is no longer there. Give model.")
     encoder = open_encoder(path)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from zoo.arguments import require_valid
 from zoo.errors import OptionError
 from zoo.files import require_writable
+from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,12 @@ def build_index(
 
     require_valid({"max_unreadable": max_unreadable, "seed": seed})
     require_writable(out)
-    encoder = open_encoder(Path(model))
+    encoder = open_encoder(given_path(model))
     images = load_images(gallery)
     parameters_for(kind, options, len(images), encoder.dim)  # mistakes are told before the work
     images = images.checked(max_unreadable)
     index = make_index(encoder.embed(images), kind, encoder.metric, options, seed)
-    out = Path(out)
+    out = given_path(out)
     write_folder(out, index, images.ids, {"seed": seed, "gallery": str(gallery), "encoder": encoder.facts})
     log.info("%s: %d images, %s", out, len(index), kind)
     return out
@@ -109,11 +110,11 @@ def search_index(
     require_valid({"k": k})
     if k < 1:
         raise OptionError(f"k is {k}; it must be at least 1.")
-    folder = Path(index)
+    folder = given_path(index)
     facts = read_facts(folder)
     encoder = encoder_for(folder, facts, model, allow_other_encoder)
     vectors, ids = read_vectors(folder, facts)
-    files = [Path(query) for query in queries]
+    files = [given_path(query) for query in queries]
     embeddings = encoder.embed(ImageSet([str(number) for number in range(len(files))], files))
     scores, found = vectors.search(embeddings, k)
     return [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.arguments import ModelLike
 from zoo.errors import ModelError, OptionError
+from zoo.paths import given_path
 
 if TYPE_CHECKING:
     from export.onnx.tracing import Traced
@@ -48,10 +49,11 @@ def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = (), *, i
     from export.onnx.tracing import trace_model
     from zoo.images import require_pixels
 
-    if Path(path).is_dir():
+    path = given_path(path)
+    if path.is_dir():
         raise OptionError(f"{path} is a folder. Name the .onnx file to write in it.")
     shown = [require_pixels(image) for image in images]
-    return write_fp32(trace_model(model), Path(path), shown, input)
+    return write_fp32(trace_model(model), path, shown, input)
 
 
 def write_fp32(traced: Traced, path: Path, images: Sequence[Any], takes: str) -> Path:

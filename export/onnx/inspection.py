@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ModelError
+from zoo.paths import given_path
 
 SCHEMA = 1
 
@@ -35,7 +36,7 @@ def inspect(file: str | Path) -> dict[str, Any]:
     from export.onnx.graph import Graph, port, read_onnx
     from zoo.formats.onnx_content import digest_of, require_intact, size_of
 
-    path = Path(file)
+    path = given_path(file)
     if not path.is_file():
         raise ModelError(f"{path} does not exist. Check the path of the ONNX file.")
     proto = read_onnx(path)

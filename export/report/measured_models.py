@@ -22,6 +22,7 @@ from zoo.models.facts import ModelFacts, facts_of
 from zoo.models.folder import load_model
 from zoo.models.network import summary_of
 from zoo.models.preprocessing import Preprocess
+from zoo.paths import given_path
 from zoo.progress import progress
 from zoo.teachers.base import Teacher
 from zoo.teachers.torch_module import TorchTeacher
@@ -69,7 +70,7 @@ def open_models(reference: Teacher, given: TeacherLike, models: Sequence[str | P
     Raises:
         ModelError: a model is missing or broken.
     """
-    return [_teacher(reference, given), *_named([_model(Path(model)) for model in models])]
+    return [_teacher(reference, given), *_named([_model(given_path(model)) for model in models])]
 
 
 def _model(path: Path) -> MeasuredModel:
@@ -82,7 +83,7 @@ def _model(path: Path) -> MeasuredModel:
 
 
 def _teacher(reference: Teacher, given: object) -> MeasuredModel:
-    path = Path(given) if isinstance(given, str | Path) else None
+    path = given_path(given) if isinstance(given, str | Path) else None
     weights = None if path is None else path / "model.safetensors" if path.is_dir() else path
     source = str(given) if path is not None else reference.name
     if isinstance(reference, TorchTeacher):

@@ -12,6 +12,7 @@ from zoo.arguments import DataLike, TeacherLike, require_neighbours, require_val
 from zoo.errors import OptionError, require_known
 from zoo.files import require_writable
 from zoo.options import DataOptions, documented
+from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def validate(
     )
     kinds = require_report_options(ks, min_retention, index, min_gain, gain_by, baselines)
     models = [models] if isinstance(models, str | Path) else list(models)
-    pair = [Path(encoder) for encoder in (query_encoder, gallery_encoder) if encoder is not None]
+    pair = [given_path(encoder) for encoder in (query_encoder, gallery_encoder) if encoder is not None]
     if len(pair) == 1:
         raise OptionError(
             f"Only one encoder of a mixed pair is given, {pair[0]}. Give query_encoder and gallery_encoder."
@@ -135,7 +136,7 @@ def validate(
     splits = load_data(data, split, validation, continuous_labels, label_metric)
     require_test_images(splits, split)
     reference = open_teacher(teacher)
-    given = [Path(model) for model in models]
+    given = [given_path(model) for model in models]
     places = [path.resolve() for path in given]
     added = {path.resolve(): path for path in pair if path.resolve() not in places}
     opened = open_models(reference, teacher, [*added.values(), *given])  # the last one given is the one that ships
@@ -248,7 +249,7 @@ def validate(
     for row in stages:
         if "pair" in row:
             row["pair"] |= finding(row["stage"], row["pair"], kept, retained(content), bootstrap, seed)
-    out = Path(out)
+    out = given_path(out)
     write_text(out / "report.html", render_html(content, by_class, images, by_labels))
     write_json(out / "report.json", content)
     return Report(out, content, content["gate"]["passed"])

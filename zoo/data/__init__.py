@@ -9,6 +9,7 @@ from pathlib import Path
 from zoo.data.division.splits import Reader, Source, divide
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import DataError, did_you_mean, printable
+from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def _kind_and_path(data: str) -> tuple[str, str]:
         kind, path = ("csv" if data.lower().endswith(".csv") else "folder"), data
     if kind != "glyphs" and not path:
         raise DataError(f"Data {data!r} names no path; write {kind}:PATH.")
-    return kind, str(Path(path).expanduser()) if path.startswith("~") else path
+    return kind, str(given_path(path)) if path else path
 
 
 def _reader(kind: str) -> Reader:

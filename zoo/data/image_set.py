@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.errors import DataError
+from zoo.errors import DataError, first_line
 from zoo.images import UNREADABLE, read_pixels
 from zoo.progress import progress
 
@@ -126,7 +126,7 @@ class ImageSet:
             return read_pixels(source())
         except UNREADABLE as error:
             where = source if isinstance(source, Path | ZipMember) else self.ids[index]
-            raise DataError(f"Image {where} cannot be read ({error}). Mend or remove it.") from error
+            raise DataError(f"Image {where} cannot be read ({first_line(error)}). Mend or remove it.") from error
 
     def subset(self, indices: np.ndarray | Sequence[int]) -> ImageSet:
         """Return the images of these indices, in this order; classes keep their indices."""
@@ -199,7 +199,7 @@ def _mark(source: ImageSource) -> int | None:
     if isinstance(source, Path):
         try:
             return source.stat().st_size
-        except OSError:
+        except (OSError, ValueError):
             return -1
     return None
 

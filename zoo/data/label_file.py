@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +12,10 @@ from zoo.data.continuous import ContinuousLabels, MatrixLabels, VectorLabels
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.rows import known_columns, read_rows, same_name
 from zoo.data.table import PATHS
-from zoo.errors import DataError, OptionError, did_you_mean
+from zoo.errors import DataError, OptionError, all_shown, did_you_mean, first_line, shown
+from zoo.formats.arrays import read_array, read_arrays
 from zoo.images import require_regular
+from zoo.paths import given_path
 
 _KNOWN = "a .csv with a column path and columns of numbers, an .npz with ids and vectors or distances, or an .npy"
 
@@ -41,8 +41,8 @@ class LabelFile:
         for name in self.ids:
             same = same_name(name)
             if same in seen:
-                spelled = "" if seen[same] == name else f", as {seen[same]!r} too"
-                raise DataError(f"{self.path} has image {name!r} more than once{spelled}. Keep one label of it.")
+                spelled = "" if seen[same] == name else f", as {shown(seen[same])} too"
+                raise DataError(f"{self.path} has image {shown(name)} more than once{spelled}. Keep one label of it.")
             seen[same] = name
 
     def label(self, splits: DataSplits) -> DataSplits:
@@ -58,7 +58,7 @@ class LabelFile:
             missing = [name for name, same in zip(images.ids, names, strict=True) if same not in row_of]
             if missing:
                 raise DataError(
-                    f"{self.path} has no label for image {missing[0]!r} ({len(missing)} of {len(images)} missing)."
+                    f"{self.path} has no label for image {shown(missing[0])} ({len(missing)} of {len(images)} missing)."
                     f"{did_you_mean(missing[0], self.ids, count=1)} Add them, or leave the images out of the data."
                 )
             return replace(images, continuous=self.labels.subset(np.array([row_of[name] for name in names], int)))
@@ -89,7 +89,7 @@ def read_labels(path: str | Path, metric: str = "euclidean", table_ids: Sequence
         DataError: the file is missing, of another kind or broken; names row and value.
         OptionError: unknown metric, or one that the file has no use for.
     """
-    path = Path(path).expanduser()
+    path = given_path(path)
     if path.suffix == ".csv":
         return _read_csv(path, metric)
     if path.suffix not in (".npz", ".npy"):
@@ -105,7 +105,7 @@ def read_labels(path: str | Path, metric: str = "euclidean", table_ids: Sequence
         return LabelFile(path, table_ids, VectorLabels(arrays["rows"], metric, names))
     kinds = [name for name in ("vectors", "distances") if name in arrays]
     if "ids" not in arrays or len(kinds) != 1 or arrays["ids"].ndim != 1:
-        raise DataError(f"{path} must hold ids (N,) and either vectors or distances, found {', '.join(arrays)}.")
+        raise DataError(f"{path} must hold ids (N,) and either vectors or distances, found {all_shown(list(arrays))}.")
     ids = [str(name) for name in arrays["ids"]]
     names = [f"{path}: the label of {name}" for name in ids]
     if kinds == ["vectors"]:
@@ -125,7 +125,8 @@ def _read_csv(path: Path, metric: str) -> LabelFile:
                 vectors[place, at] = float(row[column])
             except ValueError:
                 raise DataError(
-                    f"{path} line {line}: {column} {row[column]!r} is not a number. Mend it, or remove the column."
+                    f"{path} line {line}: {all_shown([column])} {shown(row[column])} is not a number. Mend it, or "
+                    "remove the column."
                 ) from None
     names = [f"{path} line {line}: the label" for line in lines]
     return LabelFile(path, [row["path"] for row in rows], VectorLabels(vectors, metric, names))
@@ -137,7 +138,7 @@ def _checked_header(table: Path, cells: list[str]) -> list[str]:
     if columns.count("path") != 1 or len(columns) < 2 or len(set(columns)) != len(columns):
         raise DataError(
             f"{table}: its header must be path and one or more columns of numbers, all different, found "
-            f"{', '.join(cells)}."
+            f"{all_shown(cells)}."
         )
     return columns
 
@@ -146,9 +147,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an ``.npz`` file by name, or that of an ``.npy`` file as "rows"."""
     try:
         require_regular(path)
-        with open(path, "rb") as file:
-            opened = np.load(file, allow_pickle=False)
-            return {"rows": opened} if isinstance(opened, np.ndarray) else {name: opened[name] for name in opened.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
+        return {"rows": read_array(path)} if path.suffix == ".npy" else read_arrays(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"Continuous labels {path} cannot be read ({reason}). They must be {_KNOWN}.") from error

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from zoo.errors import DataError, did_you_mean
+from zoo.errors import DataError, all_shown, did_you_mean, shown
 from zoo.images import require_regular
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def read_rows(
             if len(cells) != len(columns):
                 raise DataError(
                     f"{table} line {reader.line_num}: {len(cells)} cells for the {len(columns)} columns "
-                    f"{', '.join(cell or '(no name)' for cell in header)}. Quote cells that contain {delimiter!r}."
+                    f"{all_shown([cell or '(no name)' for cell in header])}. Quote cells that contain {delimiter!r}."
                 )
             lines.append(reader.line_num)
             rows.append({column: cell for column, cell in zip(columns, cells, strict=True) if column != IGNORED})
@@ -97,16 +97,16 @@ def known_columns(table: Path, cells: Sequence[str], spellings: Mapping[str, Seq
         for names in ((column,), others):
             places = [place for place, cell in enumerate(plain) if cell in names]
             if len(places) > 1:
-                listed = " and ".join(repr(cells[place]) for place in places)
+                listed = " and ".join(shown(cells[place]) for place in places)
                 raise DataError(f"{table}: columns {listed} of its header both say {column}. Rename or remove one.")
             if places:
                 columns[places[0]] = column
                 break
     for place, cell in enumerate(plain):
         absent = [column for column in spellings if column not in columns]
-        hint = did_you_mean(cell, absent, count=1, cutoff=0.75)
+        hint = did_you_mean(cell[:100], absent, count=1, cutoff=0.75)
         if columns[place] == IGNORED and cell and hint:
-            raise DataError(f"{table}: unknown column {cells[place]!r} in its header.{hint} Rename or remove it.")
+            raise DataError(f"{table}: unknown column {shown(cells[place])} in its header.{hint} Rename or remove it.")
     return columns
 
 
@@ -130,5 +130,5 @@ def _header(table: Path, cells: list[str], checked_header: Callable[[Path, list[
         columns[place] = column
     ignored = [cell or "one without a name" for cell, column in zip(cells, columns, strict=True) if column == IGNORED]
     if ignored:
-        log.info("%s: columns that are not read: %s", table, ", ".join(ignored))
+        log.info("%s: columns that are not read: %s", table, all_shown(ignored))
     return columns

@@ -13,7 +13,8 @@ from zoo.data.division.splits import Source
 from zoo.data.division.words import TEST, TRAIN, UNUSED, VALIDATION, part_of, parts_and_roles
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
 from zoo.data.rows import is_missing, known_columns, read_rows, same_name
-from zoo.errors import DataError, did_you_mean
+from zoo.errors import DataError, all_shown, did_you_mean, shown
+from zoo.paths import expanded, is_there
 
 PATHS = (
     "image",
@@ -83,7 +84,7 @@ def read_csv(path: str) -> Source:
     lines, rows = read_rows(table, _checked_header)
     sources = [_source(table, line, row["path"]) for line, row in zip(lines, rows, strict=True)]
     _require_different(table, lines, rows, sources)
-    if not any(source.exists() for source in sources):
+    if not any(is_there(source) for source in sources):
         raise DataError(
             f"{path}: none of the {len(sources)} image files exists, {sources[0]} for one. "
             f"Paths that are not absolute start from the table's folder, {table.parent}."
@@ -98,7 +99,7 @@ def _checked_header(table: Path, cells: list[str]) -> list[str]:
     columns = known_columns(table, cells, COLUMNS)
     if "path" not in columns:
         raise DataError(
-            f"{table}: its header has no column path, only {', '.join(cells)}. Known are {', '.join(COLUMNS)}."
+            f"{table}: its header has no column path, only {all_shown(cells)}. Known are {', '.join(COLUMNS)}."
         )
     return columns
 
@@ -108,10 +109,10 @@ def _source(table: Path, line: int, name: str) -> Path:
     if is_missing(name):
         raise DataError(f"{table} line {line}: path is empty. Name the image file, or remove the row.")
     written = table.parent / name
-    if "\\" in name and not _exists(written):
+    if "\\" in name and not is_there(written):
         written = table.parent / name.replace("\\", "/")
-    if name.startswith("~") and not _exists(written):
-        written = Path(name.replace("\\", "/")).expanduser()
+    if name.startswith("~") and not is_there(written):
+        written = expanded(name.replace("\\", "/"))
     return written
 
 
@@ -140,18 +141,11 @@ def _require_different(
             of_file.append(place)
         if before != place:
             one, other = rows[place]["path"], rows[before]["path"]
-            spelled = "" if one == other else f", as {other}"
+            spelled = "" if one == other else f", as {all_shown([other])}"
             raise DataError(
-                f"{table} line {lines[place]}: {one} is on line {lines[before]} already{spelled}. "
+                f"{table} line {lines[place]}: {all_shown([one])} is on line {lines[before]} already{spelled}. "
                 "Keep one of the two rows."
             )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long, or has a zero
-        return False
 
 
 def _labels(path: str, lines: Sequence[int], cells: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
@@ -176,9 +170,9 @@ def _split_and_roles(
         found = [meaning(cell.lower()) if cell else "" for cell in cells]
         if None in found:
             place = found.index(None)
-            hint = did_you_mean(cells[place].lower(), known, count=1)
+            hint = did_you_mean(cells[place].lower()[:100], known, count=1)
             raise DataError(
-                f"{path} line {lines[place]}: {column} {cells[place]!r} is not one of {', '.join(known)}.{hint}"
+                f"{path} line {lines[place]}: {column} {shown(cells[place])} is not one of {', '.join(known)}.{hint}"
             )
         return [word or "" for word in found] if any(found) else None
 

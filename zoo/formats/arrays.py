@@ -1,4 +1,4 @@
-"""``.npz`` files that others may have written, or damaged: their arrays' sizes known before any memory is taken."""
+"""``.npz`` and ``.npy`` files that others may have written, or damaged: sizes are known before any memory is taken."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LONGEST = 100  # characters of a reason
 _MOST_PACKED = 50  # times smaller than unpacked; embeddings and labels are hardly half as large packed
 
 
-def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Return arrays of an ``.npz`` file, read without pickle.
 
     Args:
         path: the file.
-        names: of the arrays wanted.
+        names: of the arrays wanted; None for all.
 
     Raises:
         OSError: it cannot be read.
@@ -32,13 +32,24 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            held = set(archive.namelist())
-            for name in names:
-                if f"{name}.npy" not in held:
+            held = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            for name in names or ():
+                if name not in held:
                     raise ValueError(f"it lacks {name}")
-            return {name: _read(archive, f"{name}.npy") for name in names}
+            return {name: _read(archive, f"{name}.npy") for name in (held if names is None else names)}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
         raise ValueError(first_line(error)[:_LONGEST]) from error  # zipfile quotes what it found, however long
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Return the array of an ``.npy`` file, read without pickle.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is broken, or holds objects.
+    """
+    with path.open("rb") as opened:
+        return _content(opened, path.stat().st_size, "it")
 
 
 def read_header(opened: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -67,16 +78,21 @@ def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             f"{name} has {entry.compress_size} bytes and unpacks to {entry.file_size}. Save it unpacked, with np.savez"
         )
     with archive.open(entry) as opened:
-        try:
-            shape, by_columns, dtype = read_header(opened)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        if dtype.hasobject:
-            raise ValueError(f"{name} holds Python objects, which are not read")
-        size = math.prod(shape) * dtype.itemsize
-        if size > entry.file_size:
-            raise ValueError(f"{name} says shape {shape}, {size} bytes, and has {entry.file_size}")
-        content = opened.read(size)
+        return _content(opened, entry.file_size, name)
+
+
+def _content(opened: IO[bytes], length: int, name: str) -> np.ndarray:
+    """Read an array from ``.npy`` content of so many bytes."""
+    try:
+        shape, by_columns, dtype = read_header(opened)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects, which are not read")
+    size = math.prod(shape) * dtype.itemsize
+    if size > length:
+        raise ValueError(f"{name} says shape {shape}, {size} bytes, and has {length}")
+    content = opened.read(size)
     if len(content) < size:
         raise ValueError(f"{name} ends early")
     array = np.frombuffer(content, dtype)

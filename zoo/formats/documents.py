@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zoo.errors import shown
+
 _LARGEST = 64 * 2**20  # bytes of a document, parsed in about 600 MB at worst; ids.json of a million images has 40 MB
-_SHOWN = 60  # characters of a value in a message
 
 
 class Kind(NamedTuple):
@@ -112,17 +113,6 @@ def require_kinds(
     for key, kind in (dict(kinds) | dict(optional or {})).items():
         if key in document and not kind.fits(document[key]):
             raise ValueError(f"{key} is {shown(document[key])}; it must be {kind.words}")
-
-
-def shown(value: Any) -> str:
-    """Return a value as messages show it: on one line, and cut off where it is long."""
-    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
-        return "a number of very many digits"
-    try:
-        text = repr(value)
-    except RecursionError:
-        return "something nested deeply"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def seal_of(document: Mapping[str, Any]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ModelError, OptionError, first_line
-from zoo.formats.documents import MAPPING, TEXT, maybe, one_of, read_document, require_kinds, seal_of, shown, whole
+from zoo.errors import ModelError, OptionError, first_line, shown
+from zoo.formats.documents import MAPPING, TEXT, maybe, one_of, read_document, require_kinds, seal_of, whole
 from zoo.formats.preprocessing import Preprocessing
 
 FACTS_KEY = "embedding_compressor"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ModelError, OptionError, first_line
-from zoo.formats.documents import FLAG, TEXT, list_of, one_of, parsed, require_kinds, shown, whole
+from zoo.errors import ModelError, OptionError, first_line, shown
+from zoo.formats.documents import FLAG, TEXT, list_of, one_of, parsed, require_kinds, whole
 from zoo.formats.preprocessing import Preprocessing
 
 SCHEMA = "1"

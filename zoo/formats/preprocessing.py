@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.errors import OptionError
-from zoo.formats.documents import Kind, list_of, maybe, number, require_kinds, shown, whole
+from zoo.errors import OptionError, shown
+from zoo.formats.documents import Kind, list_of, maybe, number, require_kinds, whole
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

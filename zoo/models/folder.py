@@ -21,14 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zoo.errors import ModelError, did_you_mean, first_line
+from zoo.errors import ModelError, did_you_mean, first_line, shown
 from zoo.files import as_any_new_file, digest, full_disk_named, write_json, write_text
-from zoo.formats.documents import shown
 from zoo.formats.model_config import FACTS_KEY, read_config, require_sealed, sealed
 from zoo.models.card import model_card
 from zoo.models.facts import ModelFacts, facts_of, set_facts, without_places
 from zoo.models.network import summary_of
 from zoo.models.weights import require_filled, require_no_larger, require_same_shapes, shapes_in
+from zoo.paths import given_path
 
 
 def load_model(path: str | Path) -> nn.Module:
@@ -38,7 +38,7 @@ def load_model(path: str | Path) -> nn.Module:
         ModelError: the folder or a file in it is missing, broken or damaged, or its weights are not all of the network
             that its configuration describes; names it.
     """
-    path = Path(path)
+    path = given_path(path)
     config_file, weights_file = path / "config.json", path / "model.safetensors"
     for file in (config_file, weights_file):
         if not file.is_file():
@@ -84,7 +84,7 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     among the facts become names of files and folders.
     ``timm.create_model("local-dir:PATH", pretrained=True)`` loads it without this project.
     """
-    path = Path(path)
+    path = given_path(path)
     path.mkdir(parents=True, exist_ok=True)
     shipped = without_places(facts_of(model))
     facts = asdict(shipped)

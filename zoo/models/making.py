@@ -24,6 +24,7 @@ from zoo.formats.model_config import FACTS_KEY
 from zoo.formats.preprocessing import Preprocessing
 from zoo.models.facts import COSINE, ModelFacts, set_facts
 from zoo.models.network import head_of, linear_head_of, preprocessing_of, summary_of
+from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,9 @@ def create_model(
         if timm.get_pretrained_cfg_value(arch, "fixed_input_size"):
             options["img_size"] = image_size
     if isinstance(pretrained, str | Path):
-        overlay["file"] = str(_require_safetensors(Path(pretrained)))
-        overlay["num_classes"] = _classes_in(Path(pretrained), timm.get_pretrained_cfg_value(arch, "classifier"))
+        pretrained = given_path(pretrained)
+        overlay["file"] = str(_require_safetensors(pretrained))
+        overlay["num_classes"] = _classes_in(pretrained, timm.get_pretrained_cfg_value(arch, "classifier"))
     elif pretrained:
         overlay |= _published_weights(arch)
     make = partial(timm.create_model, arch, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay)
@@ -98,8 +100,8 @@ def create_model(
         if pool != "avgmax":
             raise ModelError(f"{arch} has no pooling {pool!r} ({first_line(error)}) Set pool to null.") from error
         log.warning("%s has no avgmax pooling: its own is used", arch)
-    if isinstance(pretrained, str | Path):
-        _require_loaded(model, Path(pretrained))
+    if isinstance(pretrained, Path):
+        _require_loaded(model, pretrained)
     for layer in head_of(model).modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.orthogonal_(layer.weight)
@@ -133,7 +135,7 @@ def classifier_of(arch: str, pretrained: bool | str | Path) -> np.ndarray | None
         name = timm.get_pretrained_cfg_value(arch, "classifier")
         key = f"{name if isinstance(name, str) else (name or ('',))[0]}.weight"
         try:
-            with safe_open(_require_safetensors(Path(pretrained)), framework="pt") as file:
+            with safe_open(_require_safetensors(given_path(pretrained)), framework="pt") as file:
                 weight = file.get_tensor(key) if key in file.keys() else None  # noqa: SIM118 - no mapping
         except (SafetensorError, OSError) as error:
             raise ModelError(f"Weight file {pretrained} cannot be read ({error}). Save or download it anew.") from error
@@ -155,7 +157,7 @@ def pretrained_source(folder: str | Path) -> bool | Path | None:
     Raises:
         ModelError: a file in the folder is not what a model folder holds.
     """
-    folder = Path(folder)
+    folder = given_path(folder)
     options = _options_in(folder)
     if "pretrained" not in options and isinstance(options.get("student"), str):
         options = _options_in(Path(options["student"])) or options
@@ -166,7 +168,7 @@ def pretrained_source(folder: str | Path) -> bool | Path | None:
     given = options.get("pretrained")
     if given is None or isinstance(given, bool):
         return given
-    file = Path(str(given))
+    file = given_path(str(given))
     return file if file.is_file() and digest(file)[:16] == options.get("pretrained_digest") else None
 
 

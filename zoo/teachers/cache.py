@@ -15,6 +15,7 @@ from torch import Tensor
 from zoo.data.image_set import ImageSet
 from zoo.files import replacing, require_writable
 from zoo.formats.arrays import read_header
+from zoo.paths import given_path
 from zoo.teachers.base import Teacher
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class CachedTeacher(Teacher):
     def __init__(self, teacher: Teacher, folder: str | Path) -> None:
         require_writable(folder)
         self.teacher = teacher
-        self.folder = Path(folder)
+        self.folder = given_path(folder)
         self.name, self.metric, self.digest = teacher.name, teacher.metric, teacher.digest
         self.input_size, self.continuous, self.notes = teacher.input_size, teacher.continuous, teacher.notes
 

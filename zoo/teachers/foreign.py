@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from zoo.errors import ModelError
+from zoo.models.content import bytes_of, bytes_of_tensor
 from zoo.models.preprocessing import Preprocessing
 from zoo.models.wrappers import network_in
 
@@ -95,11 +96,11 @@ def name_of(teacher: Any) -> str:
 def state_of(module: nn.Module) -> Iterator[bytes]:
     """Return what a module's embeddings depend on, as bytes: names and values of its state, whatever lies in it."""
     if isinstance(module, Called):
-        yield from _bytes_of(module.state())
+        yield from bytes_of(module.state(), _pickled)
         return
     for key, value in module.state_dict().items():
         yield key.encode()
-        yield from _bytes_of(value)
+        yield from bytes_of_tensor(value) if isinstance(value, Tensor) else bytes_of(value, _pickled)
 
 
 def assumption(preprocessing: Preprocessing, metric: str | None) -> str:
@@ -170,34 +171,8 @@ def _name_of(call: Any) -> str:
     return getattr(call, "original_name", None) or getattr(call, "__name__", None) or type(call).__name__
 
 
-def _bytes_of(value: Any) -> Iterator[bytes]:
-    if isinstance(value, Tensor):
-        yield from _bytes_of_tensor(value)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield repr(key).encode()
-            yield from _bytes_of(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _bytes_of(item)
-    elif isinstance(value, torch.ScriptObject):
-        yield from _bytes_of(value.__getstate__())  # type: ignore[attr-defined]
-    elif value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype | torch.Size):
-        yield repr(value).encode()
-    else:
-        try:
-            yield pickle.dumps(value)  # written, never read
-        except Exception:  # objects of others need not have a lasting form
-            yield type(value).__name__.encode()
-
-
-def _bytes_of_tensor(tensor: Tensor) -> Iterator[bytes]:
-    tensor = tensor.detach().cpu()
-    if tensor.is_quantized:
-        yield from _bytes_of([tensor.int_repr(), tensor.dequantize()])
-    elif type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "__tensor_flatten__"):
-        names, _ = tensor.__tensor_flatten__()
-        yield from _bytes_of([getattr(tensor, name) for name in names])
-    else:
-        dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
-        yield dense.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def _pickled(value: Any) -> bytes:
+    try:
+        return pickle.dumps(value)  # written, never read
+    except Exception:  # objects of others need not have a lasting form
+        return type(value).__name__.encode()

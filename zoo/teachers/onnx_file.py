@@ -18,6 +18,7 @@ from zoo.formats.onnx_content import digest_of, require_intact
 from zoo.formats.onnx_metadata import SCHEMA, preprocessing_in, read_metadata
 from zoo.models.facts import COSINE, EUCLIDEAN
 from zoo.models.preprocessing import Preprocess, Preprocessing, half
+from zoo.paths import given_path
 from zoo.progress import progress
 from zoo.teachers.base import Teacher, resize_views
 from zoo.teachers.foreign import assumption, classifier_note
@@ -44,7 +45,7 @@ class OnnxTeacher(Teacher):
 
         from zoo.sessions import open_session
 
-        path = Path(path)
+        path = given_path(path)
         if not path.is_file():
             raise ModelError(f"Teacher {path} does not exist. Check the path.")
         require_intact(path)

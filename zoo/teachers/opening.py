@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from zoo.arguments import TeacherLike
 from zoo.errors import ModelError
 from zoo.models.folder import load_model
+from zoo.paths import given_path
 from zoo.teachers.base import Teacher
 from zoo.teachers.cache import CachedTeacher
 from zoo.teachers.onnx_file import OnnxTeacher
@@ -47,7 +48,7 @@ def _open(teacher: TeacherLike, precision: str) -> Teacher:
         return TorchTeacher(teacher, precision=precision)
     if isinstance(teacher, Mapping):
         return ArrayTeacher(teacher)
-    path = Path(teacher)
+    path = given_path(teacher)
     if path.suffix == ".onnx":
         return OnnxTeacher(path)
     if path.suffix == ".npz":

@@ -15,6 +15,7 @@ from zoo.data.image_set import ImageSet
 from zoo.errors import DataError, first_line
 from zoo.formats.arrays import read_arrays
 from zoo.models.facts import COSINE
+from zoo.paths import given_path
 from zoo.teachers.base import Teacher
 
 
@@ -31,7 +32,7 @@ class ArrayTeacher(Teacher):
         self.metric = metric
         self.name = str(Path(embeddings).name) if isinstance(embeddings, str | Path) else "embeddings"
         if isinstance(embeddings, str | Path):
-            ids, array = _read_npz(Path(embeddings))
+            ids, array = _read_npz(given_path(embeddings))
         else:
             try:
                 array = np.stack([_as_array(row) for row in embeddings.values()])

@@ -18,6 +18,7 @@ from torch import Tensor
 from zoo.errors import ModelError, first_line
 from zoo.files import replacing, require_in_place
 from zoo.formats.documents import MAPPING, list_of, maybe, require_kinds, whole
+from zoo.models.content import bytes_of
 
 BEST, LAST = "best.safetensors", "last.ckpt"
 START_WEIGHTS, START_FACTS = "start.safetensors", "start.json"
@@ -59,30 +60,9 @@ def write_best(weights: Mapping[str, Tensor], file: Path) -> None:
 def digest_of(value: Any) -> str:
     """Return the SHA-256 over what a checkpoint holds: tensors, numbers and texts in mappings and lists."""
     hashed = hashlib.sha256()
-    _hash(value, hashed)
+    for part in bytes_of(value):
+        hashed.update(part)
     return hashed.hexdigest()
-
-
-def _hash(value: Any, hashed: Any) -> None:
-    if isinstance(value, Tensor):
-        plain = value.detach().cpu().contiguous()
-        hashed.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
-        hashed.update(plain.reshape(-1).view(torch.uint8).numpy())
-    elif isinstance(value, Mapping):
-        hashed.update(f"mapping of {len(value)}".encode())
-        for key in sorted(value, key=repr):  # safetensors orders names, dictionaries do not
-            _hash(key, hashed)
-            _hash(value[key], hashed)
-    elif isinstance(value, list | tuple):
-        hashed.update(f"list of {len(value)}".encode())
-        for item in value:
-            _hash(item, hashed)
-    elif isinstance(value, float):
-        hashed.update(f"float {float(value)!r} ".encode())
-    elif value is None or isinstance(value, bool | int | str | bytes):
-        hashed.update(f"{value!r} ".encode(errors="surrogatepass"))
-    else:  # what else torch loads without running code, such as devices, is not weights
-        hashed.update(type(value).__name__.encode())
 
 
 def _require_same(file: Any, value: Any, said: Any, remedy: str) -> None:

@@ -229,6 +229,13 @@ def test_several_numbers_are_plain_words(given: list[str]) -> None:
     assert parser_of("run").parse_args(with_leading("run", words)).report.ks == [1, 4]
 
 
+@pytest.mark.parametrize("name", ["b\udcff.png", "\U0001f600.png", 'quo"te\\.png', "a: b.png", "~/c.png"])
+def test_lists_take_any_name_of_a_file(name: str) -> None:
+    """Names that are not UTF-8 reach Python as lone surrogates; those beyond 16 bits are written as two in JSON."""
+    for words in (["index", "a.png", name], ["index", "--queries", "a.png", name]):
+        assert parser_of("index search").parse_args(with_leading("index search", words)).queries == ["a.png", name]
+
+
 def test_a_pair_is_validated_without_other_models() -> None:
     pair = ["--query-encoder", "a.onnx", "--gallery-encoder", "b.onnx"]
     assert "--models=[]" in with_leading("validate", pair)

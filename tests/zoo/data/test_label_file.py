@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,29 @@ def test_paths_may_start_at_home_and_named_pipes_are_not_waited_for(
                 load_data("csv:~/classes.csv", continuous_labels=folder / name)
         with pytest.raises(DataError, match=r"Split list .*pipe cannot be read .*a named pipe"):
             load_data("csv:~/classes.csv", f"list:{folder / 'pipe'}")
+
+
+def test_files_that_say_more_than_they_hold_take_no_memory(folder: Path) -> None:
+    """A header of 10^18 rows, an archive that unpacks to 300 times its size, and objects: refused before reading."""
+    with (folder / "huge.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**18, 2)})
+    with (
+        zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("vectors.npy", "w") as member,
+    ):
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    np.save(folder / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    for name, reason in (("huge.npy", "says shape"), ("bomb.npz", "unpacks to"), ("objects.npy", "Python objects")):
+        with pytest.raises(DataError, match=f"{name} cannot be read .*{reason}"):
+            load_data(f"csv:{folder / 'table.csv'}", continuous_labels=folder / name)
+
+
+def test_rows_stored_by_columns_are_the_same_rows(folder: Path) -> None:
+    rows = np.arange(12.0).reshape(6, 2)
+    found = []
+    for name, array in (("rows.npy", rows), ("columns.npy", np.asfortranarray(rows))):
+        np.save(folder / name, array)
+        data = load_data(f"csv:{folder / 'table.csv'}", validation=0, continuous_labels=folder / name)
+        found.append(distances(data.train))
+    assert found[0] == found[1] and found[0][0][1] == pytest.approx(8**0.5)

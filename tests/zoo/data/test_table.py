@@ -229,3 +229,29 @@ def test_named_pipes_are_not_waited_for(folder: Path) -> None:
     images = read(folder, "path\npipe.png\n").images
     with pytest.raises(DataError, match=r"pipe\.png cannot be read .*a named pipe"):
         images.pixels(0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name,LONG\na,b",
+        "path,split\nimages/0.png,LONG",
+        "path,label\nLONG,a",
+        "path,label\nLONG,a\nLONG,b",
+        "path,role\nimages/0.png,LONG",
+        "path,label,LONG\na,b",
+    ],
+)
+def test_long_cells_are_not_quoted_whole(folder: Path, text: str) -> None:
+    (folder / "images.csv").write_text(text.replace("LONG", "x" * 20_000))
+    with pytest.raises(DataError) as refused:
+        load_data(f"csv:{folder / 'images.csv'}")
+    assert len(str(refused.value)) < 700 and "xxx" in str(refused.value)
+
+
+def test_names_that_no_file_can_have_are_left_to_the_reading_of_images(folder: Path) -> None:
+    names = ["images/0.png", "images/1.png", "x" * 300 + ".png", "zero\0.png"]
+    (folder / "images.csv").write_text("\n".join(["path,label", *(f"{name},a" for name in names)]))
+    with pytest.raises(DataError, match="1 images cannot be read, the limit is 0"):
+        load_data(f"csv:{folder / 'images.csv'}", "all-test").test.checked(0)
+    assert len(load_data(f"csv:{folder / 'images.csv'}", "all-test").test.checked(2)) == 2

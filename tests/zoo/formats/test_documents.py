@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoo.errors import DataError, OptionError
+from zoo.errors import DataError, OptionError, shown
 from zoo.formats.arrays import read_arrays
 from zoo.formats.documents import (
     MAPPING,
@@ -22,7 +22,6 @@ from zoo.formats.documents import (
     read_document,
     require_kinds,
     seal_of,
-    shown,
     whole,
 )
 from zoo.formats.preprocessing import Preprocessing

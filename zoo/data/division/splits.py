@@ -17,6 +17,7 @@ from zoo.data.division.words import TEST, TRAIN, UNUSED, VALIDATION, part_of
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import DataError, OptionError, did_you_mean, printable
 from zoo.images import require_regular
+from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def _by_class_rule(name: str, images: ImageSet, rule: str) -> np.ndarray:
     elif rule == "even-odd":
         side_of_class = np.where(np.arange(count) % 2 == 0, TRAIN, TEST).astype(object)
     elif rule.startswith("list:"):
-        side_of_class = _listed(images, Path(rule.removeprefix("list:")).expanduser())
+        side_of_class = _listed(images, given_path(rule.removeprefix("list:")))
     else:
         known = ["auto", "given", "first-half", "even-odd", "all-train", "all-test", "list:FILE"]
         raise OptionError(f"Unknown split {rule!r}; known are {', '.join(known)}.{did_you_mean(rule, known)}")

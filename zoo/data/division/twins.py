@@ -42,7 +42,7 @@ def twins(one: ImageSet, other: ImageSet) -> list[tuple[int, int]]:
 def _marked(source: ImageSource, mark: Callable[[ImageSource], Hashable]) -> Hashable:
     try:
         return mark(source)
-    except OSError:  # told when it is read
+    except (OSError, ValueError):  # told when it is read
         return None
 
 
