@@ -19,7 +19,7 @@ from zoo.arguments import DataLike, require_given, require_valid
 from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean, first_line, shown
 from zoo.files import alone_in, digest, model_digest, write_json, write_text
-from zoo.formats.documents import FLAG, MAPPING, TEXT, Kind, list_of, read_document, require_kinds, shown
+from zoo.formats.documents import FLAG, MAPPING, TEXT, Kind, list_of, read_document, require_kinds
 from zoo.options import DataOptions, NetworkOptions, documented, gathered
 from zoo.paths import given_path
 from zoo.stage import is_first_process, plain

@@ -1,8 +1,10 @@
 """Where the training of a pretrained network begins: as it comes, with a head fitted without gradients.
 
-The network as it comes is measured first, on the validation images. It is epoch 0, a candidate for the best epoch, and
-what the weights of the best epoch can be averaged with ("Robust fine-tuning of zero-shot models", WiSE-FT,
-arXiv:2109.01903). So training can add to what the network knows, and does not take it away unnoticed.
+The network as it comes is measured first, on the validation images: its pooled features by cosine, since they have no
+length of their own, and with fitted heads by the metric that the model is to be compared by, as every epoch is. With
+the best head it is epoch 0, a candidate for the best epoch, and what the weights of the best epoch can be averaged with
+("Robust fine-tuning of zero-shot models", WiSE-FT, arXiv:2109.01903). So training can add to what the network knows,
+and does not take it away unnoticed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from zoo.errors import DataError, ModelError, first_line
 from zoo.files import write_json
 from zoo.formats.documents import MAPPING, TEXT, read_document, require_kinds
 from zoo.models.embedding import embed_pooled
-from zoo.models.facts import COSINE
+from zoo.models.facts import COSINE, facts_of
 from zoo.models.making import classifier_of
 from zoo.models.network import linear_head_of, summary_of
 from zoo.options import Training
@@ -138,23 +140,24 @@ class Start(Callback):
         seen = None if learner.validation is None else embed_pooled(learner.model, learner.validation)
         self._pooled = [features] if seen is None else [features, seen]
         if seen is not None:
-            self._measure(learner, AS_IT_COMES, seen)
+            self._measure(learner, AS_IT_COMES, seen, COSINE)
+        metric = facts_of(learner.model).metric
         chosen: np.ndarray | None = None
-        for name, fit in self._heads(features, self.images.labels, int(head.weight.shape[0])).items():
+        for name, fit in self._heads(features, self.images.labels, int(head.weight.shape[0]), metric).items():
             try:
                 directions = fit()
             except DataError as error:
                 log.info("no head %s: %s", name, error)
                 continue
             if seen is not None:
-                self._measure(learner, name, seen @ directions.T)
+                self._measure(learner, name, seen @ directions.T, metric)
             if chosen is None or self._score(learner, name) > self._score(learner, self.head):
                 chosen, self.head = directions, name
             if seen is None:
                 break
         assert chosen is not None
         if self.targets is not None:
-            chosen = turned(chosen, features, self.targets(self.images))
+            chosen = turned(chosen, features, self.targets(self.images), metric)
         set_head(head, chosen)
         begin_proxies(learner.loss, features @ chosen.T, self.images.labels)
         log.info("training begins with %s", self.head)
@@ -172,27 +175,34 @@ class Start(Callback):
         features = np.concatenate(pooled)
         labels = [images.labels for images in sets if images.labels is not None]
         both = np.concatenate(labels) if len(labels) == len(sets) else None
-        set_head(head, self._heads(features, both, int(head.weight.shape[0]))[self.head]())
+        metric = facts_of(learner.model).metric
+        set_head(head, self._heads(features, both, int(head.weight.shape[0]), metric)[self.head]())
         log.info("the head %s is fitted once more, to the validation images too", self.head)
 
-    def _measure(self, learner: Learner, name: str, embeddings: np.ndarray) -> None:
-        found = learner.judge(embeddings, COSINE)
+    def _measure(self, learner: Learner, name: str, embeddings: np.ndarray, metric: str) -> None:
+        found = learner.judge(embeddings, metric)
         self.measured[name] = {key: round(value, 6) for key, value in found.items()}
         log.info("the network %s, on validation: %s", name, learner.in_words(found))
 
     def _score(self, learner: Learner, name: str) -> float:
         return self.measured[name][learner.chosen_by] if name in self.measured else 0.0
 
-    def _heads(self, features: np.ndarray, labels: np.ndarray | None, dim: int) -> dict[str, Callable[[], np.ndarray]]:
-        """Return by name what fits a head ``(dim, F)`` to features ``(N, F)``; the plainest first."""
-        heads: dict[str, Callable[[], np.ndarray]] = {f"PCA to {dim}": partial(principal_directions, features, dim)}
+    def _heads(
+        self, features: np.ndarray, labels: np.ndarray | None, dim: int, metric: str
+    ) -> dict[str, Callable[[], np.ndarray]]:
+        """Return by name what fits a head ``(dim, F)`` to features ``(N, F)`` for a metric; the plainest first."""
+        heads: dict[str, Callable[[], np.ndarray]] = {
+            f"PCA to {dim}": partial(principal_directions, features, dim, metric)
+        }
         if self.classifier is not None and self.classifier.shape[1] == features.shape[1]:
-            heads[f"PCA by the classifier to {dim}"] = partial(classifier_directions, features, self.classifier, dim)
+            heads[f"PCA by the classifier to {dim}"] = partial(
+                classifier_directions, features, self.classifier, dim, metric
+            )
         if labels is None:
             return heads
         for shrinkage in SHRINKAGES:
             name = f"whitened to {dim}, shrinkage {shrinkage:g}"
-            heads[name] = partial(discriminant_directions, features, labels, dim, shrinkage)
+            heads[name] = partial(discriminant_directions, features, labels, dim, shrinkage, metric)
         return heads
 
     def average(self, learner: Learner) -> dict[str, Any]:
@@ -234,18 +244,19 @@ def _between(first: dict[str, Tensor], last: dict[str, Tensor], share: float) ->
     }
 
 
-def turned(directions: np.ndarray, features: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def turned(directions: np.ndarray, features: np.ndarray, targets: np.ndarray, metric: str = COSINE) -> np.ndarray:
     """Rotate directions so that what they make of features lies nearest to targets (orthogonal Procrustes problem).
 
     Args:
         directions: float ``(dim, F)``.
         features: float ``(N, F)``.
         targets: float ``(N, dim)``.
+        metric: "cosine" or "euclidean", how the projections are compared.
 
     Returns:
         float32 ``(dim, F)``; distances between projections are as before.
     """
-    made = comparable(features @ directions.T, COSINE)
+    made = comparable(features @ directions.T, metric)
     left, _, right = np.linalg.svd(targets.T.astype(np.float64) @ made)
     return (left @ right @ directions).astype(np.float32)
 

@@ -121,6 +121,39 @@ def test_head_is_the_best_of_those_that_were_fitted(photos: Path, weights: Path,
     assert heads[start["head"]] == pytest.approx(max(heads.values()), abs=1e-4)
 
 
+class ByLength(ProxyAnchorLoss):
+    """A loss whose model is compared by Euclidean distance."""
+
+    metric = "euclidean"
+
+
+def test_heads_are_fitted_and_judged_by_the_metric_that_the_model_is_compared_by(
+    photos: Path, weights: Path, tmp_path: Path
+) -> None:
+    """What was measured of every head, and of what was saved, is by Euclidean distance; by cosine it is otherwise."""
+    options = SMALL | {"pretrained": weights, "epochs": 1, "lr": 0.3, "loss": f"{__name__}:ByLength"}
+    folder = train(f"folder:{photos}", tmp_path, "test_resnet", **options)
+    splits = load_data(f"folder:{photos}")
+    begun = create_model("test_resnet", 6, weights, None, 32, 1.0)
+    features, seen = embed_pooled(begun, splits.train), embed_pooled(begun, splits.validation)
+
+    def map_at_r(vectors: np.ndarray, metric: str) -> float:
+        return float(measure(vectors, splits.validation, metric).average_precision.mean())
+
+    start = kept(folder)["start"]
+    found = {name: each["map_at_r"] for name, each in start["measured"].items()}
+    plain = seen @ principal_directions(features, 6, "euclidean").T
+    whitened = seen @ discriminant_directions(features, splits.train.labels, 6, 0.5, "euclidean").T  # type: ignore[arg-type]
+    assert found["as it comes"] == pytest.approx(map_at_r(seen, "cosine"), abs=1e-4)
+    assert found["PCA to 6"] == pytest.approx(map_at_r(plain, "euclidean"), abs=1e-4)
+    assert found["whitened to 6, shrinkage 0.5"] == pytest.approx(map_at_r(whitened, "euclidean"), abs=1e-4)
+    assert map_at_r(whitened, "euclidean") != pytest.approx(map_at_r(whitened, "cosine"), abs=1e-3)
+    assert start["head"] == max((name for name in found if name != "as it comes"), key=lambda name: found[name])
+    history = json.loads((folder / "validation.json").read_text())
+    assert history[0]["map_at_r"] == pytest.approx(found[start["head"]], abs=1e-6)
+    assert facts_of(load_model(folder)).metric == "euclidean"
+
+
 def test_average_is_the_best_share_of_trained_and_first_weights(photos: Path, weights: Path, tmp_path: Path) -> None:
     """A backbone that began elsewhere learns; what is saved lies on the line between, where validation is best."""
     options = SMALL | {"pretrained": weights, "epochs": 2, "lr": 3e-3, "dim": 3}
