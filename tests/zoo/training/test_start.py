@@ -132,7 +132,7 @@ def test_heads_are_fitted_and_judged_by_the_metric_that_the_model_is_compared_by
 ) -> None:
     """What was measured of every head, and of what was saved, is by Euclidean distance; by cosine it is otherwise."""
     options = SMALL | {"pretrained": weights, "epochs": 1, "lr": 0.3, "loss": f"{__name__}:ByLength"}
-    folder = train(f"folder:{photos}", tmp_path, "test_resnet", **options)
+    folder = train(f"folder:{photos}", tmp_path, arch="test_resnet", **options)
     splits = load_data(f"folder:{photos}")
     begun = create_model("test_resnet", 6, weights, None, 32, 1.0)
     features, seen = embed_pooled(begun, splits.train), embed_pooled(begun, splits.validation)
