@@ -29,7 +29,7 @@ from zoo.retrieval.protocol import measurable, require_training_images
 from zoo.teachers.base import Teacher, resize_views
 from zoo.teachers.proof import enough_to_prove, judged_by_labels, prove_teacher
 from zoo.teachers.ready import ArrayTeacher
-from zoo.training.augmentation import Views
+from zoo.training.batches.augmentation import Views
 from zoo.training.fitting import fit, training_loader
 from zoo.training.learner import Learner
 from zoo.training.start import Start

@@ -118,7 +118,8 @@ class OptimisationOptions:
         step_epochs: with schedule step, epochs between two steps.
         step_factor: with schedule step, what the rate is multiplied by.
         warmup_epochs: epochs at the start that train only head and proxies.
-        freeze: backbone to train the head and the proxies alone, or none.
+        freeze: backbone to train the head and the proxies alone, or none. train then computes the features of each
+            image once, as it is tested, without random views: minutes on a CPU.
         freeze_batchnorm: keep the statistics of BatchNorm layers; null for true with pretrained weights, else false.
         layer_decay: how many times the rate of the stage after it each stage of the network learns with, from the head
             backwards; null for 1, one rate for all.

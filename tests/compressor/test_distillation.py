@@ -58,7 +58,7 @@ def test_a_student_of_its_teachers_network_begins_elsewhere(
     arch, dim = "test_resnet", facts_of(load_model(tiny_teacher)).options["dim"]
     still = distil_options | {"epochs": 1, "lr": 1e-12, "seed": 3}  # weights stay where they begin
     own = {name: value for name, value in still.items() if name in inspect.signature(train).parameters}
-    teacher = load_model(train(f"folder:{photos}", tmp_path / "t", arch, dim, **own | {"warmup_epochs": 0}))
+    teacher = load_model(train(f"folder:{photos}", tmp_path / "t", arch=arch, dim=dim, **own | {"warmup_epochs": 0}))
     student = load_model(distill(tiny_teacher, f"folder:{photos}", tmp_path / "s", arch=arch, dim=dim, **still))
     one, other = (dict(model.named_parameters())["layer1.0.conv1.weight"] for model in (teacher, student))
     assert one.shape == other.shape and not torch.isclose(one, other).any()

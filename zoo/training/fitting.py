@@ -21,10 +21,11 @@ from zoo.models.folder import save_model
 from zoo.options import Training
 from zoo.stage import CHECKPOINTS
 from zoo.training.allocation import keep_freed_memory
-from zoo.training.augmentation import Views
+from zoo.training.batches.augmentation import Views
+from zoo.training.batches.features import Features
+from zoo.training.batches.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
 from zoo.training.checkpoints import BEST, LAST, WholeCheckpoints, read_best, remove_checkpoints
 from zoo.training.learner import Learner
-from zoo.training.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
 from zoo.training.start import Start
 from zoo.training.story import told
 from zoo.versions import available_cores
@@ -32,7 +33,9 @@ from zoo.versions import available_cores
 log = logging.getLogger(__name__)
 
 
-def training_loader(images: ImageSet, views: Views, asked: Training, anchored: bool = False) -> DataLoader[Any]:
+def training_loader(
+    images: ImageSet, views: Views | Features, asked: Training, anchored: bool = False
+) -> DataLoader[Any]:
     """Return batches of ``((B, V, 3, H, W) uint8, (B,) indices)``: class-balanced where labels are used.
 
     With ``images_per_class`` 0 batches are random, labels or not. Where ``anchored``, batches are an anchor, as many
@@ -46,6 +49,8 @@ def training_loader(images: ImageSet, views: Views, asked: Training, anchored: b
     else:
         labels = images.labels if asked.loss.use_labels and batches.images_per_class else None
         sampler = BatchSampler(len(images), labels, batches.batch_size, max(batches.images_per_class, 1), seed)
+    if isinstance(views, Features):
+        workers = 0  # there is nothing to decode
     if workers is None:
         # On two cores that train as well, a process of its own for the views takes more time than it saves.
         busy = fastest_device().type == "cpu" and available_cores() <= 2

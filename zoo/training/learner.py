@@ -20,13 +20,14 @@ from zoo.data.image_set import ImageSet
 from zoo.errors import DivergedError, require_known
 from zoo.files import write_json
 from zoo.losses import CONTINUOUS, labels_of
-from zoo.models.embedding import embed, fastest_device
+from zoo.models.embedding import embed, embed_pooled, fastest_device
 from zoo.models.facts import facts_of
-from zoo.models.network import embed_with_maps, head_of, preprocessing_of
+from zoo.models.network import embed_with_maps, head_of, linear_head_of, preprocessing_of
 from zoo.models.preprocessing import Normalize
 from zoo.options import Training
 from zoo.retrieval.label_measures import NDCG_K, measure_by_labels
 from zoo.retrieval.measures import measure
+from zoo.training.batches.features import embed_features
 from zoo.training.checkpoints import BEST, write_best
 
 BACKBONE = "backbone"
@@ -78,6 +79,8 @@ class Learner(lightning.LightningModule):
         self.chosen_by = self.measured if continuous else "map_at_r"
         self.frozen = self.asked.freeze == BACKBONE
         self.start_of: dict[str, Tensor] = {}  # weights of the backbone to be drawn back to
+        self.on_features = self.frozen and linear_head_of(model) is not None  # which are computed once
+        self._seen: Tensor | None = None  # those of the validation images
         if self.frozen:
             self._only_head()
         self._network: Callable[[Tensor], Tensor] | None = None
@@ -86,7 +89,9 @@ class Learner(lightning.LightningModule):
         self.checkpoints: Path | None = None
 
     def embed_views(self, views: Tensor) -> Tensor:
-        """Embed bytes ``(N, 3, H, W)`` into ``(N, D)``."""
+        """Embed bytes ``(N, 3, H, W)``, or features ``(N, F)`` of a frozen backbone, into ``(N, D)``."""
+        if views.is_floating_point():
+            return embed_features(self.model, views)
         if self._network is None:
             self._network = self._compiled() if self.compile_passes else self.model.__call__
         return self._network(self._pixels(views))
@@ -243,7 +248,15 @@ class Learner(lightning.LightningModule):
         """Embed the validation images with the model as it is, and return what :meth:`judge` says of them."""
         assert self.validation is not None
         self.require_finite()
-        return self.judge(embed(self.model, self.validation, progress=False), facts_of(self.model).metric)
+        return self.judge(self._embed_validation(self.validation), facts_of(self.model).metric)
+
+    def _embed_validation(self, images: ImageSet) -> np.ndarray:
+        if not self.on_features:
+            return embed(self.model, images, progress=False)
+        if self._seen is None:
+            self._seen = torch.from_numpy(embed_pooled(self.model, images, progress=False))
+        with torch.inference_mode():
+            return embed_features(self.model, self._seen.to(self.device)).float().cpu().numpy()
 
     def judge(self, embeddings: np.ndarray, metric: str) -> dict[str, float]:
         """Measure embeddings of the validation images, ``(N, D)``, by classes or by continuous labels."""

@@ -126,7 +126,8 @@ def train(
     from zoo.models.facts import COSINE, ModelFacts, set_facts
     from zoo.models.making import create_model
     from zoo.models.network import preprocessing_of
-    from zoo.training.augmentation import Views
+    from zoo.training.batches.augmentation import Views
+    from zoo.training.batches.features import Features
     from zoo.training.fitting import finish, fit, training_loader
     from zoo.training.label_learners import AnchorLearner, ClassLearner
     from zoo.training.learner import Learner
@@ -150,7 +151,11 @@ def train(
         classes, dense = np.unique(images.labels, return_inverse=True)
         objective = create_loss(loss, **(loss_options or {}) | {"num_classes": len(classes), "dim": dim})
         learner = ClassLearner(model, objective, held_out, asked, classes=torch.from_numpy(dense.astype(np.int64)))
-    views = Views(images, preprocessing_of(model), augment, asked.batches.min_crop)
+    views: Views | Features
+    if learner.on_features:
+        views = Features(model, images)
+    else:
+        views = Views(images, preprocessing_of(model), augment, asked.batches.min_crop)
     loader = training_loader(images, views, asked, anchored=continuous)
     start = Start.of(asked, images, use_labels=not continuous)
     best = fit(learner, loader, stage.folder, asked, start)

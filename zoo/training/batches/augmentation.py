@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from zoo.arguments import require_valid
 from zoo.data.image_set import ImageSet
 from zoo.models.preprocessing import Preprocess, Preprocessing
-from zoo.training.sampling import Draw
+from zoo.training.batches.sampling import Draw
 
 WHITE = 255
 

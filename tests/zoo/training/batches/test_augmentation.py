@@ -18,7 +18,7 @@ from zoo.arguments import AUGMENTATIONS
 from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError
 from zoo.models.preprocessing import Preprocess, Preprocessing
-from zoo.training.augmentation import WHITE, Views, affines, transformed
+from zoo.training.batches.augmentation import WHITE, Views, affines, transformed
 
 CONTRACT = Preprocessing((32, 32), 0.8)
 

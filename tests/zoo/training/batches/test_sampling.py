@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from zoo.data.continuous import VectorLabels
 from zoo.errors import OptionError
-from zoo.training import sampling
-from zoo.training.sampling import BatchSampler, DenseTripletSampler, Draw, GlobalBatches
+from zoo.training.batches import sampling
+from zoo.training.batches.sampling import BatchSampler, DenseTripletSampler, Draw, GlobalBatches
 
 
 def epoch(sampler: GlobalBatches, number: int = 0) -> list[list[Draw]]:
