@@ -80,7 +80,7 @@ def test_commands_parse(script: str, monkeypatch: pytest.MonkeyPatch, capsys: py
     from compressor.cli import command
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(command, "_carry_out", lambda verb, options: command.DONE)
+    monkeypatch.setattr(command, "_carry_out", lambda *given: command.DONE)
     for words in commands(script):
         assert command.main(words) == command.DONE, f"compressor {shlex.join(words)}\n{capsys.readouterr().err}"
 

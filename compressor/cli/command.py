@@ -2,131 +2,173 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import Namespace
-
-from compressor.cli.parsing import parser_of
-from compressor.cli.printing import overview, print_hits, quieten
+from compressor.cli.help import help_of, help_of_group, overview
+from compressor.cli.manners import Manners, heard, manners_in, tell
 from compressor.cli.process import INTERRUPTED, silence
-from compressor.cli.verbs import BAD_USAGE, DONE, GATE_FAILED, GROUPS, USER_ERROR, VERBS
-from compressor.cli.words import parted, with_leading
-from export.report.validation import Report
-from export.shipping import Exported, export_model
-from zoo.arguments import require_given
+from compressor.cli.verbs import (
+    BAD_USAGE,
+    DONE,
+    EXPORT_MODEL,
+    GATE_FAILED,
+    GROUPS,
+    NEEDS_TRAIN,
+    USER_ERROR,
+    VERBS,
+    function_of,
+)
 from zoo.errors import RefusedError, UserError, did_you_mean, first_line
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+log = logging.getLogger(__name__)
+
+_HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 done, 1 an error the user can mend, 2 bad usage, 3 the gate failed, 130 interrupted.
+        0 done, 1 an error the user can fix, 2 bad usage, 3 the gate failed, 130 interrupted.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        manners, words = manners_in(given)
+    except UserError as error:
+        tell(f"error: {error}")
+        return BAD_USAGE
+    answer = _answer(words)
+    if answer is not None:
+        return answer
+    try:
+        with heard(manners):
+            if manners.log_file is not None:
+                log.info("compressor %s", shlex.join(given), extra={"told": True})
+            return _run(words, manners)
+    except OSError as error:  # of the log file
+        tell(f"error: {_of_system(error)}")
+        return USER_ERROR
+
+
+def _answer(words: list[str]) -> int | None:
+    """Say what there is to say of help and version, and return the exit code; None where there is a verb to run."""
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in _HELP:
         print(overview())
         return DONE if words else BAD_USAGE
-    if words[0] == "--version":
+    if words[0] in ("version", "--version"):
         from importlib.metadata import version
 
         print(version("embedding-compressor"))
         return DONE
-    verb, rest = parted(words)
-    if verb in GROUPS and rest and rest[0] in ("-h", "--help"):
-        print(f"usage: compressor {verb} {{{','.join(GROUPS[verb])}}} [options]")
-        return DONE
+    verb, rest = split_verb(words)
+    if verb in GROUPS and (not rest or rest[0] in _HELP):
+        print(help_of_group(verb))
+        return DONE if rest else BAD_USAGE
     if verb not in VERBS:
-        print(
-            f"error: unknown command {verb!r}.{did_you_mean(verb, VERBS)} Known: {', '.join(VERBS)}.", file=sys.stderr
-        )
+        unknown = " ".join(words[:2]) if verb in GROUPS else verb
+        tell(f"error: unknown command {unknown!r}.{did_you_mean(unknown, VERBS)} Known: {', '.join(VERBS)}.")
         return BAD_USAGE
-    quieten()
+    if any(word in _HELP for word in rest):
+        print(help_of(verb))
+        return DONE
+    return None
+
+
+def split_verb(words: list[str]) -> tuple[str, list[str]]:
+    """Split the verb, of one word or two, from what follows it."""
+    count = 2 if " ".join(words[:2]) in VERBS else 1
+    return " ".join(words[:count]), words[count:]
+
+
+def _run(words: list[str], manners: Manners) -> int:
+    """Run the verb that words name, and turn what it raises into a line and an exit code."""
+    from compressor.cli.parsing import parser_of
+    from compressor.cli.words import with_leading
+    from zoo.extras import is_of_an_extra, missing
+
+    verb, rest = split_verb(words)
     try:
         options = parser_of(verb).parse_args(with_leading(verb, rest))
-        return _carry_out(verb, options)
+        return _carry_out(verb, options, manners)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return _failed(str(error), manners)
+    except ModuleNotFoundError as error:
+        if not is_of_an_extra(error.name):
+            raise
+        return _failed(str(missing(verb, error.name or "")), manners)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or first_line(error)
-        print(f"error: {where}{reason}. Check the path, its permissions and the free space.", file=sys.stderr)
-        return USER_ERROR
+        return _failed(_of_system(error), manners)
     except KeyboardInterrupt as stop:
-        print(str(stop) or "Interrupted.", file=sys.stderr)
+        tell(str(stop) or "Interrupted.")
         return INTERRUPTED
-    except SystemExit as stop:  # how argparse ends: 0 after --help and --print_config, 2 after bad usage
+    except SystemExit as stop:  # how argparse ends: 0 after --print_config, 2 after bad usage
         return int(stop.code or 0)
 
 
-def _carry_out(verb: str, options: Namespace) -> int:
+def _failed(reason: str, manners: Manners) -> int:
+    if manners.verbose:
+        traceback.print_exc()
+    tell(f"error: {reason}")
+    return USER_ERROR
+
+
+def _of_system(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or first_line(error)}. Check the path, its permissions and the free space."
+
+
+def _carry_out(verb: str, options: Namespace, manners: Manners) -> int:
+    from compressor.cli.printing import show, show_candidates, show_json
+    from export.report.content import gate_of
+    from export.report.validation import Report
+
     options.pop("config", None)
-    as_json, all_nodes = options.pop("json", False), options.pop("nodes", False)
+    all_nodes = options.pop("nodes", False)
+    queries = options.get("queries", ())
     try:
         result = _call(verb, options)
     except RefusedError as error:
-        from export.report.tables import print_candidates
-
-        print_candidates(error.content)
-        print(f"Refused: {error}", file=sys.stderr)
+        show_json(error.content) if manners.json else show_candidates(error.content)
+        tell(f"Refused: {error}")
         return GATE_FAILED
+    state, sentence = gate_of(result.content) if isinstance(result, Report) else ("none", "")
     try:
-        _show(verb, options, result, as_json, all_nodes)
+        show_json(result, queries) if manners.json else show(verb, result, queries, all_nodes)
+        if state == "passed" and not manners.json:
+            print(sentence)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough; what was done is done
         silence()
-    if isinstance(result, Report) and not result.passed:
-        from export.report.content import gate_of
-
-        print(gate_of(result.content)[1], file=sys.stderr)
+    if state == "failed":
+        tell(sentence)
         return GATE_FAILED
     return DONE
 
 
-def _show(verb: str, options: Namespace, result: Any, as_json: bool, all_nodes: bool) -> None:
-    """Print what a verb found or wrote, but for a gate that failed."""
-    if isinstance(result, Report):
-        from export.report.content import gate_of
-        from export.report.tables import print_table
-
-        print_table(result.content)
-        print(f"Report: {result.folder / 'report.html'}")
-        state, sentence = gate_of(result.content)
-        if state == "passed":
-            print(sentence)
-    elif isinstance(result, Exported):
-        if result.candidates is not None:
-            from export.report.tables import print_candidates
-
-            print_candidates(result.candidates)
-        print("Done:", *result.files.values())
-    elif verb == "bench":
-        from export.report.tables import print_bench
-
-        print_bench(result)
-    elif verb == "inspect":
-        from export.report.tables import print_inspection
-
-        print(json.dumps(result, indent=2)) if as_json else print_inspection(result, all_nodes)
-    elif verb == "index search":
-        print_hits([str(query) for query in options.queries], result, as_json)
-    else:
-        print(f"Done: {result}")
-
-
 def _call(verb: str, options: Namespace) -> Any:
+    from zoo.arguments import require_given
+    from zoo.extras import require_extra
+
+    if verb in NEEDS_TRAIN:
+        require_extra("train", verb)
     given = {name: _plain(value) for name, value in options.items(branches=True) if "." not in name}
     if any(":" in str(part.get("loss")) for part in (given, *given.values()) if isinstance(part, dict)):
         sys.path.append(str(Path.cwd()))  # where a loss of one's own may lie; last, so that it shadows nothing
-    for function in (VERBS[verb], *([export_model] if verb == "export" else [])):
-        require_given(function, given)
-    return VERBS[verb](**given)
+    for home in (VERBS[verb], *([EXPORT_MODEL] if verb == "export" else [])):
+        require_given(function_of(home), given)
+    return function_of(VERBS[verb])(**given)
 
 
 def _plain(value: Any) -> Any:
-    return value.as_dict() if isinstance(value, Namespace) else value
+    return value.as_dict() if hasattr(value, "as_dict") else value

@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from jsonargparse import ArgumentParser, get_loader, set_loader
-from yaml import YAMLError
+from jsonargparse import ArgumentParser
 
-from compressor.cli.verbs import BAD_USAGE, LEADING, SECTIONS, VERBS, summary
-from compressor.distillation import distill
-from compressor.int8_finish.shipping import ship
-from compressor.pipeline import SHARED
-from export.report.validation import validate
-from export.shipping import export_model
+from compressor.cli.manners import FLAGS, LOG_FILE, tell
+from compressor.cli.verbs import BAD_USAGE, EXPORT_MODEL, GIVEN_BY, SECTIONS, VERBS, function_of
 from zoo.errors import did_you_mean
-from zoo.training.train import train
-
-_read_yaml = get_loader("yaml")
-
-
-def _read_value(text: str) -> Any:
-    """Return what an option's text means: a list in JSON, as it is made of words, or YAML.
-
-    YAML's reader refuses names of files that are not UTF-8, which reach Python as lone surrogates, however written.
-    """
-    if text.startswith("["):
-        with contextlib.suppress(ValueError):
-            return json.loads(text)
-    return _read_yaml(text)
-
-
-set_loader("yaml", _read_value, (YAMLError,))
-
-_NOT_IN_SHELL = {"run": set(SECTIONS)}
 
 
 class Parser(ArgumentParser):
-    """Says what is wrong in a line or two, where argparse would print every option first."""
+    """Takes options by their whole names; says what is wrong in a line or two, where argparse would print them all."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        known = {action.dest for action in self._actions}
+        known = {action.dest for action in self._actions} | {*FLAGS, LOG_FILE}
         group = re.search(r"Group '([\w.]+)'", message)
         hint = ""
         for name in re.findall(r"(?:--|[Oo]ption '|key ')([\w.]+)", message):
@@ -55,33 +29,26 @@ class Parser(ArgumentParser):
         lines = [line.strip() for line in message.strip().splitlines()]
         if re.match(r"unrecognized arguments: [^-]", lines[0]):
             hint = " Words without an option's name come right after the command."
-        print(f"error: {' '.join(lines)[:500]}{hint and '.'}{hint}", file=sys.stderr)
-        print(f"{self.prog} --help lists the options.", file=sys.stderr)
+        tell(f"error: {' '.join(lines)[:500]}{hint and '.'}{hint}\n{self.prog} --help lists the options.")
         sys.exit(BAD_USAGE)
 
 
 def parser_of(verb: str) -> ArgumentParser:
     """Build the parser of one verb from its signature and docstring."""
-    leading = " ".join(name.upper() for name in LEADING[verb])
-    parser = Parser(
-        prog=f"compressor {verb}",
-        description=f"{summary(VERBS[verb])} Short form: compressor {verb} {leading} [options].",
-    )
+    parser = Parser(prog=f"compressor {verb}", allow_abbrev=False, add_help=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
-    parser.add_function_arguments(VERBS[verb], as_group=False, skip=_skip(_NOT_IN_SHELL.get(verb, set())))
-    if verb == "index search":
-        parser.add_argument("--json", action="store_true", help="Print JSON.")
-    if verb == "run":
-        parser.add_function_arguments(train, "teacher", skip=_skip(SHARED))
-        parser.add_function_arguments(distill, "student", skip=_skip(SHARED | {"teacher"}))
-        parser.add_function_arguments(export_model, "export", skip=_skip(SHARED | {"model", "before"}))
+    sections = SECTIONS if verb == "run" else {}
+    parser.add_function_arguments(function_of(VERBS[verb]), as_group=False, skip=_skip(sections))
+    if sections:
+        from compressor.pipeline import SHARED
+
+        for section, home in sections.items():
+            parser.add_function_arguments(function_of(home), section, skip=_skip(SHARED | GIVEN_BY[section]))
         skipped = _skip(SHARED | {"model", "teacher", "loss"})
-        parser.add_function_arguments(ship, "export", as_group=False, skip=skipped)
-        parser.add_function_arguments(validate, "report", skip=_skip(SHARED | {"models", "teacher"}))
+        parser.add_function_arguments(function_of(VERBS["export"]), "export", as_group=False, skip=skipped)
     if verb == "export":
-        parser.add_function_arguments(export_model, as_group=False, skip={"model", "out", "before"})
+        parser.add_function_arguments(function_of(EXPORT_MODEL), as_group=False, skip=_skip(GIVEN_BY["export"]))
     if verb == "inspect":
-        parser.add_argument("--json", action="store_true", help="Print JSON.")
         parser.add_argument("--nodes", action="store_true", help="Name all nodes that compute in float.")
     return parser
 

@@ -1,49 +1,80 @@
-"""What the shell shows: overview, hits, and messages of our own and of libraries."""
+"""What a verb found or wrote, printed for people or as JSON."""
 
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from compressor.cli.verbs import VERBS, summary
 from export.index.verbs import Hit
+from export.report.validation import Report
+from export.shipping import Exported
 
 
-def print_hits(queries: list[str], found: list[list[Hit]], as_json: bool) -> None:
+def show(verb: str, result: Any, queries: Sequence[Any] = (), all_nodes: bool = False) -> None:
+    """Print what a verb found or wrote.
+
+    Args:
+        verb: which.
+        result: what its function returned.
+        queries: of index search.
+        all_nodes: of inspect: name all nodes that compute in float.
+    """
+    if isinstance(result, Report):
+        from export.report.tables import print_table
+
+        print_table(result.content)
+        print(f"Report: {result.folder / 'report.html'}")
+    elif isinstance(result, Exported):
+        if result.candidates is not None:
+            show_candidates(result.candidates)
+        print("Done:", *result.files.values())
+    elif verb == "bench":
+        from export.report.tables import print_bench
+
+        print_bench(result)
+    elif verb == "inspect":
+        from export.report.tables import print_inspection
+
+        print_inspection(result, all_nodes)
+    elif verb == "index search":
+        print_hits([str(query) for query in queries], result)
+    else:
+        print(f"Done: {result}")
+
+
+def show_candidates(content: dict[str, Any]) -> None:
+    """Print the candidates for int8, by what ``candidates.json`` holds."""
+    from export.report.tables import print_candidates
+
+    print_candidates(content)
+
+
+def print_hits(queries: list[str], found: list[list[Hit]]) -> None:
     """Print query, rank, id and score of each image found, tabs between them."""
-    of_each = list(zip(queries, found, strict=True))
-    if as_json:
-        print(json.dumps([{"query": query, "hits": [hit._asdict() for hit in hits]} for query, hits in of_each]))
-        return
-    for query, hits in of_each:
+    for query, hits in zip(queries, found, strict=True):
         for rank, hit in enumerate(hits, start=1):
             line = f"{query}\t{rank}\t{hit.id}\t{hit.score:.6f}"
             print(line.encode("utf-8", "replace").decode())  # names of files need not be valid Unicode
 
 
-def overview() -> str:
-    """Return what ``compressor --help`` says."""
-    lines = [f"  {name:13} {summary(verb)}" for name, verb in VERBS.items()]
-    return "\n".join(
-        [
-            f"usage: compressor {{{','.join(VERBS)}}} [options]",
-            "",
-            "Make an image-retrieval model small enough to ship, and prove that it still retrieves.",
-            "",
-            *lines,
-            "",
-            "compressor COMMAND --help lists the options; all are YAML keys too (--config FILE, --print_config).",
-            "Exit codes: 0 done, 1 an error you can mend, 2 bad usage, 3 a gate failed: retention, gain, int8 recall.",
-        ]
-    )
+def show_json(result: Any, queries: Sequence[Any] = ()) -> None:
+    """Print what a verb found or wrote as JSON: files by their paths, documents as they are written to files.
 
-
-def quieten() -> None:
-    """Show our own messages plainly, and of the libraries warnings only."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for name in ("zoo", "compressor", "export"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    Args:
+        result: what its function returned.
+        queries: of index search.
+    """
+    content: Any = result
+    if isinstance(result, Report):
+        content = {"folder": str(result.folder)} | result.content
+    elif isinstance(result, Exported):
+        content = {"files": {precision: str(file) for precision, file in result.files.items()}}
+        content["candidates"] = result.candidates
+    elif isinstance(result, Path):
+        content = {"path": str(result)}
+    elif isinstance(result, list):
+        of_each = zip(queries, result, strict=True)
+        content = [{"query": str(query), "hits": [hit._asdict() for hit in hits]} for query, hits in of_each]
+    print(json.dumps(content, indent=2))

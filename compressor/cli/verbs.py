@@ -1,34 +1,31 @@
-"""What the shell offers: the verbs, the words that may follow them, and the codes they exit with."""
+"""What the shell offers: the verbs, the words that may follow them, and the codes they exit with.
+
+Functions are imported when asked for, so that one verb does not wait for what another needs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
-
-from compressor.distillation import distill
-from compressor.int8_finish.shipping import ship
-from compressor.pipeline import run
-from export.benchmark.bench import bench
-from export.index.verbs import build_index, search_index
-from export.onnx.inspection import inspect
-from export.report.validation import validate
-from export.shipping import export_model
-from zoo.training.train import train
 
 DONE, USER_ERROR, BAD_USAGE, GATE_FAILED = 0, 1, 2, 3
 
-VERBS: dict[str, Callable[..., Any]] = {
-    "train": train,
-    "distill": distill,
-    "export": ship,
-    "validate": validate,
-    "run": run,
-    "bench": bench,
-    "inspect": inspect,
-    "index build": build_index,
-    "index search": search_index,
+VERBS: dict[str, str] = {  # and the functions that they are
+    "train": "zoo.training.train:train",
+    "distill": "compressor.distillation:distill",
+    "export": "compressor.int8_finish.shipping:ship",
+    "validate": "export.report.validation:validate",
+    "run": "compressor.pipeline:run",
+    "embed": "export.embedding.embed_data:embed_data",
+    "bench": "export.benchmark.bench:bench",
+    "inspect": "export.onnx.inspection:inspect",
+    "index build": "export.index.verbs:build_index",
+    "index search": "export.index.verbs:search_index",
 }
-GROUPS = {"index": ["build", "search"]}  # the first word of verbs of two
+EXPORT_MODEL = "export.shipping:export_model"  # whose options export passes on
+GROUPS = {"index": "Galleries that can be searched."}  # the first word of verbs of two
+NEEDS_TRAIN = ("train", "distill", "export", "validate", "run")  # the extra; the others do without it
 # Options that may be given as plain words right after the verb, in this order; a list takes all of them.
 LEADING = {
     "train": ["data", "out"],
@@ -36,19 +33,35 @@ LEADING = {
     "export": ["model", "out"],
     "validate": ["models"],
     "run": ["config"],
+    "embed": ["model", "source", "out"],
     "bench": ["files"],
     "inspect": ["file"],
     "index build": ["model", "gallery", "out"],
     "index search": ["index", "queries"],
 }
-SECTIONS: dict[str, Callable[..., Any]] = {  # of the verb run
-    "teacher": train,
-    "student": distill,
-    "export": export_model,
-    "report": validate,
+LISTS = ("models", "files", "queries")  # of those
+SECTIONS: dict[str, str] = {  # of the verb run
+    "teacher": VERBS["train"],
+    "student": VERBS["distill"],
+    "export": EXPORT_MODEL,
+    "report": VERBS["validate"],
+}
+# Arguments of those, and of export, that are given otherwise or in Python alone.
+GIVEN_BY = {
+    "teacher": {"data", "out"},
+    "student": {"teacher", "data", "out"},
+    "export": {"model", "out", "before"},
+    "report": {"models", "teacher", "data", "out"},
 }
 
 
-def summary(verb: Callable[..., Any]) -> str:
+def function_of(home: str) -> Callable[..., Any]:
+    """Return the function behind a ``module:name``."""
+    module, name = home.split(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
+
+
+def summary(verb: str) -> str:
     """Return what a verb does, in a line: the first of its docstring."""
-    return (verb.__doc__ or "").strip().splitlines()[0]
+    return (function_of(VERBS[verb]).__doc__ or "").strip().splitlines()[0]

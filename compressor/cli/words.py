@@ -6,18 +6,11 @@ import json
 from inspect import signature
 from pathlib import Path
 
-from compressor.cli.verbs import LEADING, SECTIONS, VERBS
+from compressor.cli.verbs import LEADING, LISTS, SECTIONS, VERBS, function_of
 from zoo.errors import UserError
 from zoo.paths import given_path
 
-_LISTS = {"models", "files", "queries"}
 _EXAMPLES = {"teacher": "epochs", "student": "epochs", "export": "precision", "report": "min_retention"}
-
-
-def parted(words: list[str]) -> tuple[str, list[str]]:
-    """Part the verb, of one word or two, from what follows it."""
-    count = 2 if " ".join(words[:2]) in VERBS else 1
-    return " ".join(words[:count]), words[count:]
 
 
 def with_leading(verb: str, words: list[str]) -> list[str]:
@@ -30,7 +23,7 @@ def with_leading(verb: str, words: list[str]) -> list[str]:
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     plain, rest = words[:count], words[count:]
     names = LEADING[verb]
-    if names[-1] in _LISTS and len(plain) >= len(names):
+    if names[-1] in LISTS and len(plain) >= len(names):
         plain[len(names) - 1 :] = [_as_list(plain[len(names) - 1 :], of_numbers=False)]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
     words = [*options, *plain[len(names) :], *_with_values_joined(verb, rest)]
@@ -82,7 +75,7 @@ def _with_values_joined(verb: str, words: list[str]) -> list[str]:
     of_numbers = {
         f"--{prefix}{name}": str(parameter.annotation).startswith("Sequence[int]")
         for prefix, part in parts.items()
-        for name, parameter in signature(part).parameters.items()
+        for name, parameter in signature(function_of(part)).parameters.items()
         if str(parameter.annotation).startswith("Sequence[")
     }
     joined: list[str] = []

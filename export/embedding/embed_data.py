@@ -8,6 +8,7 @@ from pathlib import Path
 from zoo.arguments import require_valid
 from zoo.errors import OptionError
 from zoo.files import replacing, require_writable, write_json
+from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,12 @@ def embed_data(model: str | Path, source: str | Path, out: str | Path, *, max_un
     from zoo.images import IMAGE_SUFFIXES
 
     require_valid({"max_unreadable": max_unreadable})
-    out = Path(out)
+    out = given_path(out)
     if out.suffix not in (".npz", ".npy"):
         raise OptionError(f"{out} ends in neither .npz nor .npy, the formats that are written. Give such a name.")
     require_writable(out.parent)
-    encoder = open_encoder(Path(model))
-    file = Path(source)
+    encoder = open_encoder(given_path(model))
+    file = given_path(source)
     alone = file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()
     images = (ImageSet([file.name], [file]) if alone else load_images(source)).checked(max_unreadable)
     embeddings = encoder.embed(images)

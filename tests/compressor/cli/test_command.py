@@ -15,6 +15,7 @@ import yaml
 from compressor import pipeline
 from compressor.cli.command import main
 from compressor.cli.parsing import parser_of
+from compressor.cli.verbs import VERBS
 from compressor.cli.words import with_leading
 from compressor.pipeline import run
 from export.report.validation import Report
@@ -298,11 +299,8 @@ def test_own_teacher_is_not_trained(finished: Path, photos: Path, tmp_path: Path
     assert report.content["stages"][0]["recall"] == first["stages"][0]["recall"]
 
 
-VERB_NAMES = ["", "train", "distill", "export", "validate", "run", "bench", "inspect", "index build", "index search"]
-
-
-@pytest.mark.parametrize("verb", VERB_NAMES)
-def test_help_answers_in_under_a_second(verb: str) -> None:
+@pytest.mark.parametrize("verb", ["", "index", *VERBS])
+def test_help_answers_at_once(verb: str) -> None:
     command = [sys.executable, "-m", "compressor", *verb.split(), "--help"]
     taken = []  # seconds of the processor, which others on the machine do not lengthen
     for _ in range(3):
@@ -311,13 +309,15 @@ def test_help_answers_in_under_a_second(verb: str) -> None:
         after = os.times()
         taken.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert "usage: compressor" in done.stdout
-    assert min(taken) < 1, taken
+    assert min(taken) < 0.6, taken  # about 0.2 on an idle machine
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from compressor.cli.parsing import parser_of, VERBS\n"
-        "for verb in VERBS: parser_of(verb).format_help()\n"
+        "import sys; from compressor.cli import main\n"
+        "from compressor.cli.parsing import parser_of; from compressor.cli.verbs import VERBS\n"
+        "for verb in VERBS: main(['help', *verb.split()])\n"
+        "for verb in VERBS: parser_of(verb)\n"
         "heavy = {'torch', 'timm', 'lightning', 'onnx', 'onnxruntime', 'faiss', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
@@ -409,7 +409,15 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     ),
     (["bench", "nowhere.onnx"], 1, ["nowhere.onnx does not exist"]),
     (["inspect", "nowhere.onnx"], 1, ["nowhere.onnx does not exist"]),
-    (["index"], 2, ["Did you mean index build, index search"]),
+    (["index", "serch"], 2, ["unknown command 'index serch'", "Did you mean index search"]),
+    (["help", "trian"], 2, ["Did you mean train"]),
+    (["train", "PHOTOS", "--out", "OUT", "--epoch", "3"], 2, ["--epoch", "Did you mean epochs"]),
+    (["train", "PHOTOS", "--out", "OUT", "--device", "1"], 2, ["--device", "Did you mean devices"]),
+    (["inspect", "a.onnx", "--quite"], 2, ["--quite", "Did you mean quiet"]),
+    (["inspect", "a.onnx", "--quiet", "--verbose"], 2, ["opposites"]),
+    (["inspect", "a.onnx", "--log_file"], 2, ["log_file has no name"]),
+    (["inspect", "a.onnx", "--log-file=/proc/x/y"], 1, ["/proc/x"]),
+    (["embed", "nowhere.onnx", "PHOTOS", "OUT/v.npz"], 1, ["nowhere.onnx does not exist"]),
     (["index", "build", "nowhere.onnx", "PHOTOS", "OUT"], 1, ["nowhere.onnx", "does not exist"]),
     (["index", "search", "OUT", "query.png"], 1, ["is not an index"]),
     (["index", "search", "OUT"], 2, ["queries"]),
@@ -561,7 +569,9 @@ def test_the_working_directory_is_last_and_only_for_losses_of_ones_own(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr("compressor.cli.command.VERBS", {verb: lambda **options: seen.append(list(sys.path))})
+    monkeypatch.setattr(
+        "compressor.cli.command.function_of", lambda home: lambda **options: seen.append(list(sys.path))
+    )
     monkeypatch.chdir(tmp_path)
     words = {"train": ["train", "x"], "distill": ["distill", "t", "--arch=a", "--dim=8", "--data=x"]}
     section = {"run": "student."}.get(verb, "")
