@@ -92,7 +92,7 @@ class BatchOptions:
         images_per_class: images of each class in a batch; 0 for random batches.
         neighbours: with a loss for continuous labels: images of a batch that have the labels nearest to its anchor's.
         views: random views of each image in a batch.
-        augment: random views: photo, photo-strong, drawing or none.
+        augment: random views: photo, photo-strong, mild (no flips, hardly moved), drawing or none.
         min_crop: smallest part of an image's area that a view may show; null for 0.4 with pretrained weights, else 0.2.
     """
 

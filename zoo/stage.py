@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
@@ -19,6 +19,7 @@ import numpy as np
 from zoo.arguments import same_place
 from zoo.errors import OptionError, shown
 from zoo.files import (
+    LOCK,
     alone_in,
     digest,
     full_disk_named,
@@ -88,6 +89,7 @@ class Stage:
         # An option that came with a later version was at its default, so to say, in an earlier one.
         defaults = {name: plain(parameters[name].default) for name in names}
         if _is_finished(folder, verb, options, defaults):
+            _remove_left_over_in(folder)
             return cls(folder, options, True)
         require_writable(folder)
         if not is_first_process():  # the first one's lock and record are for all that train together
@@ -96,8 +98,7 @@ class Stage:
             locks.enter_context(alone_in(folder))
             locks.enter_context(_checked_at_the_end(folder))
             remove_left_over(folder / CHECKPOINTS)
-            for unsaved in folder.glob(".saving.*"):  # by a process that was killed while it saved the model
-                shutil.rmtree(unsaved, ignore_errors=True)
+            _remove_unsaved(folder)
             if _is_finished(folder, verb, options, defaults):  # by a process that was at work until now
                 return cls(folder, options, True)
             recorded = folder / _OPTIONS_FILE
@@ -163,6 +164,25 @@ def _checked_at_the_end(folder: Path) -> Iterator[None]:
         require_in_place(folder)
         raise
     require_in_place(folder)
+
+
+def _remove_left_over_in(folder: Path) -> None:
+    """Remove what a process that was killed between its last file and its end left in a finished folder."""
+    if not is_first_process() or not any((folder / name).exists() for name in (LOCK, CHECKPOINTS)):
+        return
+    from zoo.training.checkpoints import remove_checkpoints  # of torch, which most runs that find finished work spare
+
+    with suppress(OptionError, OSError), alone_in(folder):  # another process is at its end, or the folder is read-only
+        for place in (folder, folder / CHECKPOINTS):
+            remove_left_over(place)
+        remove_checkpoints(folder / CHECKPOINTS)
+        _remove_unsaved(folder)
+
+
+def _remove_unsaved(folder: Path) -> None:
+    """Remove what a process that was killed while it saved the model left."""
+    for unsaved in folder.glob(".saving.*"):
+        shutil.rmtree(unsaved, ignore_errors=True)
 
 
 def _is_finished(folder: Path, verb: Callable[..., Any], options: dict[str, Any], defaults: dict[str, Any]) -> bool:

@@ -25,11 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.robustness.mutations import bytes_changed, document_changed, metadata_changed, text_changed
+from benchmarks.robustness.outcomes import LIMIT, OUTCOMES, failed, table, write
 from benchmarks.robustness.specimens import USES, make_specimens
 from zoo.errors import UserError
 
-OUTCOMES = ("worked", "refused in one line", "traceback", "hang", "over 1 GB", "silently different")
-_BYTES = 2**30
 _LONGEST_LINE = 700
 
 Change = Callable[[Path, np.random.Generator], None]
@@ -106,7 +105,7 @@ def outcome_of(number: int, seed: int, specimens: Path, expected: dict[str, str]
             said, outcome = "", "worked"
             if kind.same and found != expected[kind.specimen]:
                 outcome = "silently different"
-        if peak[0] > _BYTES:
+        if peak[0] > LIMIT:
             outcome, said = "over 1 GB", f"{peak[0] / 2**30:.1f} GiB; {outcome}: {said}"
         return name, outcome, said.replace(folder, "")
 
@@ -177,20 +176,8 @@ def run(numbers: list[int], seed: int, specimens: Path, seconds: float) -> dict[
     return found
 
 
-def table(found: dict[str, Counter[str]]) -> str:
-    """Return the outcomes as a table in Markdown."""
-    lines = [f"| format | tried | {' | '.join(OUTCOMES)} |", "|---|" + "---|" * (len(OUTCOMES) + 1)]
-    total: Counter[str] = Counter()
-    for name in KINDS:
-        counts = found.get(name, Counter())
-        total += counts
-        lines.append(f"| {name} | {counts.total()} | {' | '.join(str(counts[outcome]) for outcome in OUTCOMES)} |")
-    lines.append(f"| all | {total.total()} | {' | '.join(str(total[outcome]) for outcome in OUTCOMES)} |")
-    return "\n".join(lines)
-
-
 def main() -> int:
-    """Run the cases and print the table; 1 where one of them was neither fine nor refused."""
+    """Run the cases, print the table and keep it; 1 where one of them was neither fine nor refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -203,8 +190,12 @@ def main() -> int:
         make_specimens(specimens)
         numbers = [options.only] if options.only is not None else list(range(options.cases))
         found = run(numbers, options.seed, specimens, options.seconds)
-    print(table(found))
-    return int(any(counts[outcome] for counts in found.values() for outcome in OUTCOMES[2:]))
+    rows = {name: found[name] for name in KINDS if name in found}
+    print(table(rows, list(rows), "format"))
+    if options.only is None:
+        command = f"python -m benchmarks.robustness.fuzz --cases {options.cases} --seed {options.seed}"
+        write("fuzz", command, rows, "format")
+    return int(failed(rows))
 
 
 if __name__ == "__main__":

@@ -221,6 +221,17 @@ def seen_in_training(model: MeasuredModel, splits: DataSplits) -> str:
     )
 
 
+def seen_images(splits: DataSplits) -> str:
+    """Return a warning where test images are among training or validation images too, else an empty text."""
+    count = splits.protocol.get("test_images_seen", 0)
+    if not count:
+        return ""
+    return (
+        f"{count} of {len(splits.test)} test images are, byte for byte, among the training or validation images: what "
+        "is measured is partly of images seen. Remove one of each two."
+    )
+
+
 def other_teacher(model: MeasuredModel, teacher: Teacher) -> str:
     """Return a warning where a model was distilled from another teacher than this one, else an empty text."""
     known = model.facts.teacher or {}

@@ -119,7 +119,7 @@ def validate(
 
     from export.report.baselines import Baselines, make_baselines
     from export.report.content import retained
-    from export.report.measured_models import latencies, open_models, other_teacher, seen_in_training
+    from export.report.measured_models import latencies, open_models, other_teacher, seen_images, seen_in_training
     from export.report.page import render_html
     from export.report.searches import Search, all_searches, finding, require_possible, step
     from export.report.verdict import gate, implausible, judge
@@ -146,6 +146,7 @@ def validate(
     warnings = [warning for model in opened if (warning := seen_in_training(model, splits))]
     warnings += [warning for model in opened[1:] if (warning := other_teacher(model, reference))]
     noted = [f"teacher {reference.name}: {note}" for note in reference.notes]  # logged when it was opened
+    noted += filter(None, [seen_images(splits)])  # logged when the data were divided
     images = splits.test.checked(max_unreadable)
     by_class: dict[str, RetrievalResult] = {}
     by_labels: dict[str, LabelRetrievalResult] = {}

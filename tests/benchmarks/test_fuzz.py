@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.robustness.fuzz import KINDS, OUTCOMES, Kind, outcome_of, table
+from benchmarks.robustness.fuzz import KINDS, Kind, outcome_of
+from benchmarks.robustness.outcomes import OUTCOMES, table, write
 from benchmarks.robustness.specimens import USES, make_specimens
 
 
@@ -40,11 +41,20 @@ def test_what_should_not_be_is_noticed(specimens: Path, monkeypatch: pytest.Monk
     assert outcome(lambda folder: "other") == "silently different"
     assert outcome(lambda folder: "other", same=False) == "worked"
     assert outcome(lambda folder: str(1 // 0)) == "traceback"
-    monkeypatch.setattr("benchmarks.robustness.fuzz._BYTES", 2**25)  # so that the test takes less
+    monkeypatch.setattr("benchmarks.robustness.fuzz.LIMIT", 2**25)  # so that the test takes less
     assert outcome(lambda folder: str(bytearray(2**26).count(1))) == "over 1 GB"
 
 
-def test_the_table_has_a_line_for_each_format_and_one_for_all() -> None:
-    lines = table({"image": Counter({"worked": 2, "hang": 1}), "last.ckpt": Counter({"refused in one line": 4})})
-    assert len(lines.splitlines()) == len(KINDS) + 3
-    assert "| image | 3 | 2 | 0 | 0 | 1 | 0 | 0 |" in lines and "| all | 7 | 2 | 4 | 0 | 1 | 0 | 0 |" in lines
+def test_tables_have_a_line_for_each_row_and_one_for_all(tmp_path: Path) -> None:
+    found = {"image": Counter({"worked": 2, "hang": 1}), "last.ckpt": Counter({"refused in one line": 4})}
+    lines = table(found, [*found, "ids.json"], "format").splitlines()
+    assert lines[2:] == [
+        "| image | 3 | 2 | 0 | 0 | 1 | 0 | 0 |",
+        "| last.ckpt | 4 | 0 | 4 | 0 | 0 | 0 | 0 |",
+        "| ids.json | 0 | 0 | 0 | 0 | 0 | 0 | 0 |",
+        "| all | 7 | 2 | 4 | 0 | 1 | 0 | 0 |",
+    ]
+    write("kills", "kill them", {"train": Counter({"worked": 9})}, "verb", tmp_path)
+    write("fuzz", "break them", found, "format", tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert "`kill them`" in text and "| train | 9 | 9 |" in text and text.index("break them") < text.index("kill them")

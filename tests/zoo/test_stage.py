@@ -56,6 +56,22 @@ def test_the_same_options_go_on_and_a_finished_stage_says_so(tmp_path: Path, cap
     assert f"{tmp_path} is finished already: reused" in caplog.text
 
 
+def test_what_a_process_killed_at_its_very_end_left_is_removed(tmp_path: Path) -> None:
+    """Its configuration is in place, so the folder is finished, and its checkpoints and its lock are still there."""
+    open_stage(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "checkpoints").mkdir()
+    for name in (LOCK, "checkpoints/best.safetensors", "checkpoints/last.ckpt", "checkpoints/.last.ckpt.abcd1234.part"):
+        (tmp_path / name).touch()
+    (tmp_path / ".saving.abcd1234").mkdir()
+    assert open_stage(tmp_path).finished
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "options.json"]
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "mine.txt").touch()
+    assert open_stage(tmp_path).finished
+    assert (tmp_path / "checkpoints" / "mine.txt").exists()
+
+
 def test_options_of_a_later_version_were_at_their_defaults(tmp_path: Path) -> None:
     open_stage(tmp_path)
     (tmp_path / "checkpoints").mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zoo.arguments import require_above
+from zoo.arguments import require_above, require_at_least
 
 
 class LogRatioLoss(nn.Module):
@@ -15,24 +15,31 @@ class LogRatioLoss(nn.Module):
 
         L = mean_{i < j} (log(D(a, i) / D(a, j)) - log(D_y(a, i) / D_y(a, j)))^2
 
+    Labels may be the same, at distance 0, where the logarithm would rule the loss: a share of the batch's mean label
+    distance is added to each, so that how much ties count does not depend on the unit of the labels.
+
     Memory is O(M D) for M neighbours.
 
     Args:
-        squared: D is the squared Euclidean distance, as in the paper, or else the Euclidean distance.
+        squared: D is the squared Euclidean distance, as in the paper, or else the Euclidean distance, as in the
+            authors' code.
         eps: added to every distance before its logarithm, above 0.
+        label_eps: share of the mean label distance that is added to each label distance, 0 or more.
 
     Raises:
-        OptionError: eps is not above 0.
+        OptionError: eps is not above 0, or label_eps below.
     """
 
     labels = "continuous"
     metric = "euclidean"
 
-    def __init__(self, squared: bool = True, eps: float = 1e-6) -> None:
+    def __init__(self, squared: bool = True, eps: float = 1e-6, label_eps: float = 0.05) -> None:
         super().__init__()
         require_above(0, eps=eps)
+        require_at_least(0, label_eps=label_eps)
         self.squared = squared
         self.eps = eps
+        self.label_eps = label_eps
 
     def forward(self, anchor: Tensor, neighbours: Tensor, label_distances: Tensor) -> Tensor:
         """Return the loss.
@@ -49,6 +56,7 @@ class LogRatioLoss(nn.Module):
             dtype = torch.float64 if anchor.dtype == torch.float64 else torch.float32
             difference = neighbours.to(dtype) - anchor.to(dtype)
             distances = difference.square().sum(dim=1) if self.squared else torch.linalg.vector_norm(difference, dim=1)
-            log_ratios = torch.log(distances + self.eps) - torch.log(label_distances.to(dtype) + self.eps)
+            given = label_distances.to(dtype)
+            log_ratios = (distances + self.eps).log() - (given + self.label_eps * given.mean() + self.eps).log()
             # The mean squared difference of all pairs is twice the variance.
             return 2 * (log_ratios - log_ratios.mean()).square().sum() / max(len(log_ratios) - 1, 1)

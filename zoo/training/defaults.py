@@ -38,6 +38,9 @@ def filled(verb: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         verb: "train" or "distill".
         options: by name, ``pretrained`` among them.
+
+    Raises:
+        OptionError: views depend on the loss, and there is no such loss.
     """
     pretrained = bool(options["pretrained"])
     both = {name: (_RANDOM[name], value) for name, value in _PRETRAINED.items()}
@@ -45,4 +48,8 @@ def filled(verb: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for name, values in (both | _OF_VERB[verb]).items():
         if name in result and (result[name] is None if name != "pool" else result[name] == AUTO):
             result[name] = values[pretrained]
+    if result["augment"] is None:
+        from zoo.losses import CONTINUOUS, find_loss, labels_of  # of torch, which --help does without
+
+        result["augment"] = "mild" if labels_of(find_loss(result["loss"])) == CONTINUOUS else _RANDOM["augment"]
     return result

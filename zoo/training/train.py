@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from zoo.training.defaults import filled
 
 if TYPE_CHECKING:
     from zoo.data import DataSplits
+
+log = logging.getLogger(__name__)
 
 
 @locking
@@ -49,7 +52,7 @@ def train(
     batch_size: int = BatchOptions.batch_size,
     images_per_class: int | None = None,
     neighbours: int = BatchOptions.neighbours,
-    augment: str = BatchOptions.augment,
+    augment: str | None = None,
     min_crop: float | None = None,
     lr: float | None = None,
     proxy_lr_factor: float | None = None,
@@ -88,6 +91,8 @@ def train(
         epochs: passes over the training images; null for 10 with pretrained weights, else 40.
         images_per_class: images of each class in a batch; 0 for random batches, null for what suits the loss: 1 for
             proxy_anchor, else 4.
+        augment: random views: photo, photo-strong, mild (no flips, hardly moved), drawing or none; null for mild with a
+            loss for continuous labels, which a flip may change, else photo.
 
     Returns:
         The model folder.
@@ -109,10 +114,18 @@ def train(
     require_training_images(splits, split)
 
     from zoo.losses import CONTINUOUS, create_loss, find_loss, labels_of
+    from zoo.training.batches.augmentation import FLIPPING, Views
 
     loss_class = find_loss(loss)
     continuous = labels_of(loss_class) == CONTINUOUS
     _require_labels(splits, asked, continuous)
+    if continuous and asked.batches.augment in FLIPPING:
+        log.warning(
+            "augment %s mirrors images and cuts much of them off, while %s learns from continuous labels. Where these "
+            "say a pose or a place, leave augment out, for mild.",
+            asked.batches.augment,
+            loss,
+        )
     if images_per_class is None:
         of_each = getattr(loss_class, "images_per_class", BatchOptions.images_per_class)
         asked = replace(asked, batches=replace(asked.batches, images_per_class=of_each))
@@ -126,7 +139,6 @@ def train(
     from zoo.models.facts import COSINE, ModelFacts, set_facts
     from zoo.models.making import create_model
     from zoo.models.network import preprocessing_of
-    from zoo.training.batches.augmentation import Views
     from zoo.training.batches.features import Features
     from zoo.training.fitting import finish, fit, training_loader
     from zoo.training.label_learners import AnchorLearner, ClassLearner
@@ -155,7 +167,7 @@ def train(
     if learner.on_features:
         views = Features(model, images)
     else:
-        views = Views(images, preprocessing_of(model), augment, asked.batches.min_crop)
+        views = Views(images, preprocessing_of(model), asked.batches.augment, asked.batches.min_crop)
     loader = training_loader(images, views, asked, anchored=continuous)
     start = Start.of(asked, images, use_labels=not continuous)
     best = fit(learner, loader, stage.folder, asked, start)

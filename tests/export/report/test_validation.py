@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,25 @@ def test_a_model_that_may_have_seen_the_test_classes_is_warned_of(
     assert "divided by split first-half, and is measured" in (tmp_path / "a" / "report.html").read_text()
     report = validate([artefact], tiny_teacher, photos, tmp_path / "b", split="first-half", **quick)
     assert report.content["warnings"] == [] and report.content["data"]["unreadable"] == 0
+
+
+def test_test_images_that_were_seen_are_warned_of_once(
+    photos: Path, tiny_teacher: Path, artefact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three images of a training class lie in a test class too, byte for byte."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    for number, file in enumerate(sorted(classes[0].iterdir())[:3]):
+        shutil.copy(file, classes[-1] / f"copy{number}{file.suffix}")
+    report = validate([artefact], tiny_teacher, f"folder:{folder}", tmp_path / "r", latency_runs=0, baselines=False)
+    tested = len(load_data(f"folder:{folder}").test)
+    expected = f"3 of {tested} test images are, byte for byte, among the training or validation images"
+    assert [warning for warning in report.content["warnings"] if expected in warning]
+    assert expected in (report.folder / "report.html").read_text()
+    assert report.content["data"]["test_images_seen"] == 3
+    said = [record.message for record in caplog.records if "byte for byte" in record.message]
+    assert len(said) == 2 and all("3 of" in message for message in said)  # by each of the two divisions made here
 
 
 def test_one_test_class_proves_nothing(photos: Path, tiny_teacher: Path, artefact: Path, tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_softmax_losses_defaults_and_limits(name: str) -> None:
 def test_log_ratio_reference(name: str, squared: bool) -> None:
     expected = REFERENCE["values"][f"log_ratio_anchor0_{name}_distance"]
     student = reference("student").requires_grad_()
-    value = LogRatioLoss(squared)(student[0], student[1:], reference("label_distances_from_sample_0"))
+    value = LogRatioLoss(squared, label_eps=0)(student[0], student[1:], reference("label_distances_from_sample_0"))
     (gradient,) = torch.autograd.grad(value, student)
     assert value.item() == pytest.approx(expected["loss"], abs=1e-6)
     assert gradient.norm().item() == pytest.approx(expected["grad_norm"], abs=1e-6)
@@ -255,18 +255,25 @@ def test_log_ratio_reference(name: str, squared: bool) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(m=st.integers(2, 12), squared=st.booleans(), eps=st.sampled_from([1e-6, 1e-3]), seed=st.integers(0, 999))
-def test_log_ratio_naive_loop(m: int, squared: bool, eps: float, seed: int) -> None:
+@given(
+    m=st.integers(2, 12),
+    squared=st.booleans(),
+    eps=st.sampled_from([1e-6, 1e-3]),
+    share=st.sampled_from([0.0, 0.05]),
+    seed=st.integers(0, 999),
+)
+def test_log_ratio_naive_loop(m: int, squared: bool, eps: float, share: float, seed: int) -> None:
     anchor, neighbours = random(3, seed=seed), random(m, 3, seed=seed + 1000)
     labels = random(m, seed=seed + 2000).abs()
+    raised = [label + share * sum(labels.tolist()) / m + eps for label in labels.tolist()]
     power = 2 if squared else 1
     distances = [math.dist(anchor.tolist(), row) ** power for row in neighbours.tolist()]
     squares = [
-        (math.log((distances[i] + eps) / (distances[j] + eps)) - math.log((labels[i] + eps) / (labels[j] + eps))) ** 2
+        (math.log((distances[i] + eps) / (distances[j] + eps)) - math.log(raised[i] / raised[j])) ** 2
         for i in range(m)
         for j in range(i + 1, m)
     ]
-    value = LogRatioLoss(squared, eps)(anchor, neighbours, labels)
+    value = LogRatioLoss(squared, eps, share)(anchor, neighbours, labels)
     assert value.item() == pytest.approx(sum(squares) / len(squares), rel=1e-9)
 
 
@@ -274,11 +281,23 @@ def test_log_ratio_is_zero_where_distances_are_proportional() -> None:
     anchor, direction = random(4, seed=0), normalize(random(6, 4, seed=1))
     labels = torch.arange(1, 7, dtype=torch.float64)
     neighbours = anchor + 5 * labels[:, None] * direction
-    assert LogRatioLoss(squared=False)(anchor, neighbours, labels).item() == pytest.approx(0, abs=1e-10)
+    assert LogRatioLoss(squared=False, label_eps=0)(anchor, neighbours, labels).item() == pytest.approx(0, abs=1e-10)
     # Squared distances have twice the logarithm: the loss is the mean squared log ratio of the labels themselves.
     ratios = [math.log(i / j) ** 2 for i in range(1, 7) for j in range(i + 1, 7)]
     expected = pytest.approx(sum(ratios) / len(ratios), rel=1e-5)
-    assert LogRatioLoss(squared=True)(anchor, neighbours, labels).item() == expected
+    assert LogRatioLoss(squared=True, label_eps=0)(anchor, neighbours, labels).item() == expected
+
+
+def test_log_ratio_does_not_depend_on_the_unit_of_labels() -> None:
+    """Also where some are the same, whose logarithm of 1e-6 would count the more the larger the others are."""
+    anchor, neighbours, labels = random(4, seed=0), random(6, 4, seed=1), random(6, seed=2).abs()
+    labels[1] = labels[4] = 0
+    values = [LogRatioLoss()(anchor, neighbours, unit * labels).item() for unit in (1.0, 1000.0)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    fixed = [LogRatioLoss(label_eps=0)(anchor, neighbours, unit * labels).item() for unit in (1.0, 1000.0)]
+    assert fixed[1] > 1.5 * fixed[0] > 10 * values[0]
+    with pytest.raises(OptionError, match="label_eps"):
+        LogRatioLoss(label_eps=-0.1)
 
 
 @pytest.mark.parametrize("squared", [True, False])

@@ -333,6 +333,17 @@ def test_every_kind_of_label_distance_trains_the_same(spots: Path, spot_options:
             torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-5, msg=name)
 
 
+def test_views_of_continuous_labels_are_not_mirrored_unless_asked_for(
+    spots: Path, spot_options: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {name: value for name, value in spot_options.items() if name != "augment"} | {"epochs": 1}
+    options |= {"loss": "log_ratio", "continuous_labels": spots / "positions.csv"}
+    mild = train(f"csv:{spots / 'images.csv'}", tmp_path / "a", "test_resnet", 16, **options)
+    assert facts_of(load_model(mild)).options["augment"] == "mild" and "mirrors" not in caplog.text
+    train(f"csv:{spots / 'images.csv'}", tmp_path / "b", "test_resnet", 16, augment="photo", **options)
+    assert "augment photo mirrors images" in caplog.text
+
+
 def test_training_on_continuous_labels_resumes(
     spots: Path, spot_options: Any, tmp_path: Path, interrupted_in: Any
 ) -> None:

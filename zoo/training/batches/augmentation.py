@@ -17,6 +17,7 @@ from zoo.models.preprocessing import Preprocess, Preprocessing
 from zoo.training.batches.sampling import Draw
 
 WHITE = 255
+_MARGIN = 0.03  # of each side, by which a mild view is moved at most
 
 
 def _photo(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
@@ -31,8 +32,18 @@ def _photo_strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
     ]
 
 
+def _mild(size: tuple[int, int]) -> list[v2.Transform]:
+    margins = [math.ceil(_MARGIN * size[1]), math.ceil(_MARGIN * size[0])]  # beside, and above and below
+    return [
+        v2.RandomCrop(size, padding=margins, padding_mode="edge"),
+        v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+    ]
+
+
 PHOTOS = {"photo": _photo, "photo-strong": _photo_strong}
-DRAWING = "drawing"
+MILD, DRAWING = "mild", "drawing"
+FLIPPING = frozenset(PHOTOS)
+"""Augmentations that mirror images and cut much of them off, which changes a label such as a pose or a place."""
 
 _TURN, _SHIFT, _SHEAR = math.radians(15), 0.1, (math.radians(15), math.radians(8))
 
@@ -83,7 +94,9 @@ class Views(Dataset[tuple[Tensor, int]]):
         images: the images.
         preprocessing: gives the size of the views; its resize and crop make the view where ``augment`` is "none".
         augment: "photo" (random resized crop and horizontal flip, as in the papers), "photo-strong" (with turns and
-            colour jitter too), "drawing" (turn, shear, scale and shift, for dark ink on white; no flip) or "none".
+            colour jitter too), "mild" (what is tested on, moved by 3 % of a side at most, in slightly other colours:
+            for labels that a flip would change), "drawing" (turn, shear, scale and shift, for dark ink on white; no
+            flip) or "none".
         min_crop: smallest part of the image's area that a view may show, in (0, 1].
         views: number of views of each image.
     """
@@ -103,7 +116,10 @@ class Views(Dataset[tuple[Tensor, int]]):
         self.min_crop = min_crop
         self.size = preprocessing.input_size
         self._fixed = Preprocess(preprocessing)
-        self._random = v2.Compose(PHOTOS[augment](self.size, min_crop)) if augment in PHOTOS else None
+        transforms = _mild(self.size) if augment == MILD else []
+        if augment in PHOTOS:
+            transforms = PHOTOS[augment](self.size, min_crop)
+        self._random = v2.Compose(transforms) if transforms else None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -128,7 +144,7 @@ class Views(Dataset[tuple[Tensor, int]]):
         # A seed per draw makes views independent of the number of workers, and a resumed run equal to a whole one.
         # The CPU's generator alone: torch.manual_seed also formats a stack trace for each kind of device.
         torch.default_generator.manual_seed(seed)
-        pixels = self._pixels(index)
+        pixels = self._as_tested(index)[0] if self.augment == MILD else self._pixels(index)
         return torch.stack([random(pixels) for _ in range(self.views)])
 
     def _drawings(self, draws: Sequence[Draw]) -> Tensor:

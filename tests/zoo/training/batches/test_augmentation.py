@@ -172,6 +172,20 @@ def test_a_batch_shows_what_its_images_show_alone(augment: str) -> None:
             assert torch.equal(row, views[draw][0])
 
 
+def test_mild_views_are_what_is_tested_on_moved_by_a_pixel_and_never_mirrored() -> None:
+    ramp = np.repeat(np.arange(40, 240, 5, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
+    tested = draws("none", ramp, 1, 1.0)[0].astype(float)
+    shown = np.stack(draws("mild", ramp, 40, 1.0)).astype(float)
+    slopes = np.diff(shown.mean(axis=(1, 3)), axis=1)[:, 2:-2]
+    assert slopes.min() > 0  # brighter from left to right in every view
+    colours = shown.mean(axis=(1, 2, 3)) / tested.mean()
+    assert 0.75 < colours.min() < 0.95 and 1.05 < colours.max() < 1.25
+    # Where brightness is half way between both ends, which neither brightness nor contrast moves.
+    levels = shown.mean(axis=(1, 3))
+    middle = np.abs(levels - (levels[:, :1] + levels[:, -1:]) / 2).argmin(axis=1)
+    assert 14 <= middle.min() < middle.max() <= 17
+
+
 def test_strong_photos_vary_in_colour() -> None:
     grey = np.full((40, 40, 3), (120, 90, 60), dtype=np.uint8)
     plain, strong = (np.stack(draws(augment, grey, 60, 0.5)) for augment in ("photo", "photo-strong"))
@@ -189,7 +203,7 @@ def test_strong_photos_vary_in_colour() -> None:
     [
         ({"min_crop": 0.0}, r"min_crop is 0\.0"),
         ({"min_crop": 1.1}, r"min_crop is 1\.1"),
-        ({"augment": "drawings"}, r"known are photo, photo-strong, drawing and none\. Did you mean drawing"),
+        ({"augment": "drawings"}, r"known are photo, photo-strong, mild, drawing and none\. Did you mean drawing"),
         ({"views": 0}, "views is 0"),
     ],
 )

@@ -1,0 +1,142 @@
+"""Verbs killed at any point and run again: what is there in the end is bit for bit what it would have been.
+
+    python -m benchmarks.robustness.kills --points 60
+
+Each verb that writes runs once undisturbed. Then it is killed (SIGKILL) at points spread over its duration, half of
+them just before a file or folder changes, the others at a time, and run again in the same folder. The result is
+compared file by file with the undisturbed one; logs of training, which tell of the resume, are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from benchmarks.robustness.outcomes import (
+    DIFFERENT,
+    HANG,
+    OVER,
+    REFUSED,
+    TRACEBACK,
+    WORKED,
+    failed,
+    table,
+    write,
+)
+from benchmarks.robustness.trials import (
+    Ended,
+    Verb,
+    carried_out,
+    counting,
+    killed_at,
+    prepare,
+    tree_of,
+)
+
+_WEIGHTS = {"train": 3, "distill": 2, "export": 2, "export, with a finish": 2, "validate": 2, "run": 3}
+"""Of the points, by verb, 1 where there is none: as many as it has to lose."""
+
+
+def trial(verb: Verb, expected: Ended, tree: dict[str, str], at: int | float, log: Path) -> tuple[str, str]:
+    """Kill a verb once and run it again.
+
+    Args:
+        verb: what to run.
+        expected: how it ended undisturbed.
+        tree: what it left then.
+        at: a whole number of changes to files, or seconds, after which it is killed.
+        log: where it prints to.
+
+    Returns:
+        The outcome, and what is to be said of it.
+    """
+    shutil.rmtree(verb.out, ignore_errors=True)
+    by_change = isinstance(at, int)
+    killed = carried_out(verb.words, log, killed_at(int(at)) if by_change else None, None if by_change else at)
+    left = tree_of(verb.out)
+    again = carried_out(verb.words, log)
+    found = tree_of(verb.out)
+    was = f"killed with {killed.code} and {len(left)} files, then {again.code} in {again.seconds:.1f} s"
+    if again.code is None:
+        return HANG, was
+    if again.has_traceback:
+        return TRACEBACK, f"{was}: {again.said[-1000:]}"
+    if again.is_large:
+        return OVER, f"{was}, {again.grown / 2**30:.1f} GiB"
+    if again.code != expected.code:
+        return REFUSED, f"{was}: {again.said[-300:]}"
+    if found != tree:
+        names = sorted(name for name in found.keys() | tree.keys() if found.get(name) != tree.get(name))
+        return DIFFERENT, f"{was}: {', '.join(names[:8])}"
+    return WORKED, was
+
+
+def points_of(changes: int, seconds: float, count: int) -> list[int | float]:
+    """Return where to kill a verb: every other point at a change of a file, the others at a time, evenly spread."""
+    points: list[int | float] = []
+    for place in range(count):
+        share = (place + 0.5) / count
+        points.append(max(1, round(share * changes)) if place % 2 else round(share * seconds, 3))
+    return points
+
+
+def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
+    """Kill all verbs, print what should not be, and return the outcomes by verb."""
+    log, counted = folder / "log.txt", folder / "changes.txt"
+    verbs = prepare(folder, log)
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, verb in verbs.items():
+        if only and name not in only:
+            continue
+        expected = carried_out(verb.words, log, before=counting(counted))
+        tree, changes = tree_of(verb.out), int(counted.read_text())
+        if expected.has_traceback or not tree:
+            raise SystemExit(f"{name} undisturbed ended with {expected.code}: {expected.said[-2000:]}")
+        shutil.rmtree(verb.out)
+        seconds = carried_out(verb.words, log).seconds  # the first run of all was slower
+        if tree_of(verb.out) != tree:
+            raise SystemExit(f"{name} undisturbed is not the same twice.")
+        count = max(2, round(points * _WEIGHTS.get(name, 1) / (sum(_WEIGHTS.values()) + 1) + 0.4))
+        for at in points_of(changes, seconds, count):
+            outcome, said = trial(verb, expected, tree, at, log)
+            found[name][outcome] += 1
+            where = f"change {at} of {changes}" if isinstance(at, int) else f"{at:.2f} s of {seconds:.2f}"
+            print(f"{name}, {where}: {outcome}; {said}", flush=True)
+        shutil.rmtree(verb.out)
+    return found
+
+
+def main() -> int:
+    """Run it, print the table and keep it; 1 where a verb did not end as it would have undisturbed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=60, help="about how often a verb is killed, all verbs together")
+    parser.add_argument("--only", nargs="+", default=[], help="these verbs; nothing is kept then")
+    options = parser.parse_args()
+    import_all()
+    with tempfile.TemporaryDirectory(prefix="kills.") as folder:
+        found = run(Path(folder), options.points, options.only)
+    print(table(found, list(found), "verb"))
+    if not options.only:
+        command = f"python -m benchmarks.robustness.kills --points {options.points}"
+        write("kills", command, found, "verb")
+    return int(failed(found) or any(counts[REFUSED] for counts in found.values()))
+
+
+def import_all() -> None:
+    """Import what the verbs import, so that the processes that are forked need not."""
+    import faiss  # noqa: F401
+    import onnx  # noqa: F401
+    import onnxruntime.quantization  # noqa: F401
+    import onnxscript  # noqa: F401
+    import torch.onnx  # noqa: F401
+    import torchvision.transforms.v2  # noqa: F401
+
+    import zoo.training.fitting  # noqa: F401
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What came of many trials, as a table and as files beside this one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import made_with, markdown_table
+from zoo.files import write_json, write_text
+from zoo.versions import machine, versions
+
+WORKED, REFUSED, TRACEBACK, HANG, OVER, DIFFERENT = (
+    *("worked", "refused in one line", "traceback", "hang", "over 1 GB", "silently different"),
+)
+OUTCOMES = (WORKED, REFUSED, TRACEBACK, HANG, OVER, DIFFERENT)
+"""The last four should not be."""
+
+LIMIT = 2**30  # bytes of memory that a trial may take beside the modules it imports
+_FOLDER = Path(__file__).parent
+_TITLES = {
+    "fuzz": "Broken, damaged and hostile files",
+    "kills": "Killed at any point, and run again",
+    "disk": "Full disks and read-only folders",
+}
+
+
+def table(found: Mapping[str, Counter[str]], names: Sequence[str], what: str) -> str:
+    """Return outcomes as a table in Markdown, with a row for each name and one for all.
+
+    Args:
+        found: how often each outcome came, by name.
+        names: the rows.
+        what: heading of the names.
+    """
+    total: Counter[str] = sum((found.get(name, Counter()) for name in names), Counter())
+    rows = [(name, found.get(name, Counter())) for name in names]
+    cells = [
+        [name, str(counts.total()), *(str(counts[outcome]) for outcome in OUTCOMES)]
+        for name, counts in (*rows, ("all", total))
+    ]
+    return "\n".join(markdown_table([what, "tried", *OUTCOMES], cells))
+
+
+def write(name: str, command: str, found: Mapping[str, Counter[str]], what: str, folder: Path = _FOLDER) -> None:
+    """Keep the outcomes of a benchmark in ``results.json``, and the tables of all in ``results.md``.
+
+    Args:
+        name: of the benchmark: fuzz, kills or disk.
+        command: that was run.
+        found: how often each outcome came, by row.
+        what: heading of the rows.
+        folder: where the files are.
+    """
+    file = folder / "results.json"
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    rows = {row: {outcome: counts[outcome] for outcome in OUTCOMES} for row, counts in found.items()}
+    kept[name] = {"command": command, "what": what, "rows": rows, "machine": machine(), "versions": versions()}
+    write_json(file, kept)
+    text = ["# Robustness", ""]
+    for each in (title for title in _TITLES if title in kept):
+        entry = kept[each]
+        counted = {row: Counter(counts) for row, counts in entry["rows"].items()}
+        text += [f"## {_TITLES[each]}", "", f"`{entry['command']}`", ""]
+        text += [table(counted, list(counted), entry["what"]), "", made_with([entry]), ""]
+    write_text(folder / "results.md", "\n".join(text))
+
+
+def failed(found: Mapping[str, Counter[str]]) -> bool:
+    """Return whether anything came out that should not be."""
+    return any(counts[outcome] for counts in found.values() for outcome in OUTCOMES[2:])
