@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from zoo.formats.documents import Kind, list_of, maybe, number, require_kinds, w
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CROP_MODES = ("center", "squash", "center-floor")
 _SMALLEST, _LARGEST = 8, 4096  # pixels; an image of the latter takes 200 MB on its way
 _WORD = Kind("a word", lambda value: isinstance(value, str) and 0 < len(value) < 100)
 _SHARE = number("a number in (0, 1]", lambda value: 0 < value <= 1)
@@ -28,7 +30,8 @@ class Preprocessing:
             ``input_size / crop_pct``, rounded down, then the centre is cropped (``crop_mode`` "center"), or both sides
             are resized to it regardless of the aspect ratio ("squash").
         interpolation: "bilinear" or "bicubic", antialiased.
-        crop_mode: "center" or "squash".
+        crop_mode: "center" or "squash"; or "center-floor", which timm does not have: as "center", but half an odd
+            margin is rounded down, as transformers' processors do, and not to the even pixel.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
 
@@ -60,7 +63,7 @@ class Preprocessing:
             )
         if self.interpolation not in ("bilinear", "bicubic"):
             raise OptionError(f"Interpolation {shown(self.interpolation)} is not supported; use bilinear or bicubic.")
-        if self.crop_mode not in ("center", "squash"):
+        if self.crop_mode not in CROP_MODES:
             raise OptionError(f"Crop mode {shown(self.crop_mode)} is not supported; use center or squash.")
 
     @property
@@ -95,10 +98,31 @@ class Preprocessing:
             input_size=(height, width),
             crop_pct=pretrained_cfg.get("crop_pct") or 0.875,
             interpolation=interpolation if interpolation in ("bilinear", "bicubic") else "bilinear",
-            crop_mode=crop_mode if crop_mode in ("center", "squash") else "center",
+            crop_mode=crop_mode if crop_mode in CROP_MODES else "center",
             mean=tuple(pretrained_cfg.get("mean", IMAGENET_MEAN)),
             std=tuple(pretrained_cfg.get("std", IMAGENET_STD)),
         )
+
+    @classmethod
+    def resizing(cls, resized: int, input_size: tuple[int, int], crop_mode: str, **fields: Any) -> Preprocessing:
+        """Return the contract that resizes to a number of pixels before it crops; ``crop_pct`` follows.
+
+        Args:
+            resized: the side that the larger side of the input is cropped from, pixels.
+            input_size: height and width of the network's input, pixels.
+            crop_mode: as above.
+            fields: the others.
+
+        Raises:
+            OptionError: the crop is larger than what it is cropped from, or a value cannot work.
+        """
+        largest = max(input_size)
+        if resized < largest:
+            raise OptionError(f"Images resized to {resized} pixels cannot be cropped to {largest} without a border.")
+        share = largest / resized
+        while int(largest / share) < resized:  # the quotient is rounded down, and may be a hair too small
+            share = math.nextafter(share, 0)
+        return cls(input_size=input_size, crop_pct=share, crop_mode=crop_mode, **fields)
 
     def as_pretrained_cfg(self) -> dict[str, Any]:
         """Return the fields under timm's names."""

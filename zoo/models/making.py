@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import huggingface_hub
@@ -22,6 +21,7 @@ from zoo.files import digest
 from zoo.formats.documents import read_document
 from zoo.formats.model_config import FACTS_KEY
 from zoo.formats.preprocessing import Preprocessing
+from zoo.hub import obstacle_to
 from zoo.models.facts import COSINE, ModelFacts, set_facts
 from zoo.models.network import head_of, linear_head_of, preprocessing_of, summary_of
 from zoo.paths import given_path
@@ -29,7 +29,6 @@ from zoo.paths import given_path
 log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
-_PATIENCE = 8.0  # seconds to wait for a server's answer
 
 
 def create_model(
@@ -212,7 +211,7 @@ def _published_weights(arch: str) -> dict[str, Any]:
         return {} if config.custom_load or config.hf_hub_filename else {"file": here}
     except (OSError, ValueError):  # not here
         pass
-    reason = "" if constants.HF_HUB_OFFLINE else _obstacle_to(huggingface_hub.hf_hub_url(config.hf_hub_id, name))
+    reason = "" if constants.HF_HUB_OFFLINE else obstacle_to(huggingface_hub.hf_hub_url(config.hf_hub_id, name))
     if reason is not None:
         raise ModelError(
             f"The published weights of {arch} are not on this machine, and cannot be downloaded"
@@ -220,23 +219,6 @@ def _published_weights(arch: str) -> dict[str, Any]:
             "and give its path as pretrained."
         )
     return {}
-
-
-def _obstacle_to(url: str) -> str | None:
-    """Return why a server does not answer within some seconds; None where it answers, whatever it says."""
-    answers: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            huggingface_hub.get_session().head(url, timeout=_PATIENCE / 2)
-            answers.append(None)
-        except Exception as error:  # of the client's library, of which there are several
-            answers.append(first_line(error))
-
-    asking = Thread(target=ask, daemon=True)  # finding a server's address knows no time limit
-    asking.start()
-    asking.join(_PATIENCE)
-    return answers[0] if answers else f"no answer within {_PATIENCE:g} s"
 
 
 def _require_size(model: nn.Module, arch: str, size: tuple[int, int]) -> None:

@@ -58,12 +58,14 @@ class Preprocess(nn.Module):
         target_height, target_width = contract.resized_size
         resized_height: Any = target_height  # a number, or a symbol in export
         resized_width: Any = target_width
-        if contract.crop_mode == "center":
+        if contract.crop_mode != "squash":
             # The smallest size that covers the target at the image's own aspect ratio. Whole numbers only, so that
-            # eager, symbolic and exported arithmetic agree.
+            # eager, symbolic and exported arithmetic agree. Of square targets timm rounds the longer side down, as
+            # torchvision does; of others, to the nearest.
+            of = quotient if target_height == target_width else rounded_quotient
             given_height, given_width = pixels.shape[2], pixels.shape[3]
-            resized_height = torch.sym_max(target_height, target_width * given_height // given_width)
-            resized_width = torch.sym_max(target_width, target_height * given_width // given_height)
+            resized_height = torch.sym_max(target_height, of(target_width * given_height, given_width))
+            resized_width = torch.sym_max(target_width, of(target_height * given_width, given_height))
         pixels = functional.interpolate(
             pixels,
             size=(resized_height, resized_width),
@@ -73,7 +75,8 @@ class Preprocess(nn.Module):
         )
         if contract.interpolation == "bicubic":
             pixels = pixels.clamp(0, 255)  # bicubic overshoots; images stored as bytes, as in training, cannot
-        top, left = half(resized_height - height), half(resized_width - width)
+        halved = floor_half if contract.crop_mode == "center-floor" else half
+        top, left = halved(resized_height - height), halved(resized_width - width)
         cropped = pixels[:, :, top : top + height, left : left + width]
         # Sizes as plain numbers: export would carry the arithmetic above through every layer of the network.
         return cropped.reshape(pixels.shape[0], 3, height, width)
@@ -82,3 +85,19 @@ class Preprocess(nn.Module):
 def half(margin: int) -> int:
     """Return half a margin in whole pixels, rounded to the even number as torchvision's centre crop does."""
     return (margin + margin // 2 % 2) // 2
+
+
+def floor_half(margin: int) -> int:
+    """Return half a margin in whole pixels, rounded down."""
+    return margin // 2
+
+
+def quotient(dividend: int, divisor: int) -> int:
+    """Return a quotient of whole numbers, rounded down."""
+    return dividend // divisor
+
+
+def rounded_quotient(dividend: int, divisor: int) -> int:
+    """Return a quotient of whole numbers, rounded to the nearest, from the middle to the even one."""
+    is_odd = dividend // divisor % 2
+    return (2 * dividend + divisor - 1 + is_odd) // (2 * divisor)

@@ -119,9 +119,14 @@ def assumption(preprocessing: Preprocessing, metric: str | None) -> str:
     )
 
 
+def is_of_published_classes(dim: int | None) -> bool:
+    """Return whether an embedding has as many numbers as a published set has classes."""
+    return dim in _CLASSES_OF_PUBLISHED_SETS
+
+
 def classifier_note(dim: int | None) -> str:
     """Return a note where an embedding has as many numbers as a published set has classes, else an empty text."""
-    if dim not in _CLASSES_OF_PUBLISHED_SETS:
+    if not is_of_published_classes(dim):
         return ""
     return (
         f"it gives {dim:,} numbers, as a classifier of ImageNet does. If they are its logits, take the layer before "

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 from torch.export import ExportedProgram
 
 from zoo.arguments import TeacherLike
-from zoo.errors import ModelError
+from zoo.errors import ModelError, OptionError
+from zoo.formats.documents import read_document
+from zoo.models.facts import COSINE
 from zoo.models.folder import load_model
+from zoo.models.network import preprocessing_of
 from zoo.paths import given_path
+from zoo.teachers.address import FAMILIES, Address, parse_address
 from zoo.teachers.base import Teacher
 from zoo.teachers.cache import CachedTeacher
+from zoo.teachers.families.hugging_face import open_hugging_face
+from zoo.teachers.families.open_clip import open_open_clip
+from zoo.teachers.families.sentence_transformers import open_sentence_transformers
+from zoo.teachers.families.timm_hub import open_timm
+from zoo.teachers.families.torchvision import open_torchvision
+from zoo.teachers.families.tower import Tower
 from zoo.teachers.onnx_file import OnnxTeacher
 from zoo.teachers.ready import ArrayTeacher
 from zoo.teachers.torch_module import TorchTeacher
@@ -48,13 +59,73 @@ def _open(teacher: TeacherLike, precision: str) -> Teacher:
         return TorchTeacher(teacher, precision=precision)
     if isinstance(teacher, Mapping):
         return ArrayTeacher(teacher)
-    path = given_path(teacher)
+    address = parse_address(str(teacher))
+    if address.family is not None:
+        return _of_family(address, precision)
+    path, options = given_path(address.name), address.options
     if path.suffix == ".onnx":
         return OnnxTeacher(path)
     if path.suffix == ".npz":
-        return ArrayTeacher(path)
+        _require_no_output(address)
+        return ArrayTeacher(path, options.metric or COSINE)
     if not path.exists():
-        raise ModelError(f"Teacher {path} does not exist. Give a model folder, an .onnx file or an .npz file.")
+        raise ModelError(
+            f"Teacher {path} does not exist. Give a model folder, an .onnx or .npz file, or a name such as "
+            f"{', '.join(f'{family}:NAME' for family in FAMILIES)}."
+        )
     if not path.is_dir():
         raise ModelError(f"Teacher {path} is neither a model folder nor an .onnx or .npz file.")
-    return TorchTeacher(load_model(path), name=path.name, precision=precision)
+    if (family := _family_of(path)) is not None:
+        return _of_family(replace(address, family=family), precision)
+    _require_no_output(address)
+    return _torch(load_model(path), address, path.name, precision)
+
+
+def _of_family(address: Address, precision: str) -> Teacher:
+    notes: Sequence[str] = ()
+    network: nn.Module
+    if address.family in ("timm", "hf-hub"):
+        network, notes = open_timm(address)
+    elif address.family == "hf":
+        network = open_hugging_face(address)
+    elif address.family == "open_clip":
+        network = open_open_clip(address)
+    elif address.family == "st":
+        network = open_sentence_transformers(address)
+    else:
+        network = open_torchvision(address)
+    if isinstance(network, Tower):
+        notes = network.notes
+    return _torch(network, address, _short(address), precision, notes)
+
+
+def _require_no_output(address: Address) -> None:
+    if address.output is not None:
+        raise OptionError(f"Teacher {address.name} has no outputs to choose among; leave #{address.output} out.")
+
+
+def _torch(network: nn.Module, address: Address, name: str, precision: str, notes: Sequence[str] = ()) -> TorchTeacher:
+    options = address.options
+    preprocessing = options.over(preprocessing_of(network)) if options.says_preprocessing else None
+    size = {} if options.batch_size is None else {"batch_size": options.batch_size}
+    return TorchTeacher(network, preprocessing, options.metric, name, precision, notes, **size)
+
+
+def _short(address: Address) -> str:
+    """Return an address as reports name it: of a folder or file on this machine, its own name alone."""
+    name = Path(address.name).name if Path(address.name).expanduser().exists() else address.name
+    _, mark, fragment = address.text.rpartition("#")
+    return f"{address.family}:{name}{mark}{fragment if mark else ''}"
+
+
+def _family_of(folder: Path) -> str | None:
+    """Return the family of a folder that is not a model folder of timm's, as far as its files tell."""
+    if (folder / "modules.json").is_file():
+        return "st"
+    if (folder / "open_clip_config.json").is_file():
+        return "open_clip"
+    config = folder / "config.json"
+    try:
+        return "hf" if config.is_file() and "model_type" in read_document(config) else None
+    except ValueError:
+        return None  # told where it is loaded

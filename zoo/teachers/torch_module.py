@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -46,6 +46,8 @@ class TorchTeacher(Teacher):
         name: for reports.
         precision: "fp32", "bf16" or "fp16": autocast of the views' forward pass; or "auto": bf16 where the device has
             it in hardware, else fp32.
+        notes: what else is to be known of it, in sentences.
+        batch_size: whole images that are embedded at a time.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class TorchTeacher(Teacher):
         metric: str | None = None,
         name: str | None = None,
         precision: str = "fp32",
+        notes: Sequence[str] = (),
+        batch_size: int = 64,
     ) -> None:
         require_known("teacher_precision", precision, TEACHER_PRECISIONS)
         self.module = as_module(module)
@@ -68,6 +72,7 @@ class TorchTeacher(Teacher):
         self.metric = metric or facts.metric
         self.name = name or name_of(self.module)
         self.precision = precision
+        self.batch_size = batch_size
         self.input_size = self.preprocessing.input_size
         self.continuous = f"ndcg_at_{NDCG_K}" in facts.measured.get("validation", {})
         self._normalize = Normalize(self.preprocessing)
@@ -76,19 +81,19 @@ class TorchTeacher(Teacher):
         for part in state_of(self.module):
             hashed.update(part)
         self.digest = hashed.hexdigest()[:16]
-        notes = []
+        said = list(notes)
         if preprocessing is None and assumed is not None:
-            notes.append(assumption(assumed, self.metric if metric is None else None))
+            said.append(assumption(assumed, self.metric if metric is None else None))
         elif metric is None and inside is not None and not inside.same_directions:
-            notes.append(f"its embeddings are compared as those of the network in it, by {self.metric} distance.")
+            said.append(f"its embeddings are compared as those of the network in it, by {self.metric} distance.")
         if facts.loss is None:  # not one that was trained here
-            notes.append(classifier_note(_dim_of(self.module, self.preprocessing)))
-        self.notes = tuple(note for note in notes if note)
+            said.append(classifier_note(_dim_of(self.module, self.preprocessing)))
+        self.notes = tuple(note for note in said if note)
         for note in self.notes:
             log.warning("teacher %s: %s", self.name, note)
 
     def embed_images(self, images: ImageSet) -> np.ndarray:
-        return embed(self.module, images, preprocessing=self.preprocessing)
+        return embed(self.module, images, self.batch_size, preprocessing=self.preprocessing)
 
     def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
         return vectors_of(self.module, self._run(self._network, views))

@@ -62,7 +62,7 @@ def test_published_weights_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
 
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", fake)
-    monkeypatch.setattr("zoo.models.making._obstacle_to", lambda url: None)  # the server answers
+    monkeypatch.setattr("zoo.models.making.obstacle_to", lambda url: None)  # the server answers
     create_model("test_resnet", 8, pretrained=True)
     assert asked["pretrained"] is True
 
@@ -176,7 +176,7 @@ def test_published_weights_without_a_network_are_told_at_once(
             raise ConnectionError("[Errno 111] Connection refused")
 
     monkeypatch.setattr("huggingface_hub.get_session", Session)
-    monkeypatch.setattr("zoo.models.making._PATIENCE", 0.2)
+    monkeypatch.setattr("zoo.hub._PATIENCE", 0.2)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", how == "offline")
     began = time.monotonic()
     said = {

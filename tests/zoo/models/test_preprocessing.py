@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from export.onnx.tracing import smooth_images
 from zoo.errors import OptionError
-from zoo.models.preprocessing import Normalize, Preprocess, Preprocessing, half
+from zoo.models.preprocessing import Normalize, Preprocess, Preprocessing, half, rounded_quotient
 
 SIZES = [(160, 160), (97, 200), (211, 80), (20, 33), (300, 131)]  # height, width
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -182,3 +182,25 @@ def test_contract_of_timm_models() -> None:
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Preprocessing(**options)
+
+
+@pytest.mark.parametrize(("dividend", "divisor"), [(7, 2), (9, 2), (10, 4), (11, 4), (6, 4), (13, 5), (0, 3)])
+def test_quotients_are_rounded_as_python_rounds(dividend: int, divisor: int) -> None:
+    assert rounded_quotient(dividend, divisor) == round(dividend / divisor)
+
+
+@pytest.mark.parametrize("resized", [*range(224, 300), 438, 518])
+def test_the_share_follows_from_what_is_resized(resized: int) -> None:
+    found = Preprocessing.resizing(resized, (224, 224), "center")
+    assert found.resized_size == (resized, resized)
+
+
+def test_half_an_odd_margin_is_rounded_down_or_to_the_even_pixel() -> None:
+    image = torch.arange(11, dtype=torch.uint8).view(1, 1, 11, 1).expand(1, 8, 11, 3).contiguous()  # a margin of 3
+    left = {
+        mode: float(
+            Preprocess(Preprocessing((8, 8), 1.0, crop_mode=mode, mean=(0,) * 3, std=(1 / 255,) * 3))(image)[0, 0, 0, 0]
+        )
+        for mode in ("center", "center-floor")
+    }
+    assert left == pytest.approx({"center": 2, "center-floor": 1})

@@ -1,0 +1,81 @@
+"""Published models: whether the hub can be asked, and the folder that a model's files are in once they are here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Thread
+
+import huggingface_hub
+from huggingface_hub import constants
+
+from zoo.errors import ModelError, first_line
+
+_PATIENCE = 8.0  # seconds to wait for a server's answer
+_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+
+
+def published_folder(
+    name: str, needed: Sequence[str], wanted: Sequence[str] = (), what: str = "Teacher", more: Sequence[str] = ()
+) -> Path:
+    """Return the local folder of a model on the Hugging Face hub, downloaded where it is not here yet.
+
+    One short question comes before the download, where the hub's own client would try for minutes.
+
+    Args:
+        name: ``owner/name`` on the hub.
+        needed: patterns of the files without which there is no model.
+        wanted: patterns of files that most models have: a copy here without them is completed.
+        what: the model's part in messages.
+        more: patterns of files that are downloaded too.
+
+    Raises:
+        ModelError: it is neither here nor can be downloaded, or lacks a file that is needed.
+    """
+    if not _NAME.fullmatch(name):
+        raise ModelError(f"{what} {name!r} is neither a folder that exists nor a name on the hub, such as owner/name.")
+    patterns = [*needed, *wanted, *more]
+    try:
+        here = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if not _missing(here, [*needed, *wanted]):
+            return here
+    except (OSError, ValueError):  # not here
+        pass
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else obstacle_to(constants.ENDPOINT)
+    if reason is None:
+        try:
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+        except Exception as error:  # of the client and of the libraries below it
+            reason = first_line(error)
+        else:
+            if missing := _missing(folder, needed):
+                raise ModelError(
+                    f"{what} {name} has no {missing[0]} on the hub; weights must be safetensors, not pickles."
+                )
+            return folder
+    raise ModelError(
+        f"{what} {name} is not on this machine, and cannot be downloaded ({reason}). Bring its folder from where there "
+        f"is a network (hf download {name} --local-dir FOLDER), and give FOLDER in place of the name."
+    )
+
+
+def _missing(folder: Path, patterns: Sequence[str]) -> list[str]:
+    return [pattern for pattern in patterns if not any(folder.glob(pattern))]
+
+
+def obstacle_to(url: str) -> str | None:
+    """Return why a server does not answer within some seconds; None where it answers, whatever it says."""
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            huggingface_hub.get_session().head(url, timeout=_PATIENCE / 2)
+            answers.append(None)
+        except Exception as error:  # of the client's library, of which there are several
+            answers.append(first_line(error))
+
+    asking = Thread(target=ask, daemon=True)  # finding a server's address knows no time limit
+    asking.start()
+    asking.join(_PATIENCE)
+    return answers[0] if answers else f"no answer within {_PATIENCE:g} s"

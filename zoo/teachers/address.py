@@ -1,0 +1,161 @@
+"""What teachers are named by in text: ``hf:facebook/dinov2-small#cls``, ``clip.onnx#image_embeds,size=224``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from zoo.arguments import METRICS
+from zoo.errors import OptionError, did_you_mean, require_known
+from zoo.formats.preprocessing import Preprocessing
+
+FAMILIES = ("timm", "hf-hub", "hf", "open_clip", "st", "torchvision")
+POOLINGS = ("cls", "mean")
+LAYOUTS = ("nchw", "nhwc")
+_PREFIX = re.compile(r"([A-Za-z][\w-]+):(.+)", re.DOTALL)
+_LARGEST_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may follow the ``#`` of an address after the output, as ``name=value``, separated by commas.
+
+    Attributes:
+        mean: per channel, of pixels in [0, 1], as ``0.5`` or ``0.48/0.46/0.41``.
+        std: as mean.
+        size: height and width of the network's input, pixels, as ``224`` or ``224x192``.
+        resize: ``center`` for shorter side and centre crop, ``squash`` for both sides regardless of the aspect ratio.
+        crop_pct: fraction of the resized image that the crop keeps.
+        interpolation: ``bilinear`` or ``bicubic``.
+        layout: of an ONNX file's input, ``nchw`` or ``nhwc``.
+        metric: ``cosine`` or ``euclidean``.
+        batch_size: images that are embedded at a time.
+    """
+
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    size: tuple[int, int] | None = None
+    resize: str | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    layout: str | None = None
+    metric: str | None = None
+    batch_size: int | None = None
+
+    @property
+    def says_preprocessing(self) -> bool:
+        """Whether anything is said of how pixels become the input."""
+        return bool(self._fields())
+
+    def over(self, preprocessing: Preprocessing) -> Preprocessing:
+        """Return preprocessing with what is said here in place of its own.
+
+        Raises:
+            OptionError: it cannot work.
+        """
+        return replace(preprocessing, **self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        named = {"input_size": self.size, "crop_mode": self.resize, "crop_pct": self.crop_pct}
+        named |= {"interpolation": self.interpolation, "mean": self.mean, "std": self.std}
+        said = {name: value for name, value in named.items() if value is not None}
+        if self.resize == "squash" and self.crop_pct is None:
+            said["crop_pct"] = 1.0
+        return said
+
+
+@dataclass(frozen=True)
+class Address:
+    """A teacher's name in text, taken apart.
+
+    Attributes:
+        text: as it was given.
+        family: one of FAMILIES, or None for a path.
+        name: what comes after the family's prefix: a name of its library, or a path.
+        output: the output that is taken, or None for the model's own convention.
+        pooling: how tokens become a vector, "cls" or "mean", or None.
+        options: preprocessing and the like.
+    """
+
+    text: str
+    family: str | None
+    name: str
+    output: str | None = None
+    pooling: str | None = None
+    options: Options = field(default_factory=Options)
+
+
+def parse_address(text: str) -> Address:
+    """Take a teacher's name apart; a path that exists as it stands is one.
+
+    Raises:
+        OptionError: the family, an option or a value is unknown.
+    """
+    if Path(text).exists():
+        return Address(text, None, text)
+    body, mark, fragment = text.rpartition("#")
+    if not mark:
+        body, fragment = text, ""
+    family, name = None, body
+    if (found := _PREFIX.fullmatch(body)) and not Path(body).exists():
+        require_known("kind of teacher", found[1], FAMILIES)
+        family, name = found[1], found[2]
+    first, *rest = [word.strip() for word in fragment.split(",")]
+    if "=" in first:
+        first, rest = "", [first, *rest]
+    output, _, pooling = first.partition(":")
+    if pooling:
+        require_known("pooling", pooling, POOLINGS)
+    return Address(text, family, name, output or None, pooling or None, _options([word for word in rest if word], text))
+
+
+def _options(words: list[str], text: str) -> Options:
+    known = [each.name for each in fields(Options)]
+    said: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in known:
+            raise OptionError(
+                f"{text}: {word!r} is no option of a teacher; after the output these may follow as name=value: "
+                f"{', '.join(known)}.{did_you_mean(name, known)}"
+            )
+        try:
+            said[name] = _value(name, value)
+        except ValueError as error:
+            raise OptionError(f"{text}: {name} is {value!r}; it must be {error}.") from error
+    return Options(**said)
+
+
+def _value(name: str, value: str) -> Any:
+    """Return the value of an option.
+
+    Raises:
+        ValueError: it is another; says what it must be.
+    """
+    words = {"resize": ("center", "squash"), "interpolation": ("bilinear", "bicubic"), "layout": LAYOUTS}
+    words["metric"] = METRICS
+    if name in words:
+        if value not in words[name]:
+            raise ValueError(" or ".join(words[name]))
+        return value
+    numbers = re.split("[/x]", value)
+    try:
+        if name in ("mean", "std"):
+            found = [float(number) for number in numbers]
+            if len(found) in (1, 3):
+                return tuple(found * (3 // len(found)))
+        elif name == "size":
+            sides = [int(number) for number in numbers]
+            if len(sides) in (1, 2):
+                return sides[0], sides[-1]
+        elif name == "batch_size" and 0 < int(value) <= _LARGEST_BATCH:
+            return int(value)
+        elif name == "crop_pct":
+            return float(value)
+    except ValueError:
+        pass
+    needed = {"mean": "one number or three, such as 0.5 or 0.48/0.46/0.41", "size": "pixels, such as 224 or 224x192"}
+    needed |= {"std": needed["mean"], "batch_size": f"a whole number in 1..{_LARGEST_BATCH}", "crop_pct": "a number"}
+    raise ValueError(needed[name])

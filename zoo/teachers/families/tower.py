@@ -1,0 +1,144 @@
+"""What every family gives: :class:`Tower`, the image side of a model, with what is to be known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from zoo.errors import ModelError
+from zoo.models.preprocessing import Preprocess, Preprocessing
+
+_TOLERANCE = 1.0  # grey levels of 255, mean; libraries round to whole ones after the resize
+_SHOWN = ((97, 131), (151, 88), (431, 640))  # heights and widths: both ways, smaller and larger than what networks take
+
+
+class Tower(nn.Module):
+    """The image side of a model: float ``(N, 3, H, W)`` in, ``(N, D)`` out.
+
+    It says of itself what a timm network says, in ``pretrained_cfg``, so that whatever asks one can ask it.
+
+    Args:
+        network: what is run.
+        vector: makes the vectors, given the network and its input.
+        taken: which vector that is, in a word or two; the teacher's digest depends on it.
+        preprocessing: how pixels become its input.
+        architecture: its name, for reports.
+        notes: what is to be known of it, in sentences.
+
+    Attributes:
+        num_classes: dimensions of the vectors, under timm's name.
+
+    Raises:
+        ModelError: it fails on a blank image, or gives no vectors.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        vector: Callable[[nn.Module, Tensor], Tensor],
+        taken: str,
+        preprocessing: Preprocessing,
+        architecture: str,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.pretrained_cfg = preprocessing.as_pretrained_cfg() | {"architecture": architecture}
+        self.notes = tuple(notes)
+        self.taken = taken
+        self._vector = vector
+        self.requires_grad_(False).eval()
+        try:
+            with torch.no_grad():
+                found = self(torch.zeros(1, 3, *preprocessing.input_size))
+        except ModelError:
+            raise
+        except Exception as error:  # each library's networks fail in ways of their own
+            raise ModelError(
+                f"{architecture} fails on an image of {preprocessing.input_size} pixels ({error})."
+            ) from error
+        if found.ndim != 2:
+            raise ModelError(f"{architecture} gives shape {tuple(found.shape)} as {taken}; it must be vectors (N, D).")
+        self.num_classes = int(found.shape[1])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed ``(N, 3, H, W)``; float ``(N, D)``."""
+        return self._vector(self.network, pixels)
+
+    def get_extra_state(self) -> str:
+        """Return what a digest of the state depends on beside the weights."""
+        return self.taken
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take nothing: what is taken is decided where the tower is made."""
+
+
+def require_library(module: str, extra: str, teacher: str) -> ModuleType:
+    """Import an optional library.
+
+    Args:
+        module: the library's name in Python.
+        extra: the extra of this project that brings it.
+        teacher: what needs it, for the message.
+
+    Raises:
+        ModelError: it is not installed, or cannot be imported; names the command.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ModelError(
+            f'Teacher {teacher} needs {module} ({error}): pip install "embedding-compressor[{extra}]".'
+        ) from error
+
+
+def require_same_pixels(preprocessing: Preprocessing, theirs: Callable[[Image.Image], Any], teacher: str) -> None:
+    """Show images of odd sizes to a library's own preprocessing and to ours, and refuse where they differ.
+
+    Args:
+        preprocessing: ours, which is to be proved.
+        theirs: the library's own; takes a PIL image, gives float ``(3, H, W)`` or ``(1, 3, H, W)``.
+        teacher: for messages.
+
+    Raises:
+        ModelError: they differ in shape, or by more than a grey level in the mean.
+    """
+    ours = Preprocess(preprocessing)
+    levels = 255 * torch.tensor(preprocessing.std).view(1, 3, 1, 1)
+    for height, width in _SHOWN:
+        shown = _textured(height, width)
+        found = ours(torch.from_numpy(shown)[None])
+        expected = torch.as_tensor(theirs(Image.fromarray(shown))).float()
+        expected = expected[None] if expected.ndim == 3 else expected
+        differ = f"shape {tuple(expected.shape)}, not {tuple(found.shape)}"
+        if expected.shape == found.shape:
+            apart = float(((found - expected) * levels).abs().mean())
+            if apart <= _TOLERANCE:
+                continue
+            differ = f"pixels {apart:.1f} of 255 grey levels away in the mean"
+        raise ModelError(
+            f"Teacher {teacher}: its preprocessing cannot be translated; its own library makes of an image of "
+            f"{height} x {width} pixels {differ}. {OWN_PREPROCESSING}"
+        )
+
+
+OWN_PREPROCESSING = (
+    "Give it what it wants in Python: open_teacher of a module that takes (N, 3, H, W), or TorchTeacher(module, "
+    "Preprocessing(...))."
+)
+
+
+def _textured(height: int, width: int) -> np.ndarray:
+    """Return an image whose every pixel is unlike its neighbours' but not noise; uint8 ``(height, width, 3)``."""
+    rows, columns = np.mgrid[:height, :width]
+    waves = [
+        np.sin(rows / 3.1 + phase) + np.cos(columns / 2.3 - phase) + np.sin((rows + columns) / 17) for phase in range(3)
+    ]
+    return np.clip(128 + 42 * np.stack(waves, axis=2), 0, 255).astype(np.uint8)
