@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from zoo.arguments import DataLike, TeacherLike, require_valid
-from zoo.options import (
+from zoo.stage import Stage, locking
+from zoo.training.defaults import filled
+from zoo.training.options import (
     BatchOptions,
     DataOptions,
     LossOptions,
@@ -19,8 +21,6 @@ from zoo.options import (
     Training,
     documented,
 )
-from zoo.stage import Stage, locking
-from zoo.training.defaults import filled
 
 log = logging.getLogger(__name__)
 

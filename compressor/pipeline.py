@@ -20,10 +20,10 @@ from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean, first_line, shown
 from zoo.files import alone_in, digest, model_digest, write_json, write_text
 from zoo.formats.documents import FLAG, MAPPING, TEXT, Kind, list_of, read_document, require_kinds
-from zoo.options import DataOptions, NetworkOptions, documented, gathered
 from zoo.paths import given_path
 from zoo.stage import is_first_process, plain
 from zoo.training.defaults import filled
+from zoo.training.options import DataOptions, NetworkOptions, documented, gathered
 from zoo.training.train import train
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,6 @@ from zoo.losses import create_loss, find_loss
 from zoo.models.embedding import embed, fastest_device
 from zoo.models.facts import COSINE, EUCLIDEAN, facts_of
 from zoo.models.network import embed_with_maps, preprocessing_of
-from zoo.options import DataOptions, Training
 from zoo.retrieval.protocol import measurable, require_training_images
 from zoo.teachers.base import Teacher, resize_views
 from zoo.teachers.proof import enough_to_prove, judged_by_labels, prove_teacher
@@ -32,6 +31,7 @@ from zoo.teachers.ready import ArrayTeacher
 from zoo.training.batches.augmentation import Views
 from zoo.training.fitting import fit, training_loader
 from zoo.training.learner import Learner
+from zoo.training.options import DataOptions, Training
 from zoo.training.start import Start
 
 if TYPE_CHECKING:

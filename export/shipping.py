@@ -10,8 +10,8 @@ from typing import Any
 from zoo.arguments import DataLike, ModelLike, require_valid
 from zoo.errors import OptionError, RefusedError, require_known
 from zoo.files import require_writable
-from zoo.options import DataOptions, documented
 from zoo.paths import given_path
+from zoo.training.options import DataOptions, documented
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
 CANDIDATES = "candidates.json"

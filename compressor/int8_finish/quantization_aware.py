@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from compressor.distillation import distill
 from zoo.arguments import DataLike, TeacherLike, require_valid
 from zoo.errors import ModelError, OptionError
-from zoo.options import MachineOptions, OptimisationOptions, Training, documented
 from zoo.paths import given_path
 from zoo.stage import Stage, locking
 from zoo.training.defaults import filled
+from zoo.training.options import MachineOptions, OptimisationOptions, Training, documented
 
 if TYPE_CHECKING:
     from zoo.models.facts import ModelFacts

@@ -11,8 +11,8 @@ from typing import Any
 from zoo.arguments import DataLike, TeacherLike, require_neighbours, require_valid
 from zoo.errors import OptionError, require_known
 from zoo.files import require_writable
-from zoo.options import DataOptions, documented
 from zoo.paths import given_path
+from zoo.training.options import DataOptions, documented
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from benchmarks.results import GridSearch, Results, digest_of, gain, gain_over, 
 from zoo.errors import DivergedError, OptionError
 from zoo.losses import create_loss
 from zoo.models.making import create_model
-from zoo.options import Training
 from zoo.training.learner import Learner
+from zoo.training.options import Training
 
 GRID: list[dict[str, Any]] = [{"lr": 1}, {"lr": 2}, {"lr": 3}]
 

@@ -2,7 +2,7 @@
 
 Random weights have everything to learn, pretrained ones much to lose. What suits the latter was chosen on validation
 classes, of photographs at 128 pixels (benchmarks/pretrained); rates for random weights come of this project's other
-benchmarks, on convolutional networks, and stand in ``zoo.options``.
+benchmarks, on convolutional networks, and stand in ``zoo.training.options``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from zoo.options import SUBJECTS
+from zoo.training.options import SUBJECTS
 
 AUTO = "auto"  # of pool, where null means the architecture's own
 

@@ -18,7 +18,6 @@ from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError, first_line
 from zoo.models.embedding import bfloat16_is_fast, fastest_device, worker_count
 from zoo.models.folder import save_model
-from zoo.options import Training
 from zoo.stage import CHECKPOINTS
 from zoo.training.allocation import keep_freed_memory
 from zoo.training.batches.augmentation import Views
@@ -26,6 +25,7 @@ from zoo.training.batches.features import Features
 from zoo.training.batches.sampling import BatchSampler, DenseTripletSampler, GlobalBatches
 from zoo.training.checkpoints import BEST, LAST, WholeCheckpoints, read_best, remove_checkpoints
 from zoo.training.learner import Learner
+from zoo.training.options import Training
 from zoo.training.start import Start
 from zoo.training.story import told
 from zoo.versions import available_cores

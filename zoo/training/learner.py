@@ -24,11 +24,11 @@ from zoo.models.embedding import embed, embed_pooled, fastest_device
 from zoo.models.facts import facts_of
 from zoo.models.network import embed_with_maps, head_of, linear_head_of, preprocessing_of
 from zoo.models.preprocessing import Normalize
-from zoo.options import Training
 from zoo.retrieval.label_measures import NDCG_K, measure_by_labels
 from zoo.retrieval.measures import measure
 from zoo.training.batches.features import embed_features
 from zoo.training.checkpoints import BEST, write_best
+from zoo.training.options import Training
 
 BACKBONE = "backbone"
 _ONEDNN_BLOCK = 16  # channels that oneDNN takes at a time with AVX-512, 8 with AVX2
@@ -90,7 +90,7 @@ class Learner(lightning.LightningModule):
 
     def embed_views(self, views: Tensor) -> Tensor:
         """Embed bytes ``(N, 3, H, W)``, or features ``(N, F)`` of a frozen backbone, into ``(N, D)``."""
-        if views.is_floating_point():
+        if views.ndim == 2:
             return embed_features(self.model, views)
         if self._network is None:
             self._network = self._compiled() if self.compile_passes else self.model.__call__

@@ -28,11 +28,11 @@ from zoo.models.embedding import embed_pooled
 from zoo.models.facts import COSINE, facts_of
 from zoo.models.making import classifier_of
 from zoo.models.network import linear_head_of, summary_of
-from zoo.options import Training
 from zoo.retrieval.nearest import comparable
 from zoo.retrieval.projection import classifier_directions, discriminant_directions, principal_directions
 from zoo.training.checkpoints import START_FACTS, START_WEIGHTS, read_best, write_best
 from zoo.training.learner import Learner, contiguous
+from zoo.training.options import Training
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.arguments import DataLike, require_valid
 from zoo.errors import DataError, OptionError
-from zoo.options import (
+from zoo.stage import Stage, locking
+from zoo.training.defaults import filled
+from zoo.training.options import (
     BatchOptions,
     DataOptions,
     LossOptions,
@@ -19,8 +21,6 @@ from zoo.options import (
     Training,
     documented,
 )
-from zoo.stage import Stage, locking
-from zoo.training.defaults import filled
 
 if TYPE_CHECKING:
     from zoo.data import DataSplits

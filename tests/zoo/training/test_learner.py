@@ -18,7 +18,7 @@ import zoo.training.learner
 from zoo.models.making import create_model
 from zoo.models.network import preprocessing_of
 from zoo.models.preprocessing import Normalize
-from zoo.options import Training
+from zoo.training.options import Training
 
 
 @pytest.mark.parametrize("factor", [None, 5.0])

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from zoo.models.making import create_model
-from zoo.options import Training
 from zoo.training.learner import Learner
+from zoo.training.options import Training
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 

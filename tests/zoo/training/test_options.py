@@ -16,7 +16,7 @@ from compressor.int8_finish.shipping import ship
 from compressor.pipeline import run
 from export.report.validation import validate
 from export.shipping import export_model
-from zoo.options import SUBJECTS, BatchOptions, Training, documented, gathered
+from zoo.training.options import SUBJECTS, BatchOptions, Training, documented, gathered
 from zoo.training.train import train
 
 VERBS = [train, distill, finish_quantized, export_model, ship, validate, run]
@@ -83,6 +83,6 @@ def test_a_verbs_own_words_go_before_the_subjects() -> None:
         """
 
     assert verb.__doc__ == (
-        "Do it.\n\nArgs:\n    augment: random views: photo, photo-strong, drawing or none.\n    lr: another rate.\n"
+        "Do it.\n\nArgs:\n    augment: random views: photo, photo-strong, mild (no flips, hardly moved), drawing or none.\n    lr: another rate.\n"
         "    mine: my own,\n        in two lines.\n\nReturns:\n    Nothing."
     )
