@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from zoo.arguments import METRICS
 from zoo.errors import OptionError, did_you_mean, require_known
 from zoo.formats.preprocessing import Preprocessing
+from zoo.paths import expanded, is_there
 
 FAMILIES = ("timm", "hf-hub", "hf", "open_clip", "st", "torchvision")
 POOLINGS = ("cls", "mean")
@@ -93,13 +93,13 @@ def parse_address(text: str) -> Address:
     Raises:
         OptionError: the family, an option or a value is unknown.
     """
-    if Path(text).exists():
+    if is_there(expanded(text)):
         return Address(text, None, text)
     body, mark, fragment = text.rpartition("#")
     if not mark:
         body, fragment = text, ""
     family, name = None, body
-    if (found := _PREFIX.fullmatch(body)) and not Path(body).exists():
+    if (found := _PREFIX.fullmatch(body)) and not is_there(expanded(body)):
         require_known("kind of teacher", found[1], FAMILIES)
         family, name = found[1], found[2]
     first, *rest = [word.strip() for word in fragment.split(",")]

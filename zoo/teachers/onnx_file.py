@@ -13,15 +13,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from zoo.data.image_set import ImageSet
-from zoo.errors import ModelError, OptionError, first_line
+from zoo.errors import ModelError, OptionError, UserError, first_line
 from zoo.formats.onnx_content import digest_of, require_intact
 from zoo.formats.onnx_metadata import SCHEMA, preprocessing_in, read_metadata
 from zoo.models.facts import COSINE, EUCLIDEAN
 from zoo.models.preprocessing import Preprocess, Preprocessing, half
 from zoo.paths import given_path
 from zoo.progress import progress
+from zoo.teachers.address import Options
 from zoo.teachers.base import Teacher, resize_views
+from zoo.teachers.families.image_processor import preprocessing_beside
 from zoo.teachers.foreign import assumption, classifier_note
+from zoo.teachers.onnx_outputs import (
+    chosen_output,
+    described,
+    fillers,
+    image_input,
+    pooled,
+    require_image_side,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,51 +40,83 @@ _LARGEST_BATCH = 4096
 
 
 class OnnxTeacher(Teacher):
-    """An ONNX file: one of ours (pixels in), or any with one float image input and an output ``(N, D)``.
+    """An ONNX file: one of ours (pixels in), or any with one image input and an output that the image alone decides.
 
     The input may be ``(N, 3, H, W)`` or ``(N, H, W, 3)``, float32 or float16, and of a batch size that is fixed.
+    Further inputs, such as the text of CLIP's two sides, are filled in, since they do not matter.
 
     Args:
         path: the file.
-        preprocessing: for a file of another make, how pixels become its input; None for ImageNet's at its own size.
+        preprocessing: for a file of another make, how pixels become its input; None for what its metadata or a
+            ``preprocessor_config.json`` beside it or in the folder above say, else ImageNet's at its own size.
         metric: None for what the file says of itself, else cosine.
+        output: the output that is taken; None for the first of image_embeds, embedding, embeddings, sentence_embedding
+            and pooler_output that is there, else the first with vectors.
+        pooling: how tokens ``(N, T, D)`` become a vector: "cls" for the first, or "mean".
+        options: of an address: over whatever the preprocessing and metric are otherwise; ``layout`` where it cannot be
+            seen by the place of the 3, and ``batch_size`` of views.
+
+    Raises:
+        ModelError: the file is missing, broken or damaged, or takes no images.
+        OptionError: there is no such output, it depends on more than the image, or needs a pooling.
     """
 
-    def __init__(self, path: str | Path, preprocessing: Preprocessing | None = None, metric: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        preprocessing: Preprocessing | None = None,
+        metric: str | None = None,
+        *,
+        output: str | None = None,
+        pooling: str | None = None,
+        options: Options | None = None,
+    ) -> None:
         import onnxruntime
 
         from zoo.sessions import open_session
 
-        path = given_path(path)
+        path, options = given_path(path), options or Options()
         if not path.is_file():
             raise ModelError(f"Teacher {path} does not exist. Check the path.")
         require_intact(path)
         self._session = open_session(path, None, onnxruntime.get_available_providers(), what="Teacher ")
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         metadata = self._session.get_modelmeta().custom_metadata_map
-        if len(inputs) != 1 or len(inputs[0].shape) != 4:
-            raise ModelError(f"Teacher {path} must have one image input, found {[i.name for i in inputs]}.")
-        self._input, self._output = inputs[0].name, outputs[0].name
-        self._takes_pixels = inputs[0].type == "tensor(uint8)"
-        if inputs[0].type not in _DTYPES:
-            raise ModelError(f"Teacher {path} takes {inputs[0].type}; it must take one of {', '.join(_DTYPES)}.")
-        self._dtype = _DTYPES[inputs[0].type]
-        batch, *shape = inputs[0].shape
+        self._image = image_input(path, self._inputs)
+        taken = chosen_output(path, outputs, output, pooling)
+        self._output, self._pooling = taken.name, pooling
+        require_image_side(path, taken.name, [each.name for each in self._inputs if each is not self._image])
+        self._takes_pixels = self._image.type == "tensor(uint8)"
+        if self._image.type not in _DTYPES:
+            raise ModelError(f"Teacher {path} takes {self._image.type}; it must take one of {', '.join(_DTYPES)}.")
+        self._dtype = _DTYPES[self._image.type]
+        batch, *shape = self._image.shape
         self._batch = batch if isinstance(batch, int) else None
         if self._batch is not None and not 0 < self._batch <= _LARGEST_BATCH:
             raise ModelError(f"Teacher {path} takes batches of {batch}; it must be in 1..{_LARGEST_BATCH}, or any.")
-        self._channels_last = not self._takes_pixels and shape[2] == 3 and shape[0] != 3
+        self._batch_size = options.batch_size
+        self._channels_last = not self._takes_pixels and (
+            options.layout == "nhwc" if options.layout else shape[2] == 3 and shape[0] != 3
+        )
         sides = shape[:2] if self._channels_last else shape[1:]
-        self.preprocessing, said = _said(path, metadata, sides, self._takes_pixels, preprocessing)
+        self.preprocessing, said, known = _said(path, metadata, sides, self._takes_pixels, preprocessing, options)
+        _require_size(path, sides, self.preprocessing.input_size)
         self._prepare = Preprocess(self.preprocessing)
+        metric = metric or options.metric
         self.metric = metric or said or COSINE
-        self.name = path.name
-        self.digest = hashlib.sha256(f"{digest_of(path)} {self.metric} {self.preprocessing}".encode()).hexdigest()[:16]
+        chosen = "" if output is None and pooling is None else f"#{self._output}{pooling and ':'}{pooling or ''}"
+        self.name = f"{path.name}{chosen}"
+        identity = f"{digest_of(path)} {self.metric} {self.preprocessing}{chosen and f' {chosen}'}"
+        self.digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.input_size = self.preprocessing.input_size
-        dim = outputs[0].shape[-1] if outputs[0].shape else None
-        notes = [] if "preprocessing" in metadata else [classifier_note(dim if isinstance(dim, int) else None)]
-        if preprocessing is None and "preprocessing" not in metadata:
+        dim = taken.shape[-1] if taken.shape else None
+        self.dim = dim if isinstance(dim, int) else None
+        notes = [] if "preprocessing" in metadata else [classifier_note(self.dim)]
+        if not known:
             notes.insert(0, assumption(self.preprocessing, self.metric if metric is None else None))
+        if output is None and len(outputs) > 1:
+            others = ", ".join(described(each) for each in outputs if each is not taken)
+            notes.append(f"its output {self._output} is taken; #NAME takes another of {others}.")
         self.notes = tuple(note for note in notes if note)
         for note in self.notes:
             log.warning("teacher %s: %s", self.name, note)
@@ -104,18 +146,22 @@ class OnnxTeacher(Teacher):
         given = batch.astype(self._dtype, copy=False)
         if self._channels_last:
             given = np.ascontiguousarray(given.transpose(0, 2, 3, 1))
-        size = self._batch or len(given)
+        size = self._batch or self._batch_size or len(given)
         parts = [given[start : start + size] for start in range(0, len(given), size)]
-        missing = size - len(parts[-1])
+        missing = size - len(parts[-1]) if self._batch else 0
         parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], missing, axis=0)])
         return np.concatenate([self._run_once(part) for part in parts])[: len(given)]
 
     def _run_once(self, batch: np.ndarray) -> np.ndarray:
         try:
-            (embeddings,) = self._session.run([self._output], {self._input: batch})
+            given = {self._image.name: batch, **fillers(self._inputs, self._image, len(batch))}
+            (found,) = self._session.run([self._output], given)
+        except UserError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base class
             reason = first_line(error)
             raise ModelError(f"Teacher {self.name} failed on a batch of shape {batch.shape} ({reason}).") from error
+        embeddings = pooled(found, self._pooling)
         if embeddings.ndim != 2 or len(embeddings) != len(batch):
             raise ModelError(
                 f"Teacher {self.name} must give (N, D) embeddings, found shape {embeddings.shape} for "
@@ -124,27 +170,57 @@ class OnnxTeacher(Teacher):
         return np.asarray(embeddings, dtype=np.float32)
 
 
+def _require_size(path: Path, sides: list[Any], size: tuple[int, int]) -> None:
+    """Refuse preprocessing to another size than the file takes."""
+    fixed = [side for side in sides if isinstance(side, int)]
+    if len(fixed) == 2 and tuple(fixed) != tuple(size):
+        raise OptionError(
+            f"Teacher {path} takes images of {fixed[0]} x {fixed[1]} pixels, and its preprocessing makes {size[0]} x "
+            f"{size[1]}. Give #size={fixed[0]}x{fixed[1]}."
+        )
+
+
 def _said(
-    path: Path, metadata: dict[str, str], sides: list[Any], takes_pixels: bool, given: Preprocessing | None
-) -> tuple[Preprocessing, str | None]:
-    """Return preprocessing and metric as a file says them, or as they are assumed of a file of another make.
+    path: Path,
+    metadata: dict[str, str],
+    sides: list[Any],
+    takes_pixels: bool,
+    given: Preprocessing | None,
+    options: Options,
+) -> tuple[Preprocessing, str | None, bool]:
+    """Return preprocessing and metric of a file, and whether the preprocessing is known or assumed.
 
     Raises:
-        ModelError: it says what cannot be, or takes bytes and says nothing.
+        ModelError: the file, or what lies beside it, says what cannot be; or it takes bytes and says nothing.
+        OptionError: options are given for a file that prepares its images itself, or cannot work.
     """
-    if metadata.get("schema") == SCHEMA:
-        said = read_metadata(path, metadata)
-        return given or said.preprocessing, said.metric
+    told = options.says_preprocessing
+    if told and takes_pixels:
+        raise OptionError(f"Teacher {path} prepares its images itself; leave the options of preprocessing out.")
     metric = metadata.get("metric")
-    known = metric if metric in (COSINE, EUCLIDEAN) else None  # others may mean something else by it
-    if given is not None:
-        return given, known
+    said = metric if metric in (COSINE, EUCLIDEAN) else None  # others may mean something else by it
+    found = given
+    if metadata.get("schema") == SCHEMA:
+        ours = read_metadata(path, metadata)
+        found, said = given or ours.preprocessing, ours.metric
+    elif found is None:
+        try:
+            if "preprocessing" in metadata:
+                found = preprocessing_in(metadata)
+            elif takes_pixels:
+                raise ModelError(
+                    f"Teacher {path} takes bytes but has no preprocessing in its metadata. Export it anew."
+                )
+            else:
+                found = preprocessing_beside([path.parent, path.parent.parent], lenient=told)
+        except (ValueError, OptionError) as error:
+            raise ModelError(f"Teacher {path} cannot be given images ({first_line(error)}). Export it anew.") from error
+    if found is not None:
+        return options.over(found), said, True
+    height, width = (side if isinstance(side, int) else 224 for side in sides)
     try:
-        if "preprocessing" in metadata:
-            return preprocessing_in(metadata), known
-        if takes_pixels:
-            raise ModelError(f"Teacher {path} takes bytes but has no preprocessing in its metadata. Export it anew.")
-        height, width = (side if isinstance(side, int) else 224 for side in sides)
-        return Preprocessing(input_size=(height, width)), known
-    except (ValueError, OptionError) as error:
+        return options.over(Preprocessing(input_size=(height, width))), said, told
+    except OptionError as error:
+        if told:
+            raise
         raise ModelError(f"Teacher {path} cannot be given images ({first_line(error)}). Export it anew.") from error

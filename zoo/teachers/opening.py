@@ -15,7 +15,7 @@ from zoo.formats.documents import read_document
 from zoo.models.facts import COSINE
 from zoo.models.folder import load_model
 from zoo.models.network import preprocessing_of
-from zoo.paths import given_path
+from zoo.paths import expanded, given_path, is_there
 from zoo.teachers.address import FAMILIES, Address, parse_address
 from zoo.teachers.base import Teacher
 from zoo.teachers.cache import CachedTeacher
@@ -64,7 +64,7 @@ def _open(teacher: TeacherLike, precision: str) -> Teacher:
         return _of_family(address, precision)
     path, options = given_path(address.name), address.options
     if path.suffix == ".onnx":
-        return OnnxTeacher(path)
+        return OnnxTeacher(path, output=address.output, pooling=address.pooling, options=options)
     if path.suffix == ".npz":
         _require_no_output(address)
         return ArrayTeacher(path, options.metric or COSINE)
@@ -113,7 +113,7 @@ def _torch(network: nn.Module, address: Address, name: str, precision: str, note
 
 def _short(address: Address) -> str:
     """Return an address as reports name it: of a folder or file on this machine, its own name alone."""
-    name = Path(address.name).name if Path(address.name).expanduser().exists() else address.name
+    name = Path(address.name).name if is_there(expanded(address.name)) else address.name
     _, mark, fragment = address.text.rpartition("#")
     return f"{address.family}:{name}{mark}{fragment if mark else ''}"
 

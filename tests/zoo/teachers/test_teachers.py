@@ -296,7 +296,7 @@ def test_onnx_files_that_are_no_teachers(images: ImageSet, tmp_path: Path) -> No
     def identity() -> list[onnx.NodeProto]:
         return [onnx.helper.make_node("Identity", ["x"], ["y"])]
 
-    with pytest.raises(ModelError, match=r"rows\.onnx must have one image input, found \['x'\]"):
+    with pytest.raises(ModelError, match=r"rows\.onnx must have one image input, found x \("):
         open_teacher(save("rows.onnx", ["N", 5], onnx.TensorProto.FLOAT, identity))
     with pytest.raises(ModelError, match=r"bytes\.onnx takes bytes but has no preprocessing"):
         open_teacher(save("bytes.onnx", ["N", "H", "W", 3], onnx.TensorProto.UINT8, identity))

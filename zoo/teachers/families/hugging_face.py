@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zoo.errors import ModelError, OptionError, first_line
 from zoo.hub import published_folder
 from zoo.models.preprocessing import Preprocessing
+from zoo.paths import expanded
 from zoo.teachers.address import Address
 from zoo.teachers.families.image_processor import FILE, preprocessing_from
 from zoo.teachers.families.tower import OWN_PREPROCESSING, Tower, require_library, require_same_pixels
@@ -34,8 +35,8 @@ def open_hugging_face(address: Address) -> Tower:
             be translated.
         OptionError: it has no such output.
     """
-    require_library("transformers", "hf", address.text)
-    folder = Path(address.name).expanduser()
+    require_library("transformers", address.text)
+    folder = expanded(address.name)
     if not folder.is_dir():
         folder = published_folder(
             address.name, ["config.json", "*.safetensors"], [FILE], more=["model.safetensors.index.json"]

@@ -62,8 +62,12 @@ def preprocessing_from(said: Mapping[str, Any]) -> Preprocessing:
         raise ValueError(first_line(error)) from error
 
 
-def preprocessing_beside(folders: list[Path]) -> Preprocessing | None:
+def preprocessing_beside(folders: list[Path], lenient: bool = False) -> Preprocessing | None:
     """Return what the first ``preprocessor_config.json`` in these folders says; None where there is none.
+
+    Args:
+        folders: the nearest first.
+        lenient: None too where it has no counterpart, since options stand in for it.
 
     Raises:
         ModelError: it cannot be read, or has no counterpart here.
@@ -74,6 +78,8 @@ def preprocessing_beside(folders: list[Path]) -> Preprocessing | None:
             try:
                 return preprocessing_from(read_document(file))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
+                if lenient:
+                    return None
                 raise ModelError(
                     f"{file} cannot be followed ({first_line(error)}). Give the preprocessing as options, such as "
                     "#size=224,mean=0.5,std=0.5,resize=squash, or remove the file."

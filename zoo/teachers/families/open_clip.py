@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from zoo.errors import ModelError, OptionError, did_you_mean, first_line
 from zoo.hub import published_folder
 from zoo.models.preprocessing import Preprocessing
+from zoo.paths import expanded
 from zoo.teachers.address import Address
 from zoo.teachers.families.hugging_face import require_safetensors
 from zoo.teachers.families.tower import OWN_PREPROCESSING, Tower, require_library, require_same_pixels
@@ -31,7 +31,7 @@ def open_open_clip(address: Address) -> Tower:
             be translated.
         OptionError: it has no such output.
     """
-    open_clip = require_library("open_clip", "open-clip", address.text)
+    open_clip = require_library("open_clip", address.text)
     if address.output not in (None, *OUTPUTS) or address.pooling:
         known = ", ".join(f"#{name}" for name in OUTPUTS)
         raise OptionError(f"Teacher {address.text} has no output {address.output!r}; known are {known}.")
@@ -59,7 +59,7 @@ def _vector(network: nn.Module, pixels: Tensor) -> Tensor:
 
 def _source(open_clip: Any, address: Address) -> tuple[list[str], dict[str, Any]]:
     """Return what open_clip loads a model by, all of it on this machine."""
-    folder = Path(address.name).expanduser()
+    folder = expanded(address.name)
     if folder.is_dir():
         require_safetensors(folder, address.text)
         return [f"local-dir:{folder}"], {}
@@ -70,7 +70,7 @@ def _source(open_clip: Any, address: Address) -> tuple[list[str], dict[str, Any]
             f"Teacher {address.text}: there is neither such a folder nor such a model in open_clip, which is named as "
             f"open_clip:ARCH/WEIGHTS.{did_you_mean(arch, known)}"
         )
-    file = Path(weights).expanduser()
+    file = expanded(weights)
     if weights and file.is_file():
         if file.suffix != ".safetensors":
             raise ModelError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo.errors import ModelError, OptionError, first_line
 from zoo.hub import published_folder
 from zoo.models.preprocessing import Preprocessing
+from zoo.paths import expanded
 from zoo.teachers.address import Address
 from zoo.teachers.families.hugging_face import drop_text, preprocessing_of_processor
 from zoo.teachers.families.tower import Tower, require_library, require_same_pixels
@@ -29,10 +30,10 @@ def open_sentence_transformers(address: Address) -> Tower:
             safetensors, or its preprocessing cannot be translated.
         OptionError: an output is asked for.
     """
-    library = require_library("sentence_transformers", "sentence-transformers", address.text)
+    library = require_library("sentence_transformers", address.text)
     if address.output is not None:
         raise OptionError(f"Teacher {address.text} gives its sentence_embedding alone; leave #{address.output} out.")
-    folder = Path(address.name).expanduser()
+    folder = expanded(address.name)
     if not folder.is_dir():
         more = ["*.json", "*.txt", "*.safetensors", "*.model"]
         folder = published_folder(address.name, ["modules.json"], more=[*more, *(f"*/{name}" for name in more)])

@@ -11,6 +11,7 @@ from zoo.errors import ModelError, OptionError, did_you_mean, first_line
 from zoo.hub import published_folder
 from zoo.models.facts import facts_of
 from zoo.models.folder import load_model
+from zoo.paths import expanded
 from zoo.teachers.address import Address
 from zoo.teachers.foreign import is_of_published_classes
 
@@ -51,7 +52,7 @@ def open_timm(address: Address) -> tuple[nn.Module, list[str]]:
 
 def _folder(address: Address) -> Path:
     """Return the folder that a network's configuration and weights lie in."""
-    folder = Path(address.name).expanduser()
+    folder = expanded(address.name)
     if folder.is_dir():
         return folder
     if address.family == "hf-hub":

@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 
 from zoo.errors import ModelError, OptionError, did_you_mean, first_line
 from zoo.models.preprocessing import Preprocessing
+from zoo.paths import expanded
 from zoo.teachers.address import Address
 from zoo.teachers.families.tower import OWN_PREPROCESSING, Tower, require_same_pixels
 
@@ -41,7 +42,7 @@ def open_torchvision(address: Address) -> Tower:
     if tag and tag not in kinds.__members__:
         raise ModelError(f"Teacher {address.text}: {name} has no weights {tag!r}, but {', '.join(kinds.__members__)}.")
     weights = kinds[tag] if tag else kinds.DEFAULT
-    path = Path(file).expanduser()
+    path = expanded(file)
     if not file or not path.is_file() or path.suffix != ".safetensors":
         found = f"{path} does not exist" if file and path.suffix == ".safetensors" else "pickles are not loaded"
         raise ModelError(

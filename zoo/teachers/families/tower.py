@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from zoo.errors import ModelError
+from zoo.errors import ModelError, first_line
+from zoo.extras import missing
 from zoo.models.preprocessing import Preprocess, Preprocessing
 
 _TOLERANCE = 1.0  # grey levels of 255, mean; libraries round to whole ones after the resize
@@ -80,23 +81,25 @@ class Tower(nn.Module):
         """Take nothing: what is taken is decided where the tower is made."""
 
 
-def require_library(module: str, extra: str, teacher: str) -> ModuleType:
+def require_library(module: str, teacher: str) -> ModuleType:
     """Import an optional library.
 
     Args:
         module: the library's name in Python.
-        extra: the extra of this project that brings it.
         teacher: what needs it, for the message.
 
     Raises:
-        ModelError: it is not installed, or cannot be imported; names the command.
+        MissingExtraError: it is not installed; names the command that installs it.
+        ModelError: it is there and cannot be imported.
     """
     try:
         return import_module(module)
-    except ImportError as error:
-        raise ModelError(
-            f'Teacher {teacher} needs {module} ({error}): pip install "embedding-compressor[{extra}]".'
-        ) from error
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == module:
+            raise missing(f"Teacher {teacher}", module) from error
+        raise ModelError(f"Teacher {teacher}: {module} cannot be imported ({first_line(error)}).") from error
+    except (ImportError, RuntimeError) as error:
+        raise ModelError(f"Teacher {teacher}: {module} cannot be imported ({first_line(error)}).") from error
 
 
 def require_same_pixels(preprocessing: Preprocessing, theirs: Callable[[Image.Image], Any], teacher: str) -> None:

@@ -14,7 +14,7 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
-from zoo.errors import ModelError, OptionError
+from zoo.errors import MissingExtraError, ModelError, OptionError
 from zoo.models.folder import save_model
 from zoo.models.making import create_model
 from zoo.teachers.opening import open_teacher
@@ -169,7 +169,7 @@ def test_a_missing_library_is_named_with_its_command(monkeypatch: pytest.MonkeyP
     for module in ("transformers", "open_clip", "sentence_transformers"):
         monkeypatch.setitem(__import__("sys").modules, module, None)
     for family, extra in (("hf", "hf"), ("open_clip", "open-clip"), ("st", "sentence-transformers")):
-        with pytest.raises(ModelError, match=rf'pip install "embedding-compressor\[{extra}\]"'):
+        with pytest.raises(MissingExtraError, match=rf"pip install 'embedding-compressor\[{extra}\]'"):
             open_teacher(f"{family}:{tmp_path}")
 
 
