@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import huggingface_hub
@@ -21,7 +22,6 @@ from zoo.files import digest
 from zoo.formats.documents import read_document
 from zoo.formats.model_config import FACTS_KEY
 from zoo.formats.preprocessing import Preprocessing
-from zoo.hub import obstacle_to
 from zoo.models.facts import COSINE, ModelFacts, set_facts
 from zoo.models.network import head_of, linear_head_of, preprocessing_of, summary_of
 from zoo.paths import given_path
@@ -29,6 +29,7 @@ from zoo.paths import given_path
 log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
+_PATIENCE = 8.0  # seconds to wait for a server's answer
 
 
 def create_model(
@@ -219,6 +220,23 @@ def _published_weights(arch: str) -> dict[str, Any]:
             "and give its path as pretrained."
         )
     return {}
+
+
+def obstacle_to(url: str) -> str | None:
+    """Return why a server does not answer within some seconds; None where it answers, whatever it says."""
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            huggingface_hub.get_session().head(url, timeout=_PATIENCE / 2)
+            answers.append(None)
+        except Exception as error:  # of the client's library, of which there are several
+            answers.append(first_line(error))
+
+    asking = Thread(target=ask, daemon=True)  # finding a server's address knows no time limit
+    asking.start()
+    asking.join(_PATIENCE)
+    return answers[0] if answers else f"no answer within {_PATIENCE:g} s"
 
 
 def _require_size(model: nn.Module, arch: str, size: tuple[int, int]) -> None:

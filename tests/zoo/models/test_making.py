@@ -176,7 +176,7 @@ def test_published_weights_without_a_network_are_told_at_once(
             raise ConnectionError("[Errno 111] Connection refused")
 
     monkeypatch.setattr("huggingface_hub.get_session", Session)
-    monkeypatch.setattr("zoo.hub._PATIENCE", 0.2)
+    monkeypatch.setattr("zoo.models.making._PATIENCE", 0.2)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", how == "offline")
     began = time.monotonic()
     said = {

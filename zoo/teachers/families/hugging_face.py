@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zoo.errors import ModelError, OptionError, first_line
-from zoo.hub import published_folder
 from zoo.models.preprocessing import Preprocessing
 from zoo.paths import expanded
 from zoo.teachers.address import Address
 from zoo.teachers.families.image_processor import FILE, preprocessing_from
+from zoo.teachers.families.published import published_folder
 from zoo.teachers.families.tower import OWN_PREPROCESSING, Tower, require_library, require_same_pixels
 
 OUTPUTS = ("image_embeds", "pooler_output", "cls", "mean")

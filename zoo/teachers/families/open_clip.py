@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.errors import ModelError, OptionError, did_you_mean, first_line
-from zoo.hub import published_folder
 from zoo.models.preprocessing import Preprocessing
 from zoo.paths import expanded
 from zoo.teachers.address import Address
 from zoo.teachers.families.hugging_face import require_safetensors
+from zoo.teachers.families.published import published_folder
 from zoo.teachers.families.tower import OWN_PREPROCESSING, Tower, require_library, require_same_pixels
 
 OUTPUTS = ("image_embeds", "pooler_output")

@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zoo.errors import ModelError, OptionError, first_line
-from zoo.hub import published_folder
 from zoo.models.preprocessing import Preprocessing
 from zoo.paths import expanded
 from zoo.teachers.address import Address
 from zoo.teachers.families.hugging_face import drop_text, preprocessing_of_processor
+from zoo.teachers.families.published import published_folder
 from zoo.teachers.families.tower import Tower, require_library, require_same_pixels
 
 _IMAGE = "image"

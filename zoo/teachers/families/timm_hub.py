@@ -8,11 +8,11 @@ import timm
 from torch import nn
 
 from zoo.errors import ModelError, OptionError, did_you_mean, first_line
-from zoo.hub import published_folder
 from zoo.models.facts import facts_of
 from zoo.models.folder import load_model
 from zoo.paths import expanded
 from zoo.teachers.address import Address
+from zoo.teachers.families.published import published_folder
 from zoo.teachers.foreign import is_of_published_classes
 
 OUTPUTS = ("head", "pooled", "cls", "mean")

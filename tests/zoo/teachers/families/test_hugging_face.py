@@ -212,7 +212,7 @@ def test_a_processor_that_does_more_than_it_says_is_found_out(tmp_path: Path, mo
 
 
 def test_names_fail_at_once_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.hub.obstacle_to", lambda url: "no answer within 8 s")
+    monkeypatch.setattr("zoo.teachers.families.published.obstacle_to", lambda url: "no answer within 8 s")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=r"hf download nobody/nothing --local-dir FOLDER"):

@@ -1,18 +1,17 @@
-"""Published models: whether the hub can be asked, and the folder that a model's files are in once they are here."""
+"""The folder that a published model's files are in, once they are here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Thread
 
 import huggingface_hub
 from huggingface_hub import constants
 
 from zoo.errors import ModelError, first_line
+from zoo.models.making import obstacle_to
 
-_PATIENCE = 8.0  # seconds to wait for a server's answer
 _NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 
@@ -62,20 +61,3 @@ def published_folder(
 
 def _missing(folder: Path, patterns: Sequence[str]) -> list[str]:
     return [pattern for pattern in patterns if not any(folder.glob(pattern))]
-
-
-def obstacle_to(url: str) -> str | None:
-    """Return why a server does not answer within some seconds; None where it answers, whatever it says."""
-    answers: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            huggingface_hub.get_session().head(url, timeout=_PATIENCE / 2)
-            answers.append(None)
-        except Exception as error:  # of the client's library, of which there are several
-            answers.append(first_line(error))
-
-    asking = Thread(target=ask, daemon=True)  # finding a server's address knows no time limit
-    asking.start()
-    asking.join(_PATIENCE)
-    return answers[0] if answers else f"no answer within {_PATIENCE:g} s"
