@@ -23,6 +23,7 @@ PUBLIC = {
         "load_model",
         "measure",
         "measure_by_labels",
+        "pretrained_available",
         "save_model",
         "train",
     ],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zoo.errors import DataError, ModelError, OptionError, RefusedError, UserError
     from zoo.models.embedding import embed
     from zoo.models.folder import load_model, save_model
-    from zoo.models.making import create_model
+    from zoo.models.making import create_model, pretrained_available
     from zoo.models.preprocessing import Preprocessing
     from zoo.retrieval.label_measures import measure_by_labels
     from zoo.retrieval.measures import measure
@@ -34,6 +34,7 @@ __all__ = [
     "load_model",
     "measure",
     "measure_by_labels",
+    "pretrained_available",
     "save_model",
     "train",
 ]
@@ -53,6 +54,7 @@ _HOME = {
     "load_model": "zoo.models.folder",
     "measure": "zoo.retrieval.measures",
     "measure_by_labels": "zoo.retrieval.label_measures",
+    "pretrained_available": "zoo.models.making",
     "save_model": "zoo.models.folder",
     "train": "zoo.training.train",
 }

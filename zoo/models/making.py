@@ -114,6 +114,23 @@ def create_model(
     return model
 
 
+def pretrained_available(arch: str) -> bool:
+    """Return whether an architecture's published weights are on this machine or can be downloaded now.
+
+    Args:
+        arch: a timm architecture.
+
+    Raises:
+        ModelError: unknown architecture.
+    """
+    _require_architecture(arch)
+    try:
+        _published_weights(arch)
+    except ModelError:
+        return False
+    return bool(timm.is_model_pretrained(arch))
+
+
 def classifier_of(arch: str, pretrained: bool | str | Path) -> np.ndarray | None:
     """Return the weights of the classifier that a network was pretrained with, ``(C, F)``; None where it had none.
 

@@ -12,7 +12,7 @@ import torch
 
 from zoo.errors import ModelError, OptionError
 from zoo.files import digest
-from zoo.models.making import create_model, pretrained_source
+from zoo.models.making import create_model, pretrained_available, pretrained_source
 from zoo.models.network import head_of
 
 
@@ -190,6 +190,7 @@ def test_published_weights_without_a_network_are_told_at_once(
         create_model("test_resnet", 8, pretrained=True)
     assert time.monotonic() - began < 2
     assert len(asked) == (how != "offline")
+    assert not pretrained_available("test_resnet")
 
 
 def test_published_weights_that_are_here_need_no_network(
@@ -201,5 +202,7 @@ def test_published_weights_that_are_here_need_no_network(
     safetensors.torch.save_file(published.state_dict(), file)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: str(file))
     monkeypatch.setattr("huggingface_hub.get_session", lambda: pytest.fail("it asked"))
+    assert pretrained_available("test_resnet")
+    assert not pretrained_available("coatnet_1_224")  # which has none published
     model = create_model("test_resnet", 8, pretrained=True)
     assert torch.equal(next(iter(model.state_dict().values())), next(iter(published.state_dict().values())))
