@@ -79,34 +79,35 @@ def distill(
 ) -> Path:
     """Distil a teacher into a student of another architecture and dimension, and save it as a model folder.
 
-    Teacher and student see the same random views; the student learns the teacher's relations between them ("Embedding
-    Transfer with Label Relaxation", CVPR 2021). Labels serve to balance batches, to measure, and in losses that add a
-    term on them; images without labels work with the others. The teacher is measured first, and refused if it is no
-    better than chance. A pretrained student is measured first too, as it comes, with a head that is fitted to the
-    training images; if no epoch retrieves better on the validation classes, that is what is saved. A run that was
-    interrupted goes on from its last whole epoch when called again with the same options; a finished one is left as it
-    is.
+    Teacher and student see the same random views, and the student learns how the teacher relates them ("Embedding
+    Transfer with Label Relaxation", CVPR 2021). Labels balance batches, choose the best epoch, and serve losses that
+    use them; other losses work without labels. The teacher is measured first, and refused if it is no better than
+    chance. A pretrained student is measured first too, with a head fitted to the training images; if no epoch retrieves
+    better on the validation classes, that is what is saved.
+
+    Called again with the same options, an interrupted run resumes from its last complete epoch, and a finished one is
+    reused.
 
     Args:
-        teacher: a model folder, an .onnx file, an .npz file of embeddings by image id; in Python also a torch module,
-            a mapping from image id to embedding, or a Teacher.
-        data: what to train on, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
-        out: folder to save the student in.
+        teacher: a model folder, an .onnx file or an .npz file of embeddings; in Python also a torch module, a mapping
+            from image id to embedding, or a Teacher.
+        data: training data, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
+        out: folder for the student.
         arch: the student's architecture, any of timm's.
         dim: dimensions of the student's embedding.
-        loss: relaxed_contrastive, relaxed_multi_similarity, fitnet, attention, crd, darkrank, pkt, rkd, or module:Class
-            for one of your own. fitnet and attention need labels and the feature maps of a timm teacher.
+        loss: relaxed_contrastive, relaxed_multi_similarity, regression, rkd, pkt, darkrank, crd, fitnet, attention, or
+            module:Class for your own; see docs/losses.md. fitnet and attention need labels and a timm teacher.
         loss_options: options of the loss, such as {sigma: 1.0, delta: 1.0}.
         metric: how the student's embeddings are compared: cosine or euclidean; null for cosine with pretrained weights,
-            whose features have no length of their own, else what suits the loss.
+            else what suits the loss.
         epochs: passes over the training images; null for 15 with pretrained weights, else 90.
-        batch_size: images in a batch, over all devices; each counts views times.
-        precision: Lightning's, of the student: 32-true, bf16-mixed or 16-mixed; or auto: bf16-mixed where the device
-            has it in hardware, else 32-true.
-        teacher_precision: of the teacher's forward pass: fp32, bf16, fp16 or auto.
-        teacher_cache: folder to keep the teacher's embeddings of the views in, from which another student of the same
-            teacher, data, augmentation and seed learns without running the teacher; null to keep none. It takes 4
-            bytes for each dimension, view, image and epoch.
+        batch_size: images in a batch, over all devices; each counts once per view.
+        precision: Lightning's precision for the student: 32-true, bf16-mixed, 16-mixed, or auto (bf16-mixed if the
+            hardware supports it, else 32-true).
+        teacher_precision: precision of the teacher's forward pass: fp32, bf16, fp16 or auto.
+        teacher_cache: folder that stores the teacher's embeddings of the views, so that other students with the same
+            teacher, data, augmentation and seed need not run it; null for none. Takes 4 bytes per dimension, view,
+            image and epoch.
 
     Returns:
         The student's folder.

@@ -1,4 +1,4 @@
-"""The main job in one verb: teacher, student, ONNX, report: :func:`run`."""
+"""Teacher, student, ONNX and report in one verb: :func:`run`."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ def run(
     """Train a teacher, distil it, export the student to ONNX, validate it on unseen classes, and write the report.
 
     The folder ``out`` receives config.yaml (all options, resolved), teacher/, student/, export/ and report/.
-    Stages that are finished are reused; a stage that was interrupted goes on where it stopped.
+    Finished stages are reused; an interrupted stage resumes.
 
     Args:
         data: images, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
-        out: the run's folder.
+        out: folder of the run.
         teacher: options of train.
         student: options of distill, such as arch and dim.
         export: options of export, such as precision.
         report: options of validate, such as min_retention.
-        given_teacher: a teacher that is there already (a model folder, an .onnx or .npz file); none is trained then.
-        seed: of everything random.
+        given_teacher: an existing teacher (a model folder, an .onnx or .npz file); no teacher is trained then.
+        seed: seed for everything random.
 
     Returns:
         The report.
@@ -157,7 +157,9 @@ def _require_possible(
     asked_of_report = ("ks", "min_retention", "index", "min_gain", "gain_by", "baselines")
     require_report_options(**{name: report[name] for name in asked_of_report})
     if report["min_gain"] is not None and not student["pretrained"]:
-        log.warning("report.min_gain will fail: student.pretrained is false, so there is no network as it comes")
+        log.warning(
+            "report.min_gain will fail: student.pretrained is false, so there is no pretrained network to compare with"
+        )
 
 
 def _require_embeddings(teacher: str | Path, splits: DataSplits) -> None:
@@ -202,7 +204,7 @@ def _export(
         tried = folder / CANDIDATES
         there = all(file.is_file() for file in (*files, *([tried] if refused else [])))
         if made == inputs and there and _is_as_made(folder, digests):
-            log.info("%s is finished already: reused", folder)
+            log.info("%s is already finished: reused", folder)
             return files, RefusedError(**refused, content=read_record(tried), network=None) if refused else None
         for stale in files:
             stale.unlink(missing_ok=True)
@@ -234,7 +236,7 @@ def _report(
         made = read_record(made_of)
         digests = made.pop(_MADE, {})
         if made == inputs and _is_as_made(folder, digests):
-            log.info("%s is finished already: reused", folder)
+            log.info("%s is already finished: reused", folder)
             content = read_record(finished)
             return Report(folder, content, content["gate"]["passed"])
     report = validate(models, teacher, splits, folder, **options)
@@ -250,7 +252,7 @@ def _is_as_made(folder: Path, digests: Mapping[str, str]) -> bool:
     """Return whether files are still there, and what was written; of an earlier version no digests are known."""
     for name, said in digests.items():
         if _digests(folder, [name]) != {name: said}:
-            log.warning("%s is not what was written, or is gone: its stage is made anew", folder / name)
+            log.warning("%s was changed or removed: its stage runs again", folder / name)
             return False
     return True
 
@@ -271,7 +273,7 @@ def read_record(file: Path) -> dict[str, Any]:
                 raise ValueError(f"files has {shown(name)}; it must be the name of a file in this folder")
     except ValueError as error:
         raise OptionError(
-            f"{file} is not valid JSON of a run ({first_line(error)}). Remove its folder; the stage is then made anew."
+            f"{file} is not valid JSON of a run ({first_line(error)}). Delete its folder to run the stage again."
         ) from error
     return content
 
@@ -288,7 +290,7 @@ def _resolved(
     for name, value in (given or {}).items():
         if name not in parameters:
             hint = did_you_mean(name, parameters)
-            where = f"; {name} is given once, for all stages" if name in SHARED else ""
+            where = f"; set {name} once, for all stages" if name in SHARED else ""
             raise OptionError(f"{section} has no option {name!r}{where}.{hint}")
         options[name] = value
     require_given(verb, options)

@@ -153,7 +153,9 @@ def require_transferable(teacher: Teacher, splits: DataSplits, asked: DataOption
         DataError: there are no two training images, or nothing can be measured on the validation images.
     """
     if asked.rotate_classes and isinstance(teacher, ArrayTeacher):
-        raise OptionError("rotate_classes needs a teacher that sees images; embeddings by id have none of turned ones.")
+        raise OptionError(
+            "rotate_classes needs a teacher that embeds images; stored embeddings have none for rotated ones."
+        )
     require_training_images(splits, asked.split)
 
 
@@ -189,9 +191,9 @@ def transfer(
     held_out = splits.validation.checked(asked.data.max_unreadable) if len(splits.validation) else None
     measured: dict[str, Any] = {}
     if upright.labels is None and upright.continuous is None:
-        log.warning("the images have no labels, so teacher %s goes unmeasured", teacher.name)
+        log.warning("the images have no labels, so teacher %s is not measured", teacher.name)
     elif not use_labels and held_out is None and not measurable(upright):
-        log.warning("the images' labels say nothing about retrieval, so teacher %s goes unmeasured", teacher.name)
+        log.warning("the labels cannot measure retrieval, so teacher %s is not measured", teacher.name)
     else:
         judged = {} if held_out is None else {"teacher on validation": held_out}
         if held_out is None or not enough_to_prove(teacher, held_out):
@@ -255,8 +257,8 @@ def create_transfer_loss(
         facts["num_classes"] = int(labels.max()) + 1
     elif any(named[key].default is inspect.Parameter.empty for key in _LABELS & named.keys()):
         raise OptionError(
-            f"Loss {name!r} needs labels, and the images have none or use_labels is false. Choose a loss that does "
-            "without, such as relaxed_contrastive, or put each class's images in a folder."
+            f"Loss {name!r} needs labels, and the images have none or use_labels is false. Choose a loss that "
+            "works without labels, such as relaxed_contrastive, or put each class's images in a folder."
         )
     if not _MAPS.isdisjoint(named):
         facts |= _shapes_of_maps(student, teacher, images)

@@ -1,4 +1,4 @@
-"""The edge runtime: an ONNX file in, embeddings out. Needs onnxruntime, numpy and Pillow only."""
+"""The runtime for devices: an ONNX file in, embeddings out. Needs onnxruntime, numpy and Pillow only."""
 
 from __future__ import annotations
 
@@ -27,28 +27,29 @@ class Embedder:
 
     Args:
         path: the file.
-        threads: of one inference; None for all cores.
-        providers: onnxruntime's execution providers, best first, by their names or in short, such as "cuda"; or pairs
-            of a name and a mapping of options.
-        max_pixels: images of more pixels are refused. Above 178 million, raise ``PIL.Image.MAX_IMAGE_PIXELS`` too.
+        threads: threads per inference; None for all cores.
+        providers: onnxruntime's execution providers, best first, by full or short name, such as "cuda"; or pairs of a
+            name and a mapping of options.
+        max_pixels: images with more pixels are refused. Above 178 million, raise ``PIL.Image.MAX_IMAGE_PIXELS`` too.
 
-    An embedder can be pickled: what is kept is where the file lies and these options.
+    An embedder can be pickled: the path of the file and these options are kept.
 
     Attributes:
         dim: dimensions of the embedding.
         metric: how to compare embeddings: "cosine" (they are L2-normalised: use the dot product) or "euclidean".
-        precision: of the weights: "fp32", "fp16" or "int8".
-        input: "pixels" where preprocessing is inside the file, "tensor" where it is left to the caller.
+        precision: precision of the weights: "fp32", "fp16" or "int8".
+        input: "pixels" if preprocessing is inside the file, "tensor" if it is left to the caller.
         preprocessing: how pixels become the network's input.
-        input_size: height and width of that, pixels.
-        parameters: of the network, or None if unknown.
+        input_size: height and width of the network's input, in pixels.
+        parameters: number of parameters of the network, or None if unknown.
         trained_on: name and protocol of its training data; empty if unknown.
-        one_by_one: a batch is run one image at a time, so that an embedding does not depend on its neighbours.
-        metadata: all that the file says of itself.
+        one_by_one: whether a batch runs one image at a time, so that an embedding does not depend on its neighbours.
+        metadata: all metadata of the file.
 
     Raises:
-        ModelError: the file, or one that it refers to, is missing, broken or damaged, or was not made by ``to_onnx``.
-        OptionError: threads or max_pixels are below 1, or a provider is not one of this onnxruntime or does not start.
+        ModelError: the file, or its external data, is missing or damaged, or was not made by ``to_onnx``.
+        OptionError: threads or max_pixels are below 1, or a provider is missing from this onnxruntime or does not
+            start.
     """
 
     def __init__(
@@ -76,7 +77,8 @@ class Embedder:
         made = [output.name for output in self._session.get_outputs()] == ["embedding"]
         if self.metadata.get("schema") != SCHEMA or kind is None or not made:
             raise ModelError(
-                f"{path} was not made by to_onnx: it lacks its metadata, or its input image or tensor. Export it anew."
+                f"{path} was not made by to_onnx: its metadata or its input, image or tensor, is missing. Export it "
+                "again."
             )
         self.path = path
         self.input = kind
@@ -94,19 +96,19 @@ class Embedder:
         """Embed one image or several.
 
         Args:
-            images: a path, the bytes of an image file, one open for reading bytes, a PIL image or a uint8 array
-                ``(H, W)``, ``(H, W, 1 or 3 or 4)``; or several of them, or one array ``(N, H, W, 3)``. Files are turned
-                as EXIF says; transparent images are laid on white. Where ``input`` is "tensor": a float32 array
-                ``(3, H, W)`` of ``input_size``, prepared as the metadata say; or several of them, or one array
-                ``(N, 3, H, W)``. Tensors on the CPU are arrays, too.
-            batch_size: most images in one inference; only neighbours of equal size share one, and none do where int8
-                was made by a dynamic scheme.
+            images: a path, the bytes of an image file, a file open for reading bytes, a PIL image or a uint8 array
+                ``(H, W)``, ``(H, W, 1 or 3 or 4)``; or several of them, or one array ``(N, H, W, 3)``. EXIF rotation is
+                applied; transparent pixels become white. If ``input`` is "tensor": a float32 array ``(3, H, W)`` of
+                ``input_size``, prepared as the metadata say; or several of them, or one array ``(N, 3, H, W)``. Tensors
+                on the CPU count as arrays.
+            batch_size: largest number of images in one inference. Only consecutive images of equal size share one, and
+                none do if int8 was made by a dynamic scheme.
 
         Returns:
             float32 ``(dim,)`` for one image, ``(N, dim)`` for several.
 
         Raises:
-            DataError: an image cannot be read, or is not what this file takes; names it.
+            DataError: an image cannot be read, or is not what this file takes.
             OptionError: batch_size is below 1.
         """
         if batch_size < 1:
@@ -116,7 +118,7 @@ class Embedder:
             row: np.ndarray = self._embed([self._prepared(images, "")])[0]
             return row
         if not isinstance(images, Iterable) or isinstance(images, Mapping):
-            raise DataError(f"{type(images).__name__} is neither an image nor several. Give a list of images.")
+            raise DataError(f"{type(images).__name__} is neither an image nor a list of images. Pass a list.")
         rows: list[np.ndarray] = []
         batch: list[np.ndarray] = []
         for place, image in enumerate(images):
@@ -147,7 +149,7 @@ class Embedder:
             try:
                 image = np.asarray(image)
             except (RuntimeError, TypeError, ValueError) as error:  # of a tensor with gradients, or on another device
-                raise DataError(f"A {found} is no array of numpy's ({first_line(error)}).") from error
+                raise DataError(f"A {found} cannot be converted to a numpy array ({first_line(error)}).") from error
             if image.dtype == np.float32 and image.shape == shape:
                 return image  # type: ignore[no-any-return]
             found = f"{image.dtype} {image.shape}"

@@ -54,37 +54,36 @@ def export_model(
 ) -> Exported:
     """Export a model to ONNX, in one precision or several, int8 chosen by measured recall.
 
-    fp32 is compared with the torch model, as ``to_onnx`` says. int8 is calibrated on training images, measured on
-    validation classes, which are training classes held out, and on training images that were not calibrated on, and
-    refused where it loses more than the budget. What was tried is kept in ``candidates.json`` beside the files.
+    fp32 is compared with the torch model, as in ``to_onnx``. int8 is calibrated on training images. It is judged on
+    validation classes, which are training classes held out, and on training images not used for calibration, and
+    refused if it loses more than the budget. ``candidates.json`` next to the files records what was tried.
 
     Args:
         model: a model folder; in Python also a timm model in memory.
-        out: the .onnx file to write, or a folder where there are several; null for the folder export beside the
-            model's.
-        precision: fp32, fp16, int8 (the usual scheme for network and target) or auto (the fastest int8 of several
-            schemes that keeps recall, with blocks left in float where it must be); several with commas between.
+        out: the .onnx file, or a folder for several; null for the folder export next to the model's.
+        precision: fp32, fp16, int8 (the usual scheme for network and target) or auto (the safest and fastest int8
+            scheme that keeps recall, with blocks in float if necessary); several separated by commas.
         input: pixels (uint8 images of any size, preprocessing inside) or tensor (preprocessing left to the caller).
-        data: for int8: what the model was trained on, such as folder:PATH; see docs/data.md.
-        validation: fraction of the training classes held out to judge int8 on; the same as in training.
-        target: what int8 will run on: x86 (with VNNI if this processor has it), x86-vnni, arm64 or web.
-        max_drop: how far Recall@1 may fall below fp32's, as a fraction, on the validation classes and on all judged
+        data: for int8: the training data, such as folder:PATH; see docs/data.md.
+        validation: fraction of the training classes held out to judge int8; the same as in training.
+        target: where int8 will run: x86 (with VNNI if this processor has it), x86-vnni, arm64 or web.
+        max_drop: largest drop of Recall@1 below fp32's, as a fraction, on the validation classes and on all judged
             images; null for no limit.
-        budget_by: what must be inside max_drop: mean (the mean drop), or interval (the upper end of its 95 % interval
-            on all judged images too).
-        calibration_images: how many training images int8 is calibrated on, balanced over classes.
-        judged_images: how many images int8 is judged on, at most: those of the validation classes, then training
-            images that were not calibrated on.
-        latency_runs: how often each int8 candidate is timed; 0 for never.
-        seed: of the choice of images, and of bootstrap samples.
-        before: where the model was finished after a refusal, that refusal: drops are against its fp32, and what was
-            tried then stays on record.
+        budget_by: what must stay within max_drop: mean (the mean drop) or interval (also the upper end of its 95 %
+            interval on all judged images).
+        calibration_images: training images that calibrate int8, balanced over classes.
+        judged_images: largest number of images that judge int8: validation images first, then training images that were
+            not used for calibration.
+        latency_runs: timed runs per int8 candidate; 0 for none.
+        seed: seed for the choice of images and the bootstrap.
+        before: after fine-tuning: the refusal before it. Drops are relative to its fp32, and its candidates stay on
+            record.
 
     Returns:
         The files, and what was tried.
 
     Raises:
-        RefusedError: no int8 file is inside the budget; other precisions are written.
+        RefusedError: no int8 file meets the budget; other precisions are written.
         UserError: model, data or options that cannot work.
     """
     require_valid({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed, "max_drop": max_drop})
@@ -162,7 +161,7 @@ def _asked(precision: str) -> list[str]:
     for word in asked:
         require_known("precision", word, PRECISIONS)
     if {"int8", "auto"} <= set(asked):
-        raise OptionError("Precision int8 is one scheme and auto chooses among several. Give one of them.")
+        raise OptionError("Precision int8 is one scheme; auto chooses among several. Ask for one of the two.")
     return asked
 
 
@@ -175,10 +174,10 @@ def files_of(model: ModelLike, out: str | Path | None, precision: str, input: st
             raise OptionError(f"{out} is one file for {len(kinds)} precisions. Give a folder, or one precision.")
         return {kinds[0]: out}
     if out is not None and re.fullmatch(r"\.[A-Za-z]\w*", out.suffix) and not out.is_dir():
-        raise OptionError(f"{out} does not end in .onnx, the one format of file that is written. Give such a name.")
+        raise OptionError(f"{out} does not end in .onnx. Give a name that does, or a folder.")
     if out is None:
         if not isinstance(model, str | Path):
-            raise OptionError("A model in memory has no folder to write beside. Give out.")
+            raise OptionError("A model in memory has no folder to write to. Give out.")
         out = given_path(model).parent / "export"
     ending = "" if input == "pixels" else f"-{input}"
     return {kind: out / f"model{'' if kind == 'fp32' else f'-{kind}'}{ending}.onnx" for kind in kinds}

@@ -141,7 +141,7 @@ def _require_numbers(options: Mapping[str, Any]) -> None:
         if name not in (*_NOT_WHOLE, *_FRACTIONS) and not isinstance(value, Integral):
             raise OptionError(f"{name} is {shown(value)}; it must be a whole number.")
         if isinstance(value, Integral) and abs(int(value)) > 10**18:
-            raise OptionError(f"{name} is {shown(int(value))}; that is beyond any use.")
+            raise OptionError(f"{name} is {shown(int(value))}; that is too large.")
 
 
 def require_neighbours(ks: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and mend.
+"""Errors that a user can cause, and fix.
 
 Every message names the thing that is wrong (file, row, option), the value found, and the remedy, in one or two lines.
 The command line prints them without a traceback and exits with 1.
@@ -15,7 +15,7 @@ _HEAD, _TAIL = 440, 220  # characters of a message that are kept where it is lon
 
 
 class UserError(Exception):
-    """Base of all errors that the user can mend. A message that quotes something very long is cut in the middle."""
+    """Base of all errors that a user can fix. A message that quotes something very long is cut in the middle."""
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -63,7 +63,7 @@ class RefusedError(UserError):
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> str:
-    """Return `` Did you mean a, b or c?`` with the nearest of the known names, or an empty string.
+    """Return `` Did you mean a, b or c?`` with the most similar known names, or an empty string.
 
     Args:
         name: what was given.

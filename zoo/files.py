@@ -206,7 +206,7 @@ def alone_in(folder: Path | str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise OptionError(f"Another process is at work in {folder}. Wait for it, or choose another out.") from error
+        raise OptionError(f"Another process is working in {folder}. Wait for it, or choose another out.") from error
     except NotImplementedError:  # a file system without locks
         yield
         return
@@ -233,7 +233,7 @@ def require_in_place(folder: Path | str) -> None:
     """
     held = _held.get(str(Path(folder).absolute()))
     if held is not None and held != _inode(Path(folder) / LOCK):
-        raise OptionError(f"{folder} was removed, or moved away, while work went on in it. Run the command again.")
+        raise OptionError(f"{folder} was removed or moved while it was in use. Run the command again.")
 
 
 def _inode(file: Path) -> tuple[int, int] | None:

@@ -100,7 +100,7 @@ def read_pixels(source: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return _file_to_rgb(source, max_pixels)
     if not any(hasattr(source, name) for name in _OF_ARRAYS):
         raise TypeError(
-            f"{type(source).__name__} is no image: give a path, bytes, an open file, a PIL image or an array"
+            f"{type(source).__name__} is not an image: pass a path, bytes, an open file, a PIL image or an array"
         )
     return _array_to_rgb(np.asarray(source))
 
@@ -121,7 +121,7 @@ def require_pixels(source: Any, name: str = "", max_pixels: int = MAX_PIXELS) ->
     except UNREADABLE as error:
         path = os.fsdecode(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
         named = path if isinstance(path, str) else name or f"of type {type(source).__name__}"
-        raise DataError(f"Image {named} cannot be read ({first_line(error)}). Mend or remove it.") from error
+        raise DataError(f"Image {named} cannot be read ({first_line(error)}). Fix or remove it.") from error
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
@@ -164,7 +164,7 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
 def _image_to_rgb(image: Image.Image, max_pixels: int) -> np.ndarray:
     _require_size(*image.size, max_pixels)
     if image.mode in ("I", "F") and not _has_16_bits(image):
-        raise ValueError(f"32 bits a channel (mode {image.mode}) have no agreed range; convert to 8 bits")
+        raise ValueError(f"32 bits per channel (mode {image.mode}) have no agreed range; convert to 8 bits")
     _load(image)
     sixteen_bits = _has_16_bits(image)
 

@@ -74,7 +74,7 @@ def open_session(
                 f"({newer[0].removesuffix(' is under development')}). Upgrade onnxruntime."
             ) from error
         told = [provider for provider in providers if not isinstance(provider, str)]
-        remedy = f"Export it anew, or check the options of {told[0][0]}." if told else "Export it anew."
+        remedy = f"Export it again, or check the options of {told[0][0]}." if told else "Export it again."
         raise ModelError(
             f"{what}{path} is not an ONNX file that onnxruntime loads ({first_line(error)}). {remedy}"
         ) from error
@@ -82,11 +82,11 @@ def open_session(
     failed = [name for name in named if name not in session.get_providers()]
     if failed and _CPU not in named:
         raise OptionError(
-            f"Provider {failed[0]} does not start here; onnxruntime says why on the terminal. Mend that, or name "
-            f"{_CPU} after it to run on the CPU then."
+            f"Provider {failed[0]} does not start here; onnxruntime prints the reason. Fix that, or add {_CPU} "
+            "after it to fall back to the CPU."
         )
     if failed:
-        log.warning("%s%s: provider %s does not start here; another runs it.", what, path, failed[0])
+        log.warning("%s%s: provider %s does not start here; using another.", what, path, failed[0])
     return session
 
 

@@ -76,8 +76,8 @@ class Stage:
                 of a weight file is added.
 
         Raises:
-            OptionError: the folder holds work that was begun with other options, is not a folder, or another process is
-                at work in it.
+            OptionError: the folder holds work that was started with other options, is not a folder, or is in use by
+                another process.
         """
         folder = given_path(folder)
         weights = arguments.get("pretrained")
@@ -195,9 +195,9 @@ def _is_finished(folder: Path, verb: Callable[..., Any], options: dict[str, Any]
         return False
     made_with = _made_with(folder, verb)
     if not made_with:
-        raise OptionError(f"{folder} already holds a model that was not made here. Choose another out.")
+        raise OptionError(f"{folder} already contains another model. Choose another out.")
     _require_same(folder, defaults | names_only(made_with), names_only(options))  # as the configuration has them
-    log.info("%s is finished already: reused", folder)
+    log.info("%s is already finished: reused", folder)
     return True
 
 
@@ -216,9 +216,9 @@ def _read(recorded: Path) -> dict[str, Any]:
     try:
         options = read_document(recorded)
     except (ValueError, RecursionError) as error:
-        raise OptionError(f"{recorded} is not valid JSON ({error}). Remove its folder to start anew.") from error
+        raise OptionError(f"{recorded} is not valid JSON ({error}). Remove its folder to start again.") from error
     if not isinstance(options, dict):
-        raise OptionError(f"{recorded} holds no options by name. Remove its folder to start anew.")
+        raise OptionError(f"{recorded} holds no options by name. Remove its folder to start again.")
     return options
 
 
@@ -232,4 +232,6 @@ def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
     changed = [name for name in sorted(old.keys() | new.keys()) if differs(name)]
     if changed:
         listed = ", ".join(f"{name[:60]} {shown(old.get(name))} (now {shown(new.get(name))})" for name in changed[:3])
-        raise OptionError(f"{folder} was begun with {listed}. Choose another out, or remove the folder to start anew.")
+        raise OptionError(
+            f"{folder} was started with {listed}. Choose another out, or remove the folder to start again."
+        )

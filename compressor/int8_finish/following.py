@@ -18,12 +18,12 @@ _TensorKey = tuple[int, int]
 
 
 def require_unbranched(model: nn.Module) -> None:
-    """Raise a ModelError where a network merges branches into one convolution when it is exported."""
+    """Raise a ModelError where a network merges its branches when it is exported."""
     for module in model.modules():
         if any(hasattr(module, name) for name in ("fuse", "reparameterize", "switch_to_deploy")):
             raise ModelError(
-                f"{summary_of(model)['architecture']} merges branches into one convolution when it is exported, which "
-                "rounding the branches does not foresee. Distil another network, such as mobilenetv4_conv_small."
+                f"{summary_of(model)['architecture']} merges its branches when it is exported, so it "
+                "cannot be fine-tuned for int8. Distil another network, such as mobilenetv4_conv_small."
             )
 
 

@@ -54,32 +54,32 @@ def finish_quantized(
     workers: int | None = MachineOptions.workers,
     seed: int = OptimisationOptions.seed,
 ) -> Path:
-    """Fine-tune a student for some epochs while it computes as if quantised to int8, and save it as a model folder.
+    """Fine-tune a student for int8, with weights and activations rounded, and save it as a model folder.
 
-    The student learns from its teacher as it did, with weights and activations rounded as the static quantiser will
-    round them; see ``compressor.int8_finish.fake_quantization``. Statistics of BatchNorm layers stay as they are.
-    Ranges of activations begin with those of 256 training images, follow the batches, and stay fixed in the last
-    quarter of the epochs. The best epoch is that whose rounded student has the highest Recall@1 on the validation
-    images (nDCG@10 where labels are continuous and there are no classes), by which its int8 file is judged. What is
-    saved is an ordinary float model: quantise it as any other. A run that was interrupted goes on from its last whole
-    epoch when called again with the same options; a finished one is left as it is.
+    The student learns from its teacher as before, while weights and activations are rounded as the static quantiser
+    will round them; see ``compressor.int8_finish.fake_quantization``. BatchNorm statistics do not change. The ranges of
+    the activations start from 256 training images, follow the batches, and stay fixed in the last quarter of the
+    epochs. The epoch with the highest Recall@1 of the rounded student on the validation images is kept (nDCG@10 for
+    continuous labels without classes), the measure that also judges its int8 file. The saved model is an ordinary float
+    model: quantise it like any other. Called again with the same options, an interrupted run resumes from its last
+    complete epoch, and a finished one is reused.
 
     Args:
-        student: a model folder, as distill writes it.
-        teacher: what the student learned from, in any of the kinds that distill takes.
-        data: what to train on, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
-        out: folder to save the finished student in.
-        scheme: activations as u8s8 (asymmetric, in uint8 or int8) or s8s8 (int8, symmetric); weights are int8.
-        per_channel: weights have a scale for each output channel; false for one a layer.
-        loss: as distill takes it; null for the student's own. One of your own, module:Class, must be given again: what
-            a folder names is not imported.
+        student: a model folder written by distill.
+        teacher: the student's teacher, of any kind that distill takes.
+        data: training data, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
+        out: folder for the fine-tuned student.
+        scheme: activations: u8s8 (asymmetric, uint8 or int8) or s8s8 (symmetric int8); weights are int8.
+        per_channel: one weight scale per output channel; false for one per layer.
+        loss: as in distill; null for the student's own. Name your own, module:Class, again: what a folder names is not
+            imported.
         epochs: passes over the training images.
-        lr: learning rate; null for half of the student's own.
-        split: how classes are divided; null for the student's own, as with all that follow.
-        batch_size: images in a batch, over all devices; each counts views times.
-        min_crop: smallest part of an image's area that a view may show.
-        precision: Lightning's, of the student.
-        seed: of batches and augmentation.
+        lr: learning rate; null for half of the student's.
+        split: rule that divides the classes; null for the student's own, as for the options below.
+        batch_size: images in a batch, over all devices; each counts once per view.
+        min_crop: smallest fraction of an image's area that a view may show.
+        precision: Lightning's precision for the student.
+        seed: seed for batches and augmentation.
 
     Returns:
         The finished student's folder.
@@ -124,7 +124,7 @@ def finish_quantized(
 
     require_transferable(source, splits, asked.data)
     if facts.teacher is not None and facts.teacher.get("digest") != source.digest:
-        log.warning("the student learned from teacher %s, which %s is not", facts.teacher.get("name"), source.name)
+        log.warning("the student was distilled from teacher %s, not from %s", facts.teacher.get("name"), source.name)
     lightning.seed_everything(seed, verbose=False)
     quantization = FakeQuantization(model, scheme, per_channel)
     make_learner = partial(QuantizedLearner, quantization=quantization)
@@ -179,8 +179,8 @@ def require_known_loss(student: str | Path, facts: ModelFacts, loss: str | None)
     own = facts.options.get("loss", "relaxed_contrastive")
     if loss is None and facts.teacher is not None and own not in list(LOSSES):
         raise OptionError(
-            f"{Path(student) / 'config.json'} names the loss {own!r}, which is not one of this project's and is not "
-            "imported. If you trust it, give it as loss."
+            f"{Path(student) / 'config.json'} names the loss {own!r}, which is not part of this package, so it is "
+            "not imported. If you trust it, pass it as loss."
         )
 
 
@@ -203,5 +203,5 @@ def obstacle_to_finish(student: str | Path, loss: str | None = None) -> str | No
         require_unbranched(model)
         require_known_loss(student, facts_of(model), loss)
     except (ModelError, OptionError) as error:
-        return f"The student cannot be finished for int8: {error}"
+        return f"The student cannot be fine-tuned for int8: {error}"
     return None

@@ -28,26 +28,27 @@ def ship(
 ) -> Exported:
     """Export a model to ONNX, in one precision or several, int8 chosen by measured recall.
 
-    Where int8 is refused, the student is finished by its teacher while it computes as if quantised, and int8 is tried
-    again: with precision auto and a teacher by itself, else for as many ``qat_epochs`` as are given. The finished
-    student is saved in ``finished`` beside the files; drops are still against the student as it was.
+    If int8 is refused, the student is fine-tuned by its teacher with int8 rounding in place, and int8 is tried again:
+    automatically with precision auto and a teacher, otherwise for ``qat_epochs`` epochs. The fine-tuned student is
+    saved in ``finished`` next to the files. Drops are still relative to the original student.
 
     Args:
         model: a model folder.
         out: the .onnx file to write, or a folder where there are several; null for the folder export beside the
             model's.
-        teacher: to finish the student by: a model folder, an .onnx or .npz file; in Python also a torch module.
-        qat_epochs: epochs of a quantisation-aware finish, where int8 would be refused otherwise; null for 4 with
-            precision auto and a teacher, else none; 0 for none.
-        loss: to finish with; null for the student's own. One of your own, module:Class, must be given again.
-        options: of export_model.
+        teacher: teacher for fine-tuning the student: a model folder, an .onnx or .npz file; in Python also a torch
+            module.
+        qat_epochs: epochs of fine-tuning if int8 would otherwise be refused; null for 4 with precision auto and a
+            teacher, else none; 0 for none.
+        loss: loss for fine-tuning; null for the student's own. Name your own, module:Class, again.
+        options: options of export_model.
 
     Returns:
         The files, and what was tried.
 
     Raises:
-        RefusedError: no int8 file is inside the budget, also where the student cannot be finished or its finish
-            diverged; other precisions are written.
+        RefusedError: no int8 file meets the budget, also if the student cannot be fine-tuned or fine-tuning diverged;
+            other precisions are written.
         UserError: model, teacher, data or options that cannot work.
     """
     require_valid({"qat_epochs": qat_epochs})
@@ -77,7 +78,7 @@ def ship(
     if obstacle is not None:
         raise RefusedError(refused.found, obstacle, refused.content, refused.network)
     leave_out = " (--qat_epochs 0 leaves this out)" if automatic else ""
-    log.info("%s Finishing the student for %d epochs%s.", refused.found, epochs, leave_out)
+    log.info("%s Fine-tuning the student for int8 for %d epochs%s.", refused.found, epochs, leave_out)
 
     shared = ("split", "validation", "continuous_labels", "label_metric", "max_unreadable", "seed")
     try:
@@ -94,7 +95,7 @@ def ship(
     except UserError as error:
         if not automatic and not isinstance(error, DivergedError):
             raise  # a mistake in what was asked for; nobody asked for an automatic one, and the refusal is the news
-        raise RefusedError(refused.found, f"Its finish failed: {error}", refused.content, refused.network) from error
+        raise RefusedError(refused.found, f"Fine-tuning failed: {error}", refused.content, refused.network) from error
     options["precision"] = next(word for word in asked if word in ("int8", "auto"))
     again = export_model(finished, files["int8"], **options, before=refused)
     return Exported(files, again.candidates)
@@ -107,4 +108,4 @@ def require_int8(asked: Sequence[str], qat_epochs: int) -> None:
         OptionError: the precisions have neither int8 nor auto.
     """
     if {"int8", "auto"}.isdisjoint(asked):
-        raise OptionError(f"qat_epochs {qat_epochs} finishes a student for int8. Give --precision int8 or auto too.")
+        raise OptionError(f"qat_epochs {qat_epochs} fine-tunes a student for int8. Add --precision int8 or auto.")

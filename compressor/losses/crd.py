@@ -79,7 +79,7 @@ class CRDLoss(nn.Module):
         if not 0 <= momentum < 1:
             raise OptionError(f"momentum is {momentum}; it must lie in [0, 1).")
         if num_images < negatives:
-            log.info("crd: %d negatives, all images there are, for the %d asked for", num_images, negatives)
+            log.info("crd: using all %d images as negatives; %d were requested", num_images, negatives)
         self.negatives = min(negatives, num_images)
         self.temperature = temperature
         self.momentum = momentum

@@ -62,7 +62,7 @@ class RelaxedContrastiveLoss(nn.Module):
                 raise OptionError("sigma auto and regression need a teacher to fit to. Use them in distill.")
             if sigma == AUTO:
                 sigma = fitted_sigma(teacher_sample())
-                log.info("sigma is %.3f: with it a random pair weighs %.2f", sigma, RANDOM_WEIGHT)
+                log.info("sigma is %.3f: a random pair then has weight %.2f", sigma, RANDOM_WEIGHT)
         if isinstance(sigma, str):
             raise OptionError(f"sigma is {sigma!r}; it must be a number above 0, or auto.")
         require_above(0, sigma=sigma)

@@ -24,7 +24,7 @@ class RKDLoss(nn.Module):
           + angle_weight * mean_{i, j, k} smooth_l1(phi_t(i, j, k) - phi_s(i, j, k))
 
     The means count the zeros of i = j and k = i too, and an angle at the same point is 0. The N^3 angles are computed
-    for some anchors k at a time, and anew for the gradient, so memory is O(N^2 + N D).
+    for some anchors k at a time, and again for the gradient, so memory is O(N^2 + N D).
 
     Args:
         distance_weight: of the distance term, 0 or more.

@@ -1,4 +1,4 @@
-"""What files cost where they run: :func:`bench`."""
+"""Time and memory of ONNX files on this machine: :func:`bench`."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ def bench(
     image_size: int | None = None,
     out: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Time ONNX files and measure their memory, by batch and threads.
+    """Time ONNX files and measure their memory, by batch size and threads.
 
-    All files are timed in turn, in one process, after runs that warm up. A time is that of ``Embedder`` on a whole
-    batch of random pixels; for a file that takes pixels it includes the resize, so that image size matters, and for one
-    that takes tensors no preprocessing at all. Peak memory is the resident memory of a fresh process that has only
-    numpy and onnxruntime, at the largest number of threads; it includes those libraries, whose part is given too.
+    All files are timed in turns, in one process, after a warm-up. A time is that of ``Embedder`` on a whole batch of
+    random pixels. For a file that takes pixels it includes the resize, so image size matters; for one that takes
+    tensors it includes no preprocessing. Peak memory is the resident memory of a fresh process with only numpy and
+    onnxruntime, at the largest number of threads; the share of these libraries is reported too.
 
     Args:
         files: .onnx files made by ``export``; times are compared with those of the first.
         batch_sizes: images in one inference.
-        threads: of one inference; null for 1, 2 and all cores.
-        runs: timed runs of each file, for each batch size and number of threads.
+        threads: threads per inference; null for 1, 2 and all cores.
+        runs: timed runs per file, batch size and number of threads.
         image_size: height and width of the images, pixels; null for twice the largest input size of the networks.
         out: JSON file to write the result to; null for none.
 
     Returns:
-        What the file holds; see docs/formats.md.
+        The contents of that file; see docs/formats.md.
 
     Raises:
         ModelError: a file is missing, or was not made by ``export``.
-        OptionError: no file, or a batch, number of threads or runs or image size that cannot be.
+        OptionError: no file, or a batch size, number of threads, number of runs or image size out of range.
     """
     files = [files] if isinstance(files, str | Path) else list(files)
     if not files:

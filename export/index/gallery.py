@@ -137,9 +137,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{folder} is not an index: it has no {_FACTS}. Make one with index build.") from error
     except ValueError as error:
-        raise ModelError(f"{file} is not valid JSON ({first_line(error)}). Build the index anew.") from error
+        raise ModelError(f"{file} is not valid JSON ({first_line(error)}). Build the index again.") from error
     if facts.get("schema") != SCHEMA:
-        raise ModelError(f"{file} does not say schema {SCHEMA}, which this version reads. Build the index anew.")
+        raise ModelError(
+            f"{file} does not have schema {SCHEMA}, the one that this version reads. Build the index again."
+        )
     try:
         require_kinds(facts, _OF_INDEX | {"encoder": MAPPING}, {"digests": MAPPING, "seal": TEXT})
         require_kinds(facts["encoder"], _OF_ENCODER, {"source_digest": maybe(TEXT), "architecture": maybe(TEXT)})
@@ -149,7 +151,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
             raise ValueError(f"it says kind {facts['kind']!r}, which its parameters do not fit")
         require_kinds(facts["parameters"], dict.fromkeys(fitting, whole(1, 2**31)))
     except ValueError as error:
-        raise ModelError(f"{file} is broken: {error}. Build the index anew.") from error
+        raise ModelError(f"{file} is broken: {error}. Build the index again.") from error
     plain = {key: value for key, value in facts.items() if key != "seal"}
     _require_same(file, seal_of(plain), facts.get("seal"), "it")
     return facts
@@ -165,16 +167,16 @@ def read_vectors(folder: Path, facts: dict[str, Any]) -> tuple[VectorIndex, list
     try:
         ids = parsed(read_text(folder / _IDS))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / _IDS} is missing or broken. Build the index anew.") from error
+        raise ModelError(f"{folder / _IDS} is missing or broken. Build the index again.") from error
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
-        raise ModelError(f"{folder / _IDS} must be a list of texts. Build the index anew.")
+        raise ModelError(f"{folder / _IDS} must be a list of texts. Build the index again.")
     if _VECTORS in said and (folder / _VECTORS).is_file():  # before faiss reads what may be no index at all
         _require_same(folder / _VECTORS, digest(folder / _VECTORS), said[_VECTORS], _FACTS)
     vectors = read_index(folder / _VECTORS, facts["kind"], facts["metric"], facts["parameters"], facts["fixed_bytes"])
     if not len(ids) == len(vectors) == facts["count"] or vectors.dim != facts["dim"]:
         raise ModelError(
             f"The files of index {folder} do not belong together: {_FACTS} says {facts['count']} images, {_IDS} has "
-            f"{len(ids)} and {_VECTORS} {len(vectors)}. Build the index anew."
+            f"{len(ids)} and {_VECTORS} {len(vectors)}. Build the index again."
         )
     _require_same(folder / _IDS, digest(folder / _IDS), said.get(_IDS), _FACTS)
     return vectors, ids
@@ -183,8 +185,8 @@ def read_vectors(folder: Path, facts: dict[str, Any]) -> tuple[VectorIndex, list
 def _require_same(file: Path, found: str, said: str | None, who: str) -> None:
     if said is not None and found != said:
         raise ModelError(
-            f"{file} is not what index build wrote: its digest is {found[:16]}, and {who} says {said[:16]}. It is "
-            "damaged or was changed. Build the index anew."
+            f"{file} has changed since index build wrote it: its digest is {found[:16]}, but {who} says {said[:16]}. "
+            "Build the index again."
         )
 
 
@@ -203,7 +205,7 @@ def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, a
     built_with = facts["encoder"]
     path = given_path(built_with["source"] if model is None else model)
     if model is None and not path.exists():
-        raise ModelError(f"{path}, which index {folder} was built with, is no longer there. Give model.")
+        raise ModelError(f"{path}, which index {folder} was built with, no longer exists. Pass model.")
     encoder = open_encoder(path)
     for what, here, there in (("dim", encoder.dim, facts["dim"]), ("metric", encoder.metric, facts["metric"])):
         if here != there:

@@ -192,7 +192,7 @@ def read_index(path: Path, kind: str, metric: str, parameters: dict[str, int], f
         return VectorIndex(kind, metric, parameters, fixed_bytes, read)
     # faiss's own and ours, and what sizes in a broken file lead to
     except (OSError, RuntimeError, MemoryError, ValueError) as error:
-        raise ModelError(f"{path} is missing, or is not an index that {reader} reads. Build it anew.") from error
+        raise ModelError(f"{path} is missing, or is not an index that {reader} reads. Build it again.") from error
 
 
 def parameters_for(kind: str, options: Mapping[str, Any] | None, count: int, dim: int) -> dict[str, int]:
@@ -235,7 +235,7 @@ def parameters_for(kind: str, options: Mapping[str, Any] | None, count: int, dim
         if count < needed:
             raise OptionError(
                 f"An index of kind ivfpq with {nlist} lists needs at least {needed} vectors to train "
-                f"on, and there are {count}. Take sq8 or flat{', or fewer lists' if nlist > 2**_BITS else ''}."
+                f"on, but there are {count}. Use sq8 or flat{', or fewer lists' if nlist > 2**_BITS else ''}."
             )
     return chosen
 

@@ -1,4 +1,4 @@
-"""Galleries that can be searched: :func:`build_index` and :func:`search_index`."""
+"""Searchable galleries: :func:`build_index` and :func:`search_index`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Hit(NamedTuple):
     """An image that was found.
 
     Attributes:
-        id: its id in the gallery; of a file, its path relative to the gallery's root.
-        score: cosine similarity, or Euclidean distance, to the query, as far as the index knows it.
+        id: its id in the gallery; for a file, its path relative to the gallery's root.
+        score: cosine similarity or Euclidean distance to the query, as exactly as the index stores it.
     """
 
     id: str
@@ -37,20 +37,20 @@ def build_index(
     max_unreadable: int = 10,
     seed: int = 0,
 ) -> Path:
-    """Embed a gallery of images and make a faiss index of it, to be searched with index search.
+    """Embed a gallery of images and build a faiss index, for index search.
 
     The folder ``out`` receives index.faiss, ids.json (the images' ids) and index.json (kind, metric, encoder and its
     digest); see docs/formats.md.
 
     Args:
-        model: what embeds the images: an .onnx file made by export, or a model folder.
-        gallery: the images: a folder, however deep, with classes or without, or data of any kind, such as csv:FILE; of
-            data with a split, all images.
+        model: the encoder: an .onnx file made by export, or a model folder.
+        gallery: the images: a folder at any depth, with or without classes, or data of any kind, such as csv:FILE (all
+            parts of it).
         out: folder for the index.
-        kind: flat (exact), sq8, ivfpq, hnsw or binary; see docs/indexes.md.
-        options: of the kind, such as {nlist: 256, m: 16, nprobe: 32} for ivfpq; those left out are chosen.
-        max_unreadable: how many unreadable images are reported and left out before it stops.
-        seed: of the centres of ivfpq and the graph of hnsw.
+        kind: flat (exact), sq8, ivfpq, hnsw or binary; see docs/how-to/search.md.
+        options: options of the kind, such as {nlist: 256, m: 16, nprobe: 32} for ivfpq; the others are chosen.
+        max_unreadable: unreadable images that are reported and left out; one more stops the command.
+        seed: seed for the centres of ivfpq and the graph of hnsw.
 
     Returns:
         The folder.
@@ -66,7 +66,7 @@ def build_index(
     require_writable(out)
     encoder = open_encoder(given_path(model))
     images = load_images(gallery)
-    parameters_for(kind, options, len(images), encoder.dim)  # mistakes are told before the work
+    parameters_for(kind, options, len(images), encoder.dim)  # report mistakes before the work
     images = images.checked(max_unreadable)
     index = make_index(encoder.embed(images), kind, encoder.metric, options, seed)
     out = given_path(out)
@@ -88,13 +88,13 @@ def search_index(
     Args:
         index: folder made by index build.
         queries: image files.
-        k: how many images to find for each.
-        model: what embeds the queries; null for the encoder that the index was built with, where it was then.
-        allow_other_encoder: search with another encoder than the index was built with, such as the int8 file of the
-            same student.
+        k: number of images to find for each query.
+        model: the encoder of the queries; null for the one that built the index, at its path then.
+        allow_other_encoder: allow another encoder than the one that built the index, such as the int8 file of the same
+            student.
 
     Returns:
-        For each query what was found, best first; fewer than k where the index has fewer.
+        The images found for each query, best first; fewer than k if the index has fewer.
 
     Raises:
         ModelError: the index or the encoder is missing or broken, or the encoder is another one.

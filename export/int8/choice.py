@@ -133,9 +133,9 @@ def warn(content: dict[str, Any], entry: dict[str, Any]) -> None:
     seen = content["resolution"]
     if seen["enough"] is False:
         log.warning(
-            "%d judged images are too few for a budget of %g points: the drop of %.2f is known to ±%.2f (95 %%). It "
-            "would take about %d. Compare the files with validate on more images, or give more to judge on "
-            "(judged_images, validation).",
+            "%d judged images are too few for a budget of %g points: the drop of %.2f is known only to ±%.2f (95 %%). "
+            "About %d are needed. Compare the files with validate on more images, or raise judged_images or "
+            "validation.",
             seen["images"],
             100 * budget,
             100 * entry["drop"],
@@ -145,8 +145,8 @@ def warn(content: dict[str, Any], entry: dict[str, Any]) -> None:
     score = fp32["parts"][0]["score"]
     if score >= _EASY:
         log.warning(
-            "%s of fp32 is %.1f %% on the images that judged int8: harder ones may lose more than these show. Compare "
-            "the files with validate on images such as yours, or hold out harder classes.",
+            "%s of fp32 is %.1f %% on the judged images: they are too easy to show much of a drop. Compare the files "
+            "with validate on images like yours, or hold out harder classes.",
             content["measure"],
             100 * score,
         )

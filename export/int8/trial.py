@@ -109,7 +109,7 @@ class Trial:
         elif self._reference is None:
             raise ModelError(
                 f"{self.judge.source} gives embeddings that are not finite on {self.judge.parts[0].images.ids[0]!r} "
-                "and others: its weights are broken, or training diverged. Train it anew."
+                "and others: its weights are broken, or training diverged. Train it again."
             )
         else:
             entry["error"] = "embeddings that are not finite"

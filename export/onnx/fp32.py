@@ -1,4 +1,4 @@
-"""From a model to one ONNX file that takes raw pixels and gives the embedding: :func:`to_onnx`."""
+"""From a model to one ONNX file that takes raw pixels and returns the embedding: :func:`to_onnx`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = (), *, i
     """Export a model as one fp32 ONNX file: raw pixels in, vector out. ``export_model`` makes other precisions.
 
     Input ``image``: uint8 ``(N, H, W, 3)``, RGB, any N, H and W. Output ``embedding``: float32 ``(N, dim)``. Resize
-    (antialiased), crop, normalisation, network and, where the metric is cosine, L2 normalisation are inside. With
-    ``input="tensor"`` the file has no preprocessing; its input ``tensor`` is float32 ``(N, 3, h, w)``, what the
-    preprocessing would give. The metadata carries architecture, dim, metric, preprocessing, data, versions and digests;
-    see docs/formats.md.
+    (antialiased), crop, normalisation, network and, if the metric is cosine, L2 normalisation are inside. With
+    ``input="tensor"`` the file has no preprocessing; its input ``tensor`` is float32 ``(N, 3, h, w)``, as the
+    preprocessing would return it. The metadata contain architecture, dim, metric, preprocessing, data, versions and
+    digests; see docs/formats.md.
 
     The file is checked (ONNX checker, full mode) and compared with the torch model at batch 1, 2, 3 and 5 and three
     image sizes before it appears under its name.
@@ -34,17 +34,17 @@ def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = (), *, i
     Args:
         model: a model folder; in Python also a timm model in memory.
         path: the file to write.
-        images: images to compare on, of the kinds that Embedder takes; none for smooth random ones.
+        images: images for the comparison, of the kinds that Embedder takes; by default smooth random ones.
         input: pixels, or tensor to leave preprocessing to the caller.
 
     Returns:
         The path.
 
     Raises:
-        OptionError: another input, or a path that is a folder.
-        DataError: an image to compare on that cannot be read.
+        OptionError: unknown input, or a path that is a folder.
+        DataError: an image for the comparison cannot be read.
         ModelError: the model cannot be exported, or an embedding differs from the model's by more than 1e-4 (of its
-            largest element, where that is above 1).
+            largest element, if that is above 1).
     """
     from export.onnx.tracing import trace_model
     from zoo.images import require_pixels
@@ -68,7 +68,7 @@ def write_fp32(traced: Traced, path: Path, images: Sequence[Any], takes: str) ->
         if not worst <= TOLERANCE:
             raise ModelError(
                 f"The ONNX file of {traced.name} differs from the model by {worst:.1e} (limit {TOLERANCE:.0e}) and was "
-                "not written. Another version of torch or onnxscript may export it right."
+                "not written. Another version of torch or onnxscript may export it correctly."
             )
     log.info("%s: %.2f MB, differs from torch by %.1e at most", path, path.stat().st_size / 1e6, worst)
     return path

@@ -18,14 +18,14 @@ _DOCUMENTS = ("preprocessing", "quantization", "data", "teacher", "versions")
 
 
 def inspect(file: str | Path) -> dict[str, Any]:
-    """Tell what an ONNX file takes, gives and holds, and which of its nodes compute in 8 bits.
+    """Show inputs, outputs and metadata of an ONNX file, and which of its nodes compute in 8 bits.
 
-    A Conv, Gemm or MatMul computes in int8 where both its inputs come from a DequantizeLinear of 8-bit integers, which
-    is what onnxruntime fuses; the operators that are made for integers do so as such. Weights are counted as they are
-    stored: all constants of one axis or more in floats or 8 bits, and integer biases, without scales and zero points.
+    A Conv, Gemm or MatMul computes in int8 if both its inputs come from a DequantizeLinear of 8-bit integers, which
+    onnxruntime fuses; integer operators always do. Weights are counted as they are stored: all constants with at least
+    one axis, in float or 8 bits, and integer biases, without scales and zero points.
 
     Args:
-        file: an .onnx file; of one that ``export`` did not make, what can be known.
+        file: an .onnx file; if ``export`` did not make it, less is known.
 
     Returns:
         See docs/formats.md.

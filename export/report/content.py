@@ -56,7 +56,7 @@ def gate_of(content: Mapping[str, Any]) -> tuple[str, str]:
     if gate["min_gain"] is not None:
         asked.append(f"is at least {100 * gate['min_gain']:g} points above its network as it comes")
     if not asked:
-        return "none", "No gate: neither a smallest retention nor a smallest gain was asked for."
+        return "none", "No gate: no minimum retention or gain was set."
     narrow = f" Narrow: {'; '.join(gate['narrow'])}." if gate["narrow"] else ""
     if gate["passed"]:
         manner = ", narrowly" if narrow else ""

@@ -139,7 +139,7 @@ def _notes(content: dict[str, Any]) -> list[str]:
     if alone:
         notes.append(f"{', '.join(alone)}: finds ranges at each run, so a batch is run one image at a time.")
     if runtime is not None:
-        notes.append(f"peak MB: of a process of its own, {runtime / 1e6:.0f} of them Python, numpy and onnxruntime.")
+        notes.append(f"peak MB: of a separate process; Python, numpy and onnxruntime take {runtime / 1e6:.0f}.")
     return notes
 
 
@@ -223,7 +223,7 @@ def _lines(content: dict[str, Any], nodes: bool) -> Iterator[tuple[str, str]]:
     yield "bytes", f"{content['bytes']:,}"
     yield "digest", f"sha256:{content['digest']}"
     if not content["made_by_export"]:
-        yield "made by", f"{content['producer'] or 'unknown'}; not by compressor export, so that less is known"
+        yield "made by", f"{content['producer'] or 'unknown'}; not by compressor export, so less is known"
     for key in ("inputs", "outputs"):
         for port in content[key]:
             shape = " x ".join(map(str, port["shape"])) if port["shape"] is not None else "any shape"

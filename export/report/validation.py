@@ -1,4 +1,4 @@
-"""Proof that a small model still retrieves: :func:`validate`."""
+"""Measure models against their teacher on unseen classes: :func:`validate`."""
 
 from __future__ import annotations
 
@@ -60,41 +60,40 @@ def validate(
 ) -> Report:
     """Compare models with their teacher on classes never seen in training, and write a report.
 
-    Retrieval is exact; retention is a model's Recall@1 over the teacher's on the same queries, with a paired bootstrap
-    interval of 95 %. Where images have continuous labels, nDCG@K and the mean label distance of the nearest K are
-    measured too; where they have no classes, retention is of nDCG@10. Latency is of one image, raw pixels in and vector
-    out, all models in turn.
+    Search is exact. Retention is a model's Recall@1 divided by the teacher's on the same queries, with a paired
+    bootstrap interval of 95 %. With continuous labels, nDCG@K and the mean label distance of the K nearest are measured
+    too; without classes, retention is of nDCG@10. Latency is of one image, from pixels to vector, all models in turns.
 
-    What needs no training is measured beside them, and the report begins with how the last model compares with it: the
-    teacher's embeddings by PCA to as many dimensions, and, for model folders made from pretrained weights, the networks
-    of student and teacher as they come, the student's by PCA too.
+    Baselines that need no training are measured as well, and the report starts with how the last model compares with
+    them: the teacher's embeddings reduced by PCA to as many dimensions and, for model folders that started from
+    pretrained weights, the networks of student and teacher before training, the student's reduced by PCA too.
 
-    Models are measured by exact search. The report can also have the last of them searched through indexes, and a
-    mixed pair, in which one model embeds the queries and another the gallery.
+    On request, the report also searches through indexes of the last model, and measures a mixed pair, in which one
+    model embeds the queries and another the gallery.
 
     Args:
-        models: model folders and .onnx files to validate.
+        models: model folders and .onnx files to validate; the last one is the one that ships.
         teacher: what they are compared with: a model folder, an .onnx or .npz file; in Python also a torch module.
-        data: images to measure on, such as glyphs, folder:PATH or csv:FILE; its test part is used.
+        data: images, such as glyphs, folder:PATH or csv:FILE; the test part is used.
         out: folder for report.json and report.html.
-        split: how classes are divided, as in training: auto, given, first-half, even-odd or list:FILE; or all-test.
+        split: rule that divides the classes, as in training: auto, given, first-half, even-odd or list:FILE; or
+            all-test.
         validation: as in training; it does not change the test part.
-        min_retention: the gate: smallest share of the teacher's Recall@1, or nDCG@10 where there are no classes, that
-            every model, index and pair must keep; null for none. It fails too where the teacher is no better than
-            chance.
-        min_gain: a second gate: how far every model must be above its own network as it comes, by PCA to its
-            dimensions, in Recall@1 and in MAP@R, or in nDCG@10 where there are no classes: 0 for at least as good, 0.01
-            for a point above; null for none. It fails too where there is no such baseline.
-        gain_by: what must reach min_gain: mean, or interval for the lower end of the gain's interval of 95 %.
-        baselines: measure what needs no training too; false to leave it out.
+        min_retention: gate: smallest share of the teacher's Recall@1 (nDCG@10 without classes) that every model, index
+            and pair must keep; null for none. It also fails if the teacher is no better than chance.
+        min_gain: second gate: smallest gain of every model over its own network before training, reduced by PCA to its
+            dimensions, in Recall@1 and in MAP@R (nDCG@10 without classes): 0 for at least as good, 0.01 for a point
+            better; null for none. It also fails if there is no such baseline.
+        gain_by: what must reach min_gain: mean, or interval for the lower end of the gain's 95 % interval.
+        baselines: also measure what needs no training; false to leave it out.
         ks: the K of Recall@K; must include 1.
-        bootstrap: resamples of the queries for the interval.
-        latency_runs: timed runs of each model and index; 0 to leave latency out.
-        index: kinds of index to measure the last model with, such as sq8,binary; see docs/indexes.md.
-        query_encoder: the model that embeds the queries of a mixed pair, such as the int8 file of a phone; it is
-            measured alone too.
-        gallery_encoder: the model that embeds the gallery of the pair, such as the fp32 file of a server.
-        seed: of the bootstrap, and of the indexes.
+        bootstrap: resamples of the queries for the intervals.
+        latency_runs: timed runs per model and index; 0 for none.
+        index: kinds of index to search with the last model, such as sq8,binary; see docs/how-to/search.md.
+        query_encoder: model that embeds the queries of a mixed pair, such as the int8 file of a phone; also measured
+            alone.
+        gallery_encoder: model that embeds the gallery of the pair, such as the fp32 file of a server.
+        seed: seed for the bootstrap and the indexes.
 
     Returns:
         The report. The gates are in ``passed``; nothing is raised when one fails.
@@ -163,7 +162,7 @@ def validate(
     measure_all(all_searches(opened, mixed, kinds, images, k=max(ks), runs=latency_runs, seed=seed))
     results: Mapping[str, RetrievalResult | LabelRetrievalResult] = by_class or by_labels
     proof = proof_by_class(by_class["teacher"]) if by_class else proof_by_labels(by_labels["teacher"], images)
-    fault = f"The teacher ({reference.name}) is {proof.fault}, so a share of it says nothing" if proof.fault else ""
+    fault = f"The teacher ({reference.name}) is {proof.fault}, so retention says nothing" if proof.fault else ""
     if fault:
         warnings.append(f"{fault}. Check that its weights are loaded and its preprocessing is right.")
     warnings += [f"{doubt[:1].upper()}{doubt[1:]}." for doubt in doubts(proof, reference.name, images)]

@@ -104,7 +104,7 @@ def _on_own(entry: Mapping[str, Any]) -> str:
     if outcome == "better":
         return f"{_capital(this)} gains {_signed(gains)} over {name.rstrip(',')}."
     if outcome == "undecided":
-        return f"{_capital(this)} cannot be told from {name} {_signed(gains)}: its training shows no gain."
+        return f"{_capital(this)} is level with {name} {_signed(gains)}: its training shows no gain."
     lost = [measure for measure, gain in gains.items() if gain["difference"] < 0 or gain["interval"][1] < 0]
     better, interval = _turned(gains[lost[0]])
     said = f"{name} is {better} points of {lost[0]} better than {this} {interval}"
@@ -122,7 +122,7 @@ def _on_own(entry: Mapping[str, Any]) -> str:
 
 def _on_projected(entry: Mapping[str, Any]) -> str:
     """Say how a model does against the teacher's embeddings projected to its dimensions."""
-    is_it = {"better": "above", "undecided": "not to be told from", "worse": "below"}[outcome_of(entry)]
+    is_it = {"better": "above", "undecided": "level with", "worse": "below"}[outcome_of(entry)]
     this, name, gains = _capital(_this(entry["stage"])), _in_words(entry["baseline"]), _signed(_gains(entry))
     return f"{this} is {is_it} {name} which needs the teacher's network: {gains}."
 
@@ -132,7 +132,7 @@ def _on_teacher(entry: Mapping[str, Any]) -> list[str]:
     outcome, gains = outcome_of(entry), _signed(_gains(entry))
     if outcome == "worse":
         return [f"The teacher is worse than its network as it comes: {gains}."]
-    return [f"The teacher cannot be told from its network as it comes: {gains}."] if outcome == "undecided" else []
+    return [f"The teacher is level with its network as it comes: {gains}."] if outcome == "undecided" else []
 
 
 def _in_words(stage: str) -> str:
@@ -225,7 +225,7 @@ def _hold_retention(
         low, high = row["retention_interval"]
         if _straddles(low, high, limit):
             share = f"{percent(row['retention'], 1)}\u00a0% [{percent(low, 1)}, {percent(high, 1)}]"
-            narrow.append(f"{row['stage']} keeps {share}, an interval on both sides of {wanted}")
+            narrow.append(f"{row['stage']} keeps {share}, an interval that includes {wanted}")
 
 
 def _hold_gain(entry: Mapping[str, Any], limit: float, gain_by: str, reasons: list[str], narrow: list[str]) -> None:
@@ -240,7 +240,7 @@ def _hold_gain(entry: Mapping[str, Any], limit: float, gain_by: str, reasons: li
     for name, gain in gains.items() if gain_by == "mean" else ():
         low, high = gain["interval"]
         if _straddles(low, high, limit):
-            where = f"an interval on both sides of {100 * limit:g} points"
+            where = f"an interval that includes {100 * limit:g} points"
             narrow.append(f"{entry['stage']} is at {_signed({name: gain})} from {entry['baseline']}, {where}")
 
 

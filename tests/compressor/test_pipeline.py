@@ -51,7 +51,7 @@ def test_export_is_reused_until_weights_configuration_or_files_change(
     monkeypatch.setattr(pipeline, "ship", ship)
     assert (times(), times()) == (1, 1)
     (tmp_path / "export" / "model.onnx").write_bytes(b"grapi")
-    assert (times(), times()) == (2, 2) and "model.onnx is not what was written" in caplog.text
+    assert (times(), times()) == (2, 2) and "model.onnx was changed or removed" in caplog.text
     (student / "config.json").write_text('{"crop_pct": 0.8}')
     assert (times(), times()) == (3, 3)
     (student / "model.safetensors").write_bytes(b"other")
@@ -115,5 +115,5 @@ def test_a_report_is_reused_until_a_teachers_weights_beside_it_or_the_report_cha
 )
 def test_records_of_the_wrong_kind_are_named(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(OptionError, match=rf"{name} is not valid JSON of a run .*Remove its folder"):
+    with pytest.raises(OptionError, match=rf"{name} is not valid JSON of a run .*Delete its folder"):
         read_record(tmp_path / name)

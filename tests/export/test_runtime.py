@@ -133,7 +133,7 @@ def test_embeddings_of_a_dynamic_file_do_not_depend_on_their_neighbours(files: d
 )
 def test_broken_metadata_are_named(entries: dict[str, str], files: dict[str, Path], tmp_path: Path) -> None:
     path = with_metadata(files["fp32"], tmp_path / "broken.onnx", **entries)
-    with pytest.raises(ModelError, match=r"The metadata of .*broken\.onnx are broken \(.*Export it anew"):
+    with pytest.raises(ModelError, match=r"The metadata of .*broken\.onnx are broken \(.*Export it again"):
         Embedder(path)
 
 
@@ -219,10 +219,10 @@ def test_images_of_every_form(files: dict[str, Path], tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (None, "NoneType is neither an image nor several"),
-        (3, "int is neither an image nor several"),
-        ({"a": 1}, "dict is neither an image nor several"),
-        ([None], "Image 0 of those given cannot be read .NoneType is no image: give a path, bytes, an open file"),
+        (None, "NoneType is neither an image nor a list of images"),
+        (3, "int is neither an image nor a list of images"),
+        ({"a": 1}, "dict is neither an image nor a list of images"),
+        ([None], "Image 0 of those given cannot be read .NoneType is not an image: pass a path, bytes, an open file"),
         ([b"cut"], "Image 0 of those given cannot be read .cannot identify"),
         (b"", "Image of type bytes cannot be read"),
         (io.StringIO("a"), "open for reading text; open it with mode 'rb'"),
@@ -242,7 +242,7 @@ def test_tensors_are_tensors(files: dict[str, Path]) -> None:
     tensors = torch.from_numpy(prepared(files["tensor"], np.stack(smooth_images(2))))
     np.testing.assert_array_equal(embedder(tensors), embedder(tensors.numpy()))
     np.testing.assert_array_equal(embedder(tensors[0]), embedder(tensors[0].numpy()))
-    with pytest.raises(DataError, match=r"A Tensor is no array of numpy's \(Can't call numpy"):
+    with pytest.raises(DataError, match=r"A Tensor cannot be converted to a numpy array \(Can't call numpy"):
         embedder(tensors[0].requires_grad_())
 
 

@@ -157,7 +157,7 @@ def test_images_too_easy_to_show_a_drop_are_told_of(
     monkeypatch.setattr(export.int8.judge.Judge, "measure", scored)
     options = QUICK | {"latency_runs": 0, "max_drop": max_drop}
     export_model(tiny_teacher, tmp_path / "out", precision="int8", data=f"folder:{photos}", **options)
-    assert ("Recall@1 of fp32 is 99.0 % on the images that judged int8" in caplog.text) is warned
+    assert ("Recall@1 of fp32 is 99.0 % on the judged images" in caplog.text) is warned
 
 
 def test_no_test_image_is_looked_at(
@@ -202,7 +202,7 @@ def test_every_training_class_is_judged_on_where_none_is_held_out() -> None:
     assert np.bincount(judged.labels).tolist() == [150, 30, 30, 1]
     assert np.bincount(calibration.labels).tolist() == [150, 30, 30]
     assert not set(calibration.ids) & set(judged.ids)
-    with pytest.raises(DataError, match="judging images to search in are of fewer than two classes"):
+    with pytest.raises(DataError, match="judging gallery has fewer than two classes"):
         images_of(DataSplits("x", images, images.subset(np.flatnonzero(labels == 0)), nothing), 256, 6000, 0, seed=0)
 
 
@@ -302,7 +302,7 @@ def test_a_run_remembers_that_int8_was_refused(
         compressor.run(photos, tmp_path, **options)
     assert str(again.value) == str(first.value) and again.value.content == json.loads(record.read_text())
     assert {file: file.stat().st_mtime_ns for file in written} == written
-    assert f"{tmp_path / 'export'} is finished already: reused" in caplog.text
+    assert f"{tmp_path / 'export'} is already finished: reused" in caplog.text
 
 
 def test_preprocessing_left_to_the_caller(tiny_teacher: Path, photos: Path, tmp_path: Path) -> None:
@@ -553,7 +553,7 @@ def test_a_finish_that_fails_leaves_a_refusal(
 
     monkeypatch.setattr(compressor.int8_finish.quantization_aware, "finish_quantized", failing)
     options = QUICK | {"data": f"folder:{photos}", "precision": "int8"}
-    with pytest.raises(RefusedError, match=r"No int8 file keeps .* Its finish failed: weights") as refused:
+    with pytest.raises(RefusedError, match=r"No int8 file keeps .* Fine-tuning failed: weights") as refused:
         compressor.ship(fragile, tmp_path, teacher=tiny_teacher, qat_epochs=2, **options)
     assert len(refused.value.content["candidates"]) == 2
     assert "qat_epochs" not in str(refused.value)  # which were given

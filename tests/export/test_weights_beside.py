@@ -46,7 +46,7 @@ def test_damaged_weights_are_refused_everywhere(beside: Path, photos: Path) -> N
     Path(f"{beside}.data").write_bytes(weights)
     query = photos / "class00" / "0.png"
     for use in (Embedder, inspect, _onnx, open_teacher, lambda file: search_index(index, [query], model=file)):
-        with pytest.raises(ModelError, match="is not what export wrote"):
+        with pytest.raises(ModelError, match="has changed since export wrote it"):
             use(beside)
 
 

@@ -15,7 +15,7 @@ from zoo.errors import OptionError
         ("bootstrap", 10**8, "bootstrap is 100000000; it must be at most 100000"),
         ("image_size", 10**9, "at most 4096"),
         ("workers", 10**6, "at most 1024"),
-        ("views", 10**400, "beyond any use"),
+        ("views", 10**400, "too large"),
         ("epochs", "3", "epochs is '3'; it must be a number"),
         ("epochs", 2.5, "epochs is 2.5; it must be a whole number"),
         ("epochs", True, "epochs is True; it must be a number"),

@@ -99,7 +99,7 @@ def test_a_folder_has_one_process_at_work(tmp_path: Path) -> None:
     ) as other:
         assert other.stdin is not None and other.stdout is not None
         assert other.stdout.readline() == "in\n"
-        with pytest.raises(OptionError, match=f"Another process is at work in {tmp_path}"), alone_in(tmp_path):
+        with pytest.raises(OptionError, match=f"Another process is working in {tmp_path}"), alone_in(tmp_path):
             pass
         other.kill()  # a process that is killed leaves nothing locked
     for _ in range(2):

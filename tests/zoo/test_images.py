@@ -165,7 +165,7 @@ def test_a_broken_note_on_the_camera_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_32_bits_are_refused(tmp_path: Path, dtype: type) -> None:
     Image.fromarray(np.ones((2, 3), dtype=dtype)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match="32 bits a channel"):
+    with pytest.raises(ValueError, match="32 bits per channel"):
         read_pixels(tmp_path / "a.tif")
 
 

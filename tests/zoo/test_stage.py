@@ -53,7 +53,7 @@ def test_the_same_options_go_on_and_a_finished_stage_says_so(tmp_path: Path, cap
     assert "reused" not in caplog.text
     (tmp_path / "config.json").write_text("{}")
     assert open_stage(tmp_path).finished
-    assert f"{tmp_path} is finished already: reused" in caplog.text
+    assert f"{tmp_path} is already finished: reused" in caplog.text
 
 
 def test_what_a_process_killed_at_its_very_end_left_is_removed(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_where_and_how_fast_may_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lr": 0.2}, r"was begun with lr 0\.1 \(now 0\.2\)\. Choose another out"),
+        ({"lr": 0.2}, r"was started with lr 0\.1 \(now 0\.2\)\. Choose another out"),
         ({"arch": "b", "lr": 0.2}, r"arch 'a' \(now 'b'\), lr 0\.1 \(now 0\.2\)"),
         ({"digest": "d2"}, r"data_digest 'd1' \(now 'd2'\)"),
         ({"sizes": (1, 3)}, r"sizes \[1, 2\] \(now \[1, 3\]\)"),
@@ -114,7 +114,7 @@ def test_before_the_first_checkpoint_a_mistake_can_be_mended(tmp_path: Path) -> 
 
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(OptionError, match="not made here"):
+    with pytest.raises(OptionError, match="another model"):
         open_stage(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
     with pytest.raises(OptionError, match=r"config\.json is a file; out must be a folder"):
@@ -126,7 +126,7 @@ def test_data_may_lie_elsewhere_while_it_is_the_same(tmp_path: Path) -> None:
     open_stage(tmp_path, data="folder:/home/me/photos")
     (tmp_path / "checkpoints").mkdir()
     open_stage(tmp_path, data="photos")
-    with pytest.raises(OptionError, match="was begun with data"):
+    with pytest.raises(OptionError, match="was started with data"):
         open_stage(tmp_path, data="folder:/home/me/pictures")
     with pytest.raises(OptionError, match="data_digest"):
         open_stage(tmp_path, data="photos", digest="d2")
@@ -146,7 +146,7 @@ def test_weights_are_known_by_their_content_wherever_they_lie(tmp_path: Path) ->
     (tmp_path / "out/checkpoints").mkdir()
     begin(tmp_path / "two/w.safetensors")
     (tmp_path / "two/w.safetensors").write_bytes(b"others")
-    with pytest.raises(OptionError, match="was begun with pretrained_digest"):
+    with pytest.raises(OptionError, match="was started with pretrained_digest"):
         begin(tmp_path / "two/w.safetensors")
 
 
@@ -160,7 +160,7 @@ def test_a_student_to_finish_may_be_moved(tmp_path: Path) -> None:
     begin("/home/me/run/student")
     (tmp_path / "checkpoints").mkdir()
     begin("/mnt/run/student")
-    with pytest.raises(OptionError, match="was begun with student"):
+    with pytest.raises(OptionError, match="was started with student"):
         begin("/mnt/run/other")
 
 
@@ -208,7 +208,7 @@ def test_a_finished_student_is_compared_with_the_options_of_its_finish(tmp_path:
 def test_a_refused_second_run_leaves_nothing(tmp_path: Path) -> None:
     open_stage(tmp_path, lr=0.1)
     before = (tmp_path / "options.json").read_text()
-    with alone_in(tmp_path), pytest.raises(OptionError, match="Another process is at work"):
+    with alone_in(tmp_path), pytest.raises(OptionError, match="Another process is working"):
         open_stage(tmp_path, lr=0.2)
     assert (tmp_path / "options.json").read_text() == before
 
@@ -218,7 +218,7 @@ def test_a_stage_is_locked_until_its_verb_ends(tmp_path: Path) -> None:
     def work(fails: bool) -> str:
         """Open a stage and try to open it again, as another process would."""
         open_stage(tmp_path)
-        with pytest.raises(OptionError, match="Another process is at work"):
+        with pytest.raises(OptionError, match="Another process is working"):
             open_stage(tmp_path, lr=0.2)
         if fails:
             raise ValueError("stopped")
@@ -276,7 +276,7 @@ def test_a_folder_that_is_gone_at_the_end_is_an_error(tmp_path: Path) -> None:
             raise FileNotFoundError(2, "No such file or directory", "metrics.csv")
 
     for how in ("removed", "moved", "replaced", "noticed"):
-        with pytest.raises(OptionError, match=rf"{how}/out was removed, or moved away, while work went on"):
+        with pytest.raises(OptionError, match=rf"{how}/out was removed or moved while it was in use"):
             work(tmp_path / how / "out", how)
     assert (tmp_path / "replaced/out" / LOCK).exists()
 

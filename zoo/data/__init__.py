@@ -43,12 +43,12 @@ def load_data(
     Args:
         data: ``KIND`` or ``KIND:PATH``: ``glyphs``, ``folder:PATH``, ``csv:FILE``, ``omniglot:PATH``,
             ``cifar100:PATH``, ``cub200:PATH``, ``cars196:PATH``, ``sop:PATH``, ``inshop:PATH``, ``grocery:PATH``,
-            ``grocery-catalogue:PATH``; a
-            bare path means ``folder:PATH``, or ``csv:FILE`` if it ends in .csv. Splits that are ready pass through.
-        split: rule that divides the classes; see :func:`zoo.data.division.splits.divide`.
+            ``grocery-catalogue:PATH``. A bare path means ``folder:PATH``, or ``csv:FILE`` if it ends in .csv. A
+            ``DataSplits`` is returned as it is.
+        split: rule that divides the classes; see docs/data.md.
         validation: fraction of the training classes held out to choose checkpoints on, in [0, 1); of the training
-            images where there are continuous labels and no classes.
-        continuous_labels: a file with a continuous label for each image; see :func:`zoo.data.label_file.read_labels`.
+            images if there are continuous labels and no classes.
+        continuous_labels: a file with a continuous label for each image; see docs/how-to/continuous-labels.md.
         label_metric: how vectors in that file are compared, "euclidean" or "cosine".
 
     Raises:
@@ -76,7 +76,7 @@ def load_images(data: str | Path) -> ImageSet:
     """Read all images of a data set, whatever their class, split or role.
 
     Args:
-        data: as in :func:`load_data`. The images of a folder may lie as deep as they like, in classes or not.
+        data: as in :func:`load_data`. The images of a folder may lie at any depth, in classes or not.
 
     Returns:
         The images, without labels.

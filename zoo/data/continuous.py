@@ -122,7 +122,7 @@ class VectorLabels(ContinuousLabels):
         super().__init__(len(self._vectors))
         with np.errstate(over="ignore"):
             squares = np.einsum("nl,nl->n", self._vectors, self._vectors)
-        self._require(np.isfinite(4 * squares), names, "is not finite. Mend it, or leave the image out.")
+        self._require(np.isfinite(4 * squares), names, "is not finite. Fix it, or leave the image out.")
         self.metric = metric
         if metric == "cosine":
             # Half the squared distance of unit vectors is 1 - cos, without its rounding near 0.

@@ -106,9 +106,7 @@ def list_images(root: Path) -> list[tuple[PurePosixPath, ImageSource]]:
     for (name, one), (after, other) in pairwise(found):
         if name == after:
             where = next(source.archive for source in (one, other) if isinstance(source, ZipMember))
-            raise DataError(
-                f"{root} holds {name} twice, once in {where}. Remove the archive, or what it was unpacked to."
-            )
+            raise DataError(f"{root} holds {name} twice, once in {where}. Remove the archive, or its unpacked copy.")
     return found
 
 
@@ -116,7 +114,9 @@ def _files_below(root: Path) -> Iterator[Path]:
     """Yield the files in a folder and below, through links too, each folder once, of hidden folders none."""
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}). Allow it, or move it out.") from error
+        raise DataError(
+            f"{error.filename} cannot be read ({error.strerror}). Change its permissions, or move it."
+        ) from error
 
     seen = {os.path.realpath(root)}
     for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
@@ -132,7 +132,7 @@ def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> None:
     unread = [name for name in names if name.suffix.lower()[1:] in _OTHER_IMAGES.split()]
     if unread:
         log.warning(
-            "%s: images left out, as their formats are not read: %d (%s), such as %s. Convert them to JPEG or PNG.",
+            "%s: left out %d images in formats that cannot be read (%s), such as %s. Convert them to JPEG or PNG.",
             printable(root),
             len(unread),
             printable(_counted(unread)),
@@ -140,7 +140,7 @@ def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> None:
         )
     rest = sorted(set(names) - set(unread))
     if rest:
-        log.info("%s: passed over files that are not images: %s", root, _counted(rest))
+        log.info("%s: skipped files that are not images: %s", root, _counted(rest))
 
 
 def _counted(names: Sequence[PurePosixPath]) -> str:

@@ -31,7 +31,7 @@ QUERY, GALLERY, BOTH = "query", "gallery", "both"
 
 @dataclass(frozen=True)
 class ZipMember:
-    """An image inside a zip archive. Opened anew in each process, since a shared file offset would be a race."""
+    """An image inside a zip archive. Opened again in each process, since a shared file offset would be a race."""
 
     archive: Path
     member: str
@@ -126,7 +126,7 @@ class ImageSet:
             return read_pixels(source())
         except UNREADABLE as error:
             where = source if isinstance(source, Path | ZipMember) else self.ids[index]
-            raise DataError(f"Image {where} cannot be read ({first_line(error)}). Mend or remove it.") from error
+            raise DataError(f"Image {where} cannot be read ({first_line(error)}). Fix or remove it.") from error
 
     def subset(self, indices: np.ndarray | Sequence[int]) -> ImageSet:
         """Return the images of these indices, in this order; classes keep their indices."""
@@ -141,14 +141,14 @@ class ImageSet:
         )
 
     def without_labels(self) -> ImageSet:
-        """Return the same images with their classes forgotten; continuous labels stay."""
+        """Return the same images without classes; continuous labels stay."""
         return replace(self, labels=None, class_names=())
 
     def checked(self, max_unreadable: int = 10, cache_bytes: int = 2 << 30) -> ImageSet:
         """Decode every image once; leave out the unreadable ones and keep pixels in memory as far as they fit.
 
         Args:
-            max_unreadable: how many unreadable images are reported by path and left out.
+            max_unreadable: unreadable images that are reported by path and left out; one more raises an error.
             cache_bytes: bytes of decoded pixels to keep; images beyond that are decoded again when used.
 
         Raises:
@@ -166,7 +166,7 @@ class ImageSet:
                     log.warning("left out: %s", result)
                     if len(broken) > max_unreadable:
                         raise DataError(
-                            f"{len(broken)} images cannot be read, the limit is {max_unreadable} (max_unreadable). "
+                            f"{len(broken)} images cannot be read; the limit is {max_unreadable} (max_unreadable). "
                             f"The first: {broken[0]}"
                         )
                     continue
@@ -175,7 +175,7 @@ class ImageSet:
                 kept_bytes += result.nbytes if keep else 0
                 sources.append(result if keep else self.sources[index])
         if not readable:
-            raise DataError("No image is left to work on. Check the data's path and split.")
+            raise DataError("No images are left. Check the data's path and split.")
         return replace(self.subset(readable), sources=sources)
 
     def _try_pixels(self, index: int) -> np.ndarray | DataError:
@@ -209,7 +209,7 @@ class DataSplits:
     """One data set, divided: classes of ``test`` are never in ``train`` or ``validation``.
 
     Attributes:
-        name: what the data was asked for by, such as ``folder:photos``.
+        name: the data as they were named, such as ``folder:photos``.
         train: images to learn from.
         validation: images to choose checkpoints and settings on, of classes held out of ``train`` unless the data
             names them itself; may be empty.

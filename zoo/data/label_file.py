@@ -125,7 +125,7 @@ def _read_csv(path: Path, metric: str) -> LabelFile:
                 vectors[place, at] = float(row[column])
             except ValueError:
                 raise DataError(
-                    f"{path} line {line}: {all_shown([column])} {shown(row[column])} is not a number. Mend it, or "
+                    f"{path} line {line}: {all_shown([column])} {shown(row[column])} is not a number. Fix it, or "
                     "remove the column."
                 ) from None
     names = [f"{path} line {line}: the label" for line in lines]

@@ -130,5 +130,5 @@ def _header(table: Path, cells: list[str], checked_header: Callable[[Path, list[
         columns[place] = column
     ignored = [cell or "one without a name" for cell, column in zip(cells, columns, strict=True) if column == IGNORED]
     if ignored:
-        log.info("%s: columns that are not read: %s", table, all_shown(ignored))
+        log.info("%s: ignored columns: %s", table, all_shown(ignored))
     return columns

@@ -78,10 +78,12 @@ def read_cifar100(path: str) -> Source:
         class_names = (root / "fine_label_names.txt").read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{root / 'fine_label_names.txt'} cannot be read ({error}). Fetch the data set anew."
+            f"{root / 'fine_label_names.txt'} cannot be read ({error}). Download the data set again."
         ) from error
     if len(class_names) != 100:
-        raise DataError(f"{root / 'fine_label_names.txt'} names {len(class_names)} classes, not 100. Fetch it anew.")
+        raise DataError(
+            f"{root / 'fine_label_names.txt'} names {len(class_names)} classes, not 100. Download it again."
+        )
     images = ImageSet(ids, sources, np.concatenate(labels), class_names)
     split = np.where(np.concatenate(labels) < 50, TRAIN, TEST).astype(object)
     return Source(images, split, "train: classes 0-49; test: classes 50-99; images of both published parts pooled")
@@ -92,11 +94,11 @@ def _cifar100_records(file: Path) -> np.ndarray:
     try:
         content = np.fromfile(file, dtype=np.uint8)
     except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}). Fetch the data set anew.") from error
+        raise DataError(f"{file} cannot be read ({error.strerror}). Download the data set again.") from error
     if not len(content) or len(content) % _CIFAR100_RECORD:
         raise DataError(
             f"{file} has {len(content)} bytes, not a multiple of the {_CIFAR100_RECORD} of one image. "
-            "Fetch the data set anew."
+            "Download the data set again."
         )
     return content.reshape(-1, _CIFAR100_RECORD)
 
@@ -108,7 +110,7 @@ def _fetch_omniglot(path: str, name: str) -> None:
         Omniglot(path, background=name == "images_background", download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"Omniglot is not in {path} and cannot be fetched ({error}). "
+            f"Omniglot is not in {path} and cannot be downloaded ({error}). "
             f"Put {name}.zip of brendenlake/omniglot into {Path(path) / 'omniglot-py'}."
         ) from error
 
@@ -120,5 +122,6 @@ def _fetch_cifar100(path: str) -> None:
         download_and_extract_archive(_CIFAR100_URL, path, md5=_CIFAR100_MD5)
     except (OSError, RuntimeError, EOFError) as error:
         raise DataError(
-            f"CIFAR-100 is not in {path} and cannot be fetched ({error}). Put {Path(_CIFAR100_URL).name} into {path}."
+            f"CIFAR-100 is not in {path} and cannot be downloaded ({error}). Put {Path(_CIFAR100_URL).name} into "
+            f"{path}."
         ) from error

@@ -43,7 +43,7 @@ def read_config(file: Path) -> dict[str, Any]:
         raise ModelError(f"{file} cannot be read ({error.strerror or error}). Check its permissions.") from error
     except (ValueError, OptionError) as error:
         raise ModelError(
-            f"{file} is not a timm model configuration ({first_line(error)}). Train or download it anew."
+            f"{file} is not a timm model configuration ({first_line(error)}). Train or download it again."
         ) from error
     return config
 
@@ -72,8 +72,8 @@ def require_sealed(file: Path, config: Mapping[str, Any]) -> str | None:
     found, said = seal_of(plain), digests.get("config")
     if said is not None and found != said:
         raise ModelError(
-            f"{file} is not what was written: its digest is {found[:16]}, and it says {said[:16]}. It is damaged, or "
-            f"was changed; train or download it anew, or remove {DIGESTS_KEY!r} from it if that was meant."
+            f"{file} has changed since it was written: its digest is {found[:16]}, but it says {said[:16]}. If you "
+            f"changed it on purpose, remove {DIGESTS_KEY!r} from it; otherwise train or download it again."
         )
     weights: str | None = digests.get("weights")
     return weights

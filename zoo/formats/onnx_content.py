@@ -139,9 +139,8 @@ def require_intact(path: str | Path) -> None:
     found = content_digest(path)
     if found != said:
         raise ModelError(
-            f"{path} is not what export wrote: its digest is {found[:16]}, and it says {said[:16]}. It is damaged, or "
-            f"was changed by another program. Export it anew, or remove {DIGEST_KEY!r} from its metadata if that was "
-            "meant."
+            f"{path} has changed since export wrote it: its digest is {found[:16]}, but it says {said[:16]}. If a "
+            f"program changed it on purpose, remove {DIGEST_KEY!r} from its metadata; otherwise export it again."
         )
 
 
@@ -225,11 +224,12 @@ def _beside(path: Path, location: str) -> Path:
     parts = PureWindowsPath(location)  # of both kinds of slashes
     if not location or parts.is_absolute() or parts.drive or parts.root or ".." in parts.parts or "\0" in location:
         raise ModelError(
-            f"{path} has weights in {location!r}, and only files beside it are read. Save it with its weights inside."
+            f"{path} has weights in {location!r}, but only files in its own folder are read. Save it with its weights "
+            "inside."
         )
     file = path.parent / location
     if not file.is_file():
-        raise ModelError(f"{path} has weights in {file}, which does not exist. Put that file beside it.")
+        raise ModelError(f"{path} has weights in {file}, which does not exist. Put that file next to it.")
     return file
 
 
@@ -247,7 +247,7 @@ def _slice_of(file: Path, place: _Range) -> Iterator[memoryview]:
 def _opened(path: Path) -> Iterator[memoryview]:
     """Give a file's bytes, without reading those that nobody looks at."""
     if not path.is_file():
-        raise ModelError(f"{path} does not exist, or is no file. Check the path of the ONNX file.")
+        raise ModelError(f"{path} does not exist, or is not a file. Check the path of the ONNX file.")
     try:
         with open(path, "rb") as file:
             # An empty file cannot be mapped. The last slice of the map closes it.
@@ -263,7 +263,7 @@ def _broken_named(path: Path) -> Iterator[None]:
         yield
     except (ValueError, OverflowError) as error:
         raise ModelError(
-            f"{path} is not an ONNX file that onnxruntime loads (broken: {error}). Export it anew."
+            f"{path} is not an ONNX file that onnxruntime loads (broken: {error}). Export it again."
         ) from error
 
 

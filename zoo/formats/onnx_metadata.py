@@ -67,7 +67,7 @@ def read_metadata(path: str | Path, entries: Mapping[str, str]) -> OnnxMetadata:
             teacher=_document(entries, "teacher"),
         )
     except (ValueError, OptionError) as error:
-        raise ModelError(f"The metadata of {path} are broken ({first_line(error)}). Export it anew.") from error
+        raise ModelError(f"The metadata of {path} are broken ({first_line(error)}). Export it again.") from error
 
 
 def preprocessing_in(entries: Mapping[str, str]) -> Preprocessing:

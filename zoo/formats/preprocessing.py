@@ -51,7 +51,7 @@ class Preprocessing:
         try:
             require_kinds(vars(self), kinds)
         except ValueError as error:
-            raise OptionError(f"The preprocessing cannot work: {error}.") from error
+            raise OptionError(f"Invalid preprocessing: {error}.") from error
         if min(self.input_size) < _SMALLEST:
             raise OptionError(f"An image size of {self.input_size} pixels is too small; use at least {_SMALLEST}.")
         if not _SHARE.fits(self.crop_pct):
@@ -90,7 +90,7 @@ class Preprocessing:
         try:
             require_kinds(pretrained_cfg, {}, kinds)
         except ValueError as error:
-            raise OptionError(f"The preprocessing cannot work: {error}.") from error
+            raise OptionError(f"Invalid preprocessing: {error}.") from error
         interpolation = pretrained_cfg.get("interpolation", "bilinear")
         crop_mode = pretrained_cfg.get("crop_mode") or "center"
         _, height, width = pretrained_cfg.get("input_size", (3, 224, 224))

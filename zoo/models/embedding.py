@@ -48,18 +48,18 @@ def embed(
     """Embed images with a torch model, in eval mode, on the device where it is.
 
     Args:
-        model: takes float32 ``(N, 3, H, W)``, gives ``(N, D)``. Its training mode is restored afterwards.
+        model: takes float32 ``(N, 3, H, W)``, returns ``(N, D)``. Its training mode is restored afterwards.
         images: the images.
-        batch_size: images embedded at a time.
+        batch_size: number of images embedded at a time.
         workers: processes that decode and resize; None to choose by the machine and the number of images.
         preprocessing: how pixels become the model's input; None for the model's own.
         progress: show a bar.
 
     Returns:
-        float32 ``(len(images), D)``, as the model gives them: not normalised.
+        float32 ``(len(images), D)``, as the model returns them: not normalised.
 
     Raises:
-        ModelError: it gives something else.
+        ModelError: the model returns something else.
     """
     loader = DataLoader(
         _Prepared(images, preprocessing or preprocessing_of(model)),

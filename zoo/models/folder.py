@@ -35,8 +35,8 @@ def load_model(path: str | Path) -> nn.Module:
     """Load a model folder in timm's format, in eval mode.
 
     Raises:
-        ModelError: the folder or a file in it is missing, broken or damaged, or its weights are not all of the network
-            that its configuration describes; names it.
+        ModelError: the folder or a file in it is missing or damaged, or its weights are not exactly those of the
+            network that its configuration describes.
     """
     path = given_path(path)
     config_file, weights_file = path / "config.json", path / "model.safetensors"
@@ -47,7 +47,7 @@ def load_model(path: str | Path) -> nn.Module:
     if not timm.is_model(config["architecture"]):
         raise ModelError(
             f"{config_file} is not a timm model configuration (unknown architecture {shown(config['architecture'])})."
-            f"{did_you_mean(config['architecture'][:100], timm.list_models())} Upgrade timm, or train it anew."
+            f"{did_you_mean(config['architecture'][:100], timm.list_models())} Upgrade timm, or train it again."
         )
     ours = FACTS_KEY in config
     make = partial(timm.create_model, f"local-dir:{path}")
@@ -62,13 +62,13 @@ def load_model(path: str | Path) -> nn.Module:
             model.load_state_dict(load_file(weights_file), strict=True)
     except (AttributeError, KeyError, TypeError, IndexError, AssertionError) as error:
         raise ModelError(
-            f"{config_file} is not a timm model configuration ({first_line(error)}). Train or download it anew."
+            f"{config_file} is not a timm model configuration ({first_line(error)}). Train or download it again."
         ) from error
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])[
             :300
         ]  # torch names tensors in the second
-        raise ModelError(f"{weights_file} cannot be loaded ({reason}). Train or download it anew.") from error
+        raise ModelError(f"{weights_file} cannot be loaded ({reason}). Train or download it again.") from error
     if not ours:
         require_filled(model, weights_file, partial(make, pretrained=True))
     facts = config.get(FACTS_KEY, {})
@@ -80,8 +80,8 @@ def load_model(path: str | Path) -> nn.Module:
 def save_model(model: nn.Module, path: str | Path) -> None:
     """Save a model as a folder in timm's format: model.safetensors, README.md, config.json.
 
-    Each file appears whole or not at all, config.json last, so a folder that has one is finished. Paths of this machine
-    among the facts become names of files and folders.
+    Each file is written whole or not at all, config.json last, so a folder that has one is finished. Paths on this
+    machine become names of files and folders.
     ``timm.create_model("local-dir:PATH", pretrained=True)`` loads it without this project.
     """
     path = given_path(path)
@@ -104,8 +104,8 @@ def save_model(model: nn.Module, path: str | Path) -> None:
 def _require_intact(weights: Path, said: str | None) -> None:
     if said is not None and (found := digest(weights)) != said:
         raise ModelError(
-            f"{weights} is not what was written: its digest is {found[:16]}, and config.json says {said[:16]}. It is "
-            "damaged, or of another model. Train or download the folder anew."
+            f"{weights} has changed since it was written: its digest is {found[:16]}, and config.json says "
+            f"{said[:16]}. It is damaged, or of another model. Train or download the folder again."
         )
 
 

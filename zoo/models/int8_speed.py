@@ -17,7 +17,7 @@ INT8_SPEED: dict[str, float] = {
 }
 """fp32's latency over int8's, one image of 224 pixels on one thread of an x86 processor with VNNI, by architecture.
 
-From ``docs/int8.md``.
+From ``benchmarks/quantization/architectures.md``.
 """
 _FAMILIES = {
     "resnet[0-9]*": "resnet18",

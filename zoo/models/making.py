@@ -43,16 +43,16 @@ def create_model(
 ) -> nn.Module:
     """Make an embedding model: a timm backbone, pooling, and a linear head of ``dim`` outputs.
 
-    The head is initialised orthogonally (as in "Embedding Transfer with Label Relaxation", CVPR 2021). The forward
-    takes float32 ``(N, 3, H, W)``, normalised as :func:`preprocessing_of` says, and gives ``(N, dim)``, not normalised.
+    The head is initialised orthogonally (as in "Embedding Transfer with Label Relaxation", CVPR 2021). The model takes
+    float32 ``(N, 3, H, W)``, normalised as its preprocessing says, and returns ``(N, dim)``, not normalised.
 
     Args:
         arch: a timm architecture, with or without a weight tag (``resnet18``, ``resnet18.a1_in1k``).
         dim: dimensions of the embedding.
         pretrained: True for timm's published weights, or the path of a local ``.safetensors`` file with the backbone's
             weights; a head of another size in it is left out. False for random weights.
-        pool: ``avg``, ``max``, ``avgmax`` (the papers' average + max, halved) or whatever else timm knows; None for
-            the architecture's own, which is also taken for avgmax where the architecture has none, with a warning.
+        pool: ``avg``, ``max``, ``avgmax`` (the papers' average + max, halved) or any other that timm knows; None for
+            the architecture's own, which also replaces avgmax, with a warning, if the architecture does not have it.
         image_size: side of the square network input, pixels; None for the architecture's own.
         crop_pct: fraction of the resized image that the centre crop keeps; None for the architecture's own.
         metric: how the embeddings are to be compared, "cosine" or "euclidean".
@@ -99,7 +99,7 @@ def create_model(
             raise ModelError(f"Cannot make {asked}: {first_line(error)}") from error
         if pool != "avgmax":
             raise ModelError(f"{arch} has no pooling {pool!r} ({first_line(error)}) Set pool to null.") from error
-        log.warning("%s has no avgmax pooling: its own is used", arch)
+        log.warning("%s has no avgmax pooling; using its own", arch)
     if isinstance(pretrained, Path):
         _require_loaded(model, pretrained)
     for layer in head_of(model).modules():
@@ -155,14 +155,16 @@ def classifier_of(arch: str, pretrained: bool | str | Path) -> np.ndarray | None
             with safe_open(_require_safetensors(given_path(pretrained)), framework="pt") as file:
                 weight = file.get_tensor(key) if key in file.keys() else None  # noqa: SIM118 - no mapping
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"Weight file {pretrained} cannot be read ({error}). Save or download it anew.") from error
+            raise ModelError(
+                f"Weight file {pretrained} cannot be read ({error}). Save or download it again."
+            ) from error
     if weight is None or weight.flatten(1).shape[0] < 2:
         return None
     return weight.flatten(1).float().numpy()
 
 
 def pretrained_source(folder: str | Path) -> bool | Path | None:
-    """Return the weights that the model in a folder was begun with, for the network as it is before it is trained.
+    """Return the weights that the model in a folder started from, for the network before it is trained.
 
     A model folder that ships holds the weight file's name and digest alone; where the file lies is in ``options.json``
     beside them, or, for a student finished for int8, in that of the student it was finished from.
@@ -199,7 +201,7 @@ def _json_in(file: Path) -> dict[str, Any]:
     try:
         return read_document(file)
     except ValueError as error:
-        raise ModelError(f"{file} is not valid JSON ({first_line(error)}). Train or download it anew.") from error
+        raise ModelError(f"{file} is not valid JSON ({first_line(error)}). Train or download it again.") from error
 
 
 def _require_architecture(arch: str) -> None:
@@ -233,8 +235,8 @@ def _published_weights(arch: str) -> dict[str, Any]:
     if reason is not None:
         raise ModelError(
             f"The published weights of {arch} are not on this machine, and cannot be downloaded"
-            f"{f' ({reason})' if reason else ''}. Bring {name} of {config.hf_hub_id} from where there is a network, "
-            "and give its path as pretrained."
+            f"{f' ({reason})' if reason else ''}. Copy {name} of {config.hf_hub_id} from a machine with a network, "
+            "and pass its path as pretrained."
         )
     return {}
 
@@ -278,7 +280,7 @@ def _classes_in(path: Path, classifier: str | tuple[str, ...] | None) -> int:
             key = f"{name}.weight"
             return int(file.get_slice(key).get_shape()[0]) if key in file.keys() else 0  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"Weight file {path} cannot be read ({error}). Save or download it anew.") from error
+        raise ModelError(f"Weight file {path} cannot be read ({error}). Save or download it again.") from error
 
 
 def _require_loaded(model: nn.Module, path: Path) -> None:

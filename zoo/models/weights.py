@@ -26,7 +26,7 @@ def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(file, framework="pt") as opened:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be loaded ({error}). Train or download it anew.") from error
+        raise ModelError(f"{file} cannot be loaded ({error}). Train or download it again.") from error
 
 
 def require_no_larger(make: Callable[[], nn.Module], file: Path, shapes: Shapes) -> dict[str, tuple[int, ...]] | None:
@@ -51,7 +51,7 @@ def require_no_larger(make: Callable[[], nn.Module], file: Path, shapes: Shapes)
         if tensors > most_tensors or numbers > most_numbers:
             raise ModelError(
                 f"{file} has {len(shapes)} tensors, and the network that config.json describes far more, or far larger "
-                "ones: they do not belong together. Train or download the folder anew."
+                "ones: they do not belong together. Train or download the folder again."
             )
 
     hook = register_module_parameter_registration_hook(count)
@@ -78,7 +78,7 @@ def require_same_shapes(file: Path, held: Shapes, wanted: Shapes) -> None:
             in_network = f"has shape {wanted[name]}" if name in wanted else "is missing"
             raise ModelError(
                 f"{file} does not fit its config.json: {name} {in_file} in the file, and {in_network} in the network. "
-                "Train or download the folder anew."
+                "Train or download the folder again."
             )
 
 
@@ -91,7 +91,7 @@ def require_filled(model: nn.Module, file: Path, again: Callable[[], nn.Module])
     Args:
         model: as loaded.
         file: its weights, safetensors.
-        again: loads it anew.
+        again: loads it again.
 
     Raises:
         ModelError: names a tensor.
@@ -117,11 +117,11 @@ def require_filled(model: nn.Module, file: Path, again: Callable[[], nn.Module])
                 raise ModelError(f"{file} does not fill {name} of the network, which would be random. {_REMEDY}")
         return  # what was rearranged is no longer recognised in the file either
     for name in held.keys() - landed:
-        if held[name].is_floating_point():  # indices are computed anew
+        if held[name].is_floating_point():  # indices are computed again
             raise ModelError(f"{file} has {name}, for which the network has no place. {_REMEDY}")
 
 
-_REMEDY = "Its config.json, such as num_classes, is of another model; download both anew."
+_REMEDY = "Its config.json, such as num_classes, is of another model; download both again."
 
 
 def _of_another_seed(make: Callable[[], nn.Module]) -> nn.Module:

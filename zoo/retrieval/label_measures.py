@@ -84,7 +84,7 @@ def measure_by_labels(
 ) -> LabelRetrievalResult:
     """Measure retrieval among the images of a set by their continuous labels.
 
-    Where the set has roles, queries are compared with the gallery; else every image with all others.
+    If the set has roles, queries are compared with the gallery; otherwise every image with all others.
 
     Args:
         embeddings: float ``(N, D)``, one row per image.

@@ -69,8 +69,8 @@ def measure(
 ) -> RetrievalResult:
     """Measure retrieval among the images of a set.
 
-    Where the set has roles, queries are compared with the gallery; else every image with all others. An image is never
-    its own neighbour.
+    If the set has roles, queries are compared with the gallery; otherwise every image with all others. An image is
+    never its own neighbour.
 
     Args:
         embeddings: float ``(N, D)``, one row per image.
@@ -80,7 +80,7 @@ def measure(
 
     Raises:
         DataError: no labels, no query with an image of its class in the gallery, or embeddings that are not finite.
-        OptionError: unknown metric or K below 1.
+        OptionError: unknown metric, or K below 1.
     """
     return measure_found(exact(embeddings, images, metric), images, ks)
 

@@ -29,7 +29,7 @@ def principal_directions(vectors: np.ndarray, dim: int, metric: str = "cosine") 
         DataError: vectors that are not finite, or fewer than two.
     """
     if len(vectors) < 2:
-        raise DataError(f"Principal directions need two vectors at least, found {len(vectors)}.")
+        raise DataError(f"PCA needs at least two vectors, found {len(vectors)}.")
     rows = np.asarray(comparable(vectors, metric), dtype=np.float64)
     centred = rows - rows.mean(axis=0)
     # Ascending order; with fewer vectors than dimensions the rest is an orthonormal basis of what they leave out.

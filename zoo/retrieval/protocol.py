@@ -84,13 +84,13 @@ def require_measurable(images: ImageSet, what: str) -> None:
     if len(classes) < 2:
         which = f"{images.class_names[classes[0]]!r} only" if len(classes) else "none"
         raise DataError(
-            f"The {what} images to search in are of fewer than two classes ({which}), so a measure of retrieval would "
-            "say nothing. Give images of more classes, or divide them otherwise (split, validation)."
+            f"The {what} gallery has fewer than two classes ({which}), so retrieval cannot be measured. Give images of "
+            "more classes, or change split or validation."
         )
     if not (positives_of(images) > 0).any():
         raise DataError(
             f"No {what} query has another image of its class in the gallery, so retrieval cannot be measured. Give "
-            "classes of two images or more, or divide them otherwise (split, validation)."
+            "classes of two images or more, or change split or validation."
         )
 
 
@@ -117,7 +117,7 @@ def require_training_images(splits: DataSplits, rule: str) -> None:
     """
     if len(splits.train) < 2:
         found = f"{len(splits.train) or 'no'} training image{'' if len(splits.train) == 1 else 's'}"
-        raise DataError(f"{splits.name} has {found} after split {rule!r}; it takes 2 at least. Choose another split.")
+        raise DataError(f"{splits.name} has {found} after split {rule!r}; at least 2 are needed. Choose another split.")
     if len(splits.validation):
         require_measurable(splits.validation, "validation")
 

@@ -88,7 +88,7 @@ class CachedTeacher(Teacher):
             try:
                 return torch.from_numpy(read_entry(file, len(views))).to(views.device)
             except (OSError, ValueError) as error:
-                log.warning("%s cannot be read (%s); its batch is embedded anew", file, error)
+                log.warning("%s cannot be read (%s); embedding its batch again", file, error)
         embeddings = self.teacher.embed_views(views, indices, images)
         with replacing(file) as temporary:
             write_entry(embeddings.cpu().numpy(), temporary)

@@ -113,9 +113,9 @@ def assumption(preprocessing: Preprocessing, metric: str | None) -> str:
     height, width = preprocessing.input_size
     compared = "" if metric is None else f" and {metric} distance"
     return (
-        f"it does not say how pixels become its input. Assumed: {height} x {width} pixels, ImageNet's mean and "
+        f"it does not say how to preprocess images. Assumed: {height} x {width} pixels, ImageNet's mean and "
         f"deviation, the centre {preprocessing.crop_pct:g} of the resized image{compared}. Give TorchTeacher or "
-        "OnnxTeacher its preprocessing and metric if that is not so."
+        "OnnxTeacher its preprocessing and metric if this is wrong."
     )
 
 
@@ -139,8 +139,8 @@ def _require_values(module: nn.Module) -> None:
     for name, tensor in named:
         if is_lazy(tensor):
             raise ModelError(
-                f"Teacher {type(module).__name__} has a parameter without values, {name}: it is of a lazy module. Run "
-                "it on an image once, and load its weights."
+                f"Teacher {type(module).__name__} has a parameter without values, {name}: it belongs to a lazy module. "
+                "Run it on an image once, and load its weights."
             )
         if tensor.is_meta:
             raise ModelError(

@@ -209,12 +209,14 @@ def _said(
                 found = preprocessing_in(metadata)
             elif takes_pixels:
                 raise ModelError(
-                    f"Teacher {path} takes bytes but has no preprocessing in its metadata. Export it anew."
+                    f"Teacher {path} takes bytes but has no preprocessing in its metadata. Export it again."
                 )
             else:
                 found = preprocessing_beside([path.parent, path.parent.parent], lenient=told)
         except (ValueError, OptionError) as error:
-            raise ModelError(f"Teacher {path} cannot be given images ({first_line(error)}). Export it anew.") from error
+            raise ModelError(
+                f"Teacher {path} cannot be given images ({first_line(error)}). Export it again."
+            ) from error
     if found is not None:
         return options.over(found), said, True
     height, width = (side if isinstance(side, int) else 224 for side in sides)
@@ -223,4 +225,4 @@ def _said(
     except OptionError as error:
         if told:
             raise
-        raise ModelError(f"Teacher {path} cannot be given images ({first_line(error)}). Export it anew.") from error
+        raise ModelError(f"Teacher {path} cannot be given images ({first_line(error)}). Export it again.") from error

@@ -75,8 +75,8 @@ def proof_by_labels(result: LabelRetrievalResult, images: ImageSet) -> Proof:
     chance, error = float(np.mean(dealt)), float(np.std(dealt, ddof=1))
     if chance > 1 - 1e-9:
         raise DataError(
-            f"Every order of the {len(images)} images is the best by their continuous labels, so nothing can be "
-            "measured by them. Give more images, or labels that differ."
+            f"By their continuous labels, all orders of the {len(images)} images are equally good, so nothing can be "
+            "measured. Give more images, or labels that differ."
         )
     return Proof(f"nDCG@{NDCG_K}", result.ndcg_at(NDCG_K), chance, error, len(result.queries))
 

@@ -12,7 +12,7 @@ _KEPT_BYTES = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Have glibc reuse freed memory instead of giving it back to the system; of other C libraries, change nothing.
 
-    Activations of every step are as large as those of the step before. By default each is mapped anew, and the system
+    Activations of every step are as large as those of the step before. By default each is mapped again, and the system
     clears it page by page: a third of a training step of EfficientNet-Lite2 at 128 pixels on a CPU. The process then
     keeps the most memory that it has used.
 

@@ -23,7 +23,7 @@ from zoo.models.content import bytes_of
 BEST, LAST = "best.safetensors", "last.ckpt"
 START_WEIGHTS, START_FACTS = "start.safetensors", "start.json"
 DIGEST_KEY = "content_digest"
-_REMEDY = "Remove it to begin this stage anew."
+_REMEDY = "Remove it to begin this stage again."
 # What unpicklers, zip readers and torch raise for broken files; weights_only lets no code run.
 _BROKEN = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError)
 _BROKEN_TOO = (OSError, RuntimeError, TypeError, UnpicklingError, ValueError)
@@ -46,8 +46,8 @@ def read_best(file: Path) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = load_file(file)
     except (OSError, SafetensorError, ValueError) as error:
         reason = first_line(error)
-        raise ModelError(f"{file} cannot be read ({reason}). Remove its stage's folder to train anew.") from error
-    _require_same(file, weights, said, "Remove its stage's folder to train anew.")
+        raise ModelError(f"{file} cannot be read ({reason}). Remove its stage's folder to train again.") from error
+    _require_same(file, weights, said, "Remove its stage's folder to train again.")
     return weights
 
 

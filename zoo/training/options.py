@@ -1,4 +1,4 @@
-"""What the verbs that train are asked for, by subject: each option's type, default and help, once.
+"""Options of the verbs that train, by subject: each option's type, default and help, once.
 
 ``train``, ``distill`` and the int8 finish take options flat, by name. They gather them into subjects once, and pass
 those on: ``Training.of(options).batches.augment``. A subject holds values, where the verbs also take null for what
@@ -20,17 +20,19 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which images, and how they are divided.
+    """Images, and how they are divided.
 
     Attributes:
-        split: how classes are divided: auto, given, first-half, even-odd, all-train, all-test or list:FILE.
-        validation: fraction of the training classes held out to choose on; of the training images where there are
-            continuous labels and no classes. 0 to train on all of them and keep the last epoch.
-        continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see docs/data.md.
-        label_metric: how vectors in that file are compared: euclidean or cosine.
-        max_unreadable: how many unreadable images are reported and left out before the run stops.
-        rotate_classes: train on images turned by 90, 180 and 270 degrees too, as classes of their own; for characters
-            and symbols.
+        split: rule that divides the classes: auto, given, first-half, even-odd, all-train, all-test or list:FILE; see
+            docs/data.md.
+        validation: fraction of the training classes held out to choose the best epoch; of the training images if there
+            are continuous labels and no classes. 0 trains on everything and keeps the last epoch.
+        continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see
+            docs/how-to/continuous-labels.md.
+        label_metric: how label vectors are compared: euclidean or cosine.
+        max_unreadable: unreadable images that are reported and left out; one more stops the run.
+        rotate_classes: also train on images rotated by 90, 180 and 270 degrees, as separate classes; for characters and
+            symbols.
     """
 
     split: str = "auto"
@@ -48,16 +50,18 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The network, and what it begins with.
+    """The network, and its initial weights.
 
     Attributes:
         arch: any timm architecture.
         dim: dimensions of the embedding.
-        pretrained: true for timm's published weights, or the path of a .safetensors file with the backbone's weights.
-        pool: avg, max, avgmax (as in the papers), or null for the architecture's own; auto for avgmax with random
-            weights and the architecture's own with pretrained ones.
-        image_size: side of the network's input in pixels; null for the architecture's own.
-        crop_pct: part of the resized image that the centre crop keeps at test time; null for the architecture's own.
+        pretrained: true for timm's published weights, or the path of a .safetensors file with the backbone's weights;
+            false for random weights.
+        pool: pooling: avg, max, avgmax (as in the papers), or null for the architecture's own; auto means avgmax for
+            random weights and the architecture's own for pretrained ones.
+        image_size: side of the network's input, in pixels; null for the architecture's own.
+        crop_pct: fraction of the resized image that the centre crop keeps at test time; null for the architecture's
+            own.
     """
 
     arch: str = "resnet18"
@@ -73,9 +77,9 @@ class LossOptions:
     """The loss.
 
     Attributes:
-        loss: name of the loss, or module:Class for one of your own.
-        loss_options: options of the loss by name.
-        use_labels: balance batches over classes, and give the classes to losses that use them; false to do without.
+        loss: name of the loss, or module:Class for your own; see docs/losses.md.
+        loss_options: options of the loss, by name.
+        use_labels: balance batches over classes, and pass the classes to losses that use them; false ignores labels.
     """
 
     loss: str = "proxy_anchor"
@@ -85,15 +89,16 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What a batch holds, and which views of its images.
+    """Contents of a batch, and the views of its images.
 
     Attributes:
         batch_size: images in a batch, over all devices.
         images_per_class: images of each class in a batch; 0 for random batches.
-        neighbours: with a loss for continuous labels: images of a batch that have the labels nearest to its anchor's.
+        neighbours: for losses on continuous labels: images in a batch whose labels are nearest to the anchor's.
         views: random views of each image in a batch.
-        augment: random views: photo, photo-strong, mild (no flips, hardly moved), drawing or none.
-        min_crop: smallest part of an image's area that a view may show; null for 0.4 with pretrained weights, else 0.2.
+        augment: kind of random views: photo, photo-strong, mild (no flips, hardly moved), drawing or none.
+        min_crop: smallest fraction of an image's area that a view may show; null for 0.4 with pretrained weights, else
+            0.2.
     """
 
     batch_size: int = 120
@@ -106,32 +111,32 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class OptimisationOptions:
-    """How weights are trained, and which are kept.
+    """How weights are trained, and which ones are kept.
 
     Attributes:
         epochs: passes over the training images.
         lr: learning rate of the network; null for 1e-4 with pretrained weights, else 3e-3.
-        proxy_lr_factor: how many times that rate the proxies learn with, in losses that have them; null for 100 with
-            pretrained weights, else 30.
-        weight_decay: of AdamW.
-        schedule: cosine, which rises over the first twentieth of the steps and falls to 0, or step.
-        step_epochs: with schedule step, epochs between two steps.
-        step_factor: with schedule step, what the rate is multiplied by.
-        warmup_epochs: epochs at the start that train only head and proxies.
-        freeze: backbone to train the head and the proxies alone, or none. train then computes the features of each
-            image once, as it is tested, without random views: minutes on a CPU.
-        freeze_batchnorm: keep the statistics of BatchNorm layers; null for true with pretrained weights, else false.
-        layer_decay: how many times the rate of the stage after it each stage of the network learns with, from the head
-            backwards; null for 1, one rate for all.
-        towards_start: how strongly the backbone's weights are drawn back to the pretrained ones, as decoupled weight
-            decay is to zero; 0 for not at all.
-        fit_head: measure a pretrained network as it comes, on the validation classes, and begin with a head fitted to
-            the training images; false for a random head, as in the papers. null for true with pretrained weights.
-        average_start: average the best weights with the pretrained ones, by the share that retrieves best on the
+        proxy_lr_factor: learning rate of the loss's proxies, as a multiple of lr; null for 100 with pretrained weights,
+            else 30.
+        weight_decay: weight decay of AdamW.
+        schedule: cosine (warms up over the first twentieth of the steps, then falls to 0) or step.
+        step_epochs: for schedule step: epochs between two steps.
+        step_factor: for schedule step: factor by which each step multiplies the rate.
+        warmup_epochs: first epochs, in which only the head and the proxies are trained.
+        freeze: backbone to train only the head and the proxies, or none. train then computes the features of each image
+            once, without random views, which takes minutes on a CPU.
+        freeze_batchnorm: keep the BatchNorm statistics fixed; null for true with pretrained weights, else false.
+        layer_decay: factor between the learning rates of neighbouring stages, from the head backwards; null for 1, the
+            same rate everywhere.
+        towards_start: strength with which the backbone's weights are pulled back to their pretrained values, like
+            decoupled weight decay; 0 for none.
+        fit_head: measure the pretrained network on the validation classes first, and start with a head fitted to the
+            training images; false for a random head, as in the papers; null for true with pretrained weights.
+        average_start: average the best weights with the pretrained ones, in the proportion that retrieves best on the
             validation classes; null for true with pretrained weights.
         gradient_clip: largest norm of the gradient; null for no limit.
-        validate_every: epochs between two measurements on the validation classes; the last is always measured.
-        seed: of weights, batches and augmentation.
+        validate_every: epochs between two measurements on the validation classes; the last epoch is always measured.
+        seed: seed for weights, batches and augmentation.
     """
 
     epochs: int = 40
@@ -155,16 +160,16 @@ class OptimisationOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """What it runs on, and how.
+    """The machine and its precision.
 
     Attributes:
-        precision: Lightning's: 32-true, bf16-mixed or 16-mixed; or auto: bf16-mixed where the device has it in
-            hardware, else 32-true.
-        compile: run the network, and a teacher of torch, through torch.compile: a wait of a minute or so, then faster
-            steps; needs a C++ compiler on CPUs. Not with losses of feature maps.
-        devices: how many devices, or auto.
-        num_nodes: how many machines.
-        workers: processes that decode and augment; null to choose by the machine.
+        precision: Lightning's precision: 32-true, bf16-mixed, 16-mixed, or auto (bf16-mixed if the hardware supports
+            it, else 32-true).
+        compile: run the network, and a torch teacher, through torch.compile: a minute's wait, then faster steps. Needs
+            a C++ compiler on CPUs; not for losses on feature maps.
+        devices: number of devices, or auto for all.
+        num_nodes: number of machines.
+        workers: processes that decode and augment images; null to choose by the machine.
     """
 
     precision: str = "32-true"
@@ -186,7 +191,7 @@ SUBJECTS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Training:
-    """All that a training is asked for."""
+    """All options of a training."""
 
     data: DataOptions
     network: NetworkOptions
@@ -197,7 +202,7 @@ class Training:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Training:
-        """Gather a verb's options, by name, into subjects; names that belong to none are passed over."""
+        """Gather a verb's options, by name, into subjects; other names are ignored."""
         return cls(**{name: gathered(subject, options) for name, subject in SUBJECTS.items()})
 
 

@@ -108,7 +108,7 @@ class Start(Callback):
                 require_kinds(known, {"measured": MAPPING, "head": TEXT})
             except ValueError as error:
                 raise ModelError(
-                    f"{begun} cannot be read ({first_line(error)}). Remove its stage's folder to train anew."
+                    f"{begun} cannot be read ({first_line(error)}). Remove its stage's folder to train again."
                 ) from error
             self.measured, self.head = known["measured"], known["head"]
             begun_with = read_best(learner.checkpoints / START_WEIGHTS)
@@ -131,7 +131,7 @@ class Start(Callback):
         head = linear_head_of(learner.model)
         if head is None:
             log.warning(
-                "The head of %s is not one linear layer: it begins at random, so the network as it comes is neither "
+                "The head of %s is not one linear layer: it starts at random, so the pretrained network is neither "
                 "measured nor kept.",
                 summary_of(learner.model)["architecture"],
             )
@@ -147,7 +147,7 @@ class Start(Callback):
             try:
                 directions = fit()
             except DataError as error:
-                log.info("no head %s: %s", name, error)
+                log.info("head %s left out: %s", name, error)
                 continue
             if seen is not None:
                 self._measure(learner, name, seen @ directions.T, metric)
@@ -160,7 +160,7 @@ class Start(Callback):
             chosen = turned(chosen, features, self.targets(self.images), metric)
         set_head(head, chosen)
         begin_proxies(learner.loss, features @ chosen.T, self.images.labels)
-        log.info("training begins with %s", self.head)
+        log.info("training starts with %s", self.head)
 
     def refit(self, learner: Learner) -> None:
         """Fit the head of a network that is kept as it comes once more, to the validation images too.
@@ -177,7 +177,7 @@ class Start(Callback):
         both = np.concatenate(labels) if len(labels) == len(sets) else None
         metric = facts_of(learner.model).metric
         set_head(head, self._heads(features, both, int(head.weight.shape[0]), metric)[self.head]())
-        log.info("the head %s is fitted once more, to the validation images too", self.head)
+        log.info("the head %s is fitted again, now to the validation images too", self.head)
 
     def _measure(self, learner: Learner, name: str, embeddings: np.ndarray, metric: str) -> None:
         found = learner.judge(embeddings, metric)

@@ -31,17 +31,17 @@ def told(learner: Learner, epochs: int, start: Start | None = None) -> str:
         classes = len(np.unique(validation.labels))
         judged = f"{len(validation):,} images of {classes} validation classes"
         if classes < _FEW_CLASSES:
-            judged += " (few: the choice is much a matter of chance; hold out more with validation)"
+            judged += " (few, so the choice is partly chance; hold out more with validation)"
     kept = f"Kept epoch {best['epoch']} of {epochs}, judged on {judged}: {learner.in_words(best)}."
     if best["epoch"] == 0:
         return (
-            f"Kept the network as it comes, with a fitted head: no epoch of {epochs} was better on {judged} "
+            f"Kept the pretrained network with a fitted head: none of {epochs} epochs was better on {judged} "
             f"({learner.in_words(best)}). Try a lower lr, freeze: backbone, a larger min_crop, or more images."
         )
     first = None if start is None else start.measured.get(start.head)
     if first is not None:
         gain = 100 * (best[learner.chosen_by] - first[learner.chosen_by])
-        kept += f" As it came it had {learner.in_words(first)} ({gain:+.2f} points)."
+        kept += f" Before training it had {learner.in_words(first)} ({gain:+.2f} points)."
     if best["epoch"] > epochs * (1 - _RISING) and epochs > 1:
-        kept += " It was still rising: more epochs may help."
+        kept += " It was still improving: more epochs may help."
     return kept

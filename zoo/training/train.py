@@ -78,15 +78,15 @@ def train(
 ) -> Path:
     """Train a teacher with a metric-learning loss, on classes or on continuous labels, and save it as a model folder.
 
-    Pretrained weights are measured first, on the validation classes, as they come, with a head that is fitted to the
-    training images; if no epoch retrieves better, that is what is saved.
+    Pretrained weights are measured first on the validation classes, with a head fitted to the training images. If no
+    epoch retrieves better, that is what is saved.
 
-    A run that was interrupted goes on from its last whole epoch when called again with the same options; a finished
-    one is left as it is.
+    Called again with the same options, an interrupted run resumes from its last complete epoch, and a finished one is
+    reused.
 
     Args:
-        data: what to train on, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
-        out: folder to save the model in.
+        data: training data, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
+        out: folder for the model.
         loss_options: options of the loss, such as {margin: 0.1, alpha: 32}.
         epochs: passes over the training images; null for 10 with pretrained weights, else 40.
         images_per_class: images of each class in a batch; 0 for random batches, null for what suits the loss: 1 for
@@ -200,8 +200,8 @@ def _require_labels(splits: DataSplits, asked: Training, continuous: bool) -> No
         raise DataError(f"{splits.name} has no labels, and {loss} needs them. {remedy}")
     if splits.train.labels is not None and not continuous and len(set(splits.train.labels.tolist())) < 2:
         raise DataError(
-            f"{splits.name} has one training class after split {asked.data.split!r}, and {loss} tells classes apart. "
+            f"{splits.name} has one training class after split {asked.data.split!r}, but {loss} needs at least two. "
             "Give data of more classes, or another split."
         )
     if continuous and asked.data.rotate_classes:
-        raise OptionError(f"rotate_classes turns images, whose labels {loss} would not know then. Leave it out.")
+        raise OptionError(f"rotate_classes rotates images, and {loss} has no labels for rotated ones. Leave it out.")

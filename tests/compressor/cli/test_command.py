@@ -108,7 +108,7 @@ def test_a_report_is_made_anew_for_other_baselines_and_gates(
 def test_a_second_run_at_the_same_time_is_refused(finished: Path, capsys: Any) -> None:
     with alone_in(finished / "out"):
         assert main(["run", str(finished / "out" / "config.yaml")]) == 1
-    assert "Another process is at work" in capsys.readouterr().err
+    assert "Another process is working" in capsys.readouterr().err
 
 
 def test_embeddings_of_too_few_images_are_told_before_distillation(photos: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_refused_run_leaves_its_folder_as_it_was(finished: Path, capsys: Any) 
     config = finished / "out" / "config.yaml"
     before = config.read_text()
     assert main(["run", str(config), "--seed", "5"]) == 1
-    assert "was begun with seed 0 (now 5)" in capsys.readouterr().err
+    assert "was started with seed 0 (now 5)" in capsys.readouterr().err
     assert config.read_text() == before
 
 

@@ -96,7 +96,7 @@ def test_a_finished_one_is_reused_and_other_options_are_refused(
     written = (folder / "model.safetensors").stat().st_mtime_ns
     finish_quantized(student, tiny_teacher, data, folder, epochs=1)
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
-    with pytest.raises(OptionError, match=r"was begun with scheme 'u8s8' \(now 's8s8'\)"):
+    with pytest.raises(OptionError, match=r"was started with scheme 'u8s8' \(now 's8s8'\)"):
         finish_quantized(student, tiny_teacher, data, folder, epochs=1, scheme="s8s8")
     with pytest.raises(OptionError, match="student_digest"):
         finish_quantized(folder, tiny_teacher, data, folder, epochs=1, lr=1e-3)

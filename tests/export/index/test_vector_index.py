@@ -188,7 +188,7 @@ def test_rules_of_ivfpq_by_hand(count: int, dim: int, options: dict[str, Any], e
         ("binary", {"overfetch": 0}, 300, "overfetch of an index is 0"),
         ("binary", {"overfetch": 2.5}, 300, r"overfetch of an index is 2\.5; .* whole number"),
         ("ivfpq", {"m": 5}, 300, "m of an index is 5, which does not divide the 12 dimensions"),
-        ("ivfpq", {}, 255, r"ivfpq with 6 lists needs at least 256 vectors .* there are 255\. Take sq8 or flat\."),
+        ("ivfpq", {}, 255, r"ivfpq with 6 lists needs at least 256 vectors .* there are 255\. Use sq8 or flat\."),
         ("ivfpq", {"nlist": 400}, 300, "400 lists needs at least 400 vectors .* 300.* or fewer lists"),
     ],
 )

@@ -211,26 +211,26 @@ def test_broken_indexes_are_named(flat: Path, photos: Path, tmp_path: Path) -> N
     ids = json.loads((flat / "ids.json").read_text())
     cases = [
         ("index.json", "{", "not valid JSON"),
-        ("index.json", json.dumps(facts | {"schema": 2}), "does not say schema 1"),
+        ("index.json", json.dumps(facts | {"schema": 2}), "does not have schema 1"),
         ("index.json", json.dumps(moved), r"gone\.onnx, which index .* no longer there"),
         ("ids.json", "[", r"ids\.json is missing or broken"),
         ("ids.json", '["a", "b"]', r"do not belong together.* 96 images, ids\.json has 2 and index\.faiss 96"),
         (
             "index.faiss",
             "IxF2",
-            r"index\.faiss is not what index build wrote: its digest is \w{16}, and index\.json says",
+            r"index\.faiss has changed since index build wrote it: its digest is \w{16}, but index\.json says",
         ),
         (
             "ids.json",
             json.dumps(ids[::-1]),
-            r"ids\.json is not what index build wrote: its digest is \w{16}, and index",
+            r"ids\.json has changed since index build wrote it: its digest is \w{16}, but index",
         ),
         (
             "index.json",
             json.dumps(sealed | {"seed": 1}),
-            r"index\.json is not what index build wrote.* and it says \w{16}",
+            r"index\.json has changed since index build wrote it.* but it says \w{16}",
         ),
-        ("index.json", json.dumps(sealed | {"count": 97}), r"index\.json is not what index build wrote"),
+        ("index.json", json.dumps(sealed | {"count": 97}), r"index\.json has changed since index build wrote it"),
         ("index.json", "[" * 100_000, "not valid JSON .*nested too deeply"),
         ("index.json", json.dumps(facts | {"dim": 10**18}), "dim is 1000000000000000000; it must be a whole number in"),
         ("index.json", json.dumps(facts | {"count": True}), "count is True; it must be a whole number"),

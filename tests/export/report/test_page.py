@@ -387,7 +387,7 @@ def test_headline_of_a_model_that_saves_nothing(content: Content, results: Resul
             "Gate passed, narrowly: every model is at least 0.5 points above its network as it comes. "
             "Narrow: onnx-fp32 is at +0.6 points.",
         ),
-        (gate(), "none", "No gate: neither a smallest retention nor a smallest gain was asked for."),
+        (gate(), "none", "No gate: no minimum retention or gain was set."),
     ],
 )
 def test_gate_in_words_and_colour(

@@ -130,7 +130,7 @@ def test_retention_is_asked_of_models_and_not_of_baselines() -> None:
 def test_a_gate_inside_the_interval_is_narrow_either_way(limit: float) -> None:
     found = gated([TEACHER, STUDENT], min_retention=limit)
     assert found["passed"] == (limit < 0.9)
-    said = f"student keeps 90.0\u00a0% [85.0, 95.0], an interval on both sides of {100 * limit:g}\u00a0%"
+    said = f"student keeps 90.0\u00a0% [85.0, 95.0], an interval that includes {100 * limit:g}\u00a0%"
     assert found["narrow"] == [said]
 
 
@@ -160,7 +160,7 @@ def test_gain_by_the_mean_and_by_the_interval() -> None:
     assert found["reasons"][0].startswith("student is at +0.3 points of Recall@1 [0.0, +")
     assert found["reasons"][0].endswith("at least 0.2 points were asked for by the lower end of the interval.")
     found = gated(stages, verdict=verdict, min_gain=0.002)
-    assert found["passed"] and "an interval on both sides of 0.2 points" in found["narrow"][0]
+    assert found["passed"] and "an interval that includes 0.2 points" in found["narrow"][0]
     found = gated(stages, verdict=verdict, min_gain=0.02)
     assert "+0.3 points of Recall@1" in found["reasons"][0] and "+1.0 points of MAP@R" in found["reasons"][0]
 

@@ -129,14 +129,14 @@ def test_checked_reports_and_leaves_out_up_to_the_limit(tmp_path: Path, caplog: 
     assert [int(checked.pixels(i)[0, 0, 0]) for i in range(18)] == [i for i in range(20) if i not in (3, 11)]
     assert checked.labels is not None and checked.labels.tolist() == [i % 2 for i in range(20) if i not in (3, 11)]
     assert [str(tmp_path / "missing.png") in record.getMessage() for record in caplog.records] == [True, True]
-    with pytest.raises(DataError, match=r"2 images cannot be read, the limit is 1.*missing\.png"):
+    with pytest.raises(DataError, match=r"2 images cannot be read; the limit is 1.*missing\.png"):
         images.checked(max_unreadable=1)
 
 
 def test_checked_needs_an_image(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No image is left"):
+    with pytest.raises(DataError, match="No images are left"):
         ImageSet(["a"], [tmp_path / "missing.png"]).checked()
-    with pytest.raises(DataError, match="No image is left"):
+    with pytest.raises(DataError, match="No images are left"):
         ImageSet([], []).checked()
 
 

@@ -107,7 +107,7 @@ def test_roles_that_are_all_both_are_none(folder: Path) -> None:
         ("path,role\nimages/0.png,galery\n", r"table\.csv line 2: role 'galery'.*Did you mean gallery\?"),
         ("path\nimages/0.png\nimages/1.png\n./images/0.png\n", r"table\.csv line 4: .* is on line 2 already"),
         ("image,filename\nimages/0.png,0.png\n", r"columns 'image' and 'filename' of its header both say path"),
-        ("path,split\nimages/0.png,query\n", r"a part called query and none called gallery or test"),
+        ("path,split\nimages/0.png,query\n", r"a part called query but none called gallery or test"),
         ("path,label\nimages/0.png,a\nimages/1.png,NaN\n", r"table\.csv line 3: label is 'NaN', which means none"),
         ("path,is_query,is_gallery\nimages/0.png,1,0\nimages/1.png,0,0\n", r"line 3: neither is_query nor is_gall"),
         ("path,is_query\nimages/0.png,perhaps\n", r"line 2: is_query 'perhaps' is not one of true, false"),
@@ -141,7 +141,7 @@ def test_other_columns_and_an_index_without_a_name_are_not_read(folder: Path, ca
     with caplog.at_level("INFO"):
         images = read(folder, ",path,x_1,Photographer\n0,images/0.png,3,\n1,images/1.png,4,me\n").images
     assert list(images.ids) == ["images/0.png", "images/1.png"] and images.labels is None
-    assert "table.csv: columns that are not read: one without a name, x_1, Photographer" in caplog.text
+    assert "table.csv: ignored columns: one without a name, x_1, Photographer" in caplog.text
     assert list(read(folder, "Unnamed: 0,path\n0,images/0.png\n").images.ids) == ["images/0.png"]
 
 
@@ -252,6 +252,6 @@ def test_long_cells_are_not_quoted_whole(folder: Path, text: str) -> None:
 def test_names_that_no_file_can_have_are_left_to_the_reading_of_images(folder: Path) -> None:
     names = ["images/0.png", "images/1.png", "x" * 300 + ".png", "zero\0.png"]
     (folder / "images.csv").write_text("\n".join(["path,label", *(f"{name},a" for name in names)]))
-    with pytest.raises(DataError, match="1 images cannot be read, the limit is 0"):
+    with pytest.raises(DataError, match="1 images cannot be read; the limit is 0"):
         load_data(f"csv:{folder / 'images.csv'}", "all-test").test.checked(0)
     assert len(load_data(f"csv:{folder / 'images.csv'}", "all-test").test.checked(2)) == 2

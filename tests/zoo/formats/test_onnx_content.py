@@ -82,7 +82,7 @@ def test_files_elsewhere_are_not_read(location: str, tiny_onnx: TinyOnnx, tmp_pa
     proto.graph.initializer[0].ClearField("raw_data")
     (tmp_path / "m" / "a.onnx").write_bytes(proto.SerializeToString())
     for function in (files_of, digest_of, size_of, require_intact, OnnxTeacher):
-        with pytest.raises(ModelError, match="only files beside it are read"):
+        with pytest.raises(ModelError, match="only files in its own folder are read"):
             function(tmp_path / "m" / "a.onnx")
 
 
@@ -104,7 +104,7 @@ def test_damage_is_told_with_both_digests(tiny_onnx: TinyOnnx, tmp_path: Path) -
     content[content.index(weight) + 6] ^= 16
     file.write_bytes(content)
     with pytest.raises(
-        ModelError, match=rf"a\.onnx is not what export wrote: .*{content_digest(file)[:16]}.*{said[:16]}"
+        ModelError, match=rf"a\.onnx has changed since export wrote it: .*{content_digest(file)[:16]}.*{said[:16]}"
     ):
         OnnxTeacher(file)
     assert OnnxTeacher(tiny_onnx(tmp_path / "old.onnx", digest=False)).metric == "euclidean"
@@ -119,7 +119,7 @@ def test_what_a_file_says_of_itself_is_covered(key: str, tiny_onnx: TinyOnnx, tm
     require_intact(tmp_path / "a.onnx")
     entries[key].value += " "
     onnx.save(proto, tmp_path / "a.onnx")
-    with pytest.raises(ModelError, match="is not what export wrote"):
+    with pytest.raises(ModelError, match="has changed since export wrote it"):
         require_intact(tmp_path / "a.onnx")
 
 

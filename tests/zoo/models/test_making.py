@@ -112,7 +112,7 @@ def test_a_weight_file_that_fits_nothing_is_refused(rename: Any, tmp_path: Path)
 
 def test_the_own_pooling_is_taken_where_there_is_no_other(caplog: pytest.LogCaptureFixture) -> None:
     model = create_model("pit_ti_224", 8, pool="avgmax")
-    assert "pit_ti_224 has no avgmax pooling: its own is used" in caplog.text
+    assert "pit_ti_224 has no avgmax pooling; using its own" in caplog.text
     assert model.num_classes == 8
     with pytest.raises(ModelError, match=r"pit_ti_224 has no pooling 'max' .* Set pool to null"):
         create_model("pit_ti_224", 8, pool="max")
@@ -185,7 +185,7 @@ def test_published_weights_without_a_network_are_told_at_once(
         "offline": "",
     }
     message = r"weights of test_resnet are not on this machine, and cannot be downloaded"
-    bring = r"\. Bring model\.safetensors of timm/test_resnet\.r160_in1k"
+    bring = r"\. Copy model\.safetensors of timm/test_resnet\.r160_in1k"
     with pytest.raises(ModelError, match=message + said.get(how, "") + bring):
         create_model("test_resnet", 8, pretrained=True)
     assert time.monotonic() - began < 2

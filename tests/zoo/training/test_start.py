@@ -71,7 +71,7 @@ def test_harmful_training_keeps_the_network_as_it_comes(
     assert all(torch.equal(saved.state_dict()[name], weight) for name, weight in body.items())
     heads = found["start"]["measured"]
     assert found["map_at_r"] == heads[found["start"]["head"]]["map_at_r"]
-    assert "no epoch of 2 was better" in caplog.text
+    assert "none of 2 epochs was better" in caplog.text
     history = json.loads((folder / "validation.json").read_text())
     assert [line["epoch"] for line in history] == [0, 1, 2]
 

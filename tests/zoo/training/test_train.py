@@ -104,7 +104,7 @@ def test_a_batch_holds_as_many_images_of_a_class_as_suit_the_loss(
 
 
 def test_two_runs_at_once_in_a_folder_are_refused(photos: Path, tmp_path: Path) -> None:
-    with alone_in(tmp_path), pytest.raises(OptionError, match="Another process is at work"):
+    with alone_in(tmp_path), pytest.raises(OptionError, match="Another process is working"):
         train(f"folder:{photos}", tmp_path, arch="test_resnet", epochs=1, **QUICK)
     assert not (tmp_path / "checkpoints").exists()
     folder = train(f"folder:{photos}", tmp_path, arch="test_resnet", epochs=1, **QUICK)
@@ -397,7 +397,7 @@ def test_losses_and_labels_that_do_not_go_together(spots: Path, photos: Path, tm
         train(data, tmp_path / "a", arch="test_resnet", dim=8, loss="log_ratio")
     with pytest.raises(DataError, match=r"has no labels, and proxy_anchor needs them\. Train with log_ratio on"):
         train(data, tmp_path / "b", arch="test_resnet", dim=8, continuous_labels=labels)
-    with pytest.raises(OptionError, match="rotate_classes turns images, whose labels log_ratio would not know"):
+    with pytest.raises(OptionError, match="rotate_classes rotates images, and log_ratio has no labels"):
         train(
             data,
             tmp_path / "c",
@@ -457,9 +457,9 @@ def test_numbers_out_of_range_are_named(options: dict[str, Any], message: str, p
 def test_one_class_or_one_image_is_nothing_to_train_on(photos: Path, tmp_path: Path) -> None:
     data = load_data(f"folder:{photos}", validation=0)
     first = np.flatnonzero(data.train.labels == 0)
-    with pytest.raises(DataError, match="one training class after split 'auto', and proxy_anchor tells classes apart"):
+    with pytest.raises(DataError, match="one training class after split 'auto', but proxy_anchor needs at least two"):
         train(replace(data, train=data.train.subset(first)), tmp_path / "a", arch="test_resnet", **QUICK)
-    with pytest.raises(DataError, match="has 1 training image after split 'auto'; it takes 2 at least"):
+    with pytest.raises(DataError, match="has 1 training image after split 'auto'; at least 2 are needed"):
         train(replace(data, train=data.train.subset([0])), tmp_path / "b", arch="test_resnet", **QUICK)
     single = data.test.subset([0, 8, 16])
     with pytest.raises(DataError, match="No validation query has another image of its class"):
@@ -496,13 +496,13 @@ def test_what_validation_measured_outlasts_an_interruption_and_a_broken_checkpoi
     whole = checkpoint.read_bytes()
     for content in (whole[: len(whole) // 2], b""):
         checkpoint.write_bytes(content)
-        with pytest.raises(ModelError, match=r"last\.ckpt cannot be read .*Remove it to begin this stage anew"):
+        with pytest.raises(ModelError, match=r"last\.ckpt cannot be read .*Remove it to begin this stage again"):
             train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", **options)
     checkpoint.write_bytes(whole)
     best = checkpoint.with_name("best.safetensors")
     weights = best.read_bytes()
     best.write_bytes(weights[:100])
-    with pytest.raises(ModelError, match=r"best\.safetensors cannot be read .*to train anew"):
+    with pytest.raises(ModelError, match=r"best\.safetensors cannot be read .*to train again"):
         train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", **options)
     best.write_bytes(weights)
     folder = train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", **options)

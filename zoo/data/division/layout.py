@@ -56,8 +56,7 @@ def without_parts(
     if beside is not None:
         parts = " and ".join(sorted({part for part in found if part}))
         raise DataError(
-            f"{root} has folders called {parts}, and beside them {beside}, which is in none. "
-            "Move it into one, or remove it."
+            f"{root} has folders called {parts}, but {beside} is in none of them. Move it into one, or remove it."
         )
     _require_classes(root, rest)
     split, roles = parts_and_roles(str(root), [part or "" for part in found])
@@ -78,7 +77,7 @@ def _require_classes(root: Path, names: Sequence[PurePosixPath]) -> None:
         if _parts(list(words.values())):
             listed = " and ".join(folder for folder, part in words.items() if part)
             raise DataError(
-                f"{root}: {parent} holds folders called {listed}, which say a split in one part of the data only. "
+                f"{root}: {parent} holds folders called {listed}, which define a split for only part of the data. "
                 "Put such folders above all classes, or in each class."
             )
         named = [folder for folder, part in words.items() if part]
@@ -86,6 +85,6 @@ def _require_classes(root: Path, names: Sequence[PurePosixPath]) -> None:
             shared = below.get(parent / one, set()) & below.get(parent / other, set())
             if shared:
                 raise DataError(
-                    f"{root}: folders {parent / one} and {parent / other} hold the same classes, {min(shared)} for "
-                    "one. If they are a split, call them train, validation, test, query or gallery."
+                    f"{root}: folders {parent / one} and {parent / other} hold the same classes, such as "
+                    f"{min(shared)}. If they are a split, call them train, validation, test, query or gallery."
                 )

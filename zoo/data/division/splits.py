@@ -184,7 +184,7 @@ def _require_disjoint(name: str, parts: dict[str, ImageSet]) -> None:
         example = parts[TEST].class_names[common[0]]
         raise DataError(
             f"{name}: {len(common)} classes, {example!r} among them, are in both train and test; retrieval must be "
-            "measured on classes never seen in training. Mend the split column, or use split even-odd."
+            "measured on classes never seen in training. Fix the split column, or use split even-odd."
         )
 
 
@@ -196,8 +196,8 @@ def _tell_twins(name: str, parts: dict[str, ImageSet]) -> int:
         if found:
             tested, same = found[0]
             log.warning(
-                "%s: %d of %d test images are in %s too, byte for byte: %s is %s. Remove one of each two: the measures "
-                "are of images never seen.",
+                "%s: %d of %d test images are in %s too, byte for byte: %s is %s. Remove one of each pair; results "
+                "must be measured on unseen images.",
                 printable(name),
                 len(found),
                 len(parts[TEST]),

@@ -69,7 +69,7 @@ def parts_and_roles(name: str, parts: Sequence[str]) -> tuple[np.ndarray, np.nda
         (one,) = there
         rest = GALLERY if one == QUERY else QUERY
         if not (words == TEST).any():
-            raise DataError(f"{name} has a part called {one} and none called {rest} or test. Name the other so.")
+            raise DataError(f"{name} has a part called {one} but none called {rest} or test. Rename the other.")
     roles = np.where(np.isin(words, (QUERY, GALLERY)), words, np.where(words == TEST, rest, BOTH)).astype(object)
     return split, roles
 

@@ -39,7 +39,7 @@ def read_cars196(path: str) -> Source:
             numbers += [int(np.ravel(number)[0]) for number in annotations["class"]]
         except (IndexError, ValueError, TypeError) as error:
             raise DataError(
-                f"{root.where(name)} lacks annotations with {column} and class ({error}). Fetch the data set anew."
+                f"{root.where(name)} lacks annotations with {column} and class ({error}). Download the data set again."
             ) from error
     labels = np.array(numbers, dtype=np.int64) - 1
     sources = [root.image(name) for name in ids]
@@ -57,7 +57,7 @@ def _variable(root: Root, name: str, variable: str) -> Any:
     try:
         content: dict[str, Any] = loadmat(io.BytesIO(root.read(name)))
     except (MatReadError, OSError, ValueError, TypeError, NotImplementedError) as error:
-        raise DataError(f"{root.where(name)} is not a readable MATLAB file ({error}). Fetch it anew.") from error
+        raise DataError(f"{root.where(name)} is not a readable MATLAB file ({error}). Download it again.") from error
     if variable not in content:
-        raise DataError(f"{root.where(name)} lacks {variable}. Fetch the data set anew.")
+        raise DataError(f"{root.where(name)} lacks {variable}. Download the data set again.")
     return content[variable]

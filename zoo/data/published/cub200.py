@@ -29,7 +29,7 @@ def read_cub200(path: str) -> Source:
     if (labels < 0).any():
         unlabelled = list(names.values())[int(np.argmax(labels < 0))]
         raise DataError(
-            f"{root.where('image_class_labels.txt')} has no line for {unlabelled}. Fetch the data set anew."
+            f"{root.where('image_class_labels.txt')} has no line for {unlabelled}. Download the data set again."
         )
     ids = list(names.values())
     sources = [root.image(f"images/{name}") for name in ids]

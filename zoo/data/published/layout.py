@@ -57,14 +57,14 @@ class Root:
                     return opened.read(self.prefix + name)
             return (self.path / self.prefix / name).read_bytes()
         except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{self.where(name)} cannot be read ({error}). Fetch the data set anew.") from error
+            raise DataError(f"{self.where(name)} cannot be read ({error}). Download the data set again.") from error
 
     def text(self, name: str) -> str:
         """Return a text file's content."""
         try:
             return self.read(name).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.where(name)} is not UTF-8 ({error}). Fetch the data set anew.") from error
+            raise DataError(f"{self.where(name)} is not UTF-8 ({error}). Download the data set again.") from error
 
     def image(self, name: str) -> ImageSource:
         """Name an image."""
@@ -110,7 +110,7 @@ class Row:
 
     def error(self, what: str) -> DataError:
         """Return an error that names the line."""
-        return DataError(f"{self.where}: {what}. Mend the line, or fetch the data set anew.")
+        return DataError(f"{self.where}: {what}. Fix the line, or download the data set again.")
 
 
 def rows_of(root: Root, name: str, columns: str, header: int = 0, separator: str | None = None) -> Iterator[Row]:

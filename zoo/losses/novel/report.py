@@ -46,7 +46,7 @@ def report_generated(
     """
     rows = _chosen(labels)
     if not len(rows) or not np.isfinite(embeddings).all():
-        log.warning("no class has %d images with finite embeddings; generated ones go unmeasured", _FEWEST)
+        log.warning("no class has %d images with finite embeddings; generated ones are not measured", _FEWEST)
         return
     real_labels = torch.from_numpy(labels[rows])
     real = functional.normalize(torch.from_numpy(embeddings[rows]).float(), dim=1)

@@ -63,7 +63,7 @@ def require_safetensors(folder: Path, teacher: str) -> None:
         f"its weights, {pickles[0]}, are a pickle, which is not loaded" if pickles else "it has no .safetensors file"
     )
     raise ModelError(
-        f"Teacher {teacher}: {found}. Where you trust it, load it with its own library and save it anew "
+        f"Teacher {teacher}: {found}. Where you trust it, load it with its own library and save it again "
         "(save_pretrained writes safetensors)."
     )
 
@@ -148,7 +148,7 @@ def _load(folder: Path, teacher: str) -> tuple[nn.Module, set[str], list[str]]:
     invented = {name for name in missing if "pooler" in name}
     if missing - invented:
         name = sorted(missing - invented)[0]
-        raise ModelError(f"Teacher {teacher} lacks weights, such as {name}. Download or save it anew.")
+        raise ModelError(f"Teacher {teacher} lacks weights, such as {name}. Download or save it again.")
     heads = sorted({name.split(".")[0] for name in info["unexpected_keys"] if name.startswith(("classifier", "head"))})
     drop_text(network)
     return network, invented, heads

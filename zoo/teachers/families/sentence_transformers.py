@@ -85,5 +85,5 @@ def _require_safetensors(folder: Path, teacher: str) -> None:
         if not any(file.parent.glob("*.safetensors")):
             raise ModelError(
                 f"Teacher {teacher}: {file.relative_to(folder)} is a pickle, which is not loaded. Where you trust it, "
-                "load it with sentence-transformers and save it anew (model.save writes safetensors)."
+                "load it with sentence-transformers and save it again (model.save writes safetensors)."
             )

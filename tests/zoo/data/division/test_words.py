@@ -36,5 +36,5 @@ def test_what_is_neither_query_nor_gallery_is_the_other() -> None:
     _, roles = parts_and_roles("x", ["test", "gallery"])
     assert roles is not None and roles.tolist() == ["query", "gallery"]
     assert parts_and_roles("x", ["train", "test"])[1] is None
-    with pytest.raises(DataError, match="x has a part called gallery and none called query or test"):
+    with pytest.raises(DataError, match="x has a part called gallery but none called query or test"):
         parts_and_roles("x", ["train", "gallery"])
