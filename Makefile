@@ -1,11 +1,12 @@
 # make demo   teacher, student, ONNX and report on rendered glyphs, in 4 to 5 minutes on 2 cores
 # make test   the whole test suite, under 10 minutes on 2 cores
 # make lint   ruff and mypy
+# make docs   the documentation site, in build/site
 PYTHON ?= python3
 VENV := .venv
 DEMO := runs/quickstart
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/installed
 	@echo "Environment: $(VENV), installed $$(date -r $(VENV)/installed '+%F %T')"
@@ -19,13 +20,17 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m mkdocs build --strict --quiet
+	@echo "Documentation: build/site/index.html"
+
 # One environment for all; made anew when what is installed changes. The repository itself is put on the path (compat), so
 # that a folder called export where one works, as every run has, does not hide the package.
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (torch and its libraries: some minutes and 6 GB the first time)"
 	$(VENV)/bin/python -c 'import pip, sys; assert sys.version_info >= (3, 11)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat \
-		--editable '.[test,lint]'
+		--editable '.[test,lint,docs]'
 	touch $@
 
 # The environment and what the demo made; models of one's own stay.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -17,9 +18,17 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+DOCUMENTS = sorted(path for where in ("*.md", "docs/**/*.md", "benchmarks/**/*.md") for path in ROOT.glob(where))
+REPOSITORY = re.compile(  # as the README names it, whose links must work on a package index too
+    r"https://(?:github\.com/([\w-]+/[\w-]+)/(?:blob|tree)|raw\.githubusercontent\.com/([\w-]+/[\w-]+))/main/([^#]*)#?(.*)"
+)
 SECONDS = 400
 NOT_INSTALLED = ("ray",)  # what examples import beyond the tests' own packages: too large to install for one example
+
+
+def named(path: Path) -> str:
+    """Return how tests call a document."""
+    return path.relative_to(ROOT).as_posix()
 
 
 def blocks(*languages: str) -> list[Any]:
@@ -30,7 +39,7 @@ def blocks(*languages: str) -> list[Any]:
         for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
             if match[1] in languages:
                 line = text.count("\n", 0, match.start()) + 1
-                found.append(pytest.param(match[2], id=f"{path.name}:{line}"))
+                found.append(pytest.param(match[2], id=f"{named(path)}:{line}"))
     return found
 
 
@@ -102,20 +111,32 @@ def test_configuration_parses(config: Path) -> None:
     assert options.data == "folder:photos" and options.out == "runs/x"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_links_lead_somewhere(path: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if "://" in target:
+        own = REPOSITORY.fullmatch(target)
+        if "://" in target and own is None:
             continue
-        name, _, anchor = target.partition("#")
-        linked = path.parent / name if name else path
-        assert linked.exists(), f"{path.name} links to {target}"
+        name, _, anchor = target.partition("#") if own is None else (own[3], "#", own[4])
+        linked = (ROOT if own else path.parent) / name if name else path
+        assert linked.exists(), f"{named(path)} links to {target}"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), flags=re.MULTILINE)
-            assert anchor in [_slug(heading) for heading in headings], f"{path.name} links to {target}"
-    for mentioned in re.findall(r"`(configs/[\w./-]+\.yaml)`", text):
-        assert (ROOT / mentioned).is_file(), f"{path.name} mentions {mentioned}"
+            assert anchor in [_slug(heading) for heading in headings], f"{named(path)} links to {target}"
+    for mentioned in re.findall(r"`((?:configs|docs|benchmarks)/[\w./-]+\.(?:yaml|md|py))`", text):
+        assert (ROOT / mentioned).is_file(), f"{named(path)} mentions {mentioned}"
+
+
+def test_links_of_the_readme_work_on_a_package_index() -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert targets and all(target.startswith("https://") for target in targets)
+
+
+def test_pages_are_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in ROOT.glob("docs/**/*.md"):
+        assert page.relative_to(ROOT / "docs").as_posix() in navigation, page
 
 
 def test_formats_name_every_key(photos: Path, tmp_path: Path) -> None:
@@ -222,3 +243,24 @@ def _keys(value: Any, prefix: str = "") -> Iterator[str]:
 def _slug(heading: str) -> str:
     """Return the anchor that forges give a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_troubleshooting_quotes_messages_as_they_are() -> None:
+    said = [message for package in ("zoo", "compressor", "export") for message in _messages(ROOT / package)]
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| `(.+?)` \|", page, flags=re.MULTILINE)
+    assert len(quoted) > 40
+    for message in quoted:
+        parts = [re.escape(part.strip()) for part in message.split("…") if part.strip(" ,;.()")]
+        pattern = re.compile(".*".join(parts), flags=re.DOTALL)
+        assert any(pattern.search(text) for text in said), message
+
+
+def _messages(package: Path) -> Iterator[str]:
+    """Yield the strings in a package's sources, with … for what is filled in."""
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%(?:\.\d+)?[sdfge]", "…", node.value).replace("%%", "%")
+            elif isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)

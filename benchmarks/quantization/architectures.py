@@ -43,7 +43,7 @@ TIMES = Results(HERE / "architecture-times.jsonl")
 WITHOUT_VNNI = Results(HERE / "architecture-times-without-vnni.jsonl")
 RECALL = Results(HERE / "architecture-recall.jsonl")
 QUANTIZING = Results(HERE / "architecture-quantizing.jsonl")
-TABLE = HERE.parents[1] / "docs" / "int8.md"
+TABLE = HERE / "architectures.md"
 
 ARCHITECTURES = (
     "mobilenetv4_conv_small",
@@ -252,7 +252,7 @@ def table_without_vnni(lines: list[dict[str, Any]]) -> str:
         "## Without VNNI",
         "",
         "The same on one thread of a processor without VNNI, where sums of 8-bit products are exact but slow; see",
-        "[precision](precision.md#x86-with-vnni-and-without).",
+        "[int8](../../docs/how-to/int8.md#processors-without-vnni).",
         "",
         *markdown_table(header, rows),
         "",
