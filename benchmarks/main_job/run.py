@@ -21,10 +21,10 @@ import yaml
 
 from benchmarks.labels_only import as_labels_only
 from benchmarks.main_job.labels_only_tuning import data_options, search, tune
+from benchmarks.messages import quieten
 from benchmarks.papers import protocol
 from benchmarks.results import Results, digest_of, in_points, made_with, markdown_table, spread
 from compressor import run
-from compressor.cli.printing import quieten
 from export import validate
 from zoo import load_data, load_model, train
 from zoo.models.network import summary_of

@@ -21,6 +21,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import SPLIT, arguments, every_fourth
@@ -36,7 +37,6 @@ from benchmarks.results import (
     spread,
 )
 from compressor import distill
-from compressor.cli.printing import quieten
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.models.embedding import embed

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.messages import quieten
 from benchmarks.papers.comparison import HERE
 from benchmarks.papers.protocol import arguments
 from benchmarks.results import Results, current, digest_of, made_with, markdown_table, spread
-from compressor.cli.printing import quieten
 from zoo import DataSplits, ImageSet, load_model, train
 from zoo.data.continuous import VectorLabels
 from zoo.files import write_text
@@ -29,7 +29,7 @@ from zoo.retrieval.label_measures import measure_by_labels
 TASKS = ("no ties", "ties")
 TRIED = [{"squared": squared, "label_eps": label_eps} for squared, label_eps in product((True, False), (0.0, 0.05))]
 COMMON: dict[str, Any] = {"arch": "test_resnet", "dim": 32, "image_size": 32, "crop_pct": 1.0, "loss": "log_ratio"}
-COMMON |= {"epochs": 15, "batch_size": 60, "neighbours": 5, "lr": 3e-3, "workers": 0}
+COMMON |= {"epochs": 10, "batch_size": 30, "neighbours": 5, "lr": 3e-3, "workers": 0}
 TRAINED, TESTED, POSES, SIDE = 900, 600, 60, 32
 
 
@@ -80,8 +80,8 @@ def _wedge(place: np.ndarray, turn: float, random: np.random.Generator) -> np.nd
     x, y = columns - place[0], rows - place[1]
     along, across = x * np.cos(turn) + y * np.sin(turn), -x * np.sin(turn) + y * np.cos(turn)
     inside = (along < 0) & (along > -0.35) & (np.abs(across) < -0.45 * along)
-    ground, colour = random.uniform(60, 200, (2, 3))
-    pixels = np.where(inside[:, :, None], colour, ground) + random.normal(0, 12, (SIDE, SIDE, 3))
+    ground, colour = random.uniform(30, 90, 3), random.uniform(160, 240, 3)
+    pixels = np.where(inside[:, :, None], colour, ground) + random.normal(0, 8, (SIDE, SIDE, 3))
     return np.asarray(pixels.clip(0, 255), dtype=np.uint8)
 
 

@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import HELD_OUT, SPLIT, SPLITS, arguments, measured, validated, validated_map_at_r
@@ -30,7 +31,6 @@ from benchmarks.results import (
     recall_at_1,
     spread,
 )
-from compressor.cli.printing import quieten
 from zoo import DataSplits, load_data, train
 
 BASES = ("proxy_anchor", "proxy_nca")

@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison, Key
 from benchmarks.papers.novel_classes import OPTIONS, VARIANTS, WITHOUT
 from benchmarks.papers.protocol import HELD_OUT, SPLITS, arguments, validated, validated_map_at_r
 from benchmarks.results import Options, Settings, digest_of, gain_over, made_with, markdown_table, spread
-from compressor.cli.printing import quieten
 from zoo import load_data, train
 
 ONE_ALPHABET = "omniglot-one-alphabet"

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.protocol import SPLIT, arguments, measured
 from benchmarks.results import (
@@ -31,7 +32,6 @@ from benchmarks.results import (
     recall_at_1,
     spread,
 )
-from compressor.cli.printing import quieten
 from zoo import DataSplits, ImageSet, load_data, train
 from zoo.files import replacing
 

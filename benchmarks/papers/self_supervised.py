@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.probes import knn_accuracy, linear_probe
@@ -35,7 +36,6 @@ from benchmarks.results import (
     spread,
 )
 from compressor import distill
-from compressor.cli.printing import quieten
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.models.embedding import embed
 from zoo.models.facts import facts_of

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from benchmarks.labels_only import as_labels_only
+from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison, Key
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import arguments, measured, sets_of_options, validated, validated_map_at_r
@@ -38,7 +39,6 @@ from benchmarks.results import (
     spread,
 )
 from compressor import distill
-from compressor.cli.printing import quieten
 from zoo import load_data, train
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "transfer"

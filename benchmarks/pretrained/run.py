@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.messages import quieten
 from benchmarks.results import Results, current, digest_of, made_with, markdown_table, spread
 from compressor import run
-from compressor.cli.printing import quieten
 
 HERE = Path(__file__).resolve().parent
 RESULTS = Results(HERE / "results.jsonl")

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.main_job.run import settings_of
+from benchmarks.messages import quieten
 from benchmarks.results import Results, in_points, made_with, markdown_table
 from compressor import distill
-from compressor.cli.printing import quieten
 from export import Embedder, bench, export_model
 from export.shipping import files_of
 from zoo import RefusedError, create_model, load_data, measure, save_model, train

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from zoo.models.projection import principal_directions
 
+from benchmarks.messages import quieten
 from benchmarks.results import Results, Settings, current, digest_of, in_points, made_with, markdown_table, spread
-from compressor.cli.printing import quieten
 from export.int8.budget import Budget, Drop
 from export.int8.choice import choose
 from export.int8.judge import Judge, Part, balanced, images_of, judging

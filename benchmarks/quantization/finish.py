@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.messages import quieten
 from benchmarks.results import Results, Settings, current, digest_of, in_points, made_with, markdown_table, spread
 from compressor import distill, ship
-from compressor.cli.printing import quieten
 from compressor.int8_finish.shipping import FINISHED
 from export import Embedder, export_model
 from zoo import DataSplits, RefusedError, load_data, load_model, measure, save_model, train

@@ -14,6 +14,7 @@ from benchmarks.labels_only import as_labels_only
 from benchmarks.papers import (
     classifier,
     continuous,
+    log_ratio,
     novel_classes,
     novel_classes_conditions,
     proxy_anchor,
@@ -309,3 +310,14 @@ def test_self_supervision_is_tuned_on_validation_characters_and_chooses_no_epoch
     for images in trained:
         assert list(images.train.ids) == list(data.train.ids) and not len(images.validation)
         assert images.train.labels is None or len(set(images.train.labels)) == 16
+
+
+def test_wedges_have_poses_that_are_the_same_or_not() -> None:
+    shared, own = log_ratio.poses(True, 0), log_ratio.poses(False, 0)
+    for data, ties in ((shared, True), (own, False)):
+        assert (len(data.train), len(data.validation), len(data.test)) == (900, 0, 600)
+        assert data.train.continuous is not None
+        distances = data.train.continuous.distances(np.arange(200), np.arange(200))
+        assert ((distances[~np.eye(200, dtype=bool)] == 0).mean() > 0.005) == ties
+    assert np.array_equal(own.test.pixels(3), log_ratio.poses(False, 0).test.pixels(3))
+    assert not np.array_equal(own.test.pixels(3), log_ratio.poses(False, 1).test.pixels(3))

@@ -48,7 +48,7 @@ def filled(verb: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for name, values in (both | _OF_VERB[verb]).items():
         if name in result and (result[name] is None if name != "pool" else result[name] == AUTO):
             result[name] = values[pretrained]
-    if result["augment"] is None:
+    if result.get("augment", "") is None:
         from zoo.losses import CONTINUOUS, find_loss, labels_of  # of torch, which --help does without
 
         result["augment"] = "mild" if labels_of(find_loss(result["loss"])) == CONTINUOUS else _RANDOM["augment"]
