@@ -23,9 +23,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.robustness.kills import import_all
 from benchmarks.robustness.outcomes import DIFFERENT, HANG, OVER, REFUSED, TRACEBACK, WORKED, failed, table, write
-from benchmarks.robustness.trials import Ended, Verb, carried_out, prepare, tree_of
+from benchmarks.robustness.trials import Ended, Verb, carried_out, import_all, prepare, tree_of
 
 _NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000
 _READ_ONLY, _REMOUNT, _RECURSIVE, _PRIVATE = 1, 32, 16384, 1 << 18

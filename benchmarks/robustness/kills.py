@@ -32,6 +32,7 @@ from benchmarks.robustness.trials import (
     Verb,
     carried_out,
     counting,
+    import_all,
     killed_at,
     prepare,
     tree_of,
@@ -124,18 +125,6 @@ def main() -> int:
         command = f"python -m benchmarks.robustness.kills --points {options.points}"
         write("kills", command, found, "verb")
     return int(failed(found) or any(counts[REFUSED] for counts in found.values()))
-
-
-def import_all() -> None:
-    """Import what the verbs import, so that the processes that are forked need not."""
-    import faiss  # noqa: F401
-    import onnx  # noqa: F401
-    import onnxruntime.quantization  # noqa: F401
-    import onnxscript  # noqa: F401
-    import torch.onnx  # noqa: F401
-    import torchvision.transforms.v2  # noqa: F401
-
-    import zoo.training.fitting  # noqa: F401
 
 
 if __name__ == "__main__":

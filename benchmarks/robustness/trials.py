@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,14 @@ _PATIENCE = 600  # seconds
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _NETWORK = ["--arch=test_resnet", "--image_size=32", "--epochs=3", "--batch_size=8", "--workers=0"]
 _PARTS = {"teacher.": ["--teacher.dim=8"], "student.": ["--student.dim=4", "--student.images_per_class=2"]}
+
+
+_IMPORTED = (
+    *("faiss", "onnx", "onnxruntime.quantization", "onnxscript", "torch.onnx", "torchvision.transforms.v2", "jinja2"),
+    *("matplotlib.figure", "compressor.cli.command", "compressor.transfer", "zoo.training.fitting"),
+    *("compressor.int8_finish.quantization_aware", "export.index.verbs", "export.int8.selection"),
+    *("export.onnx.tracing", "export.report.page", "export.report.validation", "export.report.baselines"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,12 @@ class Ended:
     def is_large(self) -> bool:
         """Whether it took more memory than it may."""
         return self.grown > LIMIT
+
+
+def import_all() -> None:
+    """Import what the verbs import, so that the processes that are forked need not."""
+    for name in _IMPORTED:
+        import_module(name)
 
 
 def verbs_in(folder: Path) -> dict[str, Verb]:
