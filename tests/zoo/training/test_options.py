@@ -82,7 +82,7 @@ def test_a_verbs_own_words_go_before_the_subjects() -> None:
             Nothing.
         """
 
-    views = "random views: photo, photo-strong, mild (no flips, hardly moved), drawing or none."
+    (views,) = re.findall(r"augment: (.*)", BatchOptions.__doc__ or "")
     assert verb.__doc__ == (
         f"Do it.\n\nArgs:\n    augment: {views}\n    lr: another rate.\n    mine: my own,\n        in two lines.\n\n"
         "Returns:\n    Nothing."
