@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import sys
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, get_loader, set_loader
+from yaml import YAMLError
 
 from compressor.cli.manners import FLAGS, LOG_FILE, tell
 from compressor.cli.verbs import BAD_USAGE, EXPORT_MODEL, GIVEN_BY, SECTIONS, VERBS, function_of
 from zoo.errors import did_you_mean
+
+_read_yaml = get_loader("yaml")
+
+
+def _read_value(text: str) -> Any:
+    """Return what an option's text means: a list in JSON, as it is made of words, or YAML.
+
+    YAML's reader refuses names of files that are not UTF-8, which reach Python as lone surrogates, however written.
+    """
+    if text.startswith("["):
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
+    return _read_yaml(text)
+
+
+set_loader("yaml", _read_value, (YAMLError,))
 
 
 class Parser(ArgumentParser):

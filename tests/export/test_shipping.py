@@ -587,7 +587,7 @@ def test_the_obstacle_to_a_finish_is_a_merging_of_branches(tiny_teacher: Path, t
 
 
 def test_a_finish_without_int8_is_a_mistake(tiny_teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="qat_epochs 2 finishes a student for int8"):
+    with pytest.raises(OptionError, match="qat_epochs 2 fine-tunes a student for int8"):
         compressor.ship(tiny_teacher, tmp_path, teacher=tiny_teacher, qat_epochs=2, precision="fp16")
 
 

@@ -144,7 +144,7 @@ def test_a_refused_run_leaves_its_folder_as_it_was(finished: Path, capsys: Any) 
         ({"student": STUDENT | {"loss_options": {"sigm": 1}}}, "has no option 'sigm'. Did you mean sigma"),
         ({"student": STUDENT | {"batch_size": None}}, "batch_size has no value"),
         ({"teacher": [1]}, r"teacher is \[1\]; it must hold options"),
-        ({"export": {"qat_epochs": 3}}, "qat_epochs 3 finishes a student for int8"),
+        ({"export": {"qat_epochs": 3}}, "qat_epochs 3 fine-tunes a student for int8"),
         ({"export": {"calibration_images": 0}}, "calibration_images is 0"),
         ({"export": {"precision": "int7"}}, "Unknown precision 'int7'"),
         ({"export": {"target": "x87"}}, "Unknown target 'x87'"),
@@ -506,7 +506,7 @@ def test_losses_of_ones_own_in_the_shell(photos: Path, tmp_path: Path, monkeypat
 def test_unknown_options_in_python_are_named(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"student has no option 'epoch'.*Did you mean epochs"):
         run(f"folder:{photos}", tmp_path, student=STUDENT | {"epoch": 3})
-    with pytest.raises(OptionError, match="given once"):
+    with pytest.raises(OptionError, match="set seed once, for all stages"):
         run(f"folder:{photos}", tmp_path, teacher={"seed": 1}, student=STUDENT)
 
 

@@ -38,7 +38,7 @@ def test_every_option_has_a_subject(verb: str) -> None:
 def test_an_option_is_under_its_subject_with_its_default_by_hand() -> None:
     text = help_of("train")
     optimisation = text.split("\noptimisation:\n")[1].split("\n\n")[0]
-    assert "  --step_epochs N       with schedule step, epochs between two steps. (default:\n" in optimisation
+    assert "  --step_epochs N       for schedule step: epochs between two steps. (default:\n" in optimisation
     assert text.startswith("usage: compressor train DATA OUT [options]\n")
     assert "  --out PATH            folder to save the model in. (required)" in text
     assert help_of("export").startswith("usage: compressor export MODEL [OUT] [options]\n")
