@@ -89,8 +89,9 @@ def distill(
     reused.
 
     Args:
-        teacher: a model folder, an .onnx file or an .npz file of embeddings; in Python also a torch module, a mapping
-            from image id to embedding, or a Teacher.
+        teacher: a model folder, an .onnx file, an .npz file of embeddings, or a name such as hf:facebook/dinov2-small,
+            see docs/how-to/teachers.md; in Python also a torch module, a mapping from image id to embedding, or a
+            Teacher.
         data: training data, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
         out: folder for the student.
         arch: the student's architecture, any of timm's.

@@ -71,7 +71,8 @@ def run(
         student: options of distill, such as arch and dim.
         export: options of export, such as precision.
         report: options of validate, such as min_retention.
-        given_teacher: an existing teacher (a model folder, an .onnx or .npz file); no teacher is trained then.
+        given_teacher: an existing teacher (a model folder, an .onnx or .npz file, or a name such as hf:NAME, see
+            docs/how-to/teachers.md); no teacher is trained then.
         seed: seed for everything random.
 
     Returns:
@@ -228,9 +229,10 @@ def _report(
 ) -> Report:
     """Validate, unless the report was made of these very models with these options."""
     pair = [given_path(options[name]) for name in ("query_encoder", "gallery_encoder") if options[name] is not None]
-    files = [given_path(teacher), *models, *pair]
-    inputs = plain({"options": options, "data": splits.digest, "models": [model_digest(file) for file in files]})
-    inputs["paths"] = [str(file) for file in files]  # which the report names
+    files = [*models, *pair]
+    of_models = [_digest_of(teacher), *map(model_digest, files)]
+    inputs = plain({"options": options, "data": splits.digest, "models": of_models})
+    inputs["paths"] = [str(teacher), *map(str, files)]  # which the report names
     made_of, finished = folder / "inputs.json", folder / "report.json"
     if finished.is_file() and made_of.is_file():
         made = read_record(made_of)
@@ -242,6 +244,15 @@ def _report(
     report = validate(models, teacher, splits, folder, **options)
     write_json(made_of, inputs | {_MADE: _digests(folder, ["report.json", "report.html"])})
     return report
+
+
+def _digest_of(teacher: str | Path) -> str:
+    """Return a digest of a teacher, whether it is a file or folder of ours or named in another way."""
+    from zoo.teachers.opening import open_teacher
+
+    path = given_path(teacher)
+    ours = path.is_file() or (path / "model.safetensors").is_file()
+    return model_digest(path) if ours else open_teacher(teacher).digest
 
 
 def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:

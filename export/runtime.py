@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from zoo.errors import DataError, ModelError, OptionError, first_line
+from zoo.errors import DataError, ForeignModelError, ModelError, OptionError, first_line
 from zoo.formats.onnx_content import require_intact
 from zoo.formats.onnx_metadata import SCHEMA, read_metadata
 from zoo.images import MAX_PIXELS, require_pixels
@@ -76,7 +76,7 @@ class Embedder:
         kind = _INPUTS.get(inputs[0]) if len(inputs) == 1 else None
         made = [output.name for output in self._session.get_outputs()] == ["embedding"]
         if self.metadata.get("schema") != SCHEMA or kind is None or not made:
-            raise ModelError(
+            raise ForeignModelError(
                 f"{path} was not made by to_onnx: its metadata or its input, image or tensor, is missing. Export it "
                 "again."
             )

@@ -32,6 +32,10 @@ class ModelError(UserError):
     """An architecture, a weight file or a model folder is missing or broken."""
 
 
+class ForeignModelError(ModelError):
+    """An ONNX file is whole, but was not made by ``export``."""
+
+
 class OptionError(UserError):
     """An option has a value that cannot work."""
 

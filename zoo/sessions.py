@@ -15,7 +15,7 @@ from zoo.errors import ModelError, OptionError, first_line
 log = logging.getLogger(__name__)
 
 Provider = str | tuple[str, Mapping[str, Any]]
-_CPU = "CPUExecutionProvider"
+CPU = "CPUExecutionProvider"
 # What onnxruntime says of a file of a later version than it knows.
 _NEWER = re.compile(r"model IR version: \d+, max supported IR version: \d+|Opset \d+ is under development")
 
@@ -46,7 +46,7 @@ def cpu_session(source: str | Path | bytes, threads: int | None) -> onnxruntime.
         threads: of one inference; None for all cores.
     """
     opened = str(source) if isinstance(source, Path) else source
-    return onnxruntime.InferenceSession(opened, session_options(threads), providers=[_CPU])
+    return onnxruntime.InferenceSession(opened, session_options(threads), providers=[CPU])
 
 
 def open_session(
@@ -80,9 +80,9 @@ def open_session(
         ) from error
     named = [provider if isinstance(provider, str) else provider[0] for provider in providers]
     failed = [name for name in named if name not in session.get_providers()]
-    if failed and _CPU not in named:
+    if failed and CPU not in named:
         raise OptionError(
-            f"Provider {failed[0]} does not start here; onnxruntime prints the reason. Fix that, or add {_CPU} "
+            f"Provider {failed[0]} does not start here; onnxruntime prints the reason. Fix that, or add {CPU} "
             "after it to fall back to the CPU."
         )
     if failed:

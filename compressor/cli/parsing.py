@@ -65,6 +65,8 @@ def parser_of(verb: str) -> ArgumentParser:
             parser.add_function_arguments(function_of(home), section, skip=_skip(SHARED | GIVEN_BY[section]))
         skipped = _skip(SHARED | {"model", "teacher", "loss"})
         parser.add_function_arguments(function_of(VERBS["export"]), "export", as_group=False, skip=skipped)
+    if verb == "validate":
+        next(action for action in parser._actions if action.dest == "teacher").required = False  # null where left out
     if verb == "export":
         parser.add_function_arguments(function_of(EXPORT_MODEL), as_group=False, skip=_skip(GIVEN_BY["export"]))
     if verb == "inspect":

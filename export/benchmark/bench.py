@@ -36,7 +36,8 @@ def bench(
     onnxruntime, at the largest number of threads; the share of these libraries is reported too.
 
     Args:
-        files: .onnx files made by ``export``; times are compared with those of the first.
+        files: .onnx files; times are compared with those of the first. Of a file of another make an output and options
+            may be named, as in clip.onnx#image_embeds,size=224; see docs/how-to/teachers.md. Its time is that of the network.
         batch_sizes: images in one inference.
         threads: threads per inference; null for 1, 2 and all cores.
         runs: timed runs per file, batch size and number of threads.
@@ -47,16 +48,16 @@ def bench(
         The contents of that file; see docs/formats.md.
 
     Raises:
-        ModelError: a file is missing, or was not made by ``export``.
+        ModelError: a file is missing or broken, or is no ONNX file that takes images.
         OptionError: no file, or a batch size, number of threads, number of runs or image size out of range.
     """
     files = [files] if isinstance(files, str | Path) else list(files)
     if not files:
         raise OptionError("No file to time. Name at least one .onnx file.")
 
+    from export.benchmark.foreign_file import inputs_and_outputs, open_file
     from export.benchmark.peak_memory import peak_memory
     from export.benchmark.timing import embedding_of, median_and_p95, sample_image, thread_counts, timed_in_turn
-    from export.runtime import Embedder
     from zoo.files import require_writable, write_json
     from zoo.formats.onnx_content import digest_of, size_of
     from zoo.versions import machine, versions
@@ -76,7 +77,7 @@ def bench(
         out = given_path(out)
         require_writable(out.parent)
 
-    opened = [Embedder(file, threads=1) for file in files]
+    opened = [open_file(file, 1) for file in files]
     side = image_size or 2 * max(max(embedder.input_size) for embedder in opened)
     if 3 * side**2 * max(batches) > _LARGEST_INPUT:
         raise OptionError(
@@ -87,8 +88,8 @@ def bench(
     described = [
         {
             "file": str(file),
-            "bytes": size_of(file),
-            "digest": digest_of(file),
+            "bytes": size_of(embedder.path),
+            "digest": digest_of(embedder.path),
             "architecture": embedder.metadata.get("architecture", ""),
             "precision": embedder.precision,
             "input": embedder.input,
@@ -98,17 +99,20 @@ def bench(
         }
         for file, embedder in zip(files, opened, strict=True)
     ]
-    largest = [1 if embedder.one_by_one else max(batches) for embedder in opened]
+    asked = {
+        (index, batch): (embedder.path, *inputs_and_outputs(embedder, samples[index], batch))
+        for (index, embedder), batch in product(enumerate(opened), batches)
+    }
     del opened
     memory = {}
     for index, file in enumerate(files):
         log.info("measuring the memory of %s", file)
         for count, batch in product(counts, batches):
-            shape = (min(batch, largest[index]), *samples[index].shape)
-            memory[index, count, batch] = peak_memory(given_path(file), count, shape)
+            path, inputs, outputs = asked[index, batch]
+            memory[index, count, batch] = peak_memory(path, count, inputs, outputs)
     rows = []
     for count in counts:
-        embedders = [Embedder(file, threads=count) for file in files]
+        embedders = [open_file(file, count) for file in files]
         for batch in batches:
             log.info("timing at batch %d, threads %d", batch, count)
             calls = {i: embedding_of(embedder, samples[i], batch) for i, embedder in enumerate(embedders)}

@@ -1,6 +1,6 @@
 """How much memory one file takes. A script too, for a process of its own, since a process's peak never falls.
 
-``python -P peak_memory.py FILE THREADS JSON_SHAPE`` needs numpy, onnxruntime and ``zoo.sessions`` only.
+``python -P peak_memory.py FILE THREADS JSON_INPUTS JSON_OUTPUTS`` needs numpy, onnxruntime and ``zoo.sessions`` only.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,16 @@ import numpy as np
 from zoo.sessions import cpu_session
 
 
-def peak_memory(file: str | Path, threads: int, shape: Sequence[int]) -> dict[str, int | None]:
-    """Measure the resident memory of a fresh process that loads a file and runs it twice on a batch of that shape.
+def peak_memory(
+    file: str | Path, threads: int, inputs: Mapping[str, tuple[Sequence[int], str]], outputs: Sequence[str] = ()
+) -> dict[str, int | None]:
+    """Measure the resident memory of a fresh process that loads a file and runs it twice on a batch.
+
+    Args:
+        file: the ONNX file.
+        threads: of one inference.
+        inputs: shape and numpy's data type of what each input is given.
+        outputs: what is asked for; all where empty.
 
     Returns:
         Its peak in bytes: ``"runtime"`` after the imports, ``"peak"`` at its end; None where the system does not tell.
@@ -27,11 +35,12 @@ def peak_memory(file: str | Path, threads: int, shape: Sequence[int]) -> dict[st
     """
     from zoo.errors import ModelError
 
-    command = [sys.executable, "-P", __file__, str(file), str(threads), json.dumps(shape)]
+    command = [sys.executable, "-P", __file__, str(file), str(threads), json.dumps(inputs), json.dumps(list(outputs))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it was stopped, as for lack of memory"])[-1]
-        raise ModelError(f"{file} failed on a batch of shape {shape} ({reason}). Try a smaller batch or image size.")
+        shapes = ", ".join(str(tuple(shape)) for shape, _ in inputs.values())
+        raise ModelError(f"{file} failed on a batch of shape {shapes} ({reason}). Try a smaller batch or image size.")
     found: dict[str, int | None] = json.loads(done.stdout)
     return found
 
@@ -51,14 +60,13 @@ def own_peak() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _main(file: str, threads: str, shape: str) -> None:
+def _main(file: str, threads: str, inputs: str, outputs: str) -> None:
     """Load a file, run a batch twice, and print both peaks as JSON."""
     before = own_peak()
     session = cpu_session(file, int(threads))
-    (entry,) = session.get_inputs()
-    batch = np.ones(json.loads(shape), np.uint8 if entry.type == "tensor(uint8)" else np.float32)
+    given = {name: np.ones(shape, dtype) for name, (shape, dtype) in json.loads(inputs).items()}
     for _ in range(2):  # the second uses what the first has set aside
-        session.run(None, {entry.name: batch})
+        session.run(json.loads(outputs) or None, given)
     print(json.dumps({"runtime": before, "peak": own_peak()}))
 
 

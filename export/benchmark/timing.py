@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from export.benchmark.foreign_file import ForeignFile
 from export.runtime import Embedder
 from zoo.progress import progress
 from zoo.versions import available_cores
@@ -50,7 +51,7 @@ def thread_counts() -> list[int]:
     return sorted({1, min(2, cores), cores})
 
 
-def sample_image(embedder: Embedder, side: int) -> np.ndarray:
+def sample_image(embedder: Embedder | ForeignFile, side: int) -> np.ndarray:
     """Return a random image as the file takes it: uint8 ``(side, side, 3)``, or float32 ``(3, H, W)``."""
     generator = np.random.default_rng(0)
     if embedder.input == "pixels":
@@ -58,7 +59,7 @@ def sample_image(embedder: Embedder, side: int) -> np.ndarray:
     return generator.standard_normal((3, *embedder.input_size), dtype=np.float32)
 
 
-def embedding_of(embedder: Embedder, image: np.ndarray, batch: int) -> Callable[[int], object]:
+def embedding_of(embedder: Embedder | ForeignFile, image: np.ndarray, batch: int) -> Callable[[int], object]:
     """Return a call that embeds a batch of one image in one inference."""
     images = np.stack([image] * batch)
     return lambda run: embedder(images, batch_size=batch)

@@ -17,7 +17,7 @@ def embed_data(model: str | Path, source: str | Path, out: str | Path, *, max_un
     """Embed images, and write their ids and embeddings to a file.
 
     Args:
-        model: what embeds the images: an .onnx file made by export, or a model folder.
+        model: what embeds the images: an .onnx file, a model folder, or a name such as hf:NAME; see docs/how-to/teachers.md.
         source: the images: a file, a folder, however deep, or data of any kind, such as csv:FILE; of data with a split,
             all images.
         out: the file to write: .npz with the arrays ids and embeddings, which distill and validate take as a teacher;
@@ -39,7 +39,7 @@ def embed_data(model: str | Path, source: str | Path, out: str | Path, *, max_un
     if out.suffix not in (".npz", ".npy"):
         raise OptionError(f"{out} ends in neither .npz nor .npy, the formats that are written. Give such a name.")
     require_writable(out.parent)
-    encoder = open_encoder(given_path(model))
+    encoder = open_encoder(model)
     file = given_path(source)
     alone = file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir()
     images = (ImageSet([file.name], [file]) if alone else load_images(source)).checked(max_unreadable)

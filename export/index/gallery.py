@@ -14,7 +14,7 @@ import numpy as np
 from export.index.vector_index import OPTIONS, VectorIndex, read_index, write_index
 from export.runtime import Embedder
 from zoo.data.image_set import ImageSet
-from zoo.errors import ModelError, first_line
+from zoo.errors import ForeignModelError, ModelError, first_line
 from zoo.files import digest, replacing, write_json
 from zoo.formats.documents import (
     MAPPING,
@@ -31,6 +31,7 @@ from zoo.formats.documents import (
 from zoo.formats.onnx_content import digest_of
 from zoo.paths import given_path
 from zoo.progress import progress
+from zoo.teachers.address import parse_address
 from zoo.versions import versions
 
 SCHEMA = 1
@@ -63,14 +64,21 @@ class Encoder:
     facts: dict[str, Any]
 
 
-def open_encoder(path: Path) -> Encoder:
-    """Open an .onnx file, for which onnxruntime is enough, or a model folder.
+def open_encoder(model: str | Path) -> Encoder:
+    """Open an .onnx file, for which onnxruntime is enough where export made it, a model folder, or a named model.
 
     Raises:
         ModelError: it is missing or broken.
     """
+    address = parse_address(str(model))
+    path = given_path(address.name) if address.is_path else None
+    if path is None or path.suffix == ".npz":
+        return _of_another_make(model)
     if path.suffix == ".onnx":
-        embedder = Embedder(path)
+        try:
+            embedder = Embedder(path)
+        except ForeignModelError:
+            return _of_another_make(path)
         said = {key: embedder.metadata.get(key) for key in ("source_digest", "architecture", "precision")}
         facts = {"source": str(path), "digest": digest_of(path), **said}
         return Encoder(partial(embed_images, embedder), embedder.metric, embedder.dim, facts)
@@ -79,7 +87,10 @@ def open_encoder(path: Path) -> Encoder:
     from zoo.models.facts import facts_of
     from zoo.models.folder import load_model
     from zoo.models.network import preprocessing_of, summary_of
+    from zoo.teachers.opening import family_of
 
+    if family_of(path) is not None:
+        return _of_another_make(path)
     network = load_model(path)
     summary, weights = summary_of(network), digest(path / "model.safetensors")
     dim = int(summary["dim"] or network.num_features)  # type: ignore[arg-type]
@@ -88,6 +99,24 @@ def open_encoder(path: Path) -> Encoder:
     whole = hashlib.sha256(f"{weights} {preprocessing_of(network)}".encode()).hexdigest()
     facts = {"source": str(path), "digest": whole, **said}
     return Encoder(partial(embed, network.to(fastest_device())), facts_of(network).metric, dim, facts)
+
+
+def _of_another_make(model: str | Path) -> Encoder:
+    """Open what a teacher is opened by: a file of another make, or a model of another library."""
+    from zoo.models.embedding import fastest_device
+    from zoo.teachers.opening import open_teacher
+    from zoo.teachers.ready import ArrayTeacher
+
+    teacher = open_teacher(model)
+    if isinstance(teacher, ArrayTeacher):
+        raise ModelError(
+            f"{model} holds embeddings and embeds no images. Give an .onnx file, a model folder or a name."
+        )
+    shown = ImageSet(["blank"], [np.zeros((64, 64, 3), np.uint8)])
+    dim = int(teacher.to(fastest_device()).embed_images(shown).shape[1])
+    unknown = dict.fromkeys(("source_digest", "architecture"))
+    facts = {"source": str(model), "digest": teacher.digest, **unknown, "precision": "as it comes"}
+    return Encoder(teacher.embed_images, teacher.metric, dim, facts)
 
 
 def embed_images(embedder: Embedder, images: ImageSet) -> np.ndarray:
@@ -203,8 +232,9 @@ def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, a
         ModelError: it is missing or broken, its vectors cannot be compared with the index's, or it is another one.
     """
     built_with = facts["encoder"]
-    path = given_path(built_with["source"] if model is None else model)
-    if model is None and not path.exists():
+    path = str(built_with["source"] if model is None else model)
+    address = parse_address(path)
+    if model is None and address.is_path and not given_path(path).exists():
         raise ModelError(f"{path}, which index {folder} was built with, no longer exists. Pass model.")
     encoder = open_encoder(path)
     for what, here, there in (("dim", encoder.dim, facts["dim"]), ("metric", encoder.metric, facts["metric"])):

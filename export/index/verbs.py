@@ -43,7 +43,7 @@ def build_index(
     digest); see docs/formats.md.
 
     Args:
-        model: the encoder: an .onnx file made by export, or a model folder.
+        model: the encoder: an .onnx file, a model folder, or a name such as hf:NAME; see docs/how-to/teachers.md.
         gallery: the images: a folder at any depth, with or without classes, or data of any kind, such as csv:FILE (all
             parts of it).
         out: folder for the index.
@@ -64,7 +64,7 @@ def build_index(
 
     require_valid({"max_unreadable": max_unreadable, "seed": seed})
     require_writable(out)
-    encoder = open_encoder(given_path(model))
+    encoder = open_encoder(model)
     images = load_images(gallery)
     parameters_for(kind, options, len(images), encoder.dim)  # report mistakes before the work
     images = images.checked(max_unreadable)

@@ -62,8 +62,8 @@ class Baselines:
 
 def make_baselines(
     models: Sequence[MeasuredModel],
-    teacher: Search,
-    reference: Teacher,
+    teacher: Search | None,
+    reference: Teacher | None,
     splits: DataSplits,
     images: ImageSet,
     *,
@@ -78,7 +78,7 @@ def make_baselines(
 
     Args:
         models: the models under validation, the teacher left out.
-        teacher: search with the teacher, and its vectors of the images.
+        teacher: search with the teacher, and its vectors of the images; None where models are measured without one.
         reference: the teacher, opened.
         splits: the data.
         images: the test images that are measured on.
@@ -87,7 +87,7 @@ def make_baselines(
     """
     maker = _Maker(teacher, reference, splits, images, max_unreadable, seed)
     for size in dict.fromkeys(model.dim for model in models):
-        if size is not None and size < teacher.dim:
+        if teacher is not None and size is not None and size < teacher.dim:
             maker.add(TEACHER_PCA, f"teacher, PCA to {size}", partial(maker.teacher_projected, size))
     failed: dict[str | None, str] = {}  # by architecture, why its network as it comes is not there; said already
     unknown: dict[str | None, str] = {}  # the same of folders that do not tell what it is, not said yet
@@ -113,6 +113,8 @@ def make_baselines(
         made.missing[model.stage] = reason
     for reason, stages in unsaid.items():
         made.notes.append(f"No baseline of the network as it comes for {' and '.join(stages)}: {reason}.")
+    if teacher is None:
+        return made
     origin = origin_of(teacher.model)
     if isinstance(origin, str):
         if isinstance(teacher.model.facts.options.get("pretrained"), str):
@@ -163,8 +165,8 @@ class _Maker:
 
     def __init__(
         self,
-        teacher: Search,
-        reference: Teacher,
+        teacher: Search | None,
+        reference: Teacher | None,
         splits: DataSplits,
         images: ImageSet,
         max_unreadable: int,
@@ -203,6 +205,7 @@ class _Maker:
 
     def teacher_projected(self, size: int) -> tuple[MeasuredModel, np.ndarray]:
         """Return the teacher, its embeddings projected to a number of dimensions."""
+        assert self.teacher is not None
         model, vectors = self.teacher.model, self.teacher.vectors
         assert vectors is not None
         directions = self._directions(self._teacher_of_training, size, model.metric)
@@ -258,6 +261,7 @@ class _Maker:
     @cached_property
     def _teacher_of_training(self) -> np.ndarray:
         """What the teacher makes of training images; of ready embeddings, those that are there."""
+        assert self.teacher is not None
         if not isinstance(self.reference, ArrayTeacher):
             return self.teacher.model.embed(self._training)
         held = [row for row, name in enumerate(self._untested.ids) if self.reference.holds(name)]

@@ -7,6 +7,9 @@ from typing import Any
 
 from zoo.retrieval.label_measures import NDCG_K
 
+TEACHER = "teacher"
+"""The teacher's stage, the first where there is one."""
+
 
 def retained(content: Mapping[str, Any]) -> str:
     """Return the name of the measure of which models keep a share: of classes where they are known."""
@@ -14,8 +17,25 @@ def retained(content: Mapping[str, Any]) -> str:
 
 
 def models_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the stages that are a model alone, the teacher first: no index, no mixed pair, no baseline."""
+    """Return the stages that are a model alone, the teacher first: no index, pair or baseline."""
     return [stage for stage in content["stages"] if not {"index", "pair", "baseline"} & stage.keys()]
+
+
+def teacher_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the teacher's stage; None where models were measured without one."""
+    first: dict[str, Any] = content["stages"][0]
+    return first if first["stage"] == TEACHER else None
+
+
+def students_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the stages that are a model alone and not the teacher; the last is the one that ships."""
+    return [stage for stage in models_of(content) if stage["stage"] != TEACHER]
+
+
+def judged_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the stages that gates hold for: no teacher, no baseline, and no foreign model unless all models are."""
+    rows = [stage for stage in content["stages"] if stage["stage"] != TEACHER and "baseline" not in stage]
+    return [stage for stage in rows if "foreign" not in stage] or rows
 
 
 def indexes_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:

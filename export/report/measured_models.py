@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,19 @@ from export.index.gallery import embed_images
 from export.runtime import Embedder
 from zoo.arguments import TeacherLike, same_place
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.errors import ModelError
+from zoo.errors import ForeignModelError, ModelError
 from zoo.formats.onnx_content import size_of
 from zoo.models.embedding import dtype_of, fastest_device
 from zoo.models.facts import ModelFacts, facts_of
-from zoo.models.folder import load_model
 from zoo.models.network import summary_of
 from zoo.models.preprocessing import Preprocess
 from zoo.paths import given_path
 from zoo.progress import progress
+from zoo.teachers.address import parse_address
 from zoo.teachers.base import Teacher
+from zoo.teachers.families.tower import Tower
+from zoo.teachers.onnx_file import OnnxTeacher
+from zoo.teachers.opening import open_teacher
 from zoo.teachers.torch_module import TorchTeacher
 
 
@@ -44,6 +47,8 @@ class MeasuredModel:
         runtime: what runs it: "torch" or "onnxruntime"; "" for ready embeddings.
         facts: what the file or folder says of how it was made.
         architecture: of the network, timm's name, or None if unknown.
+        foreign: it was not made here: a row to compare with, which no gate judges beside models that were.
+        notes: what is assumed of it, or to be known about it, in sentences.
     """
 
     stage: str
@@ -57,47 +62,98 @@ class MeasuredModel:
     runtime: str
     facts: ModelFacts = field(default_factory=ModelFacts)
     architecture: str | None = None
+    foreign: bool = False
+    notes: tuple[str, ...] = ()
 
 
-def open_models(reference: Teacher, given: TeacherLike, models: Sequence[str | Path]) -> list[MeasuredModel]:
-    """Return the teacher and then the models, each with a stage name of its own.
+def open_models(
+    reference: Teacher | None, given: TeacherLike | None, models: Sequence[TeacherLike]
+) -> list[MeasuredModel]:
+    """Return the teacher, where there is one, and then the models, each with a stage name of its own.
 
     Args:
         reference: the teacher, opened.
         given: what the teacher was given as.
-        models: model folders and .onnx files.
+        models: whatever may be a teacher.
 
     Raises:
         ModelError: a model is missing or broken.
     """
-    return [_teacher(reference, given), *_named([_model(given_path(model)) for model in models])]
+    opened = _named([_model(model) for model in models])
+    return opened if reference is None else [_teacher(reference, given), *opened]
 
 
-def _model(path: Path) -> MeasuredModel:
-    if path.suffix == ".onnx":
-        return _onnx(path)
-    if not path.exists():
-        raise ModelError(f"Model {path} does not exist. Give a model folder or an .onnx file.")
-    model = TorchTeacher(load_model(path), name=str(path))
-    return _torch("student", model, str(path), path / "model.safetensors")
+def place_of(model: TeacherLike) -> Hashable:
+    """Return what tells whether two models are one: where a file or folder lies, else the name or object itself."""
+    if isinstance(model, str | Path):
+        address = parse_address(str(model))
+        return given_path(address.name).resolve() if address.is_path else str(model)
+    return id(model)
+
+
+def _model(given: TeacherLike) -> MeasuredModel:
+    address = parse_address(str(given)) if isinstance(given, str | Path) else None
+    path = given_path(address.name) if address is not None and address.is_path else None
+    if path is not None and path.suffix == ".onnx":
+        try:
+            return _onnx(path)
+        except ForeignModelError:
+            pass
+    elif path is not None and not path.exists():
+        raise ModelError(
+            f"Model {path} does not exist. Give a model folder, an .onnx file, or whatever may be a teacher, such as "
+            "hf:NAME."
+        )
+    opened = open_teacher(given if path is None else path)
+    if isinstance(opened, TorchTeacher):
+        is_ours = path is not None and not isinstance(opened.module, Tower)
+        weights = path / "model.safetensors" if path is not None else None
+        found = _torch("student" if is_ours else opened.name, opened, str(path or opened.name), weights)
+        return found if is_ours else replace(found, foreign=True, notes=opened.notes)
+    return _foreign(opened.name, opened, given)
 
 
 def _teacher(reference: Teacher, given: object) -> MeasuredModel:
-    path = given_path(given) if isinstance(given, str | Path) else None
-    weights = None if path is None else path / "model.safetensors" if path.is_dir() else path
-    source = str(given) if path is not None else reference.name
+    address = parse_address(str(given)) if isinstance(given, str | Path) else None
+    path = given_path(address.name) if address is not None and address.is_path else None
     if isinstance(reference, TorchTeacher):
+        weights = path / "model.safetensors" if path is not None and path.is_dir() else None
+        source = str(given) if isinstance(given, str | Path) else reference.name
         return _torch("teacher", reference, source, weights)
-    is_onnx = weights is not None and weights.suffix == ".onnx"
-    if weights is not None and is_onnx:
+    if path is not None and path.suffix == ".onnx":
         try:
-            return replace(_onnx(weights), stage="teacher")  # made here: it can be timed
+            return replace(_onnx(path), stage="teacher")
         except ModelError:
-            pass  # made by others: its input is known to the teacher alone
-    size = size_of(weights) if weights is not None and is_onnx else None
-    runtime = "onnxruntime" if is_onnx else ""
+            pass  # made by others
+    return replace(_foreign("teacher", reference, given), foreign=False, notes=())
+
+
+def _foreign(stage: str, model: Teacher, given: object) -> MeasuredModel:
+    """Return a model that is known by what a teacher is asked alone: a file of another make, or ready embeddings."""
+    timed = None
+    if isinstance(model, OnnxTeacher):
+
+        def timed(threads: int) -> Callable[[np.ndarray], object]:
+            alone = model.with_threads(threads)
+
+            def embed_one(pixels: np.ndarray) -> object:
+                torch.set_num_threads(threads)
+                return alone.embed_pixels(pixels)
+
+            return embed_one
+
     return MeasuredModel(
-        "teacher", source, reference.embed_images, None, reference.metric, None, reference.parameters(), size, runtime
+        stage,
+        str(given) if isinstance(given, str | Path) else model.name,
+        model.embed_images,
+        timed,
+        model.metric,
+        model.dim if isinstance(model, OnnxTeacher) else None,
+        model.parameters(),
+        size_of(model.path) if isinstance(model, OnnxTeacher) else None,
+        "onnxruntime" if isinstance(model, OnnxTeacher) else "",
+        foreign=True,
+        notes=model.notes,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.report.content import gate_of, indexes_of, ks_of, label_of, models_of, retained, score_of
+from export.report.content import gate_of, indexes_of, ks_of, label_of, models_of, retained, score_of, teacher_of
 from export.report.examples import class_comparison, label_comparison
 from export.report.formats import DASH, count, decimals, megabytes, percent, points, readable, significant
 from export.report.plots import plots_of
@@ -29,8 +29,8 @@ def render_html(
 
     Args:
         content: what ``report.json`` holds; see :func:`export.report.validation.validate`.
-        results: the measures of each query, by stage; "teacher" and the last model of ``content`` are compared. Empty
-            where the images have no classes.
+        results: the measures of each query, by stage; "teacher", where there is one, and the last model of ``content``
+            are compared. Empty where the images have no classes.
         images: the labelled images that were measured on.
         by_labels: the same by continuous labels; needed where there are no classes.
 
@@ -41,8 +41,11 @@ def render_html(
 
     stages = content["stages"]
     models = models_of(content)
-    last = models[-1]
-    if results:
+    last, teacher = models[-1], teacher_of(content)
+    compared: dict[str, Any] = {}
+    if teacher is None and (results or by_labels):
+        pass
+    elif results:
         compared = class_comparison(results["teacher"], results[last["stage"]], images, last["stage"])
     elif by_labels:
         compared = label_comparison(by_labels["teacher"], by_labels[last["stage"]], images, last["stage"])
@@ -80,7 +83,9 @@ def render_html(
         ks=ks_of(content),
         label_ks=sorted(stages[0].get("ndcg", {}), key=int),
         measure=retained(content),
-        headline=_headline(stages[0], last, retained(content)),
+        teacher=teacher,
+        steps=[stage for stage in models if stage.get("step")],
+        headline=_headline(teacher, last, retained(content)),
         gate=gate_of(content),
         verdict=content["verdict"],
         untrained=_beside_no_training(content),
@@ -95,8 +100,10 @@ def render_html(
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
-def _headline(teacher: dict[str, Any], model: dict[str, Any], measure: str) -> str:
+def _headline(teacher: dict[str, Any] | None, model: dict[str, Any], measure: str) -> str:
     """Return one sentence: what the model keeps, and what it saves as far as that is known."""
+    if teacher is None:
+        return f"{model['stage']} reaches {percent(score_of(model), 1)}\u00a0% {measure}, measured without a teacher."
     low, high = model["retention_interval"]
     sentence = (
         f"{model['stage']} keeps {percent(model['retention'], 1)}\u00a0% of the teacher's {measure} "

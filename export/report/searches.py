@@ -97,7 +97,7 @@ def all_searches(
         vectors = model.embed(images)
         if model in (*pair, models[-1]):
             embeddings[model.stage] = vectors
-        search = exact_search(model, vectors, images)
+        search = exact_search(model, vectors, images, {"foreign": True} if model.foreign else None)
         yield replace(search, vectors=vectors) if model is models[0] else search
     if pair:
         yield _mixed(pair[0], pair[1], embeddings, images)
@@ -182,17 +182,19 @@ def step(
         seed: of the bootstrap.
 
     Returns:
-        ``{"from": stage, "difference": of the means, "interval": [low, high]}``; None for the teacher, for pairs and
-        for baselines.
+        ``{"from": stage, "difference": of the means, "interval": [low, high]}``; None for what comes from no other: the
+        teacher, or the first model where there is none, pairs, baselines and foreign models.
     """
-    models = [row["stage"] for row in before if not {"pair", "index", "baseline"} & row.keys()]
-    if not models or {"pair", "baseline"} & search.more.keys():
+    models = [row["stage"] for row in before if not {"pair", "index", "baseline", "foreign"} & row.keys()]
+    if {"pair", "baseline", "foreign"} & search.more.keys() or not (models or "index" in search.more):
         return None
     fp32 = [stage for stage in models if stage.startswith("onnx-fp32")]
-    origin = models[-1]
+    origin = models[-1] if models else ""
     if "index" in search.more:
         origin = search.more["index"]["of"]
     elif search.stage.startswith("student"):
+        if models[0] != "teacher":
+            return None
         origin = models[0]
     elif fp32 and search.stage.startswith("onnx-") and not search.stage.startswith("onnx-fp32"):
         origin = fp32[-1]

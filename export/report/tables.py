@@ -52,11 +52,12 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
     for heading in ("bytes/vector", "ms/query") if indexed else ():
         table.add_column(heading, justify="right", overflow="fold")
     for stage, following in zip(content["stages"], [*content["stages"][1:], {}], strict=True):
-        low, high = stage["retention_interval"]
+        low, high = stage["retention_interval"] or (None, None)
+        kept = f"{percent(stage['retention'])} [{percent(low)}, {percent(high)}]"
         cells = [
             label_of(stage),
             *(cell(stage) for cell in columns.values()),
-            f"{percent(stage['retention'])} [{percent(low)}, {percent(high)}]",
+            DASH if low is None else kept,
             count(stage["parameters"]),
             count(stage["dim"]),
             megabytes(stage["bytes"]),

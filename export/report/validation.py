@@ -36,8 +36,8 @@ class Report:
 
 @documented
 def validate(
-    models: Sequence[str | Path],
-    teacher: TeacherLike,
+    models: Sequence[TeacherLike],
+    teacher: TeacherLike | None,
     data: DataLike,
     out: str | Path,
     *,
@@ -58,7 +58,7 @@ def validate(
     gallery_encoder: str | Path | None = None,
     seed: int = 0,
 ) -> Report:
-    """Compare models with their teacher on classes never seen in training, and write a report.
+    """Compare models with their teacher, or by labels alone, on classes never seen in training; write a report.
 
     Search is exact. Retention is a model's Recall@1 divided by the teacher's on the same queries, with a paired
     bootstrap interval of 95 %. With continuous labels, nDCG@K and the mean label distance of the K nearest are measured
@@ -72,8 +72,11 @@ def validate(
     model embeds the queries and another the gallery.
 
     Args:
-        models: model folders and .onnx files to validate; the last one is the one that ships.
-        teacher: what they are compared with: a model folder, an .onnx or .npz file; in Python also a torch module.
+        models: model folders and .onnx files to validate; the last one is the one that ships. Any teacher can be listed
+            for comparison: an off-the-shelf model by name, an ONNX file that export did not make, or ready embeddings;
+            no gate applies to these.
+        teacher: what they are compared with: a model folder, an .onnx or .npz file, or a name such as hf:NAME, see
+            docs/how-to/teachers.md; in Python also a torch module. null to measure by labels alone.
         data: images, such as glyphs, folder:PATH or csv:FILE; the test part is used.
         out: folder for report.json and report.html.
         split: rule that divides the classes, as in training: auto, given, first-half, even-odd or list:FILE; or
@@ -106,7 +109,9 @@ def validate(
         | {"min_retention": min_retention, "validation": validation}
     )
     kinds = require_report_options(ks, min_retention, index, min_gain, gain_by, baselines)
-    models = [models] if isinstance(models, str | Path) else list(models)
+    models = list(models) if isinstance(models, list | tuple) else [models]
+    if teacher is None and min_retention is not None:
+        raise OptionError("min_retention compares with a teacher, and teacher is null. Leave one of them out.")
     pair = [given_path(encoder) for encoder in (query_encoder, gallery_encoder) if encoder is not None]
     if len(pair) == 1:
         raise OptionError(
@@ -118,7 +123,14 @@ def validate(
 
     from export.report.baselines import Baselines, make_baselines
     from export.report.content import retained
-    from export.report.measured_models import latencies, open_models, other_teacher, seen_images, seen_in_training
+    from export.report.measured_models import (
+        latencies,
+        open_models,
+        other_teacher,
+        place_of,
+        seen_images,
+        seen_in_training,
+    )
     from export.report.page import render_html
     from export.report.searches import Search, all_searches, finding, require_possible, step
     from export.report.verdict import gate, implausible, judge
@@ -134,17 +146,21 @@ def validate(
 
     splits = load_data(data, split, validation, continuous_labels, label_metric)
     require_test_images(splits, split)
-    reference = open_teacher(teacher)
-    given = [given_path(model) for model in models]
-    places = [path.resolve() for path in given]
-    added = {path.resolve(): path for path in pair if path.resolve() not in places}
-    opened = open_models(reference, teacher, [*added.values(), *given])  # the last one given is the one that ships
-    places = [*added, *places]
-    mixed = [opened[1 + places.index(path.resolve())] for path in pair]
+    reference = None if teacher is None else open_teacher(teacher)
+    given = [place_of(model) for model in models]
+    added = {place_of(path): path for path in pair if place_of(path) not in given}
+    opened = open_models(reference, teacher, [*added.values(), *models])
+    small = opened if reference is None else opened[1:]
+    places = [*added, *given]
+    mixed = [small[places.index(place_of(path))] for path in pair]
+    small = sorted(small, key=lambda model: not model.foreign)  # the last one given that was made here is what ships
+    opened = [*opened[: len(opened) - len(small)], *small]
     require_possible(mixed, kinds, opened[-1], splits.test)
     warnings = [warning for model in opened if (warning := seen_in_training(model, splits))]
-    warnings += [warning for model in opened[1:] if (warning := other_teacher(model, reference))]
-    noted = [f"teacher {reference.name}: {note}" for note in reference.notes]  # logged when it was opened
+    noted = [f"{model.stage}: {note}" for model in small for note in model.notes]  # logged when it was opened
+    if reference is not None:
+        warnings += [warning for model in small if (warning := other_teacher(model, reference))]
+        noted = [f"teacher {reference.name}: {note}" for note in reference.notes] + noted
     noted += filter(None, [seen_images(splits)])  # logged when the data were divided
     images = splits.test.checked(max_unreadable)
     by_class: dict[str, RetrievalResult] = {}
@@ -161,19 +177,24 @@ def validate(
 
     measure_all(all_searches(opened, mixed, kinds, images, k=max(ks), runs=latency_runs, seed=seed))
     results: Mapping[str, RetrievalResult | LabelRetrievalResult] = by_class or by_labels
-    proof = proof_by_class(by_class["teacher"]) if by_class else proof_by_labels(by_labels["teacher"], images)
-    fault = f"The teacher ({reference.name}) is {proof.fault}, so retention says nothing" if proof.fault else ""
-    if fault:
-        warnings.append(f"{fault}. Check that its weights are loaded and its preprocessing is right.")
-    warnings += [f"{doubt[:1].upper()}{doubt[1:]}." for doubt in doubts(proof, reference.name, images)]
+    fault = ""
+    if reference is not None:
+        proof = proof_by_class(by_class["teacher"]) if by_class else proof_by_labels(by_labels["teacher"], images)
+        if proof.fault:
+            fault = f"The teacher ({reference.name}) is {proof.fault}, so retention says nothing"
+            warnings.append(f"{fault}. Check that its weights are loaded and its preprocessing is right.")
+        warnings += [f"{doubt[:1].upper()}{doubt[1:]}." for doubt in doubts(proof, reference.name, images)]
     times = latencies(opened, images, latency_runs)
     untrained = Baselines()
     if baselines:
         options = {"max_unreadable": max_unreadable, "seed": seed}
-        untrained = make_baselines(opened[1:], searches[0], reference, splits, images, **options)
+        ours = [model for model in small if not model.foreign]
+        first = None if reference is None else searches[0]
+        untrained = make_baselines(ours, first, reference, splits, images, **options)
         measure_all(untrained.searches)
         trained = [search for search in searches if "baseline" not in search.more]
-        searches = [trained[0], *untrained.searches, *trained[1:]]
+        count = 0 if reference is None else 1
+        searches = [*trained[:count], *untrained.searches, *trained[count:]]
         warnings += untrained.warnings
     # What retention compares, query by query.
     kept = {stage: result.recall[1] for stage, result in by_class.items()} or {
@@ -182,7 +203,12 @@ def validate(
     stages: list[dict[str, Any]] = []
     for search in searches:
         stage, model = search.stage, search.model
-        low, high = retention_interval(kept[stage], kept["teacher"], bootstrap, seed)
+        of_teacher: dict[str, Any] = dict.fromkeys(("retention", "retention_interval", "neighbour_overlap"))
+        if reference is not None:
+            share = _ratio(float(kept[stage].mean()), float(kept["teacher"].mean()))
+            interval = retention_interval(kept[stage], kept["teacher"], bootstrap, seed)
+            overlap = neighbour_overlap(results[stage].neighbours, results["teacher"].neighbours)
+            of_teacher = {"retention": share, "retention_interval": list(interval), "neighbour_overlap": overlap}
         timed = times.get(model.stage, [])  # baselines are not timed
         stages.append(
             {
@@ -190,10 +216,8 @@ def validate(
                 "source": model.source,
                 **(by_class[stage].summary() if by_class else {}),
                 **(by_labels[stage].summary() if by_labels else {}),
-                "retention": _ratio(float(kept[stage].mean()), float(kept["teacher"].mean())),
-                "retention_interval": [low, high],
+                **of_teacher,
                 "step": step(search, stages, kept, bootstrap, seed),
-                "neighbour_overlap": neighbour_overlap(results[stage].neighbours, results["teacher"].neighbours),
                 "metric": model.metric,
                 "dim": search.dim,
                 "architecture": model.architecture,
@@ -205,8 +229,9 @@ def validate(
                 **search.more,
             }
         )
-    orders = random_and_best(by_labels["teacher"], images, seed) if by_labels else {}
-    measured = results["teacher"]
+    stage = opened[0].stage  # what follows is the same for all
+    orders = random_and_best(by_labels[stage], images, seed) if by_labels else {}
+    measured = results[stage]
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "data": {
@@ -216,7 +241,7 @@ def validate(
             "gallery": measured.gallery_size,
             "left_out": measured.left_out,
             "unreadable": len(splits.test) - len(images),
-            "chance": by_class["teacher"].chance if by_class else orders["random_order"]["ndcg"][str(NDCG_K)],
+            "chance": by_class[stage].chance if by_class else orders["random_order"]["ndcg"][str(NDCG_K)],
             **orders,
         },
         "verdict": None,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from export.report.baselines import STUDENT, TEACHER, TEACHER_PCA
-from export.report.content import models_of, retained
+from export.report.content import judged_of, retained, students_of, teacher_of
 from export.report.formats import percent
 from zoo.retrieval.bootstrap import at_least, drop_interval
 
@@ -39,9 +39,9 @@ def judge(
         baselines; ``comparisons``, a model's gains over each baseline of its size; ``notes``.
     """
     stages = {row["stage"]: row for row in content["stages"]}
-    teacher, *models = models_of(content)
+    teacher, models = teacher_of(content), students_of(content)
     pairs = [(model, baseline) for model in models for baseline in _of_its_size(model, stages.values())]
-    pairs += [(teacher, row) for row in stages.values() if row.get("baseline") == TEACHER]
+    pairs += [(teacher, row) for row in stages.values() if teacher and row.get("baseline") == TEACHER]
     comparisons = [
         {"stage": model["stage"], "baseline": baseline["stage"], "kind": baseline["baseline"]}
         | {
@@ -202,7 +202,7 @@ def gate(
     if min_gain is not None:
         assert verdict is not None
         own = {entry["stage"]: entry for entry in verdict["comparisons"] if entry["kind"] == STUDENT}
-        for model in models_of(content)[1:]:
+        for model in (row for row in judged_of(content) if not {"index", "pair"} & row.keys()):
             if model["stage"] in own:
                 _hold_gain(own[model["stage"]], min_gain, gain_by, reasons, narrow)
             else:
@@ -215,7 +215,7 @@ def gate(
 def _hold_retention(
     content: Mapping[str, Any], fault: str, limit: float, reasons: list[str], narrow: list[str]
 ) -> None:
-    rows = [row for row in content["stages"][1:] if "baseline" not in row]
+    rows = judged_of(content)
     wanted = f"{100 * limit:g}\u00a0%"
     if below := [row for row in rows if not at_least(row["retention"], limit)]:
         kept = ", ".join(f"{row['stage']} keeps {percent(row['retention'])}\u00a0%" for row in below)
@@ -259,6 +259,6 @@ def implausible(content: Mapping[str, Any], asked: float | None = None) -> list[
     return [
         f"{row['stage']} keeps {percent(row['retention'], 0)}\u00a0% of the teacher's {retained(content)}, more than a "
         "student learns; check that the teacher's weights are loaded and its preprocessing is right"
-        for row in content["stages"][1:]
-        if "baseline" not in row and row["retention_interval"][0] > bound
+        for row in judged_of(content)
+        if row["retention_interval"] is not None and "foreign" not in row and row["retention_interval"][0] > bound
     ]

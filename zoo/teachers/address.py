@@ -86,6 +86,11 @@ class Address:
     pooling: str | None = None
     options: Options = field(default_factory=Options)
 
+    @property
+    def is_path(self) -> bool:
+        """Whether it is the path of a file or folder, and nothing more."""
+        return self.family is None and self.text == self.name
+
 
 def parse_address(text: str) -> Address:
     """Take a teacher's name apart; a path that exists as it stands is one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from zoo.models.facts import COSINE, EUCLIDEAN
 from zoo.models.preprocessing import Preprocess, Preprocessing, half
 from zoo.paths import given_path
 from zoo.progress import progress
+from zoo.sessions import CPU, open_session
 from zoo.teachers.address import Options
 from zoo.teachers.base import Teacher, resize_views
 from zoo.teachers.families.image_processor import preprocessing_beside
@@ -56,6 +58,13 @@ class OnnxTeacher(Teacher):
         options: of an address: over whatever the preprocessing and metric are otherwise; ``layout`` where it cannot be
             seen by the place of the 3, and ``batch_size`` of views.
 
+    Attributes:
+        path: the file.
+        output: the output that is taken.
+        dim: dimensions of its vectors, or None where the file does not say.
+        batch: the batch size that the file has fixed, or None.
+        takes_pixels: it is one of ours that prepares its images itself.
+
     Raises:
         ModelError: the file is missing, broken or damaged, or takes no images.
         OptionError: there is no such output, it depends on more than the image, or needs a pooling.
@@ -73,8 +82,6 @@ class OnnxTeacher(Teacher):
     ) -> None:
         import onnxruntime
 
-        from zoo.sessions import open_session
-
         path, options = given_path(path), options or Options()
         if not path.is_file():
             raise ModelError(f"Teacher {path} does not exist. Check the path.")
@@ -84,28 +91,28 @@ class OnnxTeacher(Teacher):
         metadata = self._session.get_modelmeta().custom_metadata_map
         self._image = image_input(path, self._inputs)
         taken = chosen_output(path, outputs, output, pooling)
-        self._output, self._pooling = taken.name, pooling
+        self.output, self._pooling = taken.name, pooling
         require_image_side(path, taken.name, [each.name for each in self._inputs if each is not self._image])
-        self._takes_pixels = self._image.type == "tensor(uint8)"
+        self.takes_pixels = self._image.type == "tensor(uint8)"
         if self._image.type not in _DTYPES:
             raise ModelError(f"Teacher {path} takes {self._image.type}; it must take one of {', '.join(_DTYPES)}.")
         self._dtype = _DTYPES[self._image.type]
         batch, *shape = self._image.shape
-        self._batch = batch if isinstance(batch, int) else None
-        if self._batch is not None and not 0 < self._batch <= _LARGEST_BATCH:
+        self.batch = batch if isinstance(batch, int) else None
+        if self.batch is not None and not 0 < self.batch <= _LARGEST_BATCH:
             raise ModelError(f"Teacher {path} takes batches of {batch}; it must be in 1..{_LARGEST_BATCH}, or any.")
         self._batch_size = options.batch_size
-        self._channels_last = not self._takes_pixels and (
+        self._channels_last = not self.takes_pixels and (
             options.layout == "nhwc" if options.layout else shape[2] == 3 and shape[0] != 3
         )
         sides = shape[:2] if self._channels_last else shape[1:]
-        self.preprocessing, said, known = _said(path, metadata, sides, self._takes_pixels, preprocessing, options)
+        self.preprocessing, said, known = _said(path, metadata, sides, self.takes_pixels, preprocessing, options)
         _require_size(path, sides, self.preprocessing.input_size)
         self._prepare = Preprocess(self.preprocessing)
         metric = metric or options.metric
         self.metric = metric or said or COSINE
-        chosen = "" if output is None and pooling is None else f"#{self._output}{pooling and ':'}{pooling or ''}"
-        self.name = f"{path.name}{chosen}"
+        chosen = "" if output is None and pooling is None else "#" + ":".join(filter(None, (self.output, pooling)))
+        self.path, self.name = path, f"{path.name}{chosen}"
         identity = f"{digest_of(path)} {self.metric} {self.preprocessing}{chosen and f' {chosen}'}"
         self.digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.input_size = self.preprocessing.input_size
@@ -116,21 +123,30 @@ class OnnxTeacher(Teacher):
             notes.insert(0, assumption(self.preprocessing, self.metric if metric is None else None))
         if output is None and len(outputs) > 1:
             others = ", ".join(described(each) for each in outputs if each is not taken)
-            notes.append(f"its output {self._output} is taken; #NAME takes another of {others}.")
+            notes.append(f"its output {self.output} is taken; #NAME takes another of {others}.")
         self.notes = tuple(note for note in notes if note)
         for note in self.notes:
             log.warning("teacher %s: %s", self.name, note)
 
+    def with_threads(self, threads: int) -> OnnxTeacher:
+        """Return this teacher on the CPU, with a number of threads for each inference."""
+        other = copy(self)
+        other._session = open_session(self.path, threads, [CPU], what="Teacher ")
+        return other
+
+    def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Embed one image, uint8 ``(H, W, 3)``; float32 ``(1, D)``."""
+        batch = pixels[None]
+        return self.run(batch if self.takes_pixels else self._prepare(torch.from_numpy(batch)).numpy())
+
     def embed_images(self, images: ImageSet) -> np.ndarray:
-        rows = []
-        for index in progress(range(len(images)), "embedding"):
-            pixels = images.pixels(index)[None]
-            rows.append(self._run(pixels if self._takes_pixels else self._prepare(torch.from_numpy(pixels)).numpy()))
-        return np.concatenate(rows)
+        return np.concatenate(
+            [self.embed_pixels(images.pixels(index)) for index in progress(range(len(images)), "embedding")]
+        )
 
     def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
         pixels = resize_views(views.cpu(), self.preprocessing.input_size)
-        if self._takes_pixels:
+        if self.takes_pixels:
             # The file resizes and crops by itself. A border of what it will crop away makes both leave the view alone.
             (height, width), (tall, wide) = self.preprocessing.input_size, self.preprocessing.resized_size
             top, left = half(tall - height), half(wide - width)
@@ -139,23 +155,26 @@ class OnnxTeacher(Teacher):
             batch = padded.permute(0, 2, 3, 1).contiguous().numpy()
         else:
             batch = self._prepare.normalize(pixels).numpy()
-        return torch.from_numpy(self._run(batch)).to(views.device)
+        return torch.from_numpy(self.run(batch)).to(views.device)
 
-    def _run(self, batch: np.ndarray) -> np.ndarray:
-        """Embed a batch as the file wants it: its data type, its layout, and its own batch size where that is fixed."""
+    def given_to_network(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the session is given for a batch that is prepared: float ``(N, 3, H, W)``, or pixels."""
         given = batch.astype(self._dtype, copy=False)
         if self._channels_last:
             given = np.ascontiguousarray(given.transpose(0, 2, 3, 1))
-        size = self._batch or self._batch_size or len(given)
-        parts = [given[start : start + size] for start in range(0, len(given), size)]
-        missing = size - len(parts[-1]) if self._batch else 0
-        parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], missing, axis=0)])
-        return np.concatenate([self._run_once(part) for part in parts])[: len(given)]
+        return {self._image.name: given, **fillers(self._inputs, self._image, len(batch))}
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Embed a batch as the file wants it: its data type, its layout, and its own batch size where that is fixed."""
+        size = self.batch or self._batch_size or len(batch)
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        if self.batch and (missing := size - len(parts[-1])):
+            parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], missing, axis=0)])
+        return np.concatenate([self._run_once(part) for part in parts])[: len(batch)]
 
     def _run_once(self, batch: np.ndarray) -> np.ndarray:
         try:
-            given = {self._image.name: batch, **fillers(self._inputs, self._image, len(batch))}
-            (found,) = self._session.run([self._output], given)
+            (found,) = self._session.run([self.output], self.given_to_network(batch))
         except UserError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class

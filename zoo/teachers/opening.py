@@ -75,7 +75,7 @@ def _open(teacher: TeacherLike, precision: str) -> Teacher:
         )
     if not path.is_dir():
         raise ModelError(f"Teacher {path} is neither a model folder nor an .onnx or .npz file.")
-    if (family := _family_of(path)) is not None:
+    if (family := family_of(path)) is not None:
         return _of_family(replace(address, family=family), precision)
     _require_no_output(address)
     return _torch(load_model(path), address, path.name, precision)
@@ -118,7 +118,7 @@ def _short(address: Address) -> str:
     return f"{address.family}:{name}{mark}{fragment if mark else ''}"
 
 
-def _family_of(folder: Path) -> str | None:
+def family_of(folder: Path) -> str | None:
     """Return the family of a folder that is not a model folder of timm's, as far as its files tell."""
     if (folder / "modules.json").is_file():
         return "st"

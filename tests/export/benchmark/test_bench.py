@@ -69,8 +69,8 @@ def test_files_are_described(files: dict[str, Path], content: dict[str, Any]) ->
 
 def test_peak_memory_is_of_the_file_alone(files: dict[str, Path]) -> None:
     ours = bytearray(b"1") * 600_000_000  # a child's ru_maxrss would start at this
-    small = peak_memory(files["fp32"], 1, (1, 64, 64, 3))
-    large = peak_memory(files["fp32"], 1, (16, 640, 640, 3))
+    small = peak_memory(files["fp32"], 1, {"image": ((1, 64, 64, 3), "uint8")})
+    large = peak_memory(files["fp32"], 1, {"image": ((16, 640, 640, 3), "uint8")})
     assert small["peak"] is not None and large["peak"] is not None
     assert small["peak"] < 300_000_000 < len(ours)
     # The batch in bytes and, to be resized, in float32.
@@ -119,4 +119,4 @@ def test_files_that_cannot_be(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"text\.onnx is not an ONNX file"):
         bench([tmp_path / "text.onnx"])
     with pytest.raises(ModelError, match=r"failed on a batch of shape .* smaller batch"):
-        peak_memory(files["tensor"], 1, (1, 3, 40, 40))
+        peak_memory(files["tensor"], 1, {"tensor": ((1, 3, 40, 40), "float32")})
