@@ -22,8 +22,9 @@ def require_unbranched(model: nn.Module) -> None:
     for module in model.modules():
         if any(hasattr(module, name) for name in ("fuse", "reparameterize", "switch_to_deploy")):
             raise ModelError(
-                f"{summary_of(model)['architecture']} merges its branches when it is exported, so it "
-                "cannot be fine-tuned for int8. Distil another network, such as mobilenetv4_conv_small."
+                f"{summary_of(model)['architecture']} merges its branches when it is exported, so "
+                "rounding them during training would not match the file. Distil another network, such as "
+                "mobilenetv4_conv_small."
             )
 
 

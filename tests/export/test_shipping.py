@@ -344,7 +344,7 @@ def test_positions_of_spots(spot_teacher: Path, spots: Path, tmp_path: Path) -> 
     [
         ({"precision": "int4"}, r"'int4'; known are fp32, fp16, int8 and auto\. Did you mean int8"),
         ({"precision": "int8"}, "needs data"),
-        ({"precision": "int8,auto", "data": "glyphs"}, "Give one of them"),
+        ({"precision": "int8,auto", "data": "glyphs"}, "Ask for one of the two"),
         ({"precision": "fp32,fp16", "out": "small.onnx"}, "one file for 2 precisions"),
         ({"input": "pixel"}, r"'pixel'; known are pixels and tensor\. Did you mean pixels\?"),
     ],
@@ -528,7 +528,7 @@ def test_auto_finishes_by_itself_where_a_teacher_is_known(
     assert tried[:2] == [("student", None), ("student", "teacher", epochs, "mine:Loss")]
     assert tried[2][0] == "finished" and isinstance(tried[2][1], RefusedError)
     automatic = "" if given else " (--qat_epochs 0 leaves this out)"
-    assert f"No int8 file keeps it. Finishing the student for {epochs} epochs{automatic}." in caplog.text
+    assert f"No int8 file keeps it. Fine-tuning the student for int8 for {epochs} epochs{automatic}." in caplog.text
 
     def failing(*args: Any, **options: Any) -> None:
         raise OptionError("another student's folder")
@@ -583,7 +583,7 @@ def test_the_obstacle_to_a_finish_is_a_merging_of_branches(tiny_teacher: Path, t
     assert obstacle_to_finish(tiny_teacher) is None
     save_model(create_model("repvgg_a0", 8, image_size=32), tmp_path / "r")
     said = obstacle_to_finish(tmp_path / "r")
-    assert said is not None and "repvgg_a0 merges branches" in said
+    assert said is not None and "repvgg_a0 merges its branches" in said
 
 
 def test_a_finish_without_int8_is_a_mistake(tiny_teacher: Path, tmp_path: Path) -> None:
@@ -652,7 +652,7 @@ def test_int8_needs_labels_to_be_judged_by(tiny_teacher: Path, photos: Path, tmp
 
 @pytest.mark.parametrize("name", ["x.tflite", "x.ONNX", "folder/x.pt", "x.onnx.gz", "x.json"])
 def test_files_of_other_formats_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"does not end in \.onnx, the one format"):
+    with pytest.raises(OptionError, match=r"does not end in \.onnx\. Give a name that does"):
         files_of("student", tmp_path / name, "fp32")
 
 

@@ -40,7 +40,7 @@ def test_an_option_is_under_its_subject_with_its_default_by_hand() -> None:
     optimisation = text.split("\noptimisation:\n")[1].split("\n\n")[0]
     assert "  --step_epochs N       for schedule step: epochs between two steps. (default:\n" in optimisation
     assert text.startswith("usage: compressor train DATA OUT [options]\n")
-    assert "  --out PATH            folder to save the model in. (required)" in text
+    assert "  --out PATH            folder for the model. (required)" in text
     assert help_of("export").startswith("usage: compressor export MODEL [OUT] [options]\n")
     assert "\nprecision:\n  --precision NAME" in help_of("export")
     assert help_of("bench").startswith("usage: compressor bench FILES... [options]\n")

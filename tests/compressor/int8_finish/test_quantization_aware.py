@@ -120,10 +120,10 @@ def test_another_teacher_is_noticed(
     data = f"folder:{photos}"
     with caplog.at_level(logging.WARNING):
         finish_quantized(student, tiny_teacher, data, tmp_path / "same", epochs=1)
-    assert "learned from teacher" not in caplog.text
+    assert "distilled from teacher" not in caplog.text
     with caplog.at_level(logging.WARNING):
         finish_quantized(student, student, data, tmp_path / "itself", epochs=1)
-    assert "the student learned from teacher teacher, which uneven is not" in caplog.text
+    assert "the student was distilled from teacher teacher, not from uneven" in caplog.text
 
 
 def test_an_interrupted_finish_is_resumed(
@@ -186,7 +186,7 @@ def test_a_loss_that_only_the_folder_names_is_not_imported(
         model = load_model(student)
         facts_of(model).options["loss"] = named
         save_model(model, tmp_path / f"s{number}")
-        with pytest.raises(OptionError, match=r"config\.json names the loss .*planted.*give it as loss"):
+        with pytest.raises(OptionError, match=r"config\.json names the loss .*planted.*pass it as loss"):
             finish_quantized(tmp_path / f"s{number}", tiny_teacher, f"folder:{photos}", tmp_path / "f", epochs=1)
         said = obstacle_to_finish(tmp_path / f"s{number}")
         assert said is not None and "names the loss" in said

@@ -212,7 +212,7 @@ def test_broken_indexes_are_named(flat: Path, photos: Path, tmp_path: Path) -> N
     cases = [
         ("index.json", "{", "not valid JSON"),
         ("index.json", json.dumps(facts | {"schema": 2}), "does not have schema 1"),
-        ("index.json", json.dumps(moved), r"gone\.onnx, which index .* no longer there"),
+        ("index.json", json.dumps(moved), r"gone\.onnx, which index .* no longer exists"),
         ("ids.json", "[", r"ids\.json is missing or broken"),
         ("ids.json", '["a", "b"]', r"do not belong together.* 96 images, ids\.json has 2 and index\.faiss 96"),
         (

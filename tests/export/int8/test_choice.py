@@ -124,7 +124,7 @@ def test_too_few_images_and_no_gain_are_said(caplog: pytest.LogCaptureFixture) -
         "200 judged images are too few for a budget of 0.5 points: the drop of 0.00 is known only to ±0.98"
         in caplog.text
     )
-    assert "about 769" in caplog.text
+    assert "About 769 are needed." in caplog.text
     caplog.clear()
     content |= {"resolution": resolution_of(Drop.of(np.ones(1000, bool), np.ones(1000, bool), 0), 0.005)}
     content |= {"gain": {"is": "smaller and faster", "speedup": 2.0, "size": 0.27}}
