@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from zoo.arguments import DataLike, TeacherLike, require_neighbours, require_valid
 from zoo.errors import OptionError, require_known
@@ -109,7 +109,7 @@ def validate(
         | {"min_retention": min_retention, "validation": validation}
     )
     kinds = require_report_options(ks, min_retention, index, min_gain, gain_by, baselines)
-    models = list(models) if isinstance(models, list | tuple) else [models]
+    models = list(models) if isinstance(models, list | tuple) else [cast(TeacherLike, models)]
     if teacher is None and min_retention is not None:
         raise OptionError("min_retention compares with a teacher, and teacher is null. Leave one of them out.")
     pair = [given_path(encoder) for encoder in (query_encoder, gallery_encoder) if encoder is not None]

@@ -58,7 +58,7 @@ class Options:
         return replace(preprocessing, **self._fields())
 
     def _fields(self) -> dict[str, Any]:
-        named = {"input_size": self.size, "crop_mode": self.resize, "crop_pct": self.crop_pct}
+        named: dict[str, Any] = {"input_size": self.size, "crop_mode": self.resize, "crop_pct": self.crop_pct}
         named |= {"interpolation": self.interpolation, "mean": self.mean, "std": self.std}
         said = {name: value for name, value in named.items() if value is not None}
         if self.resize == "squash" and self.crop_pct is None:

@@ -124,7 +124,7 @@ def fillers(inputs: Sequence[Any], image: Any, count: int) -> dict[str, np.ndarr
         ModelError: one is of a type that cannot be filled.
     """
     kinds = {"int64": np.int64, "int32": np.int32, "float": np.float32, "float16": np.float16, "bool": np.bool_}
-    given = {}
+    given: dict[str, np.ndarray] = {}
     for each in inputs:
         if each.name == image.name:
             continue

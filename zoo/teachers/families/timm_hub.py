@@ -36,7 +36,7 @@ def open_timm(address: Address) -> tuple[nn.Module, list[str]]:
         known = ", ".join(f"#{name}" for name in OUTPUTS)
         raise OptionError(f"Teacher {address.text} has no output {address.output!r}; known are {known}.")
     network = load_model(_folder(address))
-    name = str(network.pretrained_cfg.get("architecture", ""))  # type: ignore[union-attr]
+    name = str(network.pretrained_cfg.get("architecture", ""))  # type: ignore[union-attr, operator]
     count = int(getattr(network, "num_classes", 0))
     embeds = facts_of(network).loss is not None or ("clip" in name and not is_of_published_classes(count))
     if count == 0 or address.output == "head" or (address.output is None and embeds):
