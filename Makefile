@@ -2,11 +2,15 @@
 # make test   the whole test suite, under 10 minutes on 2 cores
 # make lint   ruff and mypy
 # make docs   the documentation site, in build/site
+# make test-install   the wheel in an environment of its own, with what a device needs
+# make test-oldest    the core of the suite with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV := .venv
 DEMO := runs/quickstart
 
-.PHONY: demo test lint docs clean
+OLDEST := .venv-oldest
+
+.PHONY: demo test lint docs test-install test-oldest clean
 
 demo: $(VENV)/installed
 	@echo "Environment: $(VENV), installed $$(date -r $(VENV)/installed '+%F %T')"
@@ -24,15 +28,32 @@ docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m mkdocs build --strict --quiet
 	@echo "Documentation: build/site/index.html"
 
+test-install: $(VENV)/installed
+	INSTALL_WHEEL=1 $(VENV)/bin/python -m pytest tests/test_packaging.py
+
+# Without the tests of documents and benchmarks. uv chooses the versions; pip installs them.
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
+		tests/zoo tests/compressor tests/export tests/test_packaging.py tests/test_names.py
+
+$(OLDEST)/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra train --extra test pyproject.toml \
+		--output-file $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/python -m pip install --quiet --requirement $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps --config-settings editable_mode=compat --editable .
+	touch $@
+
 # One environment for all; made anew when what is installed changes. The repository itself is put on the path (compat), so
 # that a folder called export where one works, as every run has, does not hide the package.
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (torch and its libraries: some minutes and 6 GB the first time)"
 	$(VENV)/bin/python -c 'import pip, sys; assert sys.version_info >= (3, 11)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat \
-		--editable '.[test,lint,docs]'
+		--editable '.[train,test,lint,docs]'
 	touch $@
 
 # The environment and what the demo made; models of one's own stay.
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(OLDEST) $(DEMO)

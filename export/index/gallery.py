@@ -15,6 +15,7 @@ from export.index.vector_index import OPTIONS, VectorIndex, read_index, write_in
 from export.runtime import Embedder
 from zoo.data.image_set import ImageSet
 from zoo.errors import ForeignModelError, ModelError, first_line
+from zoo.extras import require_extra
 from zoo.files import digest, replacing, write_json
 from zoo.formats.documents import (
     MAPPING,
@@ -83,6 +84,7 @@ def open_encoder(model: str | Path) -> Encoder:
         facts = {"source": str(path), "digest": digest_of(path), **said}
         return Encoder(partial(embed_images, embedder), embedder.metric, embedder.dim, facts)
 
+    require_extra("train", f"Model folder {path}")
     from zoo.models.embedding import embed, fastest_device
     from zoo.models.facts import facts_of
     from zoo.models.folder import load_model

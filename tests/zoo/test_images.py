@@ -54,7 +54,10 @@ def test_grey_arrays_are_repeated_over_the_channels(shape: tuple[int, ...]) -> N
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_16_bit_grey_keeps_its_high_byte(tmp_path: Path, suffix: str) -> None:
     deep = np.array([[0, 255, 256, 0x8000, 0xFFFF]], dtype=np.uint16)
-    Image.fromarray(deep).save(tmp_path / f"a.{suffix}")
+    if suffix == "pgm":  # which not every Pillow writes
+        (tmp_path / "a.pgm").write_bytes(b"P5 5 1 65535 " + deep.astype(">u2").tobytes())
+    else:
+        Image.fromarray(deep).save(tmp_path / f"a.{suffix}")
     assert read_pixels(tmp_path / f"a.{suffix}")[:, :, 1].tolist() == [[0, 0, 1, 128, 255]]
 
 
@@ -83,7 +86,7 @@ WITH_EXIF = {  # every kind that has EXIF, TIFF by both of Pillow's readers and 
 @pytest.mark.parametrize("kind", WITH_EXIF)
 @pytest.mark.parametrize("orientation", TURNS)
 def test_orientation_is_applied_once(tmp_path: Path, kind: str, orientation: int) -> None:
-    if kind == "avif" and not features.check("avif"):
+    if kind == "avif" and not ("avif" in features.modules and features.check("avif")):
         pytest.skip("this Pillow reads no AVIF")
     corners = np.array([[RED, GREEN, GREEN], [BLUE, WHITE, WHITE]], dtype=np.uint8)
     stored = corners.repeat(16, axis=0).repeat(16, axis=1)
