@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch._dynamo.exc import BackendCompilerFailed
@@ -27,7 +27,7 @@ from zoo.training.checkpoints import BEST, LAST, WholeCheckpoints, read_best, re
 from zoo.training.learner import Learner
 from zoo.training.options import Training
 from zoo.training.start import Start
-from zoo.training.story import told
+from zoo.training.story import progress_of_training, told
 from zoo.versions import available_cores
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def fit(
                 devices=machine.devices,
                 num_nodes=machine.num_nodes,
                 use_distributed_sampler=False,
-                callbacks=[*first, keep_last, TQDMProgressBar(refresh_rate=5)],
+                callbacks=[*first, keep_last, progress_of_training()],
                 plugins=[WholeCheckpoints()],
                 logger=CSVLogger(folder, name=None, version=_next_log(folder)),
                 log_every_n_steps=1,

@@ -1,17 +1,66 @@
-"""What a training came to, in two or three sentences: which epoch was kept, judged on what, and what to try."""
+"""What a training says of itself: a line an epoch where there is no terminal for a bar, and what it came to in the end.
+
+That is two or three sentences: which epoch was kept, judged on what, and what to try.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+import time
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+
+from zoo.progress import are_bars_shown
 
 if TYPE_CHECKING:
+    import lightning
+
     from zoo.training.learner import Learner
     from zoo.training.start import Start
 
+log = logging.getLogger(__name__)
+
 _FEW_CLASSES = 5  # in validation, with which the choice of an epoch is much a matter of chance
 _RISING = 0.1  # of a run's epochs: if the best is among so many last ones, more may help
+
+
+def progress_of_training() -> Callback:
+    """Return what shows how far a training is: a bar on a terminal, elsewhere a line an epoch."""
+    return TQDMProgressBar(refresh_rate=5) if are_bars_shown() else EpochLines()
+
+
+class EpochLines(Callback):
+    """Logs a line after each epoch: the mean loss, what was measured on validation images, and the seconds it took."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._epoch = 0  # the one under way, from 1; 0 for none
+        self._losses: list[Any] = []  # tensors on the device: reading one waits for it
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
+        self._tell(trainer, learner)
+        self._began, self._epoch, self._losses = time.monotonic(), trainer.current_epoch + 1, []
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, learner: lightning.LightningModule, outputs: Any, *batch: Any
+    ) -> None:
+        self._losses.append(outputs["loss"].detach())
+
+    def on_train_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
+        self._tell(trainer, learner)
+
+    def _tell(self, trainer: lightning.Trainer, learner: Any) -> None:
+        """Log the epoch that has ended; not at its end, since the learner measures after its callbacks."""
+        if not self._epoch or not self._losses or not trainer.is_global_zero:
+            return
+        loss = sum(float(value) for value in self._losses) / len(self._losses)
+        line = f"epoch {self._epoch}/{trainer.max_epochs}: loss {loss:.4g}"
+        if learner.history and learner.history[-1]["epoch"] == self._epoch:
+            line += f", {learner.in_words(learner.history[-1])}"
+        log.info("%s (%.0f s)", line, time.monotonic() - self._began)
+        self._epoch = 0
 
 
 def told(learner: Learner, epochs: int, start: Start | None = None) -> str:
