@@ -90,7 +90,7 @@ def distill(
 
     Args:
         teacher: a model folder, an .onnx file, an .npz file of embeddings, or a name such as hf:facebook/dinov2-small,
-            see docs/how-to/teachers.md; in Python also a torch module, a mapping from image id to embedding, or a
+            see docs/how-to/own-teacher.md; in Python also a torch module, a mapping from image id to embedding, or a
             Teacher.
         data: training data, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
         out: folder for the student.

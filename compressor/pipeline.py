@@ -72,7 +72,7 @@ def run(
         export: options of export, such as precision.
         report: options of validate, such as min_retention.
         given_teacher: an existing teacher (a model folder, an .onnx or .npz file, or a name such as hf:NAME, see
-            docs/how-to/teachers.md); no teacher is trained then.
+            docs/how-to/own-teacher.md); no teacher is trained then.
         seed: seed for everything random.
 
     Returns:

@@ -37,7 +37,8 @@ def bench(
 
     Args:
         files: .onnx files; times are compared with those of the first. Of a file of another make an output and options
-            may be named, as in clip.onnx#image_embeds,size=224; see docs/how-to/teachers.md. Its time is the network's.
+            may be named, as in clip.onnx#image_embeds,size=224; see docs/how-to/own-teacher.md. Its time is
+            that of the network.
         batch_sizes: images in one inference.
         threads: threads per inference; null for 1, 2 and all cores.
         runs: timed runs per file, batch size and number of threads.

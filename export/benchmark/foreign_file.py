@@ -17,7 +17,7 @@ class ForeignFile:
     """An ONNX file of another make: prepared arrays in, vectors out.
 
     Args:
-        file: a path, or one with an output and options; see docs/how-to/teachers.md.
+        file: a path, or one with an output and options; see docs/how-to/own-teacher.md.
         threads: of one inference.
 
     Raises:

@@ -18,7 +18,7 @@ def embed_data(model: str | Path, source: str | Path, out: str | Path, *, max_un
 
     Args:
         model: what embeds the images: an .onnx file, a model folder, or a name such as hf:NAME; see
-            docs/how-to/teachers.md.
+            docs/how-to/own-teacher.md.
         source: the images: a file, a folder, however deep, or data of any kind, such as csv:FILE; of data with a split,
             all images.
         out: the file to write: .npz with the arrays ids and embeddings, which distill and validate take as a teacher;

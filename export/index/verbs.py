@@ -43,7 +43,7 @@ def build_index(
     digest); see docs/formats.md.
 
     Args:
-        model: the encoder: an .onnx file, a model folder, or a name such as hf:NAME; see docs/how-to/teachers.md.
+        model: the encoder: an .onnx file, a model folder, or a name such as hf:NAME; see docs/how-to/own-teacher.md.
         gallery: the images: a folder at any depth, with or without classes, or data of any kind, such as csv:FILE (all
             parts of it).
         out: folder for the index.

@@ -76,7 +76,7 @@ def validate(
             for comparison: an off-the-shelf model by name, an ONNX file that export did not make, or ready embeddings;
             no gate applies to these.
         teacher: what they are compared with: a model folder, an .onnx or .npz file, or a name such as hf:NAME, see
-            docs/how-to/teachers.md; in Python also a torch module. null to measure by labels alone.
+            docs/how-to/own-teacher.md; in Python also a torch module. null to measure by labels alone.
         data: images, such as glyphs, folder:PATH or csv:FILE; the test part is used.
         out: folder for report.json and report.html.
         split: rule that divides the classes, as in training: auto, given, first-half, even-odd or list:FILE; or
