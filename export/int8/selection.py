@@ -22,6 +22,7 @@ from export.onnx.tracing import Traced
 from zoo.arguments import require_at_least
 from zoo.data.image_set import DataSplits
 from zoo.errors import RefusedError
+from zoo.models.facts import names_only
 from zoo.versions import has_vnni, machine, versions
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def choose_int8(
             "images": sum(len(part.images) for part in parts),
             "of": " and ".join(part.of for part in parts),
             "parts": [{"of": part.of, "images": len(part.images)} for part in parts],
-            "data": splits.name,
+            "data": names_only(splits.name),
         },
         "chosen": None,
         "chosen_by": None,

@@ -136,6 +136,7 @@ def validate(
     from export.report.verdict import gate, implausible, judge
     from zoo.data import load_data
     from zoo.files import write_json, write_text
+    from zoo.models.facts import names_only
     from zoo.retrieval.bootstrap import retention_interval
     from zoo.retrieval.label_measures import NDCG_K, LabelRetrievalResult, measure_found_by_labels, random_and_best
     from zoo.retrieval.measures import RetrievalResult, measure_found, neighbour_overlap
@@ -235,7 +236,7 @@ def validate(
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "data": {
-            "name": splits.name,
+            "name": names_only(splits.name),
             **splits.protocol,
             "queries": len(measured.queries),
             "gallery": measured.gallery_size,

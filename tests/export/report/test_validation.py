@@ -48,6 +48,7 @@ def test_report_says_what_was_measured(report: Any, photos: Path, tiny_teacher: 
     assert content["schema"] == 1
     gate = {"min_retention": 0.95, "min_gain": None, "gain_by": "mean", "passed": True, "reasons": [], "narrow": []}
     assert content["gate"] == gate
+    assert content["data"]["name"] == f"folder:{photos.name}"  # and not where it lies on this machine
     assert content["data"]["queries"] == content["data"]["gallery"] == 48
     assert [stage["stage"] for stage in content["stages"]] == ["teacher", "student", "onnx-fp32"]
     test = load_data(f"folder:{photos}", validation=0.34).test
