@@ -13,6 +13,7 @@ from zoo.errors import DataError, ForeignModelError, ModelError, OptionError, fi
 from zoo.formats.onnx_content import require_intact
 from zoo.formats.onnx_metadata import SCHEMA, read_metadata
 from zoo.images import MAX_PIXELS, require_pixels
+from zoo.notebook import html_table
 from zoo.paths import given_path
 from zoo.sessions import Provider, known_providers, open_session
 
@@ -88,6 +89,25 @@ class Embedder:
         self.trained_on, self.teacher = said.data, said.teacher
         self.preprocessing = said.preprocessing
         self.input_size = said.preprocessing.input_size
+
+    def __repr__(self) -> str:
+        return (
+            f"Embedder({str(self.path)!r}: {self.input} to {self.dim} dimensions, {self.metric}, {self.precision}, "
+            f"{self.input_size[0]} x {self.input_size[1]})"
+        )
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "file": self.path,
+            "takes": self.input,
+            "prepared": preprocessing_in_words(self.preprocessing.as_pretrained_cfg()),
+            "dimensions": self.dim,
+            "metric": self.metric,
+            "precision": self.precision,
+            "parameters": "unknown" if self.parameters is None else f"{self.parameters:,}",
+            "trained on": self.trained_on.get("name", "unknown"),
+        }
+        return html_table(facts.items())
 
     def __reduce__(self) -> tuple[type[Embedder], tuple[Any, ...]]:
         return type(self), self._arguments

@@ -17,7 +17,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "auto")
 CANDIDATES = "candidates.json"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Exported:
     """What an export wrote.
 
@@ -28,6 +28,9 @@ class Exported:
 
     files: dict[str, Path]
     candidates: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"Exported({', '.join(f'{precision}: {file}' for precision, file in self.files.items())})"
 
 
 @documented

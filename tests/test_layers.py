@@ -16,7 +16,7 @@ ON_TOP = ("compressor.__main__", "compressor.cli", "compressor.pipeline", "compr
 
 
 # Of zoo: what goes on the device with export.runtime.
-ON_DEVICE = {"zoo.errors", "zoo.images", "zoo.paths", "zoo.sessions"} | {
+ON_DEVICE = {"zoo.errors", "zoo.images", "zoo.notebook", "zoo.paths", "zoo.sessions"} | {
     f"zoo.formats.{name}" for name in ("documents", "onnx_content", "onnx_metadata", "preprocessing")
 }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from export.report.content import Report
 from zoo.arguments import DataLike, TeacherLike, require_neighbours, require_valid
 from zoo.errors import OptionError, require_known
 from zoo.files import require_writable
@@ -17,21 +17,6 @@ from zoo.training.options import DataOptions, documented
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Report:
-    """The result of a validation.
-
-    Attributes:
-        folder: where ``report.json`` and ``report.html`` lie.
-        content: what ``report.json`` holds.
-        passed: whether the gates asked for hold; True where none was asked for.
-    """
-
-    folder: Path
-    content: dict[str, Any]
-    passed: bool
 
 
 @documented

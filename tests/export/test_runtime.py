@@ -298,3 +298,13 @@ def test_a_broken_avif_is_named(files: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "a.avif").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.avif cannot be read"):
         Embedder(files["fp32"])(tmp_path / "a.avif")
+
+
+def test_an_embedder_is_shown_shortly_and_escaped(files: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "<b>.onnx"
+    file.write_bytes(files["fp32"].read_bytes())
+    embedder = Embedder(file)
+    assert repr(embedder) == f"Embedder('{file}': pixels to 8 dimensions, cosine, fp32, 32 x 32)"
+    shown = embedder._repr_html_()
+    assert "&lt;b&gt;.onnx" in shown and "<b>" not in shown
+    assert "<tr><th>dimensions</th><td>8</td></tr>" in shown

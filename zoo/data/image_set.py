@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.errors import DataError, first_line
+from zoo.errors import DataError, first_line, printable
 from zoo.images import UNREADABLE, read_pixels
+from zoo.notebook import html_table
 from zoo.progress import progress
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUERY, GALLERY, BOTH = "query", "gallery", "both"
+_SHOWN_CLASSES = 3
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ _fingerprints: dict[Path, dict[str, tuple[int, int]]] = {}
 ImageSource = Path | ZipMember | np.ndarray | Callable[[], np.ndarray]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Images and what is known about them, column by column.
 
@@ -110,6 +112,25 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"ImageSet({', '.join(f'{text} {what}' for what, text in self._counted() if what != 'such as')})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._counted())
+
+    def _counted(self) -> list[tuple[str, str]]:
+        """Return what there is, and how much of it."""
+        found = [("images", f"{len(self):,}")]
+        if self.labels is not None:
+            there = np.unique(self.labels)
+            names = [str(self.class_names[label]) for label in there[:_SHOWN_CLASSES]]
+            found += [("classes", f"{len(there):,}"), ("such as", ", ".join(names))]
+        if self.roles is not None:
+            found += [(f"as {role}", f"{int((self.roles == role).sum()):,}") for role in (QUERY, GALLERY, BOTH)]
+        if self.continuous is not None:
+            found.append(("continuous labels", f"{len(self.continuous):,}"))
+        return found
 
     def pixels(self, index: int) -> np.ndarray:
         """Return image ``index`` as RGB pixels, uint8 ``(H, W, 3)``.
@@ -204,7 +225,7 @@ def _mark(source: ImageSource) -> int | None:
     return None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DataSplits:
     """One data set, divided: classes of ``test`` are never in ``train`` or ``validation``.
 
@@ -222,6 +243,21 @@ class DataSplits:
     validation: ImageSet
     test: ImageSet
     protocol: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name}={part!r}" for name, part in self._parts())
+        return f"DataSplits({printable(self.name)!r}, {parts})"
+
+    def _repr_html_(self) -> str:
+        counted = [(name, dict(part._counted())) for name, part in self._parts()]
+        columns = list(dict.fromkeys(what for _, part in counted for what in part))
+        rows = [(name, *(part.get(what, "") for what in columns)) for name, part in counted]
+        split = self.protocol.get("split")
+        above = self.name if split is None else f"{self.name}, split {split}"
+        return html_table(rows, ["", *columns], [above])
+
+    def _parts(self) -> list[tuple[str, ImageSet]]:
+        return [("train", self.train), ("validation", self.validation), ("test", self.test)]
 
     @property
     def digest(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.image_set import DataSplits, ImageSet, ZipMember
+from zoo.data.image_set import GALLERY, QUERY, DataSplits, ImageSet, ZipMember
 from zoo.errors import DataError
 
 
@@ -190,3 +190,17 @@ def test_the_digest_notices_other_pixels(tmp_path: Path) -> None:
             opened.writestr("x.png", content)
         of_archives.append(digest(ZipMember(tmp_path / name, "x.png")))
     assert of_archives[0] != of_archives[1]
+
+
+def test_data_are_shown_shortly_and_escaped() -> None:
+    grey = np.zeros((4, 4, 3), np.uint8)
+    labels, names = np.array([0, 0, 2]), ["<b>", "unused", "cup"]
+    images = ImageSet(["a", "b", "c"], [grey] * 3, labels, names, np.array([QUERY, GALLERY, GALLERY]))
+    assert repr(images) == "ImageSet(3 images, 2 classes, 1 as query, 2 as gallery, 0 as both)"
+    assert "<td>&lt;b&gt;, cup</td>" in images._repr_html_()
+    none = ImageSet([], [])
+    splits = DataSplits("folder:<photos>", images.without_labels(), none, images, {"split": "auto"})
+    assert repr(splits).startswith("DataSplits('folder:<photos>', train=ImageSet(3 images, 1 as query")
+    shown = splits._repr_html_()
+    assert "<p>folder:&lt;photos&gt;, split auto</p>" in shown and "<b>" not in shown
+    assert "<tr><th>validation</th><td>0</td><td></td>" in shown

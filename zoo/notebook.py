@@ -1,0 +1,29 @@
+"""What objects show of themselves in a notebook: tables in HTML, on the standard library alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+def html_table(rows: Iterable[Sequence[object]], headings: Sequence[str] = (), above: Iterable[object] = ()) -> str:
+    """Return a table in HTML; all texts are escaped.
+
+    Args:
+        rows: of cells; the first cell of a row is its name.
+        headings: of the columns; none for no line of them.
+        above: paragraphs before the table.
+    """
+    paragraphs = "".join(f"<p>{_text(line)}</p>" for line in above)
+    head = f"<thead><tr>{_cells('th', headings)}</tr></thead>" if headings else ""
+    body = "".join(f"<tr><th>{_text(name)}</th>{_cells('td', cells)}</tr>" for name, *cells in rows)
+    return f"{paragraphs}<table>{head}<tbody>{body}</tbody></table>"
+
+
+def _cells(tag: str, texts: Iterable[object]) -> str:
+    return "".join(f"<{tag}>{_text(text)}</{tag}>" for text in texts)
+
+
+def _text(value: object) -> str:
+    # Names of files need not be valid Unicode, and a notebook is written as UTF-8.
+    return escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
