@@ -17,13 +17,12 @@ def embed_data(model: str | Path, source: str | Path, out: str | Path, *, max_un
     """Embed images, and write their ids and embeddings to a file.
 
     Args:
-        model: what embeds the images: an .onnx file, a model folder, or a name such as hf:NAME; see
+        model: the encoder: an .onnx file, a model folder, or a name such as hf:NAME; see
             docs/how-to/own-teacher.md.
-        source: the images: a file, a folder, however deep, or data of any kind, such as csv:FILE; of data with a split,
-            all images.
-        out: the file to write: .npz with the arrays ids and embeddings, which distill and validate take as a teacher;
-            or .npy with the embeddings alone, beside which the ids are written as .ids.json, in the same order.
-        max_unreadable: how many unreadable images are reported and left out before it stops.
+        source: the images: a file, a folder at any depth, or data of any kind, such as csv:FILE (all parts of it).
+        out: an .npz file with the arrays ids and embeddings, which distill and validate take as a teacher; or an .npy
+            file with the embeddings alone, next to an .ids.json file with the ids in the same order.
+        max_unreadable: unreadable images that are reported and left out; one more stops the command.
 
     Returns:
         The file.
