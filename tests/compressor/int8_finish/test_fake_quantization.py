@@ -141,5 +141,5 @@ def test_half_precision_rounds_in_float32(precision: torch.dtype) -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(OptionError, match="Unknown scheme 'u8u8'; known are u8s8 and s8s8"):
         FakeQuantization(create_model("test_resnet", 4, image_size=32), "u8u8")
-    with pytest.raises(ModelError, match="repvgg_a0 merges branches"):
+    with pytest.raises(ModelError, match="repvgg_a0 merges its branches"):
         FakeQuantization(create_model("repvgg_a0", 4, image_size=32))

@@ -338,9 +338,9 @@ def test_views_of_continuous_labels_are_not_mirrored_unless_asked_for(
 ) -> None:
     options = {name: value for name, value in spot_options.items() if name != "augment"} | {"epochs": 1}
     options |= {"loss": "log_ratio", "continuous_labels": spots / "positions.csv"}
-    mild = train(f"csv:{spots / 'images.csv'}", tmp_path / "a", "test_resnet", 16, **options)
+    mild = train(f"csv:{spots / 'images.csv'}", tmp_path / "a", arch="test_resnet", dim=16, **options)
     assert facts_of(load_model(mild)).options["augment"] == "mild" and "mirrors" not in caplog.text
-    train(f"csv:{spots / 'images.csv'}", tmp_path / "b", "test_resnet", 16, augment="photo", **options)
+    train(f"csv:{spots / 'images.csv'}", tmp_path / "b", arch="test_resnet", dim=16, augment="photo", **options)
     assert "augment photo mirrors images" in caplog.text
 
 
