@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.arguments import DataLike, TeacherLike, require_valid
+from zoo.arguments import ArchLike, DataLike, TeacherLike, require_valid
 from zoo.stage import Stage, locking
 from zoo.training.defaults import filled
 from zoo.training.options import (
@@ -32,7 +32,8 @@ def distill(
     data: DataLike,
     out: str | Path,
     *,
-    arch: str = "mobilenetv4_conv_small",
+    arch: ArchLike = "mobilenetv4_conv_small",
+    arch_options: dict[str, Any] | None = NetworkOptions.arch_options,
     dim: int = 64,
     pretrained: bool | str | Path = NetworkOptions.pretrained,
     pool: str | None = "auto",
@@ -94,7 +95,8 @@ def distill(
             Teacher.
         data: training data, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
         out: folder for the student.
-        arch: the student's architecture, any of timm's.
+        arch: the student's architecture, any of timm's; or a model folder to continue from (timm's, or one that train
+            or distill saved); in Python also a torch module that returns (N, dim).
         dim: dimensions of the student's embedding.
         loss: relaxed_contrastive, relaxed_multi_similarity, regression, rkd, pkt, darkrank, crd, fitnet, attention, or
             module:Class for your own; see docs/losses.md. fitnet and attention need labels and a timm teacher.
@@ -148,7 +150,7 @@ def distill(
     lightning.seed_everything(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]), verbose=False)
     metric = options["metric"] or getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)
     model = create_model(**vars(asked.network), metric=metric)
-    if (warning := advice(arch)) is not None:
+    if isinstance(arch, str) and (warning := advice(options["arch"])) is not None:
         log.warning(warning)
     learner, measured = transfer(model, source, splits, stage.folder, asked)
     set_facts(

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from zoo.teachers.base import Teacher
 
     DataLike: TypeAlias = str | Path | DataSplits
+    ArchLike: TypeAlias = str | nn.Module
     ModelLike: TypeAlias = str | Path | nn.Module
     TeacherLike: TypeAlias = (
         str | Path | nn.Module | ExportedProgram | Callable[[Tensor], Any] | Mapping[str, np.ndarray] | Teacher
     )
 else:
+    ArchLike = str
     DataLike = str
     ModelLike = str | Path
     TeacherLike = str | Path

@@ -21,7 +21,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         *("data", "split", "validation", "continuous_labels", "label_metric", "rotate_classes", "use_labels"),
         "max_unreadable",
     ),
-    "network": ("arch", "dim", "pretrained", "pool", "image_size", "crop_pct", "metric"),
+    "network": ("arch", "arch_options", "dim", "pretrained", "pool", "image_size", "crop_pct", "metric"),
     "loss": ("loss", "loss_options"),
     "batches": ("batch_size", "images_per_class", "neighbours", "views", "augment", "min_crop"),
     "optimisation": (

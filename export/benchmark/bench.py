@@ -36,9 +36,9 @@ def bench(
     onnxruntime, at the largest number of threads; the share of these libraries is reported too.
 
     Args:
-        files: .onnx files; times are compared with those of the first. Of a file of another make an output and options
-            may be named, as in clip.onnx#image_embeds,size=224; see docs/how-to/own-teacher.md. Its time is
-            that of the network.
+        files: .onnx files; times are compared with those of the first. A file that export did not make can be followed
+            by an output and options, as in clip.onnx#image_embeds,size=224; see docs/how-to/own-teacher.md. It is timed
+            without preprocessing.
         batch_sizes: images in one inference.
         threads: threads per inference; null for 1, 2 and all cores.
         runs: timed runs per file, batch size and number of threads.

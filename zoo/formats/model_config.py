@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ModelError, OptionError, first_line, shown
-from zoo.formats.documents import MAPPING, TEXT, maybe, one_of, read_document, require_kinds, seal_of, whole
+from zoo.formats.documents import FLAG, MAPPING, TEXT, maybe, one_of, read_document, require_kinds, seal_of, whole
 from zoo.formats.preprocessing import Preprocessing
 
 FACTS_KEY = "embedding_compressor"
 """Where what is known about a model lies in its ``config.json``."""
 DIGESTS_KEY = f"{FACTS_KEY}_digests"
+MODULE_KEY = f"{FACTS_KEY}_module"
+"""True where the weights are of a module of the user's own, and not of a network of timm's."""
 _CLASSES = whole(0, 10**7)
 _LARGEST_ARGUMENT = 65536  # of a network's own, such as widths and depths; larger ones make networks without end
 _TIMM = {"num_classes": _CLASSES, "num_features": maybe(whole(0)), "model_args": MAPPING, "pretrained_cfg": MAPPING}
@@ -30,7 +32,9 @@ def read_config(file: Path) -> dict[str, Any]:
     """
     try:
         config = read_document(file)
-        require_kinds(config, {"architecture": TEXT}, _TIMM | {FACTS_KEY: MAPPING, DIGESTS_KEY: MAPPING})
+        require_kinds(
+            config, {"architecture": TEXT}, _TIMM | {FACTS_KEY: MAPPING, DIGESTS_KEY: MAPPING, MODULE_KEY: FLAG}
+        )
         arguments, about = config.get("model_args", {}), config.get("pretrained_cfg", config)
         require_kinds(about, {}, {"num_classes": _CLASSES})
         require_kinds(arguments, {}, {"num_classes": _CLASSES})

@@ -18,21 +18,25 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zoo.errors import ModelError, did_you_mean, first_line, shown
 from zoo.files import as_any_new_file, digest, full_disk_named, write_json, write_text
-from zoo.formats.model_config import FACTS_KEY, read_config, require_sealed, sealed
+from zoo.formats.model_config import FACTS_KEY, MODULE_KEY, read_config, require_sealed, sealed
 from zoo.models.card import model_card
 from zoo.models.facts import ModelFacts, facts_of, set_facts, without_places
-from zoo.models.network import summary_of
+from zoo.models.network import as_student, preprocessing_of, summary_of
 from zoo.models.weights import require_filled, require_no_larger, require_same_shapes, shapes_in
 from zoo.paths import given_path
 
 
-def load_model(path: str | Path) -> nn.Module:
+def load_model(path: str | Path, network: nn.Module | None = None) -> nn.Module:
     """Load a model folder in timm's format, in eval mode.
+
+    Args:
+        path: the folder.
+        network: for a folder of a module of your own, that module, whose weights are replaced; None for timm's.
 
     Raises:
         ModelError: the folder or a file in it is missing or damaged, or its weights are not exactly those of the
@@ -44,6 +48,8 @@ def load_model(path: str | Path) -> nn.Module:
         if not file.is_file():
             raise ModelError(f"{file} does not exist; {path} is not a finished model folder. Check the path.")
     config = read_config(config_file)
+    if config.get(MODULE_KEY):
+        return _into_module(path, config, network)
     if not timm.is_model(config["architecture"]):
         raise ModelError(
             f"{config_file} is not a timm model configuration (unknown architecture {shown(config['architecture'])})."
@@ -71,9 +77,7 @@ def load_model(path: str | Path) -> nn.Module:
         raise ModelError(f"{weights_file} cannot be loaded ({reason}). Train or download it again.") from error
     if not ours:
         require_filled(model, weights_file, partial(make, pretrained=True))
-    facts = config.get(FACTS_KEY, {})
-    known = {f.name for f in fields(ModelFacts)}
-    set_facts(model, ModelFacts(**{name: value for name, value in facts.items() if name in known}))
+    set_facts(model, facts_in(config))
     return model.eval()
 
 
@@ -91,14 +95,57 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     with tempfile.TemporaryDirectory(dir=path, prefix=".saving.") as temporary:
         on_cpu = deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         on_cpu.register_state_dict_post_hook(_unshare)
-        with full_disk_named(path):
-            timm.models.save_for_hf(on_cpu, temporary, model_config={FACTS_KEY: facts}, safe_serialization=True)
         weights, config = Path(temporary) / "model.safetensors", Path(temporary) / "config.json"
+        with full_disk_named(path):
+            if timm.is_model(summary_of(model)["architecture"]):
+                timm.models.save_for_hf(on_cpu, temporary, model_config={FACTS_KEY: facts}, safe_serialization=True)
+            else:
+                save_file(on_cpu.state_dict(), weights)
+                write_json(config, _config_of_module(model) | {FACTS_KEY: facts})
         as_any_new_file(weights)
         write_json(config, sealed(json.loads(config.read_text(encoding="utf-8")), digest(weights)))
         os.replace(weights, path / "model.safetensors")
         write_text(path / "README.md", model_card(path.name, summary_of(model), shipped))
         os.replace(config, path / "config.json")
+
+
+def _config_of_module(module: nn.Module) -> dict[str, Any]:
+    """Return what ``config.json`` says of a module of the user's own; its code is not in the folder."""
+    summary = summary_of(module)
+    about = preprocessing_of(module).as_pretrained_cfg()
+    return {
+        "architecture": summary["architecture"],
+        "num_classes": summary["dim"],
+        "pretrained_cfg": about,
+        MODULE_KEY: True,
+    }
+
+
+def _into_module(path: Path, config: dict[str, Any], network: nn.Module | None) -> nn.Module:
+    """Load the weights in a folder into a module of the user's own."""
+    name = config["architecture"]
+    if network is None:
+        raise ModelError(
+            f"{path} holds the weights of a module of your own, {shown(name)}, whose code is not in it. Load it in "
+            "Python: load_model(folder, network=your_module)."
+        )
+    weights = path / "model.safetensors"
+    _require_intact(weights, require_sealed(path / "config.json", config))
+    try:
+        network.load_state_dict(load_file(weights), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{weights} does not fit {type(network).__name__} ({first_line(error)}).") from error
+    network.pretrained_cfg = config["pretrained_cfg"]
+    facts = facts_in(config)
+    as_student(network, config["num_classes"], None, None, facts.metric)
+    set_facts(network, facts)
+    return network.eval()
+
+
+def facts_in(config: dict[str, Any]) -> ModelFacts:
+    """Return the facts that a configuration holds."""
+    known = {f.name for f in fields(ModelFacts)}
+    return ModelFacts(**{name: value for name, value in config.get(FACTS_KEY, {}).items() if name in known})
 
 
 def _require_intact(weights: Path, said: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -16,14 +17,14 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from zoo.arguments import require_valid
+from zoo.arguments import ArchLike, require_valid
 from zoo.errors import ModelError, OptionError, did_you_mean, first_line
 from zoo.files import digest
 from zoo.formats.documents import read_document
 from zoo.formats.model_config import FACTS_KEY
 from zoo.formats.preprocessing import Preprocessing
 from zoo.models.facts import COSINE, ModelFacts, set_facts
-from zoo.models.network import head_of, linear_head_of, preprocessing_of, summary_of
+from zoo.models.network import as_student, head_of, linear_head_of, preprocessing_of, summary_of
 from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
@@ -33,13 +34,14 @@ _PATIENCE = 8.0  # seconds to wait for a server's answer
 
 
 def create_model(
-    arch: str,
+    arch: ArchLike,
     dim: int,
     pretrained: bool | str | Path = False,
     pool: str | None = None,
     image_size: int | None = None,
     crop_pct: float | None = None,
     metric: str = COSINE,
+    arch_options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Make an embedding model: a timm backbone, pooling, and a linear head of ``dim`` outputs.
 
@@ -47,15 +49,18 @@ def create_model(
     float32 ``(N, 3, H, W)``, normalised as its preprocessing says, and returns ``(N, dim)``, not normalised.
 
     Args:
-        arch: a timm architecture, with or without a weight tag (``resnet18``, ``resnet18.a1_in1k``).
+        arch: a timm architecture, with or without a weight tag (``resnet18``, ``resnet18.a1_in1k``); or a module of
+            your own that returns ``(N, dim)``, which is taken as it is.
         dim: dimensions of the embedding.
         pretrained: True for timm's published weights, or the path of a local ``.safetensors`` file with the backbone's
-            weights; a head of another size in it is left out. False for random weights.
+            weights; a head of another size in it is left out, and so is one of the same size unless the file lies in
+            a model folder that was saved here. False for random weights.
         pool: ``avg``, ``max``, ``avgmax`` (the papers' average + max, halved) or any other that timm knows; None for
             the architecture's own, which also replaces avgmax, with a warning, if the architecture does not have it.
         image_size: side of the square network input, pixels; None for the architecture's own.
         crop_pct: fraction of the resized image that the centre crop keeps; None for the architecture's own.
         metric: how the embeddings are to be compared, "cosine" or "euclidean".
+        arch_options: more arguments of ``timm.create_model``, such as ``{"pad_type": "same"}``.
 
     Raises:
         ModelError: unknown architecture, missing or unfit weights.
@@ -66,8 +71,12 @@ def create_model(
     require_valid({"dim": dim, "image_size": image_size})
     if image_size is not None:
         Preprocessing(input_size=(image_size, image_size), crop_pct=1.0 if crop_pct is None else crop_pct)
+    if not isinstance(arch, str):
+        return as_student(arch, dim, image_size, crop_pct, metric)
     _require_architecture(arch)
-    overlay: dict[str, Any] = {}
+    more = dict(arch_options or {})
+    _require_free(more)
+    overlay: dict[str, Any] = dict(more.pop("pretrained_cfg_overlay", {}))
     if crop_pct is not None:
         overlay["crop_pct"] = crop_pct
     options: dict[str, Any] = {"num_classes": dim}
@@ -85,7 +94,7 @@ def create_model(
         overlay["num_classes"] = _classes_in(pretrained, timm.get_pretrained_cfg_value(arch, "classifier"))
     elif pretrained:
         overlay |= _published_weights(arch)
-    make = partial(timm.create_model, arch, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay)
+    make = partial(timm.create_model, arch, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **more)
     try:
         model = make(**options)
     except Exception as error:  # timm, torch, safetensors and the hub raise many kinds for a weight that does not fit
@@ -102,7 +111,8 @@ def create_model(
         log.warning("%s has no avgmax pooling; using its own", arch)
     if isinstance(pretrained, Path):
         _require_loaded(model, pretrained)
-    for layer in head_of(model).modules():
+    goes_on = isinstance(pretrained, Path) and overlay["num_classes"] == dim and _is_of_ours(pretrained)
+    for layer in () if goes_on else head_of(model).modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.orthogonal_(layer.weight)
             if layer.bias is not None:
@@ -202,6 +212,20 @@ def _json_in(file: Path) -> dict[str, Any]:
         return read_document(file)
     except ValueError as error:
         raise ModelError(f"{file} is not valid JSON ({first_line(error)}). Train or download it again.") from error
+
+
+def _require_free(arch_options: Mapping[str, Any]) -> None:
+    """Refuse arguments of a network that have an option of their own."""
+    own = {"model_name": "arch", "num_classes": "dim", "global_pool": "pool", "img_size": "image_size"}
+    own |= {"pretrained_cfg": "pretrained", "pretrained": "pretrained"}
+    for name in arch_options:
+        if name in own:
+            raise OptionError(f"arch_options has {name}; give it as {own[name]}.")
+
+
+def _is_of_ours(weights: Path) -> bool:
+    """Return whether a weight file lies in a model folder that was saved here, so that its head makes embeddings."""
+    return FACTS_KEY in _json_in(weights.parent / "config.json")
 
 
 def _require_architecture(arch: str) -> None:

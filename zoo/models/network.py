@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import OptionError
+from zoo.errors import ModelError, OptionError, first_line
+from zoo.models.facts import ModelFacts, set_facts
 from zoo.models.preprocessing import Preprocessing
 from zoo.models.wrappers import network_in
 
@@ -18,8 +20,54 @@ def preprocessing_of(model: nn.Module) -> Preprocessing:
     return Preprocessing.of(config) if isinstance(config, dict) else Preprocessing()
 
 
+def as_student(module: nn.Module, dim: int, image_size: int | None, crop_pct: float | None, metric: str) -> nn.Module:
+    """Return a module of the user's own as what is trained here, with its preprocessing and metric attached.
+
+    Args:
+        module: takes float32 ``(N, 3, H, W)``, returns ``(N, dim)``.
+        dim: what it must return.
+        image_size: side of its input, pixels; None for that of its ``pretrained_cfg``, else 224.
+        crop_pct: as in :class:`Preprocessing`; None for its own, else the default.
+        metric: how its embeddings are compared.
+
+    Raises:
+        OptionError: it returns another number of dimensions.
+        ModelError: it fails, or returns something else.
+    """
+    preprocessing = preprocessing_of(module)
+    if image_size is not None:
+        preprocessing = replace(preprocessing, input_size=(image_size, image_size))
+    if crop_pct is not None:
+        preprocessing = replace(preprocessing, crop_pct=crop_pct)
+    name = summary_of(module)["architecture"]
+    module.pretrained_cfg = preprocessing.as_pretrained_cfg() | {"architecture": name}  # type: ignore[assignment]
+    was_training = module.training
+    with torch.no_grad():
+        try:
+            weight = next(module.parameters(), torch.zeros(()))
+            found = module.eval()(torch.zeros(2, 3, *preprocessing.input_size, device=weight.device))
+        except Exception as error:  # modules of others fail in ways of their own
+            raise ModelError(
+                f"{name} fails on images of {preprocessing.input_size} pixels ({first_line(error)}). Set image_size, "
+                "or wrap it in a module that takes (N, 3, H, W)."
+            ) from error
+    module.train(was_training)
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        raise ModelError(f"{name} must return a tensor (N, D). Wrap it in a module that does.")
+    if found.shape[1] != dim:
+        raise OptionError(f"{name} returns {found.shape[1]} dimensions, and dim is {dim}. Set dim to {found.shape[1]}.")
+    module.num_classes = dim  # type: ignore[assignment]
+    set_facts(module, ModelFacts(metric=metric))
+    return module
+
+
 def head_of(model: nn.Module) -> nn.Module:
     """Return what makes the embedding of the pooled features: a linear layer, with a norm in some architectures."""
+    if not hasattr(model, "get_classifier"):
+        raise OptionError(
+            f"{summary_of(model)['architecture']} is a module of your own, whose head is unknown: options that treat "
+            "the backbone in another way (freeze, warmup_epochs, towards_start) need a network of timm's."
+        )
     head = model.get_classifier()  # type: ignore[operator]
     return nn.ModuleList(head) if isinstance(head, tuple) else head  # two of them in distilled transformers
 

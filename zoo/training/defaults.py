@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from zoo.training.options import SUBJECTS
+from zoo.training.students import with_folder
 
 AUTO = "auto"  # of pool, where null means the architecture's own
 
@@ -37,11 +38,13 @@ def filled(verb: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         verb: "train" or "distill".
-        options: by name, ``pretrained`` among them.
+        options: by name, ``arch`` and ``pretrained`` among them.
 
     Raises:
+        ModelError: ``arch`` is a folder that holds no model.
         OptionError: views depend on the loss, and there is no such loss.
     """
+    options = with_folder(options)
     pretrained = bool(options["pretrained"])
     both = {name: (_RANDOM[name], value) for name, value in _PRETRAINED.items()}
     result = dict(options)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zoo.arguments import ArchLike
+
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
 
@@ -53,7 +55,9 @@ class NetworkOptions:
     """The network, and its initial weights.
 
     Attributes:
-        arch: any timm architecture.
+        arch: any timm architecture; or a model folder to continue from: timm's, or one that train or distill saved; in
+            Python also a torch module that returns (N, dim).
+        arch_options: more arguments of timm.create_model, such as {pad_type: same, drop_path_rate: 0.1}.
         dim: dimensions of the embedding.
         pretrained: true for timm's published weights, or the path of a .safetensors file with the backbone's weights;
             false for random weights.
@@ -64,7 +68,8 @@ class NetworkOptions:
             own.
     """
 
-    arch: str = "resnet18"
+    arch: ArchLike = "resnet18"
+    arch_options: dict[str, Any] | None = None
     dim: int = 512
     pretrained: bool | str | Path = False
     pool: str | None = "avgmax"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.arguments import DataLike, require_valid
+from zoo.arguments import ArchLike, DataLike, require_valid
 from zoo.errors import DataError, OptionError
 from zoo.stage import Stage, locking
 from zoo.training.defaults import filled
@@ -34,7 +34,8 @@ def train(
     data: DataLike,
     out: str | Path,
     *,
-    arch: str = NetworkOptions.arch,
+    arch: ArchLike = NetworkOptions.arch,
+    arch_options: dict[str, Any] | None = NetworkOptions.arch_options,
     dim: int = NetworkOptions.dim,
     pretrained: bool | str | Path = NetworkOptions.pretrained,
     pool: str | None = "auto",

@@ -1,0 +1,55 @@
+"""Which network a verb that trains is asked for: an architecture of timm, or a model folder to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.errors import ModelError, OptionError
+from zoo.formats.model_config import FACTS_KEY, read_config
+from zoo.paths import expanded
+
+_WEIGHTS = "model.safetensors"
+_TAKEN = ("num_classes", "global_pool", "img_size")  # which have options of their own
+_OVERLAY = ("mean", "std", "interpolation", "crop_mode")  # of the folder's preprocessing, beside size and crop
+
+
+def with_folder(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a verb's options with those of a model folder in place of its path as ``arch``.
+
+    The folder is timm's, or one that ``train`` or ``distill`` saved. Its weights become ``pretrained``; pooling, size,
+    crop and arguments of the network are the folder's where they are not given. A model of ours in the same dimensions
+    keeps its head and its metric, so that its training goes on; else the head is new.
+
+    Raises:
+        ModelError: the folder is no model folder.
+        OptionError: ``pretrained`` is given too.
+    """
+    arch = options["arch"]
+    if not isinstance(arch, str) or not expanded(arch).is_dir():
+        return dict(options)
+    folder = expanded(arch)
+    config, weights = read_config(folder / "config.json"), folder / _WEIGHTS
+    if not weights.is_file():
+        raise ModelError(f"{weights} does not exist, so there is nothing to go on from. Check the path given as arch.")
+    if options["pretrained"] is not False:
+        raise OptionError(f"arch is the folder {arch}, which has weights of its own. Remove pretrained.")
+    about = config.get("pretrained_cfg", config)
+    height, width = about.get("input_size", (3, 224, 224))[1:]
+    given = dict(options.get("arch_options") or {})
+    overlay = {name: about[name] for name in _OVERLAY if name in about} | given.pop("pretrained_cfg_overlay", {})
+    own = {name: value for name, value in config.get("model_args", {}).items() if name not in _TAKEN}
+    result = dict(options) | {"arch": config["architecture"], "pretrained": str(weights)}
+    result["arch_options"] = own | given | {"pretrained_cfg_overlay": overlay}
+    if options.get("pool") == "auto":
+        result["pool"] = config.get("global_pool")
+    if options.get("image_size") is None and height == width:
+        result["image_size"] = height
+    if options.get("crop_pct") is None:
+        result["crop_pct"] = about.get("crop_pct")
+    if FACTS_KEY in config and config.get("num_classes") == options["dim"]:
+        for name in ("fit_head", "average_start"):
+            result[name] = False if options.get(name) is None else options[name]
+        if "metric" in options and options["metric"] is None:
+            result["metric"] = config[FACTS_KEY].get("metric")
+    return result
