@@ -90,7 +90,7 @@ class Start(Callback):
     ) -> Start | None:
         """Return the start of a training with pretrained weights, where a fitted head is asked for; else None."""
         network = asked.network
-        if not (network.pretrained and asked.optimisation.fit_head):
+        if not (network.pretrained and asked.optimisation.fit_head) or not isinstance(network.arch, str):
             return None
         classifier = classifier_of(network.arch, network.pretrained)
         return cls(images, use_labels, asked.optimisation.seed, classifier, targets)
