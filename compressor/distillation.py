@@ -45,7 +45,7 @@ def distill(
     label_metric: str = DataOptions.label_metric,
     rotate_classes: bool = DataOptions.rotate_classes,
     max_unreadable: int = DataOptions.max_unreadable,
-    use_labels: bool = LossOptions.use_labels,
+    use_labels: bool = DataOptions.use_labels,
     loss: str = "relaxed_contrastive",
     loss_options: dict[str, Any] | None = LossOptions.loss_options,
     metric: str | None = None,
@@ -76,7 +76,7 @@ def distill(
     devices: str | int = MachineOptions.devices,
     num_nodes: int = MachineOptions.num_nodes,
     workers: int | None = MachineOptions.workers,
-    seed: int = OptimisationOptions.seed,
+    seed: int = MachineOptions.seed,
 ) -> Path:
     """Distil a teacher into a student of another architecture and dimension, and save it as a model folder.
 

@@ -185,7 +185,7 @@ def transfer(
     """
     upright = splits.train.checked(asked.data.max_unreadable)
     images = with_rotations(upright) if asked.data.rotate_classes else upright
-    use_labels = asked.loss.use_labels
+    use_labels = asked.data.use_labels
     labels = class_indices(images) if use_labels else None
     loss = create_transfer_loss(asked.loss.loss, asked.loss.loss_options or {}, model, teacher, images, labels)
     held_out = splits.validation.checked(asked.data.max_unreadable) if len(splits.validation) else None

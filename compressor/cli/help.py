@@ -5,39 +5,39 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from inspect import Parameter, signature
 from typing import Any
 
 from compressor.cli.manners import ABOUT_LOG_FILE, FLAGS, LOG_FILE
 from compressor.cli.verbs import EXPORT_MODEL, GIVEN_BY, GROUPS, LEADING, LISTS, SECTIONS, VERBS, function_of, summary
+from zoo.training.options import SUBJECTS as OF_TRAINING
 
 _WIDTH, _INDENT = 80, 24
+
+
+def _names(subject: str) -> tuple[str, ...]:
+    """Return the options of training that belong to a subject."""
+    return tuple(each.name for each in fields(OF_TRAINING[subject]))
+
+
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "models and files": (
         *("model", "models", "teacher", "given_teacher", "file", "files", "source", "gallery", "index", "queries"),
         *("out", "input", "query_encoder", "gallery_encoder", "allow_other_encoder"),
     ),
-    "data": (
-        *("data", "split", "validation", "continuous_labels", "label_metric", "rotate_classes", "use_labels"),
-        "max_unreadable",
-    ),
-    "network": ("arch", "arch_options", "dim", "pretrained", "pool", "image_size", "crop_pct", "metric"),
-    "loss": ("loss", "loss_options"),
-    "batches": ("batch_size", "images_per_class", "neighbours", "views", "augment", "min_crop"),
-    "optimisation": (
-        *("epochs", "lr", "proxy_lr_factor", "weight_decay", "schedule", "step_epochs", "step_factor", "warmup_epochs"),
-        *("freeze", "freeze_batchnorm", "layer_decay", "towards_start", "fit_head", "average_start", "gradient_clip"),
-        "validate_every",
-    ),
+    "data": ("data", *_names("data")),
+    "network": (*_names("network"), "metric"),
+    "loss": _names("loss"),
+    "batches": _names("batches"),
+    "optimisation": _names("optimisation"),
     "precision": (*("target", "max_drop", "budget_by", "calibration_images", "judged_images", "qat_epochs"),),
     "measurement": (
         *("min_retention", "min_gain", "gain_by", "baselines", "ks", "k", "bootstrap", "latency_runs", "batch_sizes"),
         *("threads", "runs"),
     ),
     "kind of index": ("kind", "options"),
-    "machine": (
-        *("precision", "teacher_precision", "teacher_cache", "compile", "devices", "num_nodes", "workers", "seed"),
-    ),
+    "machine": (*_names("machine"), "teacher_precision", "teacher_cache"),
 }
 # Where a name means another thing than elsewhere.
 _ELSEWHERE = {

@@ -15,7 +15,7 @@ from zoo.errors import ModelError, OptionError
 from zoo.paths import given_path
 from zoo.stage import Stage, locking
 from zoo.training.defaults import filled
-from zoo.training.options import MachineOptions, OptimisationOptions, Training, documented
+from zoo.training.options import MachineOptions, Training, documented
 
 if TYPE_CHECKING:
     from zoo.models.facts import ModelFacts
@@ -52,7 +52,7 @@ def finish_quantized(
     devices: str | int = MachineOptions.devices,
     num_nodes: int = MachineOptions.num_nodes,
     workers: int | None = MachineOptions.workers,
-    seed: int = OptimisationOptions.seed,
+    seed: int = MachineOptions.seed,
 ) -> Path:
     """Fine-tune a student for int8, with weights and activations rounded, and save it as a model folder.
 

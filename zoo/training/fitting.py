@@ -41,13 +41,13 @@ def training_loader(
     With ``images_per_class`` 0 batches are random, labels or not. Where ``anchored``, batches are an anchor, as many
     ``neighbours`` of the nearest continuous labels, and others.
     """
-    batches, seed, workers = asked.batches, asked.optimisation.seed, asked.machine.workers
+    batches, seed, workers = asked.batches, asked.machine.seed, asked.machine.workers
     sampler: GlobalBatches
     if anchored:
         assert images.continuous is not None
         sampler = DenseTripletSampler(images.continuous, batches.batch_size, batches.neighbours, seed)
     else:
-        labels = images.labels if asked.loss.use_labels and batches.images_per_class else None
+        labels = images.labels if asked.data.use_labels and batches.images_per_class else None
         sampler = BatchSampler(len(images), labels, batches.batch_size, max(batches.images_per_class, 1), seed)
     if isinstance(views, Features):
         workers = 0  # there is nothing to decode

@@ -44,9 +44,10 @@ class Learner(lightning.LightningModule):
             the epoch and their number at the start of each.
         validation: images to measure on at epoch ends, by nDCG@10 of continuous labels where the loss learns from those
             or there are no classes, else by MAP@R; None or unlabelled for not at all.
-        asked: ``optimisation`` and ``machine.compile`` of it. Weight decay spares biases and normalisation layers;
-            ``layer_decay`` goes by timm's grouping of layers; ``towards_start`` is L2-SP (arXiv:1802.01483) and takes
-            a :class:`zoo.training.start.Start`. Training passes alone are compiled, not feature maps or measurements.
+        asked: ``optimisation`` and, of ``machine``, ``compile`` and ``seed``. Weight decay spares biases and
+            normalisation layers; ``layer_decay`` goes by timm's grouping of layers; ``towards_start`` is L2-SP
+            (arXiv:1802.01483) and takes a :class:`zoo.training.start.Start`. Training passes alone are compiled, not
+            feature maps or measurements.
         by_labels: continuous labels choose the best epoch, where there are classes too; None for what the loss learns
             from.
 
@@ -64,7 +65,7 @@ class Learner(lightning.LightningModule):
     ) -> None:
         super().__init__()
         require_known("schedule", asked.optimisation.schedule, SCHEDULES)
-        self.asked, self.compile_passes = asked.optimisation, asked.machine.compile
+        self.asked, self.compile_passes, self.seed = asked.optimisation, asked.machine.compile, asked.machine.seed
         self.layout = _layout(model)
         self.model = model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.loss = loss
@@ -170,7 +171,7 @@ class Learner(lightning.LightningModule):
         # A seed per epoch (for dropout and the like) makes a resumed run equal to an uninterrupted one. At the first
         # batch, since before it the loader draws a number, and not in the same order when a run is resumed.
         if batch_idx == 0:
-            torch.manual_seed(self.asked.seed * 1_000_003 + self.current_epoch)
+            torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
         set_epoch = getattr(self.loss, "set_epoch", None)

@@ -35,6 +35,7 @@ class DataOptions:
         max_unreadable: unreadable images that are reported and left out; one more stops the run.
         rotate_classes: also train on images rotated by 90, 180 and 270 degrees, as separate classes; for characters and
             symbols.
+        use_labels: balance batches over classes, and pass the classes to losses that use them; false ignores labels.
     """
 
     split: str = "auto"
@@ -43,6 +44,7 @@ class DataOptions:
     label_metric: str = "euclidean"
     max_unreadable: int = 10
     rotate_classes: bool = False
+    use_labels: bool = True
 
     @property
     def division(self) -> dict[str, Any]:
@@ -84,12 +86,10 @@ class LossOptions:
     Attributes:
         loss: name of the loss, or module:Class for your own; see docs/losses.md.
         loss_options: options of the loss, by name.
-        use_labels: balance batches over classes, and pass the classes to losses that use them; false ignores labels.
     """
 
     loss: str = "proxy_anchor"
     loss_options: dict[str, Any] | None = None
-    use_labels: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,6 @@ class OptimisationOptions:
             validation classes; null for true with pretrained weights.
         gradient_clip: largest norm of the gradient; null for no limit.
         validate_every: epochs between two measurements on the validation classes; the last epoch is always measured.
-        seed: seed for weights, batches and augmentation.
     """
 
     epochs: int = 40
@@ -160,12 +159,11 @@ class OptimisationOptions:
     average_start: bool = False
     gradient_clip: float | None = 10.0
     validate_every: int = 1
-    seed: int = 0
 
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """The machine and its precision.
+    """The machine, its precision, and the seed.
 
     Attributes:
         precision: Lightning's precision: 32-true, bf16-mixed, 16-mixed, or auto (bf16-mixed if the hardware supports
@@ -175,6 +173,7 @@ class MachineOptions:
         devices: number of devices, or auto for all.
         num_nodes: number of machines.
         workers: processes that decode and augment images; null to choose by the machine.
+        seed: seed for weights, batches and augmentation.
     """
 
     precision: str = "32-true"
@@ -182,6 +181,7 @@ class MachineOptions:
     devices: str | int = "auto"
     num_nodes: int = 1
     workers: int | None = None
+    seed: int = 0
 
 
 SUBJECTS: dict[str, type] = {

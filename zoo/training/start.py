@@ -93,7 +93,7 @@ class Start(Callback):
         if not (network.pretrained and asked.optimisation.fit_head) or not isinstance(network.arch, str):
             return None
         classifier = classifier_of(network.arch, network.pretrained)
-        return cls(images, use_labels, asked.optimisation.seed, classifier, targets)
+        return cls(images, use_labels, asked.machine.seed, classifier, targets)
 
     def facts(self) -> dict[str, Any]:
         """Return what a model card says: the head that training began with, and what was measured before it."""

@@ -75,7 +75,7 @@ def train(
     devices: str | int = MachineOptions.devices,
     num_nodes: int = MachineOptions.num_nodes,
     workers: int | None = MachineOptions.workers,
-    seed: int = OptimisationOptions.seed,
+    seed: int = MachineOptions.seed,
 ) -> Path:
     """Train a teacher with a metric-learning loss, on classes or on continuous labels, and save it as a model folder.
 
