@@ -81,7 +81,7 @@ class Learner(lightning.LightningModule):
         self.frozen = self.asked.freeze == BACKBONE
         self.start_of: dict[str, Tensor] = {}  # weights of the backbone to be drawn back to
         self.on_features = self.frozen and linear_head_of(model) is not None  # which are computed once
-        self._seen: Tensor | None = None  # those of the validation images
+        self._seen: np.ndarray | None = None  # those of the validation images
         if self.frozen:
             self._only_head()
         self._network: Callable[[Tensor], Tensor] | None = None
@@ -254,10 +254,19 @@ class Learner(lightning.LightningModule):
     def _embed_validation(self, images: ImageSet) -> np.ndarray:
         if not self.on_features:
             return embed(self.model, images, progress=False)
-        if self._seen is None:
-            self._seen = torch.from_numpy(embed_pooled(self.model, images, progress=False))
+        features = torch.from_numpy(self.pooled_validation()).to(self.device)
         with torch.inference_mode():
-            return embed_features(self.model, self._seen.to(self.device)).float().cpu().numpy()
+            return embed_features(self.model, features).float().cpu().numpy()
+
+    def pooled_validation(self, progress: bool = False) -> np.ndarray:
+        """Return the pooled features ``(N, F)`` of the validation images; those of a frozen backbone are kept."""
+        assert self.validation is not None
+        if self._seen is not None:
+            return self._seen
+        features = embed_pooled(self.model, self.validation, progress)
+        if self.on_features:
+            self._seen = features
+        return features
 
     def judge(self, embeddings: np.ndarray, metric: str) -> dict[str, float]:
         """Measure embeddings of the validation images, ``(N, D)``, by classes or by continuous labels."""

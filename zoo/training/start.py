@@ -59,6 +59,7 @@ class Start(Callback):
         classifier: float ``(C, F)``, what the network was pretrained with, or None.
         targets: gives the vectors ``(N, dim)`` that the loss will draw embeddings of images to, where it does: the head
             is then turned towards them, which changes no distance.
+        features: pooled features ``(N, F)`` of the images, where they are there already.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Start(Callback):
         seed: int,
         classifier: np.ndarray | None = None,
         targets: Callable[[ImageSet], np.ndarray] | None = None,
+        features: np.ndarray | None = None,
     ) -> None:
         self.classifier, self.targets = classifier, targets
         labelled = use_labels and images.labels is not None
@@ -75,6 +77,7 @@ class Start(Callback):
         if len(rows) > MOST_FITTED:
             rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_FITTED, replace=False))
         self.images = images.subset(rows) if labelled else images.without_labels().subset(rows)
+        self._features = None if features is None else features[rows]
         self.head = ""
         self._pooled: list[np.ndarray] = []  # features of these images and of the validation images, once made
         self.measured: dict[str, dict[str, float]] = {}
@@ -87,13 +90,14 @@ class Start(Callback):
         images: ImageSet,
         use_labels: bool,
         targets: Callable[[ImageSet], np.ndarray] | None = None,
+        features: np.ndarray | None = None,
     ) -> Start | None:
         """Return the start of a training with pretrained weights, where a fitted head is asked for; else None."""
         network = asked.network
         if not (network.pretrained and asked.optimisation.fit_head) or not isinstance(network.arch, str):
             return None
         classifier = classifier_of(network.arch, network.pretrained)
-        return cls(images, use_labels, asked.machine.seed, classifier, targets)
+        return cls(images, use_labels, asked.machine.seed, classifier, targets, features)
 
     def facts(self) -> dict[str, Any]:
         """Return what a model card says: the head that training began with, and what was measured before it."""
@@ -136,8 +140,8 @@ class Start(Callback):
                 summary_of(learner.model)["architecture"],
             )
             return
-        features = embed_pooled(learner.model, self.images)
-        seen = None if learner.validation is None else embed_pooled(learner.model, learner.validation)
+        features = embed_pooled(learner.model, self.images) if self._features is None else self._features
+        seen = None if learner.validation is None else learner.pooled_validation(progress=True)
         self._pooled = [features] if seen is None else [features, seen]
         if seen is not None:
             self._measure(learner, AS_IT_COMES, seen, COSINE)
@@ -171,7 +175,8 @@ class Start(Callback):
         if head is None or learner.validation is None or self.head not in self.measured:
             return
         sets = (self.images, learner.validation)
-        pooled = self._pooled or [embed_pooled(learner.model, images) for images in sets]  # none where it was resumed
+        # none where it was resumed
+        pooled = self._pooled or [embed_pooled(learner.model, self.images), learner.pooled_validation(progress=True)]
         features = np.concatenate(pooled)
         labels = [images.labels for images in sets if images.labels is not None]
         both = np.concatenate(labels) if len(labels) == len(sets) else None

@@ -165,12 +165,14 @@ def train(
         objective = create_loss(loss, **(loss_options or {}) | {"num_classes": len(classes), "dim": dim})
         learner = ClassLearner(model, objective, held_out, asked, classes=torch.from_numpy(dense.astype(np.int64)))
     views: Views | Features
+    features: np.ndarray | None = None
     if learner.on_features:
-        views = Features(model, images)
+        views = Features(model.to(fastest_device()), images)
+        features = views.features.numpy()
     else:
         views = Views(images, preprocessing_of(model), asked.batches.augment, asked.batches.min_crop)
     loader = training_loader(images, views, asked, anchored=continuous)
-    start = Start.of(asked, images, use_labels=not continuous)
+    start = Start.of(asked, images, use_labels=not continuous, features=features)
     best = fit(learner, loader, stage.folder, asked, start)
     diagnose = None if continuous else getattr(objective, "diagnose", None)
     if diagnose is not None and learner.trainer.is_global_zero:

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import zoo.training.batches.features
 import zoo.training.learner
+import zoo.training.start
 from zoo import load_data, train
 from zoo.data.image_set import ImageSet
 from zoo.models.embedding import embed, embed_pooled
@@ -33,8 +35,9 @@ def test_features_through_the_head_are_embeddings(photos: Path, arch: str) -> No
     assert torch.allclose(made, torch.from_numpy(embed(model, images)), atol=1e-5)
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
 def test_each_image_is_embedded_once_however_many_epochs(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretrained: bool
 ) -> None:
     embedded: list[int] = []
 
@@ -44,7 +47,11 @@ def test_each_image_is_embedded_once_however_many_epochs(
 
     monkeypatch.setattr(zoo.training.batches.features, "embed_pooled", counted)
     monkeypatch.setattr(zoo.training.learner, "embed_pooled", counted)
-    options = QUICK | {"validation": 0.34, "epochs": 4, "lr": 1e-2, "freeze": "backbone"}
+    monkeypatch.setattr(zoo.training.start, "embed_pooled", counted)
+    weights = tmp_path / "weights.safetensors"
+    save_file(create_model("test_resnet", 8).state_dict(), weights)
+    options = QUICK | {"pretrained": weights if pretrained else False}
+    options |= {"validation": 0.34, "epochs": 4, "lr": 1e-2, "freeze": "backbone"}
     folder = train(f"folder:{photos}", tmp_path / "t", arch="test_resnet", dim=8, **options)  # type: ignore[arg-type]
     splits = load_data(f"folder:{photos}", validation=0.34)
     assert sorted(embedded) == sorted([len(splits.train), len(splits.validation)])
