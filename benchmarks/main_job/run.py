@@ -21,10 +21,10 @@ import yaml
 
 from benchmarks.labels_only import as_labels_only
 from benchmarks.main_job.labels_only_tuning import data_options, search, tune
-from benchmarks.messages import quieten
 from benchmarks.papers import protocol
 from benchmarks.results import Results, digest_of, in_points, made_with, markdown_table, spread
 from compressor import run
+from compressor.cli.manners import Manners, heard
 from export import validate
 from zoo import load_data, load_model, train
 from zoo.models.network import summary_of
@@ -38,6 +38,7 @@ LABELS_ONLY = "labels only"
 _KEPT = ("recall", "r_precision", "map_at_r", "retention", "retention_interval", "step", "dim", "parameters", "bytes")
 
 
+@heard(Manners())
 def main() -> None:
     """Run the parts that are not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,7 +52,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/main_job"), help="folder for the runs")
     parser.add_argument("--compile", action="store_true", help="torch.compile for the student: same result, sooner")
     options = parser.parse_args()
-    quieten()
     if options.tune:
         settings = settings_of(options.config)
         tune(options.config, settings, options.data or settings["data"], options.work)

@@ -21,7 +21,6 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import SPLIT, arguments, every_fourth
@@ -37,6 +36,7 @@ from benchmarks.results import (
     spread,
 )
 from compressor import distill
+from compressor.cli.manners import Manners, heard
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.models.embedding import embed
@@ -119,10 +119,10 @@ class AssistedCrossEntropy(nn.Module):
         return loss
 
 
+@heard(Manners())
 def main() -> None:
     """Run what is not in the results yet, then write the table and the plot."""
     options = arguments(__doc__).parse_args()
-    quieten()
     data = within_classes(load_data(options.data, SPLIT, validation=0.0))
     work = options.work / "classifier"
     if options.tune:

@@ -17,7 +17,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.label_distances import write_stroke_distances, write_text_vectors
 from benchmarks.papers.protocol import SPLIT, arguments, validated
@@ -31,6 +30,7 @@ from benchmarks.results import (
     percent,
     spread,
 )
+from compressor.cli.manners import Manners, heard
 from zoo import DataSplits, load_data, load_model, train
 from zoo.files import replacing
 from zoo.models.embedding import embed
@@ -56,6 +56,7 @@ GRID: dict[str, list[Options]] = {
 }
 
 
+@heard(Manners())
 def main() -> None:
     """Run what is not in the results yet, then write table and plot."""
     parser = arguments(__doc__, data=None)
@@ -63,7 +64,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the data is")
     parser.add_argument("--losses", nargs="+", choices=GRID, default=list(GRID))
     options = parser.parse_args()
-    quieten()
     data = read_task(options.task, options.folder, options.work)
     if options.tune:
         tune(options.task, data, options.losses, options.work / "continuous")

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.messages import quieten
 from benchmarks.papers.comparison import HERE
 from benchmarks.papers.protocol import arguments
 from benchmarks.results import Results, current, digest_of, made_with, markdown_table, spread
+from compressor.cli.manners import Manners, heard
 from zoo import DataSplits, ImageSet, load_model, train
 from zoo.data.continuous import VectorLabels
 from zoo.files import write_text
@@ -33,10 +33,10 @@ COMMON |= {"epochs": 10, "batch_size": 30, "neighbours": 5, "lr": 3e-3, "workers
 TRAINED, TESTED, POSES, SIDE = 900, 600, 60, 32
 
 
+@heard(Manners())
 def main() -> None:
     """Run what is not in the results yet, then write the table."""
     options = arguments(__doc__, data=None, tuned=False).parse_args()
-    quieten()
     results = Results(HERE / "results" / "log-ratio.jsonl")
     for seed, task, tried in product(options.seeds, TASKS, TRIED):
         settings = COMMON | {"loss_options": tried}

@@ -15,7 +15,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import HELD_OUT, SPLIT, SPLITS, arguments, measured, validated, validated_map_at_r
@@ -31,6 +30,7 @@ from benchmarks.results import (
     recall_at_1,
     spread,
 )
+from compressor.cli.manners import Manners, heard
 from zoo import DataSplits, load_data, train
 
 BASES = ("proxy_anchor", "proxy_nca")
@@ -68,12 +68,12 @@ def grid(base: str, variant: str) -> list[Options]:
     return sets
 
 
+@heard(Manners())
 def main() -> None:
     """Run what is not in the results yet, then write the table and the plot."""
     parser = arguments(__doc__, seeds=(0, 1, 2, 3, 4))
     parser.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
     options = parser.parse_args()
-    quieten()
     work = options.work / "novel-classes"
     if options.tune:
         data = load_data(options.data, f"list:{SPLITS / HELD_OUT}.yaml")

@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison, Key
 from benchmarks.papers.novel_classes import OPTIONS, VARIANTS, WITHOUT
 from benchmarks.papers.protocol import HELD_OUT, SPLITS, arguments, validated, validated_map_at_r
 from benchmarks.results import Options, Settings, digest_of, gain_over, made_with, markdown_table, spread
+from compressor.cli.manners import Manners, heard
 from zoo import load_data, train
 
 ONE_ALPHABET = "omniglot-one-alphabet"
@@ -36,12 +36,12 @@ _GENERATOR = {"base": "proxy_nca", "synthetic_weight": 1.0, "novel_classes": 64,
 _ON_LETTERS = OPTIONS | {"epochs": 12, "validate_every": 5, "lr": 1e-2, "proxy_lr_factor": 10.0, "images_per_class": 1}
 
 
+@heard(Manners())
 def main() -> None:
     """Run what is not in the results yet, then write the table."""
     parser = arguments(__doc__, tuned=False)
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     options = parser.parse_args()
-    quieten()
     for seed, condition, variant in product(options.seeds, options.conditions, VARIANTS):
 
         def judged(settings: Settings, seed: int = seed) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.protocol import SPLIT, arguments, measured
 from benchmarks.results import (
@@ -32,6 +31,7 @@ from benchmarks.results import (
     recall_at_1,
     spread,
 )
+from compressor.cli.manners import Manners, heard
 from zoo import DataSplits, ImageSet, load_data, train
 from zoo.files import replacing
 
@@ -82,13 +82,13 @@ def grid(name: str) -> list[Options]:
     return [{"lr": lr, "loss_options": options} for lr in (1e-3, *RATES) for options in _OF_PAIRS[name]]
 
 
+@heard(Manners())
 def main() -> None:
     """Run what is not in the results yet, then write table and plot."""
     parser = arguments(__doc__)
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.2, 0.4])
     options = parser.parse_args()
-    quieten()
     data = load_data(options.data, SPLIT)
     if options.tune:
         tune(data, options.losses, options.work / "proxy-anchor")

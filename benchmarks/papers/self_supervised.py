@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.probes import knn_accuracy, linear_probe
@@ -36,6 +35,7 @@ from benchmarks.results import (
     spread,
 )
 from compressor import distill
+from compressor.cli.manners import Manners, heard
 from zoo import DataSplits, ImageSet, load_data, load_model, train
 from zoo.models.embedding import embed
 from zoo.models.facts import facts_of
@@ -75,12 +75,12 @@ GRID: dict[str, list[Options]] = {
 }
 
 
+@heard(Manners())
 def main() -> None:
     """Run what is not in the results yet, then write the table and the plot."""
     parser = arguments(__doc__)
     parser.add_argument("--methods", nargs="+", choices=GRID, default=list(GRID))
     options = parser.parse_args()
-    quieten()
     data = load_data(options.data, SPLIT, VALIDATION)
     work = options.work / "self-supervised"
     if options.tune:

@@ -22,7 +22,6 @@ from typing import Any
 import yaml
 
 from benchmarks.labels_only import as_labels_only
-from benchmarks.messages import quieten
 from benchmarks.papers.comparison import Comparison, Key
 from benchmarks.papers.plots import draw_bars
 from benchmarks.papers.protocol import arguments, measured, sets_of_options, validated, validated_map_at_r
@@ -39,6 +38,7 @@ from benchmarks.results import (
     spread,
 )
 from compressor import distill
+from compressor.cli.manners import Manners, heard
 from zoo import load_data, train
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "transfer"
@@ -108,13 +108,13 @@ LEARNS_FROM = {
 ON_GROCERY = ["relaxed_contrastive", "rkd", "pkt", LABELS_ONLY]
 
 
+@heard(Manners())
 def main() -> None:
     """Run what is not in the results yet, then write the table and the plot."""
     parser = arguments(__doc__, "folder:PATH of Omniglot's two small background sets, or grocery:PATH")
     parser.add_argument("setting", choices=TITLES)
     parser.add_argument("--methods", nargs="+", choices=GRID, help="all, or on grocery four, where none is named")
     options = parser.parse_args()
-    quieten()
     methods = options.methods or (ON_GROCERY if options.setting == "grocery" else list(GRID))
     if options.tune:
         tune(TUNED_IN[options.setting], options.data, methods, options.work / "transfer")

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.messages import quieten
 from benchmarks.results import Results, current, digest_of, made_with, markdown_table, spread
 from compressor import run
+from compressor.cli.manners import Manners, heard
 
 HERE = Path(__file__).resolve().parent
 RESULTS = Results(HERE / "results.jsonl")
@@ -31,6 +31,7 @@ EPOCHS = {"grocery": (6, 6), "caltech": (1, 1)}
 _KEPT = ("recall", "r_precision", "map_at_r", "retention", "retention_interval", "step", "dim", "parameters", "bytes")
 
 
+@heard(Manners())
 def main() -> None:
     """Run the seeds that are not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -41,7 +42,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--work", type=Path, default=Path("runs/pretrained"), help="folder for the runs")
     options = parser.parse_args()
-    quieten()
     settings = settings_of(options.set, options.size)
     for seed in options.seeds:
         known = {"set": options.set, "size": options.size, "seed": seed, "settings": digest_of(settings)}

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.main_job.run import settings_of
-from benchmarks.messages import quieten
 from benchmarks.results import Results, in_points, made_with, markdown_table
 from compressor import distill
+from compressor.cli.manners import Manners, heard
 from export import Embedder, bench, export_model
 from export.shipping import files_of
 from zoo import RefusedError, create_model, load_data, measure, save_model, train
@@ -73,6 +73,7 @@ STUDENT: dict[str, Any] = {"image_size": 64, "epochs": 30, "lr": 5e-3, "validate
 """Where it differs from the quickstart's student."""
 
 
+@heard(Manners())
 def main() -> None:
     """Run the architectures that are not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,7 +82,6 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile for students: same result, sooner")
     parser.add_argument("--work", type=Path, default=Path("runs/architectures"), help="folder for the runs")
     options = parser.parse_args()
-    quieten()
     results, run = PARTS[options.part]
     if run is recall_of and options.compile:
         run = partial(recall_of, compile=True)

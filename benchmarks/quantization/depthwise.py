@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from zoo.models.projection import principal_directions
 
-from benchmarks.messages import quieten
 from benchmarks.results import Results, Settings, current, digest_of, in_points, made_with, markdown_table, spread
+from compressor.cli.manners import Manners, heard
 from export.int8.budget import Budget, Drop
 from export.int8.choice import choose
 from export.int8.judge import Judge, Part, balanced, images_of, judging
@@ -47,6 +47,7 @@ TARGET, MAX_DROP = "x86-vnni", 0.005
 FITTED_ON = 1000  # training images, balanced over classes, more than DIM by far
 
 
+@heard(Manners())
 def main() -> None:
     """Make the runs that are not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,7 +58,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--most", type=int, default=6000, help="images to judge on, and to test on")
     options = vars(parser.parse_args())
-    quieten()
     torch.set_num_threads(1)
     for seed in options["seeds"]:
         for data in (name for name in DATA if options[name]):

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.messages import quieten
 from benchmarks.results import Results, Settings, current, digest_of, in_points, made_with, markdown_table, spread
 from compressor import distill, ship
+from compressor.cli.manners import Manners, heard
 from compressor.int8_finish.shipping import FINISHED
 from export import Embedder, export_model
 from zoo import DataSplits, RefusedError, load_data, load_model, measure, save_model, train
@@ -63,13 +63,13 @@ SETTINGS: Settings = {
 }
 
 
+@heard(Manners())
 def main() -> None:
     """Run the seeds that are not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/finish"), help="folder for the runs")
     options = parser.parse_args()
-    quieten()
     data = load_data(DATA, validation=VALIDATION)
     for seed in options.seeds:
         known = {"seed": seed, "settings": digest_of(SETTINGS)}

@@ -82,7 +82,7 @@ class StageResult:
         )
 
     def __repr__(self) -> str:
-        name, score = _measure(self.content)
+        name, score = _measure(self.content), score_of(self.content)
         kept = self.retention
         return (
             f"StageResult({self.name!r}: {name} {percent(score)} %, retention {percent(kept.share)} % "
@@ -115,11 +115,11 @@ class Report:
 
     def _repr_html_(self) -> str:
         stages = self.content["stages"]
-        name, _ = _measure(stages[0])
+        name = _measure(stages[0])
         rows = [
             (
                 label_of(stage),
-                percent(_measure(stage)[1]),
+                percent(score_of(stage)),
                 f"{percent(stage['retention'])} [{', '.join(map(percent, stage['retention_interval']))}]",
                 count(stage["parameters"]),
                 count(stage["dim"]),
@@ -133,14 +133,14 @@ class Report:
         return html_table(rows, headings, [*sentences_of(self.content), gate_of(self.content)[1], page])
 
 
-def _measure(stage: Mapping[str, Any]) -> tuple[str, float]:
-    """Return name and value of what retention is of."""
-    return ("Recall@1" if "recall" in stage else f"nDCG@{NDCG_K}"), score_of(stage)
+def _measure(stage: Mapping[str, Any]) -> str:
+    """Return the name of what retention is of."""
+    return "Recall@1" if "recall" in stage else f"nDCG@{NDCG_K}"
 
 
 def retained(content: Mapping[str, Any]) -> str:
     """Return the name of the measure of which models keep a share: of classes where they are known."""
-    return _measure(content["stages"][0])[0]
+    return _measure(content["stages"][0])
 
 
 def models_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
