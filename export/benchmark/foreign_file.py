@@ -9,8 +9,7 @@ import numpy as np
 
 from export.runtime import Embedder
 from zoo.errors import ForeignModelError, ModelError
-from zoo.paths import given_path
-from zoo.teachers.address import parse_address
+from zoo.teachers.address import path_of
 
 
 class ForeignFile:
@@ -65,9 +64,8 @@ def open_file(file: str | Path, threads: int) -> Embedder | ForeignFile:
         ModelError: it is missing or broken.
         OptionError: an output or option cannot be.
     """
-    address = parse_address(str(file))
-    if address.is_path:
-        path = given_path(address.name)
+    path = path_of(file)
+    if path is not None:
         try:
             return Embedder(path, threads=threads)
         except ForeignModelError:

@@ -30,9 +30,8 @@ from zoo.formats.documents import (
     whole,
 )
 from zoo.formats.onnx_content import digest_of
-from zoo.paths import given_path
 from zoo.progress import progress
-from zoo.teachers.address import parse_address
+from zoo.teachers.address import path_of
 from zoo.versions import versions
 
 SCHEMA = 1
@@ -71,8 +70,7 @@ def open_encoder(model: str | Path) -> Encoder:
     Raises:
         ModelError: it is missing or broken.
     """
-    address = parse_address(str(model))
-    path = given_path(address.name) if address.is_path else None
+    path = path_of(model)
     if path is None or path.suffix == ".npz":
         return _of_another_make(model)
     if path.suffix == ".onnx":
@@ -234,16 +232,16 @@ def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, a
         ModelError: it is missing or broken, its vectors cannot be compared with the index's, or it is another one.
     """
     built_with = facts["encoder"]
-    path = str(built_with["source"] if model is None else model)
-    address = parse_address(path)
-    if model is None and address.is_path and not given_path(path).exists():
-        raise ModelError(f"{path}, which index {folder} was built with, no longer exists. Pass model.")
-    encoder = open_encoder(path)
+    source = str(built_with["source"] if model is None else model)
+    path = path_of(source)
+    if model is None and path is not None and not path.exists():
+        raise ModelError(f"{source}, which index {folder} was built with, no longer exists. Pass model.")
+    encoder = open_encoder(source)
     for what, here, there in (("dim", encoder.dim, facts["dim"]), ("metric", encoder.metric, facts["metric"])):
         if here != there:
             raise ModelError(
-                f"{path} has {what} {here}, but index {folder}, built with {built_with['source']}, has {there}. Their "
-                "vectors cannot be compared; search with the encoder it was built with."
+                f"{source} has {what} {here}, but index {folder}, built with {built_with['source']}, has {there}. "
+                "Their vectors cannot be compared; search with the encoder it was built with."
             )
     if encoder.facts["digest"] != built_with["digest"] and not allow_other:
         kin = encoder.facts["source_digest"] is not None

@@ -21,9 +21,8 @@ from zoo.models.embedding import dtype_of, fastest_device
 from zoo.models.facts import ModelFacts, facts_of
 from zoo.models.network import summary_of
 from zoo.models.preprocessing import Preprocess
-from zoo.paths import given_path
 from zoo.progress import progress
-from zoo.teachers.address import parse_address
+from zoo.teachers.address import path_of
 from zoo.teachers.base import Teacher
 from zoo.teachers.families.tower import Tower
 from zoo.teachers.onnx_file import OnnxTeacher
@@ -85,15 +84,14 @@ def open_models(
 
 def place_of(model: TeacherLike) -> Hashable:
     """Return what tells whether two models are one: where a file or folder lies, else the name or object itself."""
-    if isinstance(model, str | Path):
-        address = parse_address(str(model))
-        return given_path(address.name).resolve() if address.is_path else str(model)
-    return id(model)
+    path = path_of(model)
+    if path is not None:
+        return path.resolve()
+    return str(model) if isinstance(model, str | Path) else id(model)
 
 
 def _model(given: TeacherLike) -> MeasuredModel:
-    address = parse_address(str(given)) if isinstance(given, str | Path) else None
-    path = given_path(address.name) if address is not None and address.is_path else None
+    path = path_of(given)
     if path is not None and path.suffix == ".onnx":
         try:
             return _onnx(path)
@@ -114,8 +112,7 @@ def _model(given: TeacherLike) -> MeasuredModel:
 
 
 def _teacher(reference: Teacher, given: object) -> MeasuredModel:
-    address = parse_address(str(given)) if isinstance(given, str | Path) else None
-    path = given_path(address.name) if address is not None and address.is_path else None
+    path = path_of(given)
     if isinstance(reference, TorchTeacher):
         weights = path / "model.safetensors" if path is not None and path.is_dir() else None
         source = str(given) if isinstance(given, str | Path) else reference.name

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from zoo.arguments import METRICS
 from zoo.errors import OptionError, did_you_mean, require_known
 from zoo.formats.preprocessing import Preprocessing
-from zoo.paths import expanded, is_there
+from zoo.paths import expanded, given_path, is_there
 
 FAMILIES = ("timm", "hf-hub", "hf", "open_clip", "st", "torchvision")
 POOLINGS = ("cls", "mean")
 LAYOUTS = ("nchw", "nhwc")
 _PREFIX = re.compile(r"([A-Za-z][\w-]+):(.+)", re.DOTALL)
-_LARGEST_BATCH = 4096
+LARGEST_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,28 @@ class Address:
         """Whether it is the path of a file or folder, and nothing more."""
         return self.family is None and self.text == self.name
 
+    def require_output_among(self, known: Sequence[str]) -> None:
+        """Refuse an output, or a pooling, where the image side of a library's models has these outputs alone.
+
+        Raises:
+            OptionError: another is asked for.
+        """
+        if self.output not in (None, *known) or self.pooling:
+            listed = ", ".join(f"#{name}" for name in known)
+            raise OptionError(f"Teacher {self.text} has no output {self.output!r}; known are {listed}.")
+
+
+def path_of(model: object) -> Path | None:
+    """Return the path that a model is given by; None where it is no text, or says more than where a file lies.
+
+    Raises:
+        OptionError: the text is no address of a model, or no path that a file can have.
+    """
+    if not isinstance(model, str | Path):
+        return None
+    address = parse_address(str(model))
+    return given_path(address.name) if address.is_path else None
+
 
 def parse_address(text: str) -> Address:
     """Take a teacher's name apart; a path that exists as it stands is one.
@@ -155,12 +179,12 @@ def _value(name: str, value: str) -> Any:
             sides = [int(number) for number in numbers]
             if len(sides) in (1, 2):
                 return sides[0], sides[-1]
-        elif name == "batch_size" and 0 < int(value) <= _LARGEST_BATCH:
+        elif name == "batch_size" and 0 < int(value) <= LARGEST_BATCH:
             return int(value)
         elif name == "crop_pct":
             return float(value)
     except ValueError:
         pass
     needed = {"mean": "one number or three, such as 0.5 or 0.48/0.46/0.41", "size": "pixels, such as 224 or 224x192"}
-    needed |= {"std": needed["mean"], "batch_size": f"a whole number in 1..{_LARGEST_BATCH}", "crop_pct": "a number"}
+    needed |= {"std": needed["mean"], "batch_size": f"a whole number in 1..{LARGEST_BATCH}", "crop_pct": "a number"}
     raise ValueError(needed[name])

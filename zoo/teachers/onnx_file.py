@@ -22,7 +22,7 @@ from zoo.models.preprocessing import Preprocess, Preprocessing, half
 from zoo.paths import given_path
 from zoo.progress import progress
 from zoo.sessions import CPU, open_session
-from zoo.teachers.address import Options
+from zoo.teachers.address import LARGEST_BATCH, Options
 from zoo.teachers.base import Teacher, resize_views
 from zoo.teachers.families.image_processor import preprocessing_beside
 from zoo.teachers.foreign import assumption, classifier_note
@@ -38,7 +38,6 @@ from zoo.teachers.onnx_outputs import (
 log = logging.getLogger(__name__)
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
-_LARGEST_BATCH = 4096
 
 
 class OnnxTeacher(Teacher):
@@ -99,8 +98,8 @@ class OnnxTeacher(Teacher):
         self._dtype = _DTYPES[self._image.type]
         batch, *shape = self._image.shape
         self.batch = batch if isinstance(batch, int) else None
-        if self.batch is not None and not 0 < self.batch <= _LARGEST_BATCH:
-            raise ModelError(f"Teacher {path} takes batches of {batch}; it must be in 1..{_LARGEST_BATCH}, or any.")
+        if self.batch is not None and not 0 < self.batch <= LARGEST_BATCH:
+            raise ModelError(f"Teacher {path} takes batches of {batch}; it must be in 1..{LARGEST_BATCH}, or any.")
         self._batch_size = options.batch_size
         self._channels_last = not self.takes_pixels and (
             options.layout == "nhwc" if options.layout else shape[2] == 3 and shape[0] != 3

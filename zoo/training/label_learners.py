@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -11,8 +12,23 @@ from zoo.data.continuous import ContinuousLabels
 from zoo.training.learner import Learner
 
 
-class ClassLearner(Learner):
-    """Embeds one view of each image and applies the loss with the classes.
+class LabelLearner(Learner):
+    """Embeds one view of each image; subclasses say how the loss is applied with the labels."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        views, indices = batch
+        embeddings = self.of_all_ranks(self.embed_views(views.flatten(0, 1)).float())
+        value = self.loss_of(embeddings, self.of_all_ranks(indices))
+        self.log("train/loss", value, prog_bar=True)
+        return value
+
+    @abstractmethod
+    def loss_of(self, embeddings: Tensor, indices: Tensor) -> Tensor:
+        """Return the loss of embeddings ``(B, D)`` of the images of these indices ``(B,)``, of all processes."""
+
+
+class ClassLearner(LabelLearner):
+    """Applies the loss with the classes.
 
     Args:
         classes: int64 ``(N,)`` in 0..C-1, of the training images.
@@ -22,17 +38,13 @@ class ClassLearner(Learner):
         super().__init__(*args, **options)
         self.classes = classes
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        views, indices = batch
-        embeddings = self.of_all_ranks(self.embed_views(views.flatten(0, 1)).float())
-        labels = self.of_all_ranks(self.classes.to(indices.device)[indices])
-        value: Tensor = self.loss(embeddings, labels)
-        self.log("train/loss", value, prog_bar=True)
+    def loss_of(self, embeddings: Tensor, indices: Tensor) -> Tensor:
+        value: Tensor = self.loss(embeddings, self.classes.to(indices.device)[indices])
         return value
 
 
-class AnchorLearner(Learner):
-    """Embeds one view of each image and applies the loss with the label distances from the batch's first image.
+class AnchorLearner(LabelLearner):
+    """Applies the loss with the label distances from the batch's first image.
 
     Args:
         continuous: labels of the training images.
@@ -42,11 +54,8 @@ class AnchorLearner(Learner):
         super().__init__(*args, **options)
         self.continuous = continuous
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        views, indices = batch
-        embeddings = self.of_all_ranks(self.embed_views(views.flatten(0, 1)).float())
-        rows = self.of_all_ranks(indices).cpu().numpy()
+    def loss_of(self, embeddings: Tensor, indices: Tensor) -> Tensor:
+        rows = indices.cpu().numpy()
         distances = torch.from_numpy(self.continuous.distances(rows[:1], rows[1:])[0]).float()
         value: Tensor = self.loss(embeddings[0], embeddings[1:], distances.to(embeddings.device))
-        self.log("train/loss", value, prog_bar=True)
         return value

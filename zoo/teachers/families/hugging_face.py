@@ -195,9 +195,8 @@ def _asked(address: Address) -> str | None:
     """Return which vector an address asks for, None for the model's own convention."""
     if address.output == "last_hidden_state" and address.pooling:
         return address.pooling
-    if address.output is not None and (address.output not in OUTPUTS or address.pooling):
-        known = ", ".join(f"#{name}" for name in OUTPUTS)
-        raise OptionError(f"Teacher {address.text} has no output {address.output!r}; known are {known}.")
+    if address.output is not None:
+        address.require_output_among(OUTPUTS)
     return address.output
 
 

@@ -32,9 +32,7 @@ def open_open_clip(address: Address) -> Tower:
         OptionError: it has no such output.
     """
     open_clip = require_library("open_clip", address.text)
-    if address.output not in (None, *OUTPUTS) or address.pooling:
-        known = ", ".join(f"#{name}" for name in OUTPUTS)
-        raise OptionError(f"Teacher {address.text} has no output {address.output!r}; known are {known}.")
+    address.require_output_among(OUTPUTS)
     given, options = _source(open_clip, address)
     try:
         model, transform = open_clip.create_model_from_pretrained(*given, **options)

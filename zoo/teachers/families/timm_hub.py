@@ -32,9 +32,7 @@ def open_timm(address: Address) -> tuple[nn.Module, list[str]]:
         ModelError: the network or its weights are unknown, or neither here nor to be downloaded.
         OptionError: it has no such output.
     """
-    if address.output not in (None, *OUTPUTS) or address.pooling:
-        known = ", ".join(f"#{name}" for name in OUTPUTS)
-        raise OptionError(f"Teacher {address.text} has no output {address.output!r}; known are {known}.")
+    address.require_output_among(OUTPUTS)
     network = load_model(_folder(address))
     name = str(network.pretrained_cfg.get("architecture", ""))  # type: ignore[union-attr, operator]
     count = int(getattr(network, "num_classes", 0))
