@@ -10,21 +10,19 @@ finished is asked for again on a disk that is read-only, which reuses it, and a 
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import os
 import shutil
 import sys
-import tempfile
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.robustness.outcomes import DIFFERENT, HANG, OVER, REFUSED, TRACEBACK, WORKED, failed, table, write
-from benchmarks.robustness.trials import Ended, Verb, carried_out, import_all, prepare, tree_of
+from benchmarks.robustness.outcomes import DIFFERENT, REFUSED, TRACEBACK, WORKED, failed
+from benchmarks.robustness.trials import Ended, Verb, carried_out, differing, prepare, tree_of, tried
 
 _NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000
 _READ_ONLY, _REMOUNT, _RECURSIVE, _PRIVATE = 1, 32, 16384, 1 << 18
@@ -70,12 +68,8 @@ def outcome_of(ended: Ended, expected: Ended) -> tuple[str, str]:
     """Return what a run that may end in an error came to, and its last words."""
     lines = [line for line in ended.said.replace("\r", "\n").splitlines() if line.strip()]
     last = lines[-1][-300:] if lines else ""
-    if ended.code is None:
-        return HANG, last
-    if ended.has_traceback:
-        return TRACEBACK, ended.said[-1500:]
-    if ended.is_large:
-        return OVER, f"{ended.grown / 2**30:.1f} GiB"
+    if ended.fault:
+        return ended.fault[0], ended.fault[1] or last
     if ended.code == expected.code:
         return WORKED, last
     told = ended.code == 1 and any(line.startswith("error: ") for line in lines)
@@ -96,8 +90,7 @@ def on_small_disk(verb: Verb, expected: Ended, tree: dict[str, str], size: int, 
     if again != WORKED:
         return TRACEBACK if again == REFUSED else again, f"with room again: {why}"
     if (found := tree_of(verb.out)) != tree:
-        names = sorted(name for name in found.keys() | tree.keys() if found.get(name) != tree.get(name))
-        return DIFFERENT, f"with room again: {', '.join(names[:8])}"
+        return DIFFERENT, f"with room again: {differing(found, tree)}"
     return outcome, said
 
 
@@ -150,17 +143,7 @@ def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
 
 def main() -> int:
     """Run it, print the table and keep it; 1 where something came out that should not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=8, help="sizes of disk that each verb is tried on")
-    parser.add_argument("--only", nargs="+", default=[], help="these verbs; nothing is kept then")
-    options = parser.parse_args()
-    import_all()
-    with tempfile.TemporaryDirectory(prefix="disk.") as folder:
-        found = run(Path(folder), options.points, options.only)
-    print(table(found, list(found), "verb"))
-    if not options.only:
-        write("disk", f"python -m benchmarks.robustness.disk --points {options.points}", found, "verb")
-    return int(failed(found))
+    return int(failed(tried("disk", __doc__ or "", 8, "sizes of disk that each verb is tried on", run)))
 
 
 if __name__ == "__main__":

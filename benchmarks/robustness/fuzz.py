@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.robustness.mutations import bytes_changed, document_changed, metadata_changed, text_changed
-from benchmarks.robustness.outcomes import LIMIT, OUTCOMES, failed, table, write
+from benchmarks.robustness.outcomes import LIMIT, OUTCOMES, failed, resident, table, write
 from benchmarks.robustness.specimens import USES, make_specimens
 from zoo.errors import UserError
 
@@ -114,19 +114,15 @@ def outcome_of(number: int, seed: int, specimens: Path, expected: dict[str, str]
 def _peak() -> Iterator[list[int]]:
     """Give the bytes by which this process's memory grew at its peak; known when the block ends."""
     found = [0]
-    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    reset = Path("/proc/self/clear_refs")
     known = reset.exists()
     if known:
         reset.write_text("5")
-    before = _resident(status, "VmRSS") if known else 0
+    before = resident() if known else 0
     try:
         yield found
     finally:
-        found[0] = _resident(status, "VmHWM") - before if known else 0
-
-
-def _resident(status: Path, key: str) -> int:
-    return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
+        found[0] = resident("VmHWM") - before if known else 0
 
 
 def _serve(pipe: Connection, seed: int, specimens: Path) -> None:

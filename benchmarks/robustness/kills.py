@@ -9,33 +9,22 @@ compared file by file with the undisturbed one; logs of training, which tell of 
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
-import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from benchmarks.robustness.outcomes import (
-    DIFFERENT,
-    HANG,
-    OVER,
-    REFUSED,
-    TRACEBACK,
-    WORKED,
-    failed,
-    table,
-    write,
-)
+from benchmarks.robustness.outcomes import DIFFERENT, REFUSED, WORKED, failed
 from benchmarks.robustness.trials import (
     Ended,
     Verb,
     carried_out,
     counting,
-    import_all,
+    differing,
     killed_at,
     prepare,
     tree_of,
+    tried,
 )
 
 _WEIGHTS = {"train": 3, "distill": 2, "export": 2, "export, with a finish": 2, "validate": 2, "run": 3}
@@ -62,17 +51,12 @@ def trial(verb: Verb, expected: Ended, tree: dict[str, str], at: int | float, lo
     again = carried_out(verb.words, log)
     found = tree_of(verb.out)
     was = f"killed with {killed.code} and {len(left)} files, then {again.code} in {again.seconds:.1f} s"
-    if again.code is None:
-        return HANG, was
-    if again.has_traceback:
-        return TRACEBACK, f"{was}: {again.said[-1000:]}"
-    if again.is_large:
-        return OVER, f"{was}, {again.grown / 2**30:.1f} GiB"
+    if again.fault:
+        return again.fault[0], f"{was}: {again.fault[1]}"
     if again.code != expected.code:
         return REFUSED, f"{was}: {again.said[-300:]}"
     if found != tree:
-        names = sorted(name for name in found.keys() | tree.keys() if found.get(name) != tree.get(name))
-        return DIFFERENT, f"{was}: {', '.join(names[:8])}"
+        return DIFFERENT, f"{was}: {differing(found, tree)}"
     return WORKED, was
 
 
@@ -113,17 +97,7 @@ def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
 
 def main() -> int:
     """Run it, print the table and keep it; 1 where a verb did not end as it would have undisturbed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=60, help="about how often a verb is killed, all verbs together")
-    parser.add_argument("--only", nargs="+", default=[], help="these verbs; nothing is kept then")
-    options = parser.parse_args()
-    import_all()
-    with tempfile.TemporaryDirectory(prefix="kills.") as folder:
-        found = run(Path(folder), options.points, options.only)
-    print(table(found, list(found), "verb"))
-    if not options.only:
-        command = f"python -m benchmarks.robustness.kills --points {options.points}"
-        write("kills", command, found, "verb")
+    found = tried("kills", __doc__ or "", 60, "about how often a verb is killed, all verbs together", run)
     return int(failed(found) or any(counts[REFUSED] for counts in found.values()))
 
 

@@ -68,6 +68,12 @@ def write(name: str, command: str, found: Mapping[str, Counter[str]], what: str,
     write_text(folder / "results.md", "\n".join(text))
 
 
+def resident(key: str = "VmRSS") -> int:
+    """Return the bytes of memory that this process has in use, or, by the key VmHWM, had at most; Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+
 def failed(found: Mapping[str, Counter[str]]) -> bool:
     """Return whether anything came out that should not be."""
     return any(counts[outcome] for counts in found.values() for outcome in OUTCOMES[2:])

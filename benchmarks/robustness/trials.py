@@ -5,12 +5,15 @@ A process is forked from one that has imported everything, so that a trial costs
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.robustness.outcomes import LIMIT
+from benchmarks.robustness.outcomes import HANG, LIMIT, OVER, TRACEBACK, resident, table, write
 
 _EVENTS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"})
 _PATIENCE = 600  # seconds
@@ -69,6 +72,15 @@ class Ended:
     def is_large(self) -> bool:
         """Whether it took more memory than it may."""
         return self.grown > LIMIT
+
+    @property
+    def fault(self) -> tuple[str, str] | None:
+        """The outcome that it is whatever was expected, and what there is to say of it; None for none."""
+        if self.code is None:
+            return HANG, ""
+        if self.has_traceback:
+            return TRACEBACK, self.said[-1500:]
+        return (OVER, f"{self.grown / 2**30:.1f} GiB") if self.is_large else None
 
 
 def import_all() -> None:
@@ -131,7 +143,7 @@ def carried_out(
         before: called in the process, before the command.
         kill_after: seconds, after which it is killed; None for never.
     """
-    begun, size = time.monotonic(), _resident()
+    begun, size = time.monotonic(), resident()
     process = os.fork()
     if process == 0:
         _child(words, log, before)
@@ -224,8 +236,32 @@ def tree_of(folder: Path) -> dict[str, str]:
     }
 
 
-def _resident() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return 1024 * int(line.split()[1])
-    return 0
+def differing(found: dict[str, str], expected: dict[str, str]) -> str:
+    """Return the names of the files, eight at most, that are other ones in one tree than in the other."""
+    names = (name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    return ", ".join(sorted(names)[:8])
+
+
+def tried(
+    name: str, about: str, points: int, what: str, run: Callable[[Path, int, list[str]], dict[str, Counter[str]]]
+) -> dict[str, Counter[str]]:
+    """Be the command of a benchmark: try the verbs, print the table and keep it.
+
+    Args:
+        name: of the benchmark, "kills" or "disk".
+        about: its description.
+        points: how many there are where none are asked for.
+        what: the points are, for the help.
+        run: tries the verbs in a folder, at so many points, only these where some are named.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=points, help=what)
+    parser.add_argument("--only", nargs="+", default=[], help="these verbs; nothing is kept then")
+    options = parser.parse_args()
+    import_all()
+    with tempfile.TemporaryDirectory(prefix=f"{name}.") as folder:
+        found = run(Path(folder), options.points, options.only)
+    print(table(found, list(found), "verb"))
+    if not options.only:
+        write(name, f"python -m benchmarks.robustness.{name} --points {options.points}", found, "verb")
+    return found
