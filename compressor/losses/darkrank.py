@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor.losses.distances import full_precision, pairwise_distances
+from compressor.losses.distances import full_precision, pairwise_distances, squared_distances
 from zoo.arguments import require_above, require_at_least
 from zoo.losses.directions import unit
 
@@ -70,7 +70,7 @@ class DarkRankLoss(nn.Module):
         with torch.autocast(student.device.type, enabled=False):
             student, teacher = full_precision(student, teacher)
             length = min(self.permute_length, len(student) - 1)
-            nearest = pairwise_distances(unit(teacher)).fill_diagonal_(torch.inf).topk(length, largest=False).indices
+            nearest = squared_distances(unit(teacher)).fill_diagonal_(torch.inf).topk(length, largest=False).indices
             distances = pairwise_distances(unit(student))
             scores = -self.alpha * distances.pow(self.beta)
             listed = scores.gather(1, nearest)
@@ -94,5 +94,5 @@ def _triplet_loss(distances: Tensor, labels: Tensor, margin: float) -> Tensor:
     count = torch.searchsorted(negatives.detach(), limits.detach())
     sums = functional.pad(negatives.cumsum(dim=1), (1, 0)).gather(1, count)
     positive = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
-    total = (count * limits - sums)[positive].sum()
-    return total / count[positive].sum().clamp(min=1)
+    total = (count * limits - sums).masked_fill(~positive, 0).sum()  # indexing would wait for a GPU
+    return total / count.masked_fill(~positive, 0).sum().clamp(min=1)

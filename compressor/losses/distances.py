@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+_BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"
+_WITHOUT_FLOAT64 = ("mps",)
+_ROWS = 1024  # of the matrix that are float64 at a time
 _SMALLEST_SCALE = 1e-12  # a batch whose embeddings lie nearer to each other than this has collapsed
 
 
@@ -18,9 +23,9 @@ def full_precision(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 def pairwise_distances(embeddings: Tensor) -> Tensor:
     """Return the Euclidean distances between all rows.
 
-    Equal rows are at distance 0 exactly and get no gradient from each other. Near rows keep their precision, since the
-    differences are taken before they are squared; that of their gradient falls as they near each other, in float32 to
-    two digits where they differ by a thousandth of the batch's extent.
+    Equal rows are at distance 0 exactly and get no gradient from each other; so do rows whose distance is below about
+    1e-7 of their distance to the mean row. Gradients of near rows lose digits as they near each other: in float32 two
+    are left where rows differ by a thousandth of the batch's extent.
 
     Args:
         embeddings: float32 or float64 ``(N, D)``.
@@ -30,6 +35,32 @@ def pairwise_distances(embeddings: Tensor) -> Tensor:
     """
     distances: Tensor = _PairwiseDistances.apply(embeddings)
     return distances
+
+
+@torch.no_grad()
+def squared_distances(embeddings: Tensor) -> Tensor:
+    """Return the squared Euclidean distances between all rows, without a gradient; else as pairwise_distances.
+
+    Args:
+        embeddings: float32 or float64 ``(N, D)``.
+
+    Returns:
+        ``(N, N)``, the diagonal 0.
+    """
+    if embeddings.dtype == torch.float64 or embeddings.device.type in _WITHOUT_FLOAT64:
+        return torch.cdist(embeddings, embeddings, compute_mode=_BY_DIFFERENCES).square_()
+    # By a matrix product, which is many times as fast as differences. In float32 it would lose near pairs; float64
+    # tells apart all that float32 inputs can hold, at less than the cost of the passes over N x N that follow.
+    rows = embeddings.double()
+    rows = rows - rows.mean(dim=0)
+    rounding = torch.finfo(torch.float64).eps * (4 + math.sqrt(rows.shape[1]))  # of a product, relative to the squares
+    squares = rows.square().sum(dim=1) * (1 - rounding)  # so that equal rows come out below 0
+    squared = embeddings.new_empty(len(rows), len(rows))
+    for start in range(0, len(rows), _ROWS):
+        part = slice(start, start + _ROWS)
+        products = torch.addmm(squares, rows[part], rows.T, alpha=-2)
+        squared[part] = products.add_(squares[part, None]).clamp_(min=0)
+    return squared.fill_diagonal_(0)
 
 
 def relative_distances(embeddings: Tensor) -> Tensor:
@@ -48,11 +79,11 @@ def relative_distances(embeddings: Tensor) -> Tensor:
 
 
 class _PairwiseDistances(torch.autograd.Function):
-    """cdist whose gradient is a matrix product: torch's own holds N x N x D numbers on a GPU."""
+    """Distances whose gradient is a matrix product: that of torch's cdist holds N x N x D numbers on a GPU."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, embeddings: Tensor) -> Tensor:
-        distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = squared_distances(embeddings).sqrt_()
         ctx.save_for_backward(embeddings, distances)
         return distances
 

@@ -10,7 +10,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from compressor.losses.distances import full_precision, pairwise_distances, relative_distances
+from compressor.losses.distances import full_precision, relative_distances, squared_distances
 from compressor.losses.regression import RegressionLoss
 from compressor.losses.teacher_sample import RANDOM_WEIGHT, TeacherSample, fitted_sigma
 from zoo.arguments import require_above, require_at_least
@@ -87,7 +87,7 @@ class RelaxedContrastiveLoss(nn.Module):
         """
         with torch.autocast(student.device.type, enabled=False):
             student, teacher = full_precision(student, teacher)
-            similarity = torch.exp(-pairwise_distances(unit(teacher)).square() / self.sigma)
+            similarity = torch.exp(-squared_distances(unit(teacher)) / self.sigma)
             distances = relative_distances(student)
             pull = similarity * distances.square()
             push = (1 - similarity) * (self.delta - distances).clamp(min=0).square()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compressor.losses.distances import full_precision, pairwise_distances, relative_distances
+from compressor.losses.distances import full_precision, relative_distances, squared_distances
 from zoo.arguments import require_above
 from zoo.losses.directions import unit
 
@@ -56,7 +56,7 @@ class RelaxedMultiSimilarityLoss(nn.Module):
         """
         with torch.autocast(student.device.type, enabled=False):
             student, teacher = full_precision(student, teacher)
-            log_similarity = -pairwise_distances(unit(teacher)).square() / self.sigma
+            log_similarity = -squared_distances(unit(teacher)) / self.sigma
             if image_ids is not None:
                 log_similarity = log_similarity.masked_fill(image_ids[:, None] == image_ids[None, :], 0.0)
             log_dissimilarity = torch.log(-torch.expm1(log_similarity))  # log(1 - w); -inf where w = 1

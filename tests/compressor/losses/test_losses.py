@@ -22,7 +22,7 @@ from compressor.losses import LOSSES
 from compressor.losses.attention import AttentionTransferLoss, attention_transfer
 from compressor.losses.crd import CRDLoss
 from compressor.losses.darkrank import DarkRankLoss
-from compressor.losses.distances import pairwise_distances, relative_distances
+from compressor.losses.distances import pairwise_distances, relative_distances, squared_distances
 from compressor.losses.fitnet import FitNetLoss
 from compressor.losses.pkt import PKTLoss
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
@@ -571,6 +571,50 @@ def test_near_rows_far_from_the_origin_keep_their_distance_in_float32() -> None:
     points = torch.cat([base, base + 1e-4 * random(4, 32, 1)]).float() + 10
     exact = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
     torch.testing.assert_close(pairwise_distances(points).double(), exact, rtol=1e-5, atol=0)
+
+
+def test_float32_distances_agree_with_differences_in_float64_and_so_do_their_gradients() -> None:
+    # Two views of an image are near each other, and two images are the same: more rows than one block holds.
+    images = random(700, 24, 0)
+    points = torch.cat([images, images + 0.01 * random(700, 24, 1)]).float()
+    points[7] = points[3]
+    exact = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    distances = pairwise_distances(points)
+    torch.testing.assert_close(distances.double(), exact, rtol=1e-6, atol=0)
+    assert distances[3, 7] == distances[7, 3] == 0
+    torch.testing.assert_close(squared_distances(points).double(), exact.square(), rtol=1e-6, atol=0)
+    weights = random(1400, 1400, 2)
+    _, gradient = value_and_gradient(lambda x: (pairwise_distances(x) * weights.float()).sum(), points)
+    _, expected = value_and_gradient(lambda x: (pairwise_distances(x) * weights).sum(), points.double())
+    assert (gradient.double() - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_rows_nearer_than_rounding_are_equal_whatever_their_size() -> None:
+    row = random(1, 4096, 0).float()
+    points = 1e15 * torch.cat([row, row, -row, random(5, 4096, 1).float()])
+    distances = pairwise_distances(points)
+    assert distances[0, 1] == 0
+    assert (distances[2, :2] > 0).all()
+    assert (distances.diagonal() == 0).all()
+
+
+@pytest.mark.parametrize("name", ["relaxed_contrastive", "relaxed_multi_similarity", "rkd", "darkrank"])
+def test_losses_of_distances_compile_without_a_break(name: str) -> None:
+    student, teacher, labels = random(6, 4, 0).float(), random(6, 5, 1).float(), torch.arange(6) // 2
+    given = {"labels": labels} if name == "darkrank" else {}
+    loss = {
+        "relaxed_contrastive": RelaxedContrastiveLoss,
+        "relaxed_multi_similarity": RelaxedMultiSimilarityLoss,
+        "rkd": lambda: RKDLoss(angle_weight=0),
+        "darkrank": DarkRankLoss,
+    }[name]()
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    for value, expected in zip(
+        value_and_gradient(lambda x: compiled(x, teacher, **given), student),
+        value_and_gradient(lambda x: loss(x, teacher, **given), student),
+        strict=True,
+    ):
+        torch.testing.assert_close(value, expected)
 
 
 def test_distances_second_derivative() -> None:
