@@ -64,3 +64,8 @@ def available_cores() -> int:
 def has_vnni() -> bool:
     """Return whether this processor adds up 8-bit products in 32 bits at once, which of x86 those with VNNI do."""
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(machine()["instruction_sets"])
+
+
+def has_bfloat16() -> bool:
+    """Return whether this processor multiplies bfloat16: AMX (``amx_bf16``) or AVX-512's ``avx512_bf16``."""
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(machine()["instruction_sets"])

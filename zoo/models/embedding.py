@@ -16,7 +16,7 @@ from zoo.errors import ModelError, UserError, first_line
 from zoo.models.network import linear_head_of, preprocessing_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
 from zoo.progress import progress as bar_over
-from zoo.versions import available_cores, machine
+from zoo.versions import available_cores, has_bfloat16
 
 T = TypeVar("T")
 
@@ -172,10 +172,7 @@ def worker_count(batches: int) -> int:
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 in hardware; where it does not, float32 is two to three times faster.
-
-    On CPUs that is AMX (``amx_bf16``) or AVX-512's ``avx512_bf16``.
-    """
+    """Return whether a device multiplies bfloat16 in hardware; where not, float32 is two to three times as fast."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and not {"amx_bf16", "avx512_bf16"}.isdisjoint(machine()["instruction_sets"])
+    return device.type == "cpu" and has_bfloat16()

@@ -21,6 +21,7 @@ import numpy as np
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import DataError, OptionError
+from zoo.retrieval.nearest import MEMORY
 from zoo.retrieval.protocol import Find, exact, queries_and_gallery
 
 LABEL_KS = tuple(range(1, 11))
@@ -80,7 +81,11 @@ class LabelRetrievalResult:
 
 
 def measure_by_labels(
-    embeddings: np.ndarray, images: ImageSet, metric: str = "cosine", ks: Sequence[int] = LABEL_KS
+    embeddings: np.ndarray,
+    images: ImageSet,
+    metric: str = "cosine",
+    ks: Sequence[int] = LABEL_KS,
+    memory: int = MEMORY,
 ) -> LabelRetrievalResult:
     """Measure retrieval among the images of a set by their continuous labels.
 
@@ -91,12 +96,13 @@ def measure_by_labels(
         images: their continuous labels and roles.
         metric: "cosine" or "euclidean", of the embeddings.
         ks: the K of the measures, each at least 1.
+        memory: bytes to search in, beyond the embeddings.
 
     Raises:
         DataError: no continuous labels, no query with another image in the gallery, or embeddings not finite.
         OptionError: unknown metric or K below 1.
     """
-    return measure_found_by_labels(exact(embeddings, images, metric), images, ks)
+    return measure_found_by_labels(exact(embeddings, images, metric, memory=memory), images, ks)
 
 
 def measure_found_by_labels(find: Find, images: ImageSet, ks: Sequence[int] = LABEL_KS) -> LabelRetrievalResult:

@@ -20,7 +20,7 @@ import numpy as np
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import DataError, OptionError
-from zoo.retrieval.nearest import CHUNK_BYTES
+from zoo.retrieval.nearest import CHUNK_BYTES, MEMORY
 from zoo.retrieval.protocol import Find, chance_of, exact, positives_of, queries_and_gallery
 
 DEFAULT_KS = (1, 2, 4, 8, 10)
@@ -65,7 +65,11 @@ class RetrievalResult:
 
 
 def measure(
-    embeddings: np.ndarray, images: ImageSet, metric: str = "cosine", ks: Sequence[int] = DEFAULT_KS
+    embeddings: np.ndarray,
+    images: ImageSet,
+    metric: str = "cosine",
+    ks: Sequence[int] = DEFAULT_KS,
+    memory: int = MEMORY,
 ) -> RetrievalResult:
     """Measure retrieval among the images of a set.
 
@@ -77,12 +81,13 @@ def measure(
         images: their labels and roles.
         metric: "cosine" or "euclidean".
         ks: the K of Recall@K, each at least 1.
+        memory: bytes to search in, beyond the embeddings.
 
     Raises:
         DataError: no labels, no query with an image of its class in the gallery, or embeddings that are not finite.
         OptionError: unknown metric, or K below 1.
     """
-    return measure_found(exact(embeddings, images, metric), images, ks)
+    return measure_found(exact(embeddings, images, metric, memory=memory), images, ks)
 
 
 def measure_found(find: Find, images: ImageSet, ks: Sequence[int] = DEFAULT_KS) -> RetrievalResult:

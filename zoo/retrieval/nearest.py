@@ -1,10 +1,16 @@
 """Exact nearest neighbours among vectors, in bounded memory. Knows arrays alone: data and measures both stand on it.
 
-Neighbours at equal distance are ordered by their index in the gallery. Distances that decide an order are recomputed
-in float64, so duplicates are exact ties.
+Neighbours at equal distance are ordered by their index in the gallery. Candidates are proposed by matrix products in
+low precision, with a bound on how near any other vector can be. Distances that decide an order are computed in float64,
+so duplicates are exact ties, and the result is the same whatever proposed the candidates.
 """
 
 from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
@@ -12,82 +18,238 @@ from zoo.errors import DataError, require_known
 from zoo.extras import is_installed
 from zoo.progress import progress
 
+MEMORY = 256 << 20
+"""Bytes to work in, beyond the vectors themselves."""
 CHUNK_BYTES = 128 << 20
 _BRUTE_FORCE_FROM = 4096  # candidates; beyond, one row of all distances costs less than sorting gathered ones
+_WORTH_TORCH = 1e10  # multiplications that take longer than importing torch
+_WITH_TORCH = is_installed("torch")
 
 
-def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarray | None = None) -> np.ndarray:
+class _Finder(Protocol):
+    """What proposes candidates; see :meth:`zoo.retrieval.products.Products.find`."""
+
+    def queries_at_once(self, count: int) -> int: ...
+
+    def find(self, queries: np.ndarray, k: int, count: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def serves_both_ways(self, count: int) -> bool: ...
+
+    def find_in_gallery(
+        self, k: int, count: int, exclude: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]: ...
+
+
+class _OneWay:
+    """A finder that does not use a distance for both of its ends."""
+
+    def serves_both_ways(self, count: int) -> bool:
+        return False
+
+    def find_in_gallery(
+        self, k: int, count: int, exclude: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        raise NotImplementedError
+
+
+def nearest(
+    queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarray | None = None, memory: int = MEMORY
+) -> np.ndarray:
     """Find the exact k nearest gallery rows by Euclidean distance; ties by lower row.
 
-    Candidates are proposed in float32, by faiss where it is installed and else by numpy; their distances are then
-    recomputed in float64, and where the last candidate is too near to rule out a tie across the border, more candidates
-    are asked for.
+    Candidates come from bfloat16 products where the processor has them, on a GPU where there is one, and without torch
+    from faiss or numpy. Queries whose candidates may lack a neighbour are asked again, in float32, for four times as
+    many, until none may.
 
     Args:
         queries: float32 or float64 ``(Q, D)``.
-        gallery: the same ``(G, D)``.
+        gallery: the same ``(G, D)``; may be memory-mapped.
         k: neighbours of each query, 1..G.
         exclude: int ``(Q,)``, a gallery row that is not to be found for each query, or -1.
+        memory: bytes to work in, beyond the vectors.
 
     Returns:
         int64 ``(Q, k)``, -1 where a query has fewer than k neighbours.
     """
-    if exclude is None:
-        exclude = np.full(len(queries), -1)
-    # Candidates are found among centred and scaled vectors: less cancellation, and squares that neither overflow nor
-    # vanish. The exact distances are of the vectors as given, since centring would round ties apart.
-    centre = gallery.mean(axis=0, dtype=np.float64).astype(gallery.dtype)
-    queries32, gallery32 = queries - centre, gallery - centre
-    scale = float(max(-queries32.min(), queries32.max(), -gallery32.min(), gallery32.max())) or 1.0
-    queries32 /= queries32.dtype.type(scale)
-    gallery32 /= gallery32.dtype.type(scale)
-    queries32, gallery32 = queries32.astype(np.float32, copy=False), gallery32.astype(np.float32, copy=False)
-    squares = np.einsum("gd,gd->g", gallery32, gallery32).max()
+    exclude = np.full(len(queries), -1) if exclude is None else np.asarray(exclude, dtype=np.int64)
     result = np.full((len(queries), k), -1, dtype=np.int64)
+    if not len(queries) or not len(gallery):
+        return result
+    centre, scale = _frame(queries, gallery, memory)
+    count = k + k // 2 + 14
     pending = np.arange(len(queries))
-    candidates = min(k + 9, len(gallery))
+    rounded = True
     while len(pending):
-        if candidates > _BRUTE_FORCE_FROM and candidates < len(gallery):
-            candidates = len(gallery)
         unsettled = []
-        step = max(1, CHUNK_BYTES // (8 * candidates * max(queries.shape[1], 1)))
-        starts = progress(range(0, len(pending), step), "searching", shown=len(pending) > step)
-        for start in starts:
-            rows = pending[start : start + step]
-            if candidates == len(gallery):
-                found = np.broadcast_to(np.arange(len(gallery)), (len(rows), len(gallery)))
-            else:
-                found = _candidates(queries32[rows], gallery32, candidates)
-            distances = squared_distances(queries[rows], gallery, found)
-            distances[found == exclude[rows][:, None]] = np.inf
-            order = np.lexsort((found, distances), axis=1)
-            found = np.take_along_axis(found, order, axis=1)
-            distances = np.take_along_axis(distances, order, axis=1)
+        finder = _finder(gallery, centre, scale, memory, rounded, len(pending))
+        if count >= min(len(gallery), _BRUTE_FORCE_FROM):
+            finder = _Everything(len(gallery), memory)
+        for rows, found, floor in _candidates(finder, queries, gallery, pending, k, count, exclude):
+            found, distances = _in_order(queries[rows], gallery, found, scale, memory)
             best = np.where(np.isinf(distances[:, :k]), -1, found[:, :k])
             result[rows, : best.shape[1]] = best
-            if candidates < len(gallery):
-                finite_last = np.where(np.isinf(distances[:, -1]), distances[:, -2], distances[:, -1])
-                noise = 1e-5 * scale**2 * ((queries32[rows].astype(np.float64) ** 2).sum(axis=1) + squares)
-                unsettled.append(rows[finite_last - distances[:, k - 1] <= noise])
-        pending = np.concatenate(unsettled) if unsettled else pending[:0]
-        candidates = min(4 * candidates, len(gallery))
+            farthest = distances[:, :k].max(axis=1, initial=0.0) if distances.shape[1] >= k else np.inf
+            unsettled.append(rows[~((farthest < floor) | (floor == np.inf))])
+        pending = np.concatenate(unsettled)
+        count, rounded = 4 * count, False
     return result
 
 
-def _candidates(queries: np.ndarray, gallery: np.ndarray, count: int) -> np.ndarray:
-    """Return the nearest gallery rows as float32 tells, int64 ``(Q, count)`` in any order; count is below G."""
-    if is_installed("faiss"):
-        import faiss
+def _candidates(
+    finder: _Finder,
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    pending: np.ndarray,
+    k: int,
+    count: int,
+    exclude: np.ndarray,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield rows of the pending queries, their candidates, and the least squared distance of all others."""
+    among_themselves = queries is gallery and len(pending) == len(gallery) and finder.serves_both_ways(count)
+    if among_themselves and ((exclude < 0) | (exclude == pending)).all():
+        yield from finder.find_in_gallery(k, count, exclude)
+        return
+    step = finder.queries_at_once(count)
+    for start in progress(range(0, len(pending), step), "searching", shown=len(pending) > step):
+        rows = pending[start : start + step]
+        yield rows, *finder.find(queries[rows], k, count, exclude[rows])
 
-        found: np.ndarray = faiss.knn(queries, gallery, count, metric=faiss.METRIC_L2)[1]
-        return found
-    squares = np.einsum("gd,gd->g", gallery, gallery)
-    found = np.empty((len(queries), count), dtype=np.int64)
-    step = max(1, CHUNK_BYTES // (12 * len(gallery)))  # distances in float32, and their order in int64
-    for start in range(0, len(queries), step):
-        distances = squares - 2 * (queries[start : start + step] @ gallery.T)  # less the query's own square
-        found[start : start + step] = np.argpartition(distances, count - 1, axis=1)[:, :count]
-    return found
+
+def _frame(queries: np.ndarray, gallery: np.ndarray, memory: int) -> tuple[np.ndarray, float]:
+    """Return the mean of the gallery, and a power of two that brings all coordinates less the mean into [-2, 2].
+
+    Centred and scaled vectors cancel less, and have squares that neither overflow nor vanish.
+    """
+    step = max(1, memory // 4 // (16 * max(gallery.shape[1], 1)))
+    total = np.zeros(gallery.shape[1])
+    for start in range(0, len(gallery), step):
+        total += gallery[start : start + step].sum(axis=0, dtype=np.float64)
+    centre = (total / len(gallery)).astype(gallery.dtype)
+    largest = 0.0
+    for vectors in (queries, gallery):
+        for start in range(0, len(vectors), step):
+            part = vectors[start : start + step] - centre
+            largest = max(largest, -float(part.min(initial=0)), float(part.max(initial=0)))
+    return centre, math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0
+
+
+def _finder(gallery: np.ndarray, centre: np.ndarray, scale: float, memory: int, rounded: bool, queries: int) -> _Finder:
+    """Return what proposes candidates fastest here."""
+    if _WITH_TORCH and ("torch" in sys.modules or queries * float(gallery.size) > _WORTH_TORCH):
+        from zoo.retrieval.products import Products
+
+        return Products(gallery, centre, scale, memory, rounded)
+    return _WithoutTorch(gallery, centre, scale, memory)
+
+
+class _Everything(_OneWay):
+    """Proposes the whole gallery."""
+
+    def __init__(self, size: int, memory: int) -> None:
+        self.size, self.memory = size, memory
+
+    def queries_at_once(self, count: int) -> int:
+        return max(1, self.memory // 4 // (32 * self.size))
+
+    def find(self, queries: np.ndarray, k: int, count: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = np.tile(np.arange(self.size), (len(queries), 1))
+        found[found == exclude[:, None]] = -1
+        return found, np.full(len(queries), np.inf)
+
+
+class _WithoutTorch(_OneWay):
+    """Proposes what float32 tells to be nearest, by faiss where it is installed and else by numpy."""
+
+    def __init__(self, gallery: np.ndarray, centre: np.ndarray, scale: float, memory: int) -> None:
+        self.centre, self.scale, self.memory = centre, scale, memory
+        self.gallery = self._scaled(gallery)
+        self.squares = np.einsum("gd,gd->g", self.gallery, self.gallery)
+
+    def queries_at_once(self, count: int) -> int:
+        return max(1, self.memory // 2 // (8 * count * max(self.gallery.shape[1], 1)))
+
+    def find(self, queries: np.ndarray, k: int, count: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scaled = self._scaled(queries)
+        own = np.einsum("qd,qd->q", scaled, scaled)
+        if is_installed("faiss"):
+            import faiss
+
+            distances, found = faiss.knn(scaled, self.gallery, count, metric=faiss.METRIC_L2)
+            farthest = distances[:, -1].astype(np.float64)
+        else:
+            found = np.empty((len(queries), count), dtype=np.int64)
+            farthest = np.empty(len(queries))
+            step = max(1, self.memory // 2 // (12 * len(self.gallery)))  # distances in float32, and their order
+            for start in range(0, len(queries), step):
+                part = slice(start, start + step)
+                distances = self.squares - 2 * (scaled[part] @ self.gallery.T)  # less the query's own square
+                found[part] = np.argpartition(distances, count - 1, axis=1)[:, :count]
+                farthest[part] = np.take_along_axis(distances, found[part], axis=1).max(axis=1) + own[part]
+        noise = 1e-5 * (own.astype(np.float64) + self.squares.max())
+        found = np.where(found == exclude[:, None], -1, found)
+        return found, (farthest - noise) * self.scale**2
+
+    def _scaled(self, vectors: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = ((vectors - self.centre) / self.scale).astype(np.float32, copy=False)
+        return scaled
+
+
+def _in_order(
+    queries: np.ndarray, gallery: np.ndarray, found: np.ndarray, scale: float, memory: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return candidates by exact distance, ties by lower row, and their distances.
+
+    Args:
+        queries: float32 or float64 ``(Q, D)``.
+        gallery: the same ``(G, D)``.
+        found: int64 ``(Q, C)`` rows of the gallery, -1 for none.
+        scale: of the coordinates; see :func:`_frame`.
+        memory: bytes to work in.
+
+    Returns:
+        int64 ``(Q, C)`` rows, and float64 ``(Q, C)`` squared distances: in float64 where that decides an order, else
+        accurate to float32. Infinite, and last, for none.
+    """
+    there = found >= 0
+    distances = np.full(found.shape, np.inf)
+    if gallery.dtype == np.float32 and _WITH_TORCH and "torch" in sys.modules:
+        from zoo.retrieval.products import pair_distances
+
+        one, place = np.nonzero(there)
+        distances[one, place] = pair_distances(queries, gallery, (one, found[one, place]), scale, memory)
+        found, distances = _sorted(found, distances)
+        # Those that float32 cannot tell from the one before or after.
+        apart = 4 * (gallery.shape[1] + 4) * 2.0**-24
+        with np.errstate(invalid="ignore"):
+            near = np.diff(distances, axis=1) <= apart * distances[:, 1:]
+        undecided = np.zeros(found.shape, dtype=bool)
+        undecided[:, 1:] |= near
+        undecided[:, :-1] |= near
+        undecided &= np.isfinite(distances)
+    else:
+        undecided = there
+    one, place = np.nonzero(undecided)
+    distances[one, place] = _exact_distances(queries, gallery, one, found[one, place], memory)
+    return _sorted(found, distances)
+
+
+def _sorted(found: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((found, distances), axis=1)
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+
+def _exact_distances(
+    queries: np.ndarray, gallery: np.ndarray, one: np.ndarray, other: np.ndarray, memory: int
+) -> np.ndarray:
+    """Return float64 ``(P,)`` squared distances of pairs: rows of the queries, and rows of the gallery."""
+    distances = np.empty(len(one))
+    step = max(1, memory // 4 // (16 * max(queries.shape[1], 1)))
+    for start in range(0, len(one), step):
+        part = slice(start, start + step)
+        difference = gallery[other[part]].astype(np.float64)
+        difference -= queries[one[part]]
+        distances[part] = np.einsum("pd,pd->p", difference, difference)
+    return distances
 
 
 def squared_distances(queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from zoo.data.image_set import GALLERY, QUERY, DataSplits, ImageSet
 from zoo.errors import DataError
-from zoo.retrieval.nearest import comparable, nearest
+from zoo.retrieval.nearest import MEMORY, comparable, nearest
 
 Find = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
 """How neighbours are found, exactly or by an index. Takes int64 ``(Q,)`` rows of queries in the image set, how many
@@ -17,7 +17,13 @@ gallery, nearest first, never its own, and -1 where there are fewer. The gallery
 :func:`queries_and_gallery`, in that order."""
 
 
-def exact(embeddings: np.ndarray, images: ImageSet, metric: str, gallery: np.ndarray | None = None) -> Find:
+def exact(
+    embeddings: np.ndarray,
+    images: ImageSet,
+    metric: str,
+    gallery: np.ndarray | None = None,
+    memory: int = MEMORY,
+) -> Find:
     """Return exact search among the images of a set.
 
     Args:
@@ -26,6 +32,7 @@ def exact(embeddings: np.ndarray, images: ImageSet, metric: str, gallery: np.nda
         metric: "cosine" or "euclidean".
         gallery: float ``(N, D)``, what another model makes of the same images, if that is to be searched; None for
             the same embeddings.
+        memory: bytes to search in, beyond the vectors.
 
     Raises:
         DataError: embeddings that are not finite, or not one for each image.
@@ -38,7 +45,13 @@ def exact(embeddings: np.ndarray, images: ImageSet, metric: str, gallery: np.nda
     searched = vectors if gallery is None else comparable(gallery, metric)
     if images.roles is not None:
         searched = searched[queries_and_gallery(images)[1]]
-    return lambda rows, k, own: nearest(vectors[rows], searched, k, exclude=own)
+
+    def find(rows: np.ndarray, k: int, own: np.ndarray) -> np.ndarray:
+        if searched is vectors and 2 * len(rows) > len(vectors):  # of all, a distance serves both of its ends
+            return nearest(vectors, vectors, k, np.arange(len(vectors)), memory)[rows]
+        return nearest(vectors[rows], searched, k, own, memory)
+
+    return find
 
 
 def queries_and_gallery(images: ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
