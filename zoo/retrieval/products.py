@@ -4,11 +4,11 @@ With queries q and gallery vectors g, centred and scaled, the product of (q, 1, 
 -|q - g|^2 / 2: the nearer, the nearer to 0, and the smaller the error of rounding it. A product p of rounded vectors
 differs from that by at most
 
-    E(q, g) = |q| r_g + r_q |g| + 2^-23 (D + 6) (|q| |g| + |q|^2 / 2 + |g|^2 / 2)   and   u |p|,
+    E(q, g) = |q| r_g + r_q |g'| + 2^-23 (D + 6) (|q| |g| + |q|^2 / 2 + |g|^2 / 2)   and   u |p|,
 
-with r the norms of what rounding took from a vector (Cauchy-Schwarz; the last term is the greatest error of any order
-of summation in float32), and u the rounding of p itself. If all candidates have a p of at least s, any other vector
-with |g| <= R is at a squared distance of at least -2 (s + u |s| + E(q, R)), and any with |g| > R at (R - |q|)^2.
+with g' the rounded g and r the norms of what rounding took (Cauchy-Schwarz; the last term is the greatest error of any
+order of summation in float32), and u the rounding of p itself. If all candidates have a p of at least s, any other
+vector with |g| <= R is at a squared distance of at least -2 (s + u |s| + E(q, R)), and any with |g| > R at (R - |q|)^2.
 """
 
 from __future__ import annotations
@@ -175,10 +175,10 @@ class Products:
     def _error(
         self, norms: Tensor, residuals: Tensor, others: Tensor | float, their_residuals: Tensor | float
     ) -> Tensor:
-        """Return E of the module's text."""
+        """Return E of the module's text, and a little for the norms: theirs before rounding, for those after it."""
         summed = norms * others + (norms.square() + others**2) / 2
         terms = self.gallery.shape[1] + 2 * _PARTS
-        return 1.001 * (norms * their_residuals + residuals * others + 2.0**-23 * terms * summed + _TINY)
+        return 1.005 * (norms * their_residuals + residuals * others + 2.0**-23 * terms * summed + _TINY)
 
     def _side(self, vectors: np.ndarray) -> _Side:
         """Return vectors as the right side of the product: (g, -|g|^2 / 2 in parts, ones)."""

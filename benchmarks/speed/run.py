@@ -1,0 +1,143 @@
+"""How fast losses, evaluation and start-up are, beside other ways to do the same in the same minutes.
+
+    python -m benchmarks.speed.run losses
+    python -m benchmarks.speed.run evaluation --rival open-metric-learning=PYTHON
+    python -m benchmarks.speed.run startup
+
+Ways take turns, each in a process of its own, and medians and ratios are kept: machines are noisy. ``--rival`` names
+the interpreter of an environment that has a rival which this one lacks. A part that is run again replaces its rows in
+results.json beside this file, from which results.md is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.results import markdown_table
+from benchmarks.speed.evaluation import WAYS
+from benchmarks.speed.losses import measure_losses
+from zoo.versions import machine, versions
+
+HERE = Path(__file__).resolve().parent
+RESULTS, TABLE = HERE / "results.json", HERE / "results.md"
+SIZES = ((60_000, 512),)
+COMMANDS = {
+    "import zoo": ("-c", "import zoo"),
+    "import export.runtime": ("-c", "import export.runtime"),
+    "import zoo.models.folder (torch and timm)": ("-c", "import zoo.models.folder"),
+    "compressor --help": ("-m", "compressor", "--help"),
+    "compressor train --help": ("-m", "compressor", "train", "--help"),
+    "compressor embed --help": ("-m", "compressor", "embed", "--help"),
+}
+
+
+def main() -> None:
+    """Run a part, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["losses", "evaluation", "startup"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rival", action="append", default=[], help="NAME=PYTHON, for evaluation")
+    options = parser.parse_args()
+    if options.part == "losses":
+        rows = measure_losses(options.repeats)
+    elif options.part == "evaluation":
+        rows = measure_evaluation(options.repeats, dict(each.split("=", 1) for each in options.rival))
+    else:
+        rows = measure_startup(options.repeats)
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    made = {"machine": machine(), "versions": versions(), "threads": torch.get_num_threads()}
+    results[options.part] = {"repeats": options.repeats, **made, "rows": rows}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(table(results), encoding="utf-8")
+    print(table(results))
+
+
+def measure_evaluation(repeats: int, pythons: dict[str, str]) -> list[dict[str, Any]]:
+    """Return a row for each size and way that can be run here."""
+    rows = []
+    for count, dim in SIZES:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for _ in range(repeats):
+            for way in WAYS:
+                command = [pythons.get(way, sys.executable), str(HERE / "evaluation.py"), way, str(count), str(dim)]
+                run = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parents[1], check=False)
+                if run.returncode == 0:
+                    found.setdefault(way, []).append(json.loads(run.stdout.splitlines()[-1]))
+                    print(found[way][-1], file=sys.stderr)
+                else:
+                    print(f"{way}: left out: {run.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        for way, runs in found.items():
+            rows.append(
+                {
+                    "way": way,
+                    "size": f"{count:,} x {dim}",
+                    "seconds": median(run["seconds"] for run in runs),
+                    "mb": median(run["mb"] for run in runs),
+                    "ratio": round(
+                        median(run["seconds"] / own["seconds"] for run, own in zip(runs, found["ours"], strict=True)), 2
+                    ),
+                }
+            )
+    return rows
+
+
+def measure_startup(repeats: int) -> list[dict[str, Any]]:
+    """Return a row for each command: the least and the median of its wall-clock seconds."""
+    rows = []
+    for name, command in COMMANDS.items():
+        taken = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *command], capture_output=True, cwd=HERE.parents[1], check=True)
+            taken.append(time.perf_counter() - began)
+        rows.append({"command": name, "least": round(min(taken), 2), "median": round(median(taken), 2)})
+    return rows
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return all parts as Markdown."""
+    text = ["# Speed", ""]
+    if "losses" in results:
+        text += ["## Losses, forward and backward", ""]
+        text += ["`plain` is the relaxed contrastive loss with float32 matrix products, which lose near pairs.", ""]
+        header = ["loss", "batch x dimensions", "ms", "plain, ms", "ratio"]
+        rows = [
+            [row["loss"], row["shape"], f"{row['ms']:.1f}", f"{row['plain_ms']:.1f}", f"{row['ratio']:.2f}"]
+            for row in results["losses"]["rows"]
+        ]
+        text += [*markdown_table(header, rows), "", made_by(results["losses"]), ""]
+    if "evaluation" in results:
+        text += ["## Evaluation", "", "Recall@K, R-Precision and MAP@R, every image a query against all others.", ""]
+        header = ["", "vectors", "seconds", "times ours", "MB beyond the vectors"]
+        rows = [
+            [row["way"], row["size"], f"{row['seconds']:.1f}", f"{row['ratio']:.2f}", f"{row['mb']:,.0f}"]
+            for row in results["evaluation"]["rows"]
+        ]
+        text += [*markdown_table(header, rows), "", made_by(results["evaluation"]), ""]
+    if "startup" in results:
+        text += ["## Start-up", ""]
+        rows = [[row["command"], f"{row['least']:.2f}", f"{row['median']:.2f}"] for row in results["startup"]["rows"]]
+        header = ["", "least, s", "median, s"]
+        text += [*markdown_table(header, rows), "", made_by(results["startup"]), ""]
+    return "\n".join(text)
+
+
+def made_by(part: dict[str, Any]) -> str:
+    """Return on what a part was measured."""
+    return (
+        f"Medians of {part['repeats']}, {part['threads']} threads. {part['machine']['processor']}, "
+        f"{part['machine']['cores']} cores. Versions: {json.dumps(part['versions'])}."
+    )
+
+
+if __name__ == "__main__":
+    main()
