@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from zoo.arguments import ArchLike, DataLike, TeacherLike, require_valid
-from zoo.stage import Stage, locking
+from zoo.stage import CHECKPOINTS, Stage, locking
 from zoo.training.defaults import filled
 from zoo.training.options import (
     BatchOptions,
@@ -71,6 +71,7 @@ def distill(
     validate_every: int = OptimisationOptions.validate_every,
     precision: str = MachineOptions.precision,
     teacher_precision: str = "fp32",
+    teacher_views: int | None = None,
     teacher_cache: str | Path | None = None,
     compile: bool = MachineOptions.compile,
     devices: str | int = MachineOptions.devices,
@@ -108,9 +109,11 @@ def distill(
         precision: Lightning's precision for the student: 32-true, bf16-mixed, 16-mixed, or auto (bf16-mixed if the
             hardware supports it, else 32-true).
         teacher_precision: precision of the teacher's forward pass: fp32, bf16, fp16 or auto.
+        teacher_views: random views of each image in all, such as 8, each of which the teacher embeds once and the
+            student sees again and again; null for new ones in every epoch.
         teacher_cache: folder that stores the teacher's embeddings of the views, so that other students with the same
-            teacher, data, augmentation and seed need not run it; null for none. Takes 4 bytes per dimension, view,
-            image and epoch.
+            teacher, data, augmentation and seed need not run it; null for none, or with teacher_views for a folder in
+            out. Takes 4 bytes per dimension, image and view; without teacher_views, of each epoch.
 
     Returns:
         The student's folder.
@@ -128,7 +131,7 @@ def distill(
 
     from zoo.teachers.opening import open_teacher
 
-    source = open_teacher(teacher, teacher_precision, teacher_cache)
+    source = open_teacher(teacher, teacher_precision, None if teacher_views else teacher_cache)
     digests = {"data_digest": splits.digest, "teacher_digest": source.digest}
     stage = Stage.open(out, distill, options | {"teacher": source.name}, **digests)
     if stage.finished:
@@ -137,6 +140,7 @@ def distill(
     import lightning
 
     from compressor.losses import LOSSES
+    from compressor.numbered_views import NumberedViews
     from compressor.transfer import require_transferable, transfer
     from zoo.losses import find_loss
     from zoo.models.facts import EUCLIDEAN, ModelFacts, set_facts
@@ -152,7 +156,10 @@ def distill(
     model = create_model(**vars(asked.network), metric=metric)
     if isinstance(arch, str) and (warning := advice(options["arch"])) is not None:
         log.warning(warning)
-    learner, measured = transfer(model, source, splits, stage.folder, asked)
+    numbered = None
+    if teacher_views is not None:
+        numbered = NumberedViews(teacher_views, teacher_cache or stage.folder / CHECKPOINTS)
+    learner, measured = transfer(model, source, splits, stage.folder, asked, numbered=numbered)
     set_facts(
         model,
         ModelFacts(

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from compressor.feature_maps import pair_stages
 from compressor.losses import LOSSES
+from compressor.numbered_views import NumberedViews
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.rotations import with_rotations
 from zoo.errors import OptionError
@@ -28,6 +29,7 @@ from zoo.retrieval.protocol import measurable, require_training_images
 from zoo.teachers.base import Teacher, resize_views
 from zoo.teachers.proof import enough_to_prove, judged_by_labels, prove_teacher
 from zoo.teachers.ready import ArrayTeacher
+from zoo.teachers.stored_views import StoredViews
 from zoo.training.batches.augmentation import Views
 from zoo.training.fitting import fit, training_loader
 from zoo.training.learner import Learner
@@ -75,6 +77,7 @@ class TransferLearner(Learner):
         super().__init__(model, loss, validation, asked, by_labels)
         self.teacher, self.images = teacher, images
         self.labels = labels
+        self.stored: StoredViews | None = None
         # A loss that compares lengths too must not be given what is thrown away where cosines are compared.
         by_length = getattr(type(loss), "metric", EUCLIDEAN) == EUCLIDEAN
         self.on_sphere = by_length and facts_of(model).metric == COSINE
@@ -84,8 +87,8 @@ class TransferLearner(Learner):
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        shown, indices = batch
+    def training_step(self, batch: tuple[Tensor, ...]) -> Tensor:
+        shown, indices, *numbers = batch
         indices = indices.repeat(shown.shape[1])
         views = shown.transpose(0, 1).flatten(0, 1)
         resized = resize_views(views, preprocessing_of(self.model).input_size)
@@ -95,7 +98,10 @@ class TransferLearner(Learner):
             embeddings, student_maps = self.embed_views_with_maps(resized)
             given["student_maps"], given["teacher_maps"] = pair_stages(student_maps, teacher_maps)
         else:
-            targets = self.teacher.embed_views(views, indices, self.images)
+            if self.stored is None:
+                targets = self.teacher.embed_views(views, indices, self.images)
+            else:
+                targets = self.stored.embed(views, indices, numbers[0].T.flatten())
             embeddings = self.embed_views(resized)
         embeddings = embeddings.float()
         if self.on_sphere:
@@ -138,7 +144,7 @@ class QuantizedLearner(TransferLearner):
             with self.quantization.calibrating():
                 embed(self.model, self.images.subset(chosen), progress=False)
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, ...]) -> Tensor:
         if self.current_epoch >= (self.trainer.max_epochs or 1) * 3 // 4:
             return super().training_step(batch)
         with self.quantization.observing(RANGE_RATE):
@@ -166,6 +172,7 @@ def transfer(
     folder: Path,
     asked: Training,
     make_learner: Callable[..., TransferLearner] = TransferLearner,
+    numbered: NumberedViews | None = None,
 ) -> tuple[TransferLearner, dict[str, Any]]:
     """Train a student from a teacher, which is measured first, and leave the best weights in the student.
 
@@ -176,6 +183,7 @@ def transfer(
         folder: for logs, and checkpoints to resume from.
         asked: its options. A student with pretrained weights is measured as it comes, before training.
         make_learner: takes the arguments of TransferLearner.
+        numbered: views that the teacher embeds once; None for new ones in every epoch.
 
     Returns:
         The learner, and the measures of teacher and student on the validation images, each named by where it was taken.
@@ -209,8 +217,12 @@ def transfer(
     preprocessing = preprocessing_of(model)
     sizes = [preprocessing.input_size, teacher.input_size or preprocessing.input_size]
     size = (max(height for height, _ in sizes), max(width for _, width in sizes))
-    batches = asked.batches
-    shown = Views(images, replace(preprocessing, input_size=size), batches.augment, batches.min_crop, batches.views)
+    batches, seed = asked.batches, asked.machine.seed
+    count = None if numbered is None else numbered.count
+    preprocessing = replace(preprocessing, input_size=size)
+    shown = Views(images, preprocessing, batches.augment, batches.min_crop, batches.views, count, seed)
+    if numbered is not None and not isinstance(teacher, ArrayTeacher):
+        learner.stored = numbered.stored(teacher, images, shown, splits.digest, learner.with_maps)
     start = Start.of(asked, upright, use_labels, _targets_of(loss, teacher))
     best = fit(learner, training_loader(images, shown, asked), folder, asked, start)
     return learner, measured | {"validation": best}

@@ -76,6 +76,7 @@ _AT_MOST = {
     "qat_epochs": 10**6,
     "runs": 10**5,
     "validate_every": 10**6,
+    "teacher_views": 10**4,
     "views": 1000,
     "workers": 1024,
 }
@@ -123,6 +124,9 @@ def require_valid(options: Mapping[str, Any]) -> None:
     of_each, batch = options.get("images_per_class"), options.get("batch_size")
     if of_each is not None and batch is not None and of_each > batch:
         raise OptionError(f"images_per_class is {of_each}; it must lie in 0..batch_size ({batch}).")
+    in_all, shown_together = options.get("teacher_views"), options.get("views")
+    if in_all is not None and shown_together is not None and in_all < shown_together:
+        raise OptionError(f"teacher_views is {in_all}; it must be at least views, which is {shown_together}.")
     smallest = options.get("min_crop")
     if smallest is not None and not 0 < smallest <= 1:
         raise OptionError(f"min_crop is {smallest}; it must lie in (0, 1].")

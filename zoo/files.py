@@ -146,7 +146,7 @@ def scratch_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     size = 4 * math.prod(shape)
     try:
         with open(path, "wb") as file:
-            _reserve(file.fileno(), size)
+            reserve(file.fileno(), size)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise OptionError(
@@ -156,8 +156,12 @@ def scratch_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.memmap(path, np.float32, "r+", shape=shape)
 
 
-def _reserve(handle: int, size: int) -> None:
-    """Give a new file its size and the space for it."""
+def reserve(handle: int, size: int) -> None:
+    """Give a new file its size and the space for it; a mapped page without space would end the process.
+
+    Raises:
+        OSError: there is no such space.
+    """
     try:
         os.posix_fallocate(handle, 0, size)
     except (AttributeError, OSError) as error:  # no such call on this system, or none for this file system

@@ -37,7 +37,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         *("threads", "runs"),
     ),
     "kind of index": ("kind", "options"),
-    "machine": (*_names("machine"), "teacher_precision", "teacher_cache"),
+    "machine": (*_names("machine"), "teacher_precision", "teacher_views", "teacher_cache"),
 }
 # Where a name means another thing than elsewhere.
 _ELSEWHERE = {

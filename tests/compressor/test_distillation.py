@@ -24,6 +24,7 @@ from zoo.models.embedding import embed
 from zoo.models.facts import facts_of, set_facts
 from zoo.models.making import create_model
 from zoo.retrieval.label_measures import measure_by_labels, random_order
+from zoo.teachers.torch_module import TorchTeacher
 from zoo.training.fitting import Interrupted
 from zoo.training.learner import Learner
 
@@ -368,3 +369,37 @@ def test_a_teacher_that_knows_nothing_of_continuous_labels_stops_the_run(
     table = {name: random.normal(size=4) for part in (data.train, data.validation) for name in part.ids}
     with pytest.raises(ModelError, match=r"no better than chance: nDCG@10"):
         distill(table, data, tmp_path / "s", arch="test_efficientnet", dim=8, **spot_options)
+
+
+def test_the_teacher_embeds_each_numbered_view_once(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    embed_views = TorchTeacher.embed_views
+
+    def counted(self: TorchTeacher, views: Tensor, *rest: Any) -> Tensor:
+        seen.append(len(views))
+        return embed_views(self, views, *rest)
+
+    monkeypatch.setattr(TorchTeacher, "embed_views", counted)
+    options = distil_options | {"epochs": 6, "teacher_views": 3, "views": 2}
+    distill(tiny_teacher, f"folder:{photos}", tmp_path / "alone", **options)
+    images = len(load_data(f"folder:{photos}").train)
+    assert sum(seen) <= 3 * images + 1  # and a blank one
+    assert not list((tmp_path / "alone").rglob("views-*"))  # with the checkpoints, they go at the end
+    cache = {"teacher_cache": tmp_path / "cache"}
+    distill(tiny_teacher, f"folder:{photos}", tmp_path / "first", **options, **cache)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("alone", "first")]
+    assert weights[0] == weights[1]
+    seen.clear()
+    distill(tiny_teacher, f"folder:{photos}", tmp_path / "second", **options | {"lr": 0.02}, **cache)
+    assert sum(seen) == 1
+
+
+def test_numbered_views_that_cannot_be(photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any) -> None:
+    with pytest.raises(OptionError, match="teacher_views is 1; it must be at least views, which is 2"):
+        distill(tiny_teacher, f"folder:{photos}", tmp_path, **distil_options | {"teacher_views": 1, "views": 2})
+    with pytest.raises(OptionError, match="teacher_views keeps embeddings, and this loss needs"):
+        distill(
+            tiny_teacher, f"folder:{photos}", tmp_path, **distil_options | {"teacher_views": 4, "loss": "attention"}
+        )

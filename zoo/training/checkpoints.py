@@ -22,6 +22,7 @@ from zoo.models.content import bytes_of
 
 BEST, LAST = "best.safetensors", "last.ckpt"
 START_WEIGHTS, START_FACTS = "start.safetensors", "start.json"
+STORED_VIEWS = "views-*.npy"  # of zoo.teachers.stored_views
 DIGEST_KEY = "content_digest"
 _REMEDY = "Remove it to begin this stage again."
 # What unpicklers, zip readers and torch raise for broken files; weights_only lets no code run.
@@ -74,6 +75,8 @@ def remove_checkpoints(folder: Path) -> None:
     """Remove what a run went on from, and the folder where nothing else lies in it."""
     for name in (LAST, BEST, START_WEIGHTS, START_FACTS):
         (folder / name).unlink(missing_ok=True)
+    for views in folder.glob(STORED_VIEWS):
+        views.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody's own files are in it
         folder.rmdir()
 

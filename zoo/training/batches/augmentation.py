@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,6 +19,7 @@ from zoo.models.preprocessing import Preprocess, Preprocessing
 from zoo.training.batches.sampling import Draw
 
 WHITE = 255
+_NUMBERED = 2  # sets the generator of a numbered view apart from others of the seed
 _MARGIN = 0.03  # of each side, by which a mild view is moved at most
 
 
@@ -87,8 +90,11 @@ def transformed(drawings: Tensor, maps: Tensor) -> Tensor:
     return (WHITE - functional.grid_sample(ink, grid, align_corners=False)).round().to(torch.uint8)
 
 
-class Views(Dataset[tuple[Tensor, int]]):
+class Views(Dataset[tuple[Tensor, ...]]):
     """Random views of the images of a set; item ``(index, draw)`` gives ``((V, 3, H, W) uint8, index)``.
+
+    With ``numbered`` views, an image has so many in all, each made from the seed, the image and its own number; a draw
+    chooses among them, and their numbers, int64 ``(V,)``, come last in the item.
 
     Args:
         images: the images.
@@ -98,7 +104,12 @@ class Views(Dataset[tuple[Tensor, int]]):
             for labels that a flip would change), "drawing" (turn, shear, scale and shift, for dark ink on white; no
             flip) or "none".
         min_crop: smallest part of the image's area that a view may show, in (0, 1].
-        views: number of views of each image.
+        views: number of views of each image in a batch.
+        numbered: number of views of each image in all, at least ``views``; None for new ones each time.
+        seed: of numbered views.
+
+    Raises:
+        OptionError: an option is out of its range.
     """
 
     def __init__(
@@ -108,8 +119,11 @@ class Views(Dataset[tuple[Tensor, int]]):
         augment: str = "photo",
         min_crop: float = 0.2,
         views: int = 1,
+        numbered: int | None = None,
+        seed: int = 0,
     ) -> None:
-        require_valid({"augment": augment, "min_crop": min_crop, "views": views})
+        require_valid({"augment": augment, "min_crop": min_crop, "views": views, "teacher_views": numbered})
+        self.numbered, self.seed = numbered, seed
         self.images = images
         self.views = views
         self.augment = augment
@@ -124,36 +138,62 @@ class Views(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, ...]:
         return self.__getitems__([draw])[0]
 
-    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Any, ...]]:
         """Return the items of a batch, as DataLoader asks for them."""
         indices = [index for index, _ in draws]
+        if self.numbered is None:
+            return list(zip(self._shown([(index, [seed]) for index, seed in draws]), indices, strict=True))
+        numbers = [self._numbers(seed, self.numbered) for _, seed in draws]
+        seeded = [(index, self._seeds(index, chosen)) for index, chosen in zip(indices, numbers, strict=True)]
+        return list(zip(self._shown(seeded), indices, map(torch.from_numpy, numbers), strict=True))
+
+    def _numbers(self, draw: int, count: int) -> np.ndarray:
+        """Return which of an image's ``count`` views a draw shows, int64 ``(V,)``, all different."""
+        if self.augment == "none":
+            return np.zeros(self.views, np.int64)  # all are one
+        return np.random.default_rng(draw).permutation(count)[: self.views]
+
+    def _seeds(self, index: int, numbers: np.ndarray) -> list[int]:
+        states = [np.random.SeedSequence([self.seed, index, number, _NUMBERED]) for number in numbers.tolist()]
+        return [int(state.generate_state(1, np.uint64)[0] >> 2) for state in states]
+
+    def _shown(self, seeded: Sequence[tuple[int, list[int]]]) -> Iterable[Tensor]:
+        """Return ``(V, 3, H, W)`` views of each image, from one seed for all of them or a seed for each."""
         if self.augment == DRAWING:
-            return list(zip(self._drawings(draws), indices, strict=True))
+            return self._drawings(seeded)
         if self._random is None:
-            return [(self._as_tested(index).expand(self.views, -1, -1, -1), index) for index in indices]
+            return [self._as_tested(index).expand(self.views, -1, -1, -1) for index, _ in seeded]
         with torch.random.fork_rng(devices=[]):
-            return [(self._photos(index, seed, self._random), index) for index, seed in draws]
+            return [self._photos(index, seeds, self._random) for index, seeds in seeded]
 
     def _as_tested(self, index: int) -> Tensor:
         return self._fixed.resize(self._pixels(index)[None].float()).round().clamp(0, 255).to(torch.uint8)
 
-    def _photos(self, index: int, seed: int, random: v2.Transform) -> Tensor:
-        # A seed per draw makes views independent of the number of workers, and a resumed run equal to a whole one.
-        # The CPU's generator alone: torch.manual_seed also formats a stack trace for each kind of device.
-        torch.default_generator.manual_seed(seed)
+    def _photos(self, index: int, seeds: Sequence[int], random: v2.Transform) -> Tensor:
         pixels = self._as_tested(index)[0] if self.augment == MILD else self._pixels(index)
-        return torch.stack([random(pixels) for _ in range(self.views)])
+        shown = []
+        for seed in seeds:
+            # A seed per draw makes views independent of the number of workers, and a resumed run equal to a whole one.
+            # The CPU's generator alone: torch.manual_seed also formats a stack trace for each kind of device.
+            torch.default_generator.manual_seed(seed)
+            shown += [random(pixels) for _ in range(self.views // len(seeds))]
+        return torch.stack(shown)
 
-    def _drawings(self, draws: Sequence[Draw]) -> Tensor:
+    def _drawings(self, seeded: Sequence[tuple[int, list[int]]]) -> Tensor:
         """Return ``(N, V, 3, H, W)``: all of a batch in one pass, which takes a tenth of the time."""
-        whole = [v2.functional.resize(self._pixels(index), list(self.size), antialias=True) for index, _ in draws]
+        whole = [v2.functional.resize(self._pixels(index), list(self.size), antialias=True) for index, _ in seeded]
         generator = torch.Generator()
-        chance = torch.cat([torch.rand(self.views, 6, generator=generator.manual_seed(seed)) for _, seed in draws])
+        chance = [
+            torch.rand(self.views // len(seeds), 6, generator=generator.manual_seed(seed))
+            for _, seeds in seeded
+            for seed in seeds
+        ]
         shown = torch.stack(whole).repeat_interleave(self.views, dim=0)
-        return transformed(shown, affines(chance, self.size, self.min_crop)).unflatten(0, (len(draws), self.views))
+        views = transformed(shown, affines(torch.cat(chance), self.size, self.min_crop))
+        return views.unflatten(0, (len(seeded), self.views))
 
     def _pixels(self, index: int) -> Tensor:
         return torch.from_numpy(self.images.pixels(index)).permute(2, 0, 1)

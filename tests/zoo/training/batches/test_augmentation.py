@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import affine
@@ -210,3 +211,28 @@ def test_strong_photos_vary_in_colour() -> None:
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Views(PHOTOS, CONTRACT, **options)
+
+
+@pytest.mark.parametrize("augment", ["photo", "photo-strong", "mild", "drawing"])
+def test_numbered_views_are_the_same_whenever_they_are_drawn(augment: str) -> None:
+    views = Views(PHOTOS, CONTRACT, augment, views=2, numbered=3, seed=4)
+    found: dict[int, Tensor] = {}
+    for draw in range(30):
+        (shown, index, numbers), _ = views.__getitems__([(1, draw), (0, draw)])
+        assert index == 1
+        assert len(set(numbers.tolist())) == 2
+        for view, number in zip(shown, numbers.tolist(), strict=True):
+            assert torch.equal(found.setdefault(number, view), view)
+    assert sorted(found) == [0, 1, 2]
+    assert not torch.equal(found[0], found[1])
+    others = [Views(PHOTOS, CONTRACT, augment, views=3, numbered=3, seed=seed)[1, 0] for seed in (4, 5)]
+    shown, _, numbers = others[0]
+    for view, number in zip(shown, numbers.tolist(), strict=True):  # however many are shown together
+        assert torch.equal(found[number], view)
+    assert not torch.equal(others[0][0].sort(0).values, others[1][0].sort(0).values)
+
+
+def test_numbered_views_without_augmentation_are_one() -> None:
+    shown, _, numbers = Views(PHOTOS, CONTRACT, "none", views=2, numbered=8)[0, 5]
+    assert numbers.tolist() == [0, 0]
+    assert torch.equal(shown[0], shown[1])
