@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.results import Results, current, digest_of, made_with, markdown_table, spread
 from compressor import distill
-from compressor.cli.printing import quieten
+from compressor.cli.manners import Manners, heard
 from zoo import load_data, load_model, measure, train
 from zoo.models.embedding import embed
 from zoo.models.facts import facts_of
@@ -34,6 +34,7 @@ SIZES = {"omniglot": {"image_size": 48, "crop_pct": 1.0, "augment": "drawing", "
 PHOTOS: dict[str, Any] = {"image_size": 64, "crop_pct": 1.0}
 
 
+@heard(Manners())
 def main() -> None:
     """Run what is not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,7 +44,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/views"))
     options = parser.parse_args()
-    quieten()
     for seed in options.seeds:
         for count in COUNTS:
             settings = settings_of(options.name, count)
