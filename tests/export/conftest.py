@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx.utils import Extractor
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
@@ -79,12 +78,5 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     quantize_dynamic(bare, folder / "d.onnx", operators, weight_type=QuantType.QInt8)
     found["dynamic"] = save(onnx.load(folder / "d.onnx"), folder / "dynamic.onnx", precision="int8")
 
-    (first,) = [node for node in convolutions if node.input[0] not in {node.output[0] for node in convolutions}][:1]
-    network = Extractor(onnx.shape_inference.infer_shapes(proto)).extract_model([first.input[0]], ["embedding"])
-    next(node for node in network.graph.node if node.name == first.name).input[0] = "tensor"
-    network.graph.input[0].name = "tensor"
-    entries = {entry.key: entry.value for entry in proto.metadata_props}
-    entries["preprocessing"] = json.dumps(json.loads(entries["preprocessing"]) | {"inside": False})
-    network.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
-    found["tensor"] = save(network, folder / "tensor.onnx", **entries)
+    found["tensor"] = to_onnx(model, folder / "tensor.onnx", input="tensor")
     return found

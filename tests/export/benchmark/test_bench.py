@@ -119,4 +119,4 @@ def test_files_that_cannot_be(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"text\.onnx is not an ONNX file"):
         bench([tmp_path / "text.onnx"])
     with pytest.raises(ModelError, match=r"failed on a batch of shape .* smaller batch"):
-        peak_memory(files["tensor"], 1, {"tensor": ((1, 3, 40, 40), "float32")})
+        peak_memory(files["tensor"], 1, {"tensor": ((1, 4, 32, 32), "float32")})
