@@ -201,7 +201,7 @@ def _use_yaml(folder: Path) -> str:
 
     options = parser_of("run").parse_args(with_leading("run", [str(folder / "run.yaml")]))
     for section in ("teacher", "student", "report"):
-        require_valid(options[section].as_dict())
+        require_valid(options[section].as_dict() if options[section] else {})  # a section may be left blank
     return ""
 
 

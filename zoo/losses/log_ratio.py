@@ -18,6 +18,9 @@ class LogRatioLoss(nn.Module):
     Labels may be the same, at distance 0, where the logarithm would rule the loss: a share of the batch's mean label
     distance is added to each, so that how much ties count does not depend on the unit of the labels.
 
+    Squared distances are the default, since they did better than plain ones on a small task with a known answer, with
+    and without ties (benchmarks/papers/results/log-ratio.md).
+
     Memory is O(M D) for M neighbours.
 
     Args:

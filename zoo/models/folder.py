@@ -25,10 +25,13 @@ from zoo.errors import ModelError, did_you_mean, first_line, shown
 from zoo.files import as_any_new_file, digest, full_disk_named, write_json, write_text
 from zoo.formats.model_config import FACTS_KEY, MODULE_KEY, read_config, require_sealed, sealed
 from zoo.models.card import model_card
+from zoo.models.embedding import run, vectors_of
 from zoo.models.facts import ModelFacts, facts_of, set_facts, without_places
 from zoo.models.network import as_student, preprocessing_of, summary_of
 from zoo.models.weights import require_filled, require_no_larger, require_same_shapes, shapes_in
 from zoo.paths import given_path
+
+_LARGEST_TRIED = 1024  # pixels of a side; larger images may take more memory than the check is worth
 
 
 def load_model(path: str | Path, network: nn.Module | None = None) -> nn.Module:
@@ -61,7 +64,8 @@ def load_model(path: str | Path, network: nn.Module | None = None) -> nn.Module:
     wanted = require_no_larger(make, weights_file, held)
     if ours and wanted is not None:
         require_same_shapes(weights_file, held, wanted)
-    _require_intact(weights_file, require_sealed(config_file, config))
+    said = require_sealed(config_file, config)
+    _require_intact(weights_file, said)
     try:
         model = make(pretrained=not ours)
         if ours:
@@ -78,7 +82,10 @@ def load_model(path: str | Path, network: nn.Module | None = None) -> nn.Module:
     if not ours:
         require_filled(model, weights_file, partial(make, pretrained=True))
     set_facts(model, facts_in(config))
-    return model.eval()
+    model.eval()
+    if said is None:  # else it embedded images when it was saved
+        _require_vectors(model, config_file)
+    return model
 
 
 def save_model(model: nn.Module, path: str | Path) -> None:
@@ -146,6 +153,21 @@ def facts_in(config: dict[str, Any]) -> ModelFacts:
     """Return the facts that a configuration holds."""
     known = {f.name for f in fields(ModelFacts)}
     return ModelFacts(**{name: value for name, value in config.get(FACTS_KEY, {}).items() if name in known})
+
+
+def _require_vectors(model: nn.Module, config_file: Path) -> None:
+    """Refuse a network that does not make a vector of an image: values may each be possible, and not fit together."""
+    height, width = preprocessing_of(model).input_size
+    if max(height, width) > _LARGEST_TRIED:
+        return
+    try:
+        with torch.inference_mode():
+            vectors_of(model, run(model, torch.zeros(1, 3, height, width)))
+    except ModelError as error:
+        raise ModelError(
+            f"{config_file} describes a network that makes no vector of an image of {height} x {width} pixels. "
+            f"{first_line(error)} If its config.json is damaged, download it again."
+        ) from error
 
 
 def _require_intact(weights: Path, said: str | None) -> None:

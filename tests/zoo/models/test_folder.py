@@ -11,6 +11,7 @@ import timm
 import torch
 
 from zoo.errors import ModelError
+from zoo.formats.model_config import DIGESTS_KEY
 from zoo.models.facts import ModelFacts, facts_of, set_facts
 from zoo.models.folder import load_model, save_model
 from zoo.models.making import create_model
@@ -106,3 +107,18 @@ def test_files_have_the_permissions_of_any_new_file(tmp_path: Path) -> None:
         os.umask(before)
     modes = {file.name: oct(file.stat().st_mode & 0o777) for file in (tmp_path / "model").iterdir()}
     assert modes == dict.fromkeys(("README.md", "config.json", "model.safetensors"), "0o640")
+
+
+def test_a_network_that_makes_no_vector_is_refused(tmp_path: Path) -> None:
+    """Without digests, as other tools write folders: values that each are possible, and do not fit together."""
+    save_model(create_model("test_resnet", 8, image_size=32), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config[DIGESTS_KEY]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model(tmp_path)(torch.zeros(1, 3, 32, 32)).shape == (1, 8)
+    config["model_args"]["global_pool"] = ""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match=r"config\.json describes a network that makes no vector of an image of 32 x 32"
+    ):
+        load_model(tmp_path)
