@@ -14,7 +14,8 @@ import numpy as np
 
 from zoo.data.division.layout import without_parts
 from zoo.data.division.splits import Source
-from zoo.data.image_set import ImageSet, ImageSource, ZipMember
+from zoo.data.image_set import ImageSet
+from zoo.data.stored import ImageSource, ZipMember
 from zoo.errors import DataError, printable
 from zoo.images import IMAGE_SUFFIXES, require_regular
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.data.stored import ImageSource, StoredImage, mark_of
 from zoo.errors import DataError, first_line, printable
 from zoo.images import UNREADABLE, read_pixels
 from zoo.notebook import html_table
@@ -31,50 +29,13 @@ QUERY, GALLERY, BOTH = "query", "gallery", "both"
 _SHOWN_CLASSES = 3
 
 
-@dataclass(frozen=True)
-class ZipMember:
-    """An image inside a zip archive. Opened again in each process, since a shared file offset would be a race."""
-
-    archive: Path
-    member: str
-
-    def read(self) -> np.ndarray:
-        """Return the pixels, uint8 ``(H, W, 3)``."""
-        key = (os.getpid(), self.archive)
-        archive = _open_archives.get(key)
-        if archive is None:
-            archive = _open_archives[key] = zipfile.ZipFile(self.archive)
-        with archive.open(self.member) as file:
-            return read_pixels(file)
-
-    def checksum(self) -> int:
-        """Return the archive's own checksum of the file."""
-        return self.fingerprint()[0]
-
-    def fingerprint(self) -> tuple[int, int]:
-        """Return the archive's own checksum of the file, and its size in bytes; -1 each where it is not there."""
-        if self.archive not in _fingerprints:
-            with zipfile.ZipFile(self.archive) as opened:
-                _fingerprints[self.archive] = {info.filename: (info.CRC, info.file_size) for info in opened.infolist()}
-        return _fingerprints[self.archive].get(self.member, (-1, -1))
-
-    def __str__(self) -> str:
-        return f"{self.archive}:{self.member}"
-
-
-_open_archives: dict[tuple[int, Path], zipfile.ZipFile] = {}
-_fingerprints: dict[Path, dict[str, tuple[int, int]]] = {}
-
-ImageSource = Path | ZipMember | np.ndarray | Callable[[], np.ndarray]
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Images and what is known about them, column by column.
 
     Attributes:
         ids: N unique names, stable from run to run (a path relative to the data's root, say).
-        sources: N places the pixels come from: a path, a member of a zip archive, an array, or a function.
+        sources: N places the pixels come from: a path, an image stored in something larger, an array, or a function.
         labels: int64 ``(N,)``, the class of each image as an index into ``class_names``, or None if unknown.
         class_names: the name of each class.
         roles: ``(N,)`` of "query", "gallery" or "both", or None: then every image is a query against all others.
@@ -140,13 +101,13 @@ class ImageSet:
         """
         source = self.sources[index]
         try:
-            if isinstance(source, ZipMember):
+            if isinstance(source, StoredImage):
                 return source.read()
             if isinstance(source, Path | np.ndarray):
                 return read_pixels(source)
             return read_pixels(source())
         except UNREADABLE as error:
-            where = source if isinstance(source, Path | ZipMember) else self.ids[index]
+            where = source if isinstance(source, Path | StoredImage) else self.ids[index]
             raise DataError(f"Image {where} cannot be read ({first_line(error)}). Fix or remove it.") from error
 
     def subset(self, indices: np.ndarray | Sequence[int]) -> ImageSet:
@@ -211,20 +172,6 @@ class ImageSet:
             yield from pool.map(self._try_pixels, range(start, min(start + 256, len(self))))
 
 
-def _mark(source: ImageSource) -> int | None:
-    """Return a number that is likely another one when the image is; None where pixels are made when asked for."""
-    if isinstance(source, ZipMember):
-        return source.checksum()
-    if isinstance(source, np.ndarray):
-        return zlib.crc32(source.tobytes())
-    if isinstance(source, Path):
-        try:
-            return source.stat().st_size
-        except (OSError, ValueError):
-            return -1
-    return None
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class DataSplits:
     """One data set, divided: classes of ``test`` are never in ``train`` or ``validation``.
@@ -270,7 +217,7 @@ class DataSplits:
             labels = [] if part.labels is None else part.labels.tolist()
             roles = [] if part.roles is None else part.roles.tolist()
             hashed.update(
-                json.dumps([list(part.ids), labels, roles, [_mark(source) for source in part.sources]]).encode()
+                json.dumps([list(part.ids), labels, roles, [mark_of(source) for source in part.sources]]).encode()
             )
             if part.continuous is not None:
                 hashed.update(part.continuous.digest.encode())

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zoo.data.image_set import ImageSet, ImageSource
+from zoo.data.image_set import ImageSet
+from zoo.data.stored import ImageSource
 
 TURNS = (0, 1, 2, 3)
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from zoo.data.division.splits import TEST, TRAIN, Source
 from zoo.data.folder import list_images
-from zoo.data.image_set import ImageSet, ImageSource
+from zoo.data.image_set import ImageSet
+from zoo.data.stored import ImageSource
 from zoo.errors import DataError
 
 _CIFAR100_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.image_set import GALLERY, QUERY, DataSplits, ImageSet, ZipMember
+from zoo.data.image_set import GALLERY, QUERY, DataSplits, ImageSet
+from zoo.data.stored import ZipMember
 from zoo.errors import DataError
 
 

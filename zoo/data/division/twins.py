@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.image_set import ImageSet, ImageSource, ZipMember
+from zoo.data.image_set import ImageSet
+from zoo.data.stored import ImageSource, StoredImage, ZipMember
 
 _BLOCK = 4096
 
@@ -19,7 +20,8 @@ def twins(one: ImageSet, other: ImageSet) -> list[tuple[int, int]]:
     """Return the images of ``one`` that are in ``other`` too, each with the first that is the same: pairs of indices.
 
     Files are compared by their bytes, and read only as far as sizes and a block of each do not tell them apart; members
-    of archives by size and checksum. Images that are made when they are asked for are not compared.
+    of zip archives by size and checksum. Images of which nothing is known before they are read, and those that are made
+    when they are asked for, are not compared.
     """
     left, right = list(range(len(one))), list(range(len(other)))
     found: dict[int, int] = {}
@@ -49,8 +51,8 @@ def _marked(source: ImageSource, mark: Callable[[ImageSource], Hashable]) -> Has
 def _size(source: ImageSource) -> Hashable:
     if isinstance(source, Path):
         return source.stat().st_size if source.is_file() else None
-    if isinstance(source, ZipMember):
-        return source.fingerprint()
+    if isinstance(source, StoredImage):
+        return source.likeness()
     return None if callable(source) else ("array", source.shape, zlib.crc32(source.tobytes()))
 
 
@@ -65,6 +67,8 @@ def _block(source: ImageSource) -> Hashable:
 def _content(source: ImageSource) -> Hashable:
     if isinstance(source, np.ndarray):
         return hashlib.sha256(source.tobytes()).digest()
+    if isinstance(source, StoredImage) and not isinstance(source, ZipMember):
+        return hashlib.sha256(source.content()).digest()
     if not isinstance(source, Path):
         return _size(source)
     with source.open("rb") as file:

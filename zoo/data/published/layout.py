@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.division.splits import Source
-from zoo.data.image_set import ImageSet, ImageSource, ZipMember
+from zoo.data.image_set import ImageSet
+from zoo.data.stored import ImageSource, ZipMember
 from zoo.errors import DataError
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from zoo.data import load_data
 from zoo.data.division.twins import twins
-from zoo.data.image_set import ImageSet, ZipMember
+from zoo.data.image_set import ImageSet
+from zoo.data.stored import ZipMember
 
 
 def test_files_are_compared_by_their_bytes(tmp_path: Path) -> None:
