@@ -43,6 +43,7 @@ def distill(
     validation: float = DataOptions.validation,
     continuous_labels: str | Path | None = DataOptions.continuous_labels,
     label_metric: str = DataOptions.label_metric,
+    columns: dict[str, str] | None = DataOptions.columns,
     rotate_classes: bool = DataOptions.rotate_classes,
     max_unreadable: int = DataOptions.max_unreadable,
     use_labels: bool = DataOptions.use_labels,
@@ -133,7 +134,7 @@ def distill(
 
     source = open_teacher(teacher, teacher_precision, None if teacher_views else teacher_cache)
     digests = {"data_digest": splits.digest, "teacher_digest": source.digest}
-    stage = Stage.open(out, distill, options | {"teacher": source.name}, **digests)
+    stage = Stage.open(out, distill, options | {"data": splits.name, "teacher": source.name}, **digests)
     if stage.finished:
         return stage.folder
 

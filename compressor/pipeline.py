@@ -29,10 +29,11 @@ from zoo.training.train import train
 log = logging.getLogger(__name__)
 
 SHARED = frozenset(
-    {"data", "split", "validation", "continuous_labels", "label_metric", "max_unreadable", "seed", "out"}
+    {"data", "split", "validation", "continuous_labels", "label_metric", "columns", "max_unreadable", "seed", "out"}
 )
 """Options that all stages have in common; given once."""
 _CONFIG = "config.yaml"
+_OF_READING = frozenset({"continuous_labels", "label_metric", "columns"})
 _MADE = "made"  # digests of what a stage wrote
 # What is used of a stage's records when it is reused: what they must have, and what they may have.
 _NEEDED: dict[str, dict[str, Kind]] = {
@@ -56,6 +57,7 @@ def run(
     validation: float = DataOptions.validation,
     continuous_labels: str | Path | None = DataOptions.continuous_labels,
     label_metric: str = DataOptions.label_metric,
+    columns: dict[str, str] | None = DataOptions.columns,
     max_unreadable: int = DataOptions.max_unreadable,
     seed: int = 0,
 ) -> Report:
@@ -86,7 +88,7 @@ def run(
 
     out = given_path(out)
     divided: dict[str, Any] = {"split": split, "validation": validation}
-    divided |= {"continuous_labels": continuous_labels, "label_metric": label_metric}
+    divided |= {"continuous_labels": continuous_labels, "label_metric": label_metric, "columns": columns}
     shared = divided | {"max_unreadable": max_unreadable, "seed": seed}
     teacher_options = filled("train", _resolved(train, "teacher", teacher))
     student_options = filled("distill", _resolved(distill, "student", student, also_skip={"teacher"}))
@@ -95,8 +97,11 @@ def run(
     export_options = _resolved(export_model, "export", given_export, also_skip={"model", "before"})
     export_options["qat_epochs"] = qat_epochs
     report_options = _resolved(validate, "report", report, also_skip={"models", "teacher"})
+    _require_possible(teacher_options, student_options, export_options, report_options)
+    splits = load_data(data, **divided)
+    require_test_images(splits, split)
     config = {
-        "data": data,
+        "data": splits.name,
         "out": out,
         **shared,
         "given_teacher": given_teacher,
@@ -106,22 +111,21 @@ def run(
         "report": report_options,
     }
     resolved = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-    _require_possible(teacher_options, student_options, export_options, report_options)
-    splits = load_data(data, **divided)
-    require_test_images(splits, split)
     if given_teacher is not None:
         _require_embeddings(given_teacher, splits)
     if not (out / _CONFIG).exists():
         write_text(out / _CONFIG, resolved)
+    # Objects are not gone through again for each stage; data named by a text are, and so each stage could run alone.
+    given, asked = (data, shared) if isinstance(data, str | Path) else (splits, _unread(shared))
 
     if given_teacher is None:
         _announce(1, f"teacher: {teacher_options['arch']}, {teacher_options['dim']} dimensions", out / "teacher")
-        source: str | Path = train(data, out / "teacher", **shared, **teacher_options)
+        source: str | Path = train(given, out / "teacher", **asked, **teacher_options)
     else:
         source = given_teacher
         log.info("[1/4] teacher: %s, given", source)
     _announce(2, f"student: {student_options['arch']}, {student_options['dim']} dimensions", out / "student")
-    small = distill(source, data=data, out=out / "student", **shared, **student_options)
+    small = distill(source, data=given, out=out / "student", **asked, **student_options)
     if not is_first_process():
         sys.exit(0)  # one of several processes that trained together; the first does the rest
     with alone_in(out):  # training has locks of its own, one process for all that train together
@@ -135,6 +139,11 @@ def run(
     if refused is not None:
         raise refused
     return written
+
+
+def _unread(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options without those that say how data are read, for data that are read already."""
+    return {name: value for name, value in options.items() if name not in _OF_READING}
 
 
 def _require_possible(
@@ -241,7 +250,7 @@ def _report(
             log.info("%s is already finished: reused", folder)
             content = read_record(finished)
             return Report(folder, content, content["gate"]["passed"])
-    report = validate(models, teacher, splits, folder, **options)
+    report = validate(models, teacher, splits, folder, **_unread(options))
     write_json(made_of, inputs | {_MADE: _digests(folder, ["report.json", "report.html"])})
     return report
 

@@ -45,6 +45,7 @@ def export_model(
     validation: float = DataOptions.validation,
     continuous_labels: str | Path | None = DataOptions.continuous_labels,
     label_metric: str = DataOptions.label_metric,
+    columns: dict[str, str] | None = DataOptions.columns,
     target: str = "x86",
     max_drop: float | None = 0.005,
     budget_by: str = "mean",
@@ -102,7 +103,8 @@ def export_model(
     from export.onnx.writing import some_images, write_fp16, write_int8
     from zoo.data import load_data
 
-    splits = None if data is None else load_data(data, split, validation, continuous_labels, label_metric)
+    divided = (split, validation, continuous_labels, label_metric, columns)
+    splits = None if data is None else load_data(data, *divided)
     traced = trace_model(model)
     shown = some_images(splits)
     if "fp32" in files:

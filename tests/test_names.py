@@ -51,7 +51,16 @@ PUBLIC = {
         "to_onnx",
         "validate",
     ],
-    "zoo.data": ["READERS", "DataSplits", "ImageSet", "Source", "load_data", "load_images"],
+    "zoo.data": [
+        "READERS",
+        "DataSplits",
+        "ImageSet",
+        "Source",
+        "divide",
+        "from_images",
+        "load_data",
+        "load_images",
+    ],
 }
 # Named in documents, though in no __all__.
 NAMED = {

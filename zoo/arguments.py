@@ -7,7 +7,7 @@ importing torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
     from torch.export import ExportedProgram
+    from torch.utils.data import Dataset
 
     from zoo.data import DataSplits
     from zoo.teachers.base import Teacher
 
-    DataLike: TypeAlias = str | Path | DataSplits
+    # Sized: lists, arrays, frames, mappings of parts, and what zoo.data makes.
+    DataLike: TypeAlias = str | Path | DataSplits | Dataset[Any] | Sized
     ArchLike: TypeAlias = str | nn.Module
     ModelLike: TypeAlias = str | Path | nn.Module
     TeacherLike: TypeAlias = (

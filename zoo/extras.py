@@ -10,6 +10,7 @@ from zoo.errors import MissingExtraError
 EXTRAS = {
     "train": ("torch", "torchvision", "timm", "lightning", "onnxscript", "safetensors", "jinja2", "matplotlib"),
     "index": ("faiss",),
+    "data": ("pyarrow", "fsspec"),
     "hf": ("transformers",),
     "open-clip": ("open_clip",),
     "sentence-transformers": ("sentence_transformers",),

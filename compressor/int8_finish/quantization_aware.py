@@ -43,6 +43,7 @@ def finish_quantized(
     validation: float | None = None,
     continuous_labels: str | Path | None = None,
     label_metric: str | None = None,
+    columns: dict[str, str] | None = None,
     max_unreadable: int | None = None,
     views: int | None = None,
     batch_size: int | None = None,
@@ -110,7 +111,9 @@ def finish_quantized(
     source = open_teacher(teacher, options["teacher_precision"])
     digests = {"data_digest": splits.digest, "teacher_digest": source.digest}
     digests["student_digest"] = digest(given_path(student) / "model.safetensors")[:16]
-    stage = Stage.open(out, finish_quantized, given | options | {"teacher": source.name}, **digests)
+    stage = Stage.open(
+        out, finish_quantized, given | options | {"data": splits.name, "teacher": source.name}, **digests
+    )
     if stage.finished:
         return stage.folder
 

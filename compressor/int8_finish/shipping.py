@@ -80,7 +80,7 @@ def ship(
     leave_out = " (--qat_epochs 0 leaves this out)" if automatic else ""
     log.info("%s Fine-tuning the student for int8 for %d epochs%s.", refused.found, epochs, leave_out)
 
-    shared = ("split", "validation", "continuous_labels", "label_metric", "max_unreadable", "seed")
+    shared = ("split", "validation", "continuous_labels", "label_metric", "columns", "max_unreadable", "seed")
     try:
         finished = finish_quantized(
             model,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zoo.arguments import require_valid
+from zoo.arguments import DataLike, require_valid
 from zoo.errors import OptionError
 from zoo.files import require_writable
 from zoo.paths import given_path
@@ -29,11 +29,12 @@ class Hit(NamedTuple):
 
 def build_index(
     model: str | Path,
-    gallery: str | Path,
+    gallery: DataLike,
     out: str | Path,
     *,
     kind: str = "flat",
     options: dict[str, Any] | None = None,
+    columns: dict[str, str] | None = None,
     max_unreadable: int = 10,
     seed: int = 0,
 ) -> Path:
@@ -45,10 +46,11 @@ def build_index(
     Args:
         model: the encoder: an .onnx file, a model folder, or a name such as hf:NAME; see docs/how-to/own-teacher.md.
         gallery: the images: a folder at any depth, with or without classes, or data of any kind, such as csv:FILE (all
-            parts of it).
+            parts of it); in Python also a list, a frame or a data set.
         out: folder for the index.
         kind: flat (exact), sq8, ivfpq, hnsw or binary; see docs/how-to/search.md.
         options: options of the kind, such as {nlist: 256, m: 16, nprobe: 32} for ivfpq; the others are chosen.
+        columns: of tables: what their columns are called, such as {path: file}; see docs/data.md.
         max_unreadable: unreadable images that are reported and left out; one more stops the command.
         seed: seed for the centres of ivfpq and the graph of hnsw.
 
@@ -65,12 +67,13 @@ def build_index(
     require_valid({"max_unreadable": max_unreadable, "seed": seed})
     require_writable(out)
     encoder = open_encoder(model)
-    images = load_images(gallery)
+    images = load_images(gallery, columns)
     parameters_for(kind, options, len(images), encoder.dim)  # report mistakes before the work
     images = images.checked(max_unreadable)
     index = make_index(encoder.embed(images), kind, encoder.metric, options, seed)
     out = given_path(out)
-    write_folder(out, index, images.ids, {"seed": seed, "gallery": str(gallery), "encoder": encoder.facts})
+    named = str(gallery) if isinstance(gallery, str | Path) else type(gallery).__name__
+    write_folder(out, index, images.ids, {"seed": seed, "gallery": named, "encoder": encoder.facts})
     log.info("%s: %d images, %s", out, len(index), kind)
     return out
 

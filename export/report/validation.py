@@ -30,6 +30,7 @@ def validate(
     validation: float = DataOptions.validation,
     continuous_labels: str | Path | None = DataOptions.continuous_labels,
     label_metric: str = DataOptions.label_metric,
+    columns: dict[str, str] | None = DataOptions.columns,
     max_unreadable: int = DataOptions.max_unreadable,
     min_retention: float | None = None,
     min_gain: float | None = None,
@@ -130,7 +131,7 @@ def validate(
     from zoo.teachers.proof import doubts, proof_by_class, proof_by_labels
     from zoo.versions import machine, versions
 
-    splits = load_data(data, split, validation, continuous_labels, label_metric)
+    splits = load_data(data, split, validation, continuous_labels, label_metric, columns)
     require_test_images(splits, split)
     reference = None if teacher is None else open_teacher(teacher)
     given = [place_of(model) for model in models]

@@ -132,7 +132,7 @@ def _read_csv(path: Path, metric: str) -> LabelFile:
     return LabelFile(path, [row["path"] for row in rows], VectorLabels(vectors, metric, names))
 
 
-def _checked_header(table: Path, cells: list[str]) -> list[str]:
+def _checked_header(table: object, cells: list[str]) -> list[str]:
     paths = known_columns(table, cells, {"path": PATHS})
     columns = [column or cell for column, cell in zip(paths, cells, strict=True)]
     if columns.count("path") != 1 or len(columns) < 2 or len(set(columns)) != len(columns):

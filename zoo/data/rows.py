@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from numbers import Real
+from typing import Any
 
-from zoo.errors import DataError, all_shown, did_you_mean, shown
-from zoo.images import require_regular
+from zoo.data.sources.addresses import Place, read_place
+from zoo.errors import DataError, OptionError, all_shown, did_you_mean, first_line, shown
 
 log = logging.getLogger(__name__)
 
@@ -23,36 +25,45 @@ IGNORED = ""
 """In place of a column's name: its cells are not read."""
 
 
+def read_text(table: Place) -> str:
+    """Return the text of a table, with line ends of one kind.
+
+    Raises:
+        DataError: the table is missing, not a file, or not UTF-8.
+    """
+    try:
+        text = read_place(table).decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{table} cannot be read ({error.strerror or first_line(error)}). Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def read_rows(
-    table: Path, checked_header: Callable[[Path, list[str]], list[str]]
+    table: Place, checked_header: Callable[[Place, list[str]], list[str]], delimiter: str | None = None
 ) -> tuple[list[int], list[dict[str, str]]]:
     """Return the line number and the cells by column of each row that is not blank.
 
-    Cells are separated by commas, semicolons or tabs, or by what a first line such as ``sep=;`` says. Columns without
-    a name are left out, those that ``checked_header`` ignores too; the log names them.
+    Columns without a name are left out, those that ``checked_header`` ignores too; the log names them.
 
     Args:
         table: the file.
         checked_header: takes the table and the cells of its header, returns the columns' names, IGNORED for those
             that are not to be read, or raises.
+        delimiter: what separates cells; None for commas, semicolons or tabs, or what a first line such as ``sep=;``
+            says.
 
     Raises:
         DataError: the table is missing, not a file, not UTF-8 or empty, or a row has too many or too few cells.
     """
-    try:
-        require_regular(table)
-        text = table.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{table} cannot be read ({error.strerror or error}). Check the path.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = read_text(table)
     first, _, below = text.lstrip("\n").partition("\n")
-    told = _SEPARATOR.fullmatch(first)
+    told = _SEPARATOR.fullmatch(first) if delimiter is None else None
     if told:
         delimiter = "\t" if told[1] == "\\t" else told[1]
         text = "\n" * (text.index(first) + 1) + below  # line numbers stay
-    else:
+    elif delimiter is None:
         delimiter = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     lines, rows = [], []
@@ -80,34 +91,72 @@ def read_rows(
     return lines, rows
 
 
-def known_columns(table: Path, cells: Sequence[str], spellings: Mapping[str, Sequence[str]]) -> list[str]:
+def known_columns(
+    table: object,
+    cells: Sequence[str],
+    spellings: Mapping[str, Sequence[str]],
+    given: Mapping[str, str] | None = None,
+) -> list[str]:
     """Return what each cell of a header is called here, or IGNORED for columns that have no meaning here.
 
     Args:
         table: the file, for messages.
         cells: of its header, of which empty ones are ignored.
         spellings: by column, what else it is called; its own name comes first where a header has several.
+        given: by column, what it is called in this table: the option ``columns``.
 
     Raises:
-        DataError: two columns have one meaning, or one is nearly spelled as a known one that is absent.
+        DataError: two columns have one meaning, one is nearly spelled as a known one that is absent, or one that is
+            given is not there.
+        OptionError: a column is given that has no meaning here.
     """
     plain = [re.sub(r"[\W_]+", "_", cell.lower()).strip("_") for cell in cells]
     columns = [IGNORED] * len(cells)
+    for said, name in (given or {}).items():
+        column = next((column for column, others in spellings.items() if said in (column, *others)), None)
+        if column is None:
+            known = ", ".join(spellings)
+            raise OptionError(f"columns names {shown(said)}; known are {known}.{did_you_mean(said, spellings)}")
+        if name not in cells:
+            hint = did_you_mean(str(name)[:100], cells, count=1)
+            raise DataError(f"{table} has no column {shown(name)} (columns.{said}), only {all_shown(cells)}.{hint}")
+        if columns[cells.index(name)] != IGNORED or column in columns:
+            raise OptionError(f"columns names {shown(name)} or {column} twice. Name each once.")
+        columns[cells.index(name)] = column
     for column, others in spellings.items():
         for names in ((column,), others):
-            places = [place for place, cell in enumerate(plain) if cell in names]
+            if column in columns:
+                break
+            places = [place for place, cell in enumerate(plain) if cell in names and columns[place] == IGNORED]
             if len(places) > 1:
                 listed = " and ".join(shown(cells[place]) for place in places)
-                raise DataError(f"{table}: columns {listed} of its header both say {column}. Rename or remove one.")
+                raise DataError(
+                    f"{table}: columns {listed} of its header both say {column}. Rename or remove one, or name the "
+                    f"one to read: columns.{column}."
+                )
             if places:
                 columns[places[0]] = column
-                break
     for place, cell in enumerate(plain):
         absent = [column for column in spellings if column not in columns]
         hint = did_you_mean(cell[:100], absent, count=1, cutoff=0.75)
         if columns[place] == IGNORED and cell and hint:
             raise DataError(f"{table}: unknown column {shown(cells[place])} in its header.{hint} Rename or remove it.")
     return columns
+
+
+def text_of(value: Any) -> str:
+    """Return a value of a typed table as a cell of text: "" for none, and 3.0, as 3 becomes beside gaps, as "3"."""
+    if isinstance(value, str):
+        return value.strip()
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if value is None or str(value) in ("<NA>", "NaT"):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Real) and (math.isnan(value) or float(value).is_integer()):
+        return "" if math.isnan(value) else str(int(value))
+    return str(value).strip()
 
 
 def is_missing(cell: str) -> bool:
@@ -123,7 +172,7 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", os.path.normpath(name.replace("\\", "/")))
 
 
-def _header(table: Path, cells: list[str], checked_header: Callable[[Path, list[str]], list[str]]) -> list[str]:
+def _header(table: Place, cells: list[str], checked_header: Callable[[Place, list[str]], list[str]]) -> list[str]:
     named = [place for place, cell in enumerate(cells) if not _UNNAMED.fullmatch(cell)]
     columns = [IGNORED] * len(cells)
     for place, column in zip(named, checked_header(table, [cells[place] for place in named]), strict=True):

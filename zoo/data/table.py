@@ -1,10 +1,12 @@
-"""``csv:FILE``: a table with a row per image, for data that is not sorted into folders."""
+"""Tables with a row per image, for data that is not sorted into folders: ``csv:FILE``, and what all tables share."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from zoo.data.division.splits import Source
 from zoo.data.division.words import TEST, TRAIN, UNUSED, VALIDATION, part_of, parts_and_roles
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
 from zoo.data.rows import is_missing, known_columns, read_rows, same_name
+from zoo.data.sources.addresses import Place, RemoteImage, folder_of, is_address, place_of
+from zoo.data.stored import ImageSource
 from zoo.errors import DataError, all_shown, did_you_mean, shown
 from zoo.paths import expanded, is_there
 
@@ -59,78 +63,176 @@ _FLAGS = dict.fromkeys(("true", "1", "1.0", "yes", "t", "y"), "true")
 _FLAGS |= dict.fromkeys(("false", "0", "0.0", "no", "f", "n"), "false")
 
 
-def read_csv(path: str) -> Source:
+@dataclass(frozen=True)
+class Table:
+    """A table of images; its columns have the names that they have here.
+
+    Attributes:
+        name: of the table, for messages.
+        rows: how messages name each row, such as "line 2".
+        cells: text by column, "" for no value. Has ``path`` where images are files, and may lack any other column.
+        base: the folder that relative paths start from.
+        images: the images themselves; None where ``path`` says where they are.
+        class_names: the classes in their order, where the data name them; else they are sorted.
+    """
+
+    name: str
+    rows: Sequence[str]
+    cells: Mapping[str, Sequence[str]]
+    base: Place = Path()
+    images: Sequence[ImageSource] | None = None
+    class_names: Sequence[str] = ()
+
+    def place(self, row: int) -> str:
+        """Return how messages name a row."""
+        return f"{self.name} {self.rows[row]}"
+
+
+def read_csv(path: str, columns: Mapping[str, str] | None = None, delimiter: str | None = None) -> Source:
     """Read a table of images: UTF-8, a header line, cells separated by commas, semicolons or tabs.
 
     Columns, in any order, of which only ``path`` is required:
 
-    - ``path``: the image file, relative to the folder of the table, or absolute; it becomes the image's id.
+    - ``path``: the image file, relative to the folder of the table, or absolute, or an address; it becomes the image's
+      id.
     - ``label``: the class, any text.
     - ``split``: train, validation or test, in any usual spelling, or query or gallery, which are tested; images with
       an empty cell are not used.
     - ``role``: query, gallery or both; empty means both.
     - ``is_query`` and ``is_gallery``: in place of ``role``, true or false.
+    - ``id``, only where ``columns`` names it: the image's id in place of its path.
 
     Usual names, such as ``filename`` and ``class``, are understood; columns of other names are not read, which the log
     says. A column whose cells are all empty counts as absent; "nan" is an empty cell. Files that do not exist are found
     when they are read, like other unreadable images, unless none of them exists.
+
+    Args:
+        path: the table, a file or an address.
+        columns: by the names above, what the columns are called in this table.
+        delimiter: what separates cells; None for the one that the header has.
 
     Raises:
         DataError: the table is missing, not UTF-8 or empty; a column is missing, there twice or misspelled; a row has
             too many or too few cells, no path, the image of an earlier row, an unknown split or role, or no label where
             others have one; or no image file exists.
     """
-    table = Path(path)
-    lines, rows = read_rows(table, _checked_header)
-    sources = [_source(table, line, row["path"]) for line, row in zip(lines, rows, strict=True)]
-    _require_different(table, lines, rows, sources)
-    if not any(is_there(source) for source in sources):
-        raise DataError(
-            f"{path}: none of the {len(sources)} image files exists, {sources[0]} for one. "
-            f"Paths that are not absolute start from the table's folder, {table.parent}."
-        )
-    ids = [_id(row["path"], source) for row, source in zip(rows, sources, strict=True)]
-    labels, class_names = _labels(path, lines, [row.get("label", "") for row in rows])
-    split, roles = _split_and_roles(path, lines, rows)
-    return Source(ImageSet(ids, sources, labels, class_names, roles), split)
+    place = place_of(path)
+    lines, rows = read_rows(place, partial(checked_header, given=columns), delimiter)
+    cells = {column: [row[column] for row in rows] for column in rows[0]}
+    return source_of(Table(path, [f"line {line}" for line in lines], cells, folder_of(place)))
 
 
-def _checked_header(table: Path, cells: list[str]) -> list[str]:
-    columns = known_columns(table, cells, COLUMNS)
+def read_tsv(path: str, columns: Mapping[str, str] | None = None) -> Source:
+    """Read a table as :func:`read_csv` does, of cells separated by tabs only."""
+    return read_csv(path, columns, "\t")
+
+
+def checked_header(table: object, cells: list[str], given: Mapping[str, str] | None = None) -> list[str]:
+    """Return what each cell of a header is called here.
+
+    Raises:
+        DataError: as :func:`zoo.data.rows.known_columns`; or there is no column with images.
+        OptionError: as there.
+    """
+    known = COLUMNS | ({"id": ()} if "id" in (given or {}) else {})
+    columns = known_columns(table, cells, known, given)
     if "path" not in columns:
         raise DataError(
-            f"{table}: its header has no column path, only {all_shown(cells)}. Known are {', '.join(COLUMNS)}."
+            f"{table}: its header has no column path, only {all_shown(cells)}. Known are {', '.join(COLUMNS)}. Name "
+            "the column of the images: columns.path."
         )
     return columns
 
 
-def _source(table: Path, line: int, name: str) -> Path:
+def typed_header(
+    table: object,
+    names: list[str],
+    given: Mapping[str, str] | None,
+    pictures: Sequence[str] = (),
+    classes: Sequence[str] = (),
+) -> list[str]:
+    """Return what each column of a typed table is called here, of other names those whose types leave no doubt.
+
+    Args:
+        table: for messages.
+        names: of its columns.
+        given: by column, what it is called in this table: the option ``columns``.
+        pictures: the columns that are of images, of which the only one counts.
+        classes: the columns that are of classes, of which the only one counts.
+
+    Raises:
+        DataError: as :func:`checked_header`; or several columns are of classes, and none is chosen.
+        OptionError: as there.
+    """
+    chosen = dict(given or {})
+    usual = known_columns(table, names, COLUMNS | ({"id": ()} if "id" in chosen else {}), chosen)
+    if "path" not in usual and len(pictures) == 1:
+        chosen["path"] = pictures[0]
+    if "label" not in usual and classes:
+        if len(classes) > 1:
+            raise DataError(
+                f"{table} has several columns of classes, {all_shown(classes)}. Name the one to use: columns.label."
+            )
+        chosen["label"] = classes[0]
+    return checked_header(table, names, chosen)
+
+
+def source_of(table: Table) -> Source:
+    """Return the images of a table, their labels, roles and split.
+
+    Raises:
+        DataError: as :func:`read_csv`.
+    """
+    if table.images is not None:
+        ids, sources = list(map(str, range(len(table.rows)))), list(table.images)
+    else:
+        written = table.cells["path"]
+        sources = [_source(table, row, name) for row, name in enumerate(written)]
+        _require_different(table, written, sources)
+        if not any(isinstance(source, RemoteImage) or is_there(source) for source in sources):
+            where = f"the table's folder, {table.base}" if table.base != Path() else "the working directory"
+            raise DataError(
+                f"{table.name}: none of the {len(sources)} image files exists, {sources[0]} for one. "
+                f"Paths that are not absolute start from {where}."
+            )
+        ids = [_id(name, source) for name, source in zip(written, sources, strict=True)]
+    ids = list(table.cells.get("id", ids))
+    labels, class_names = _labels(table)
+    split, roles = _split_and_roles(table)
+    return Source(ImageSet(ids, sources, labels, class_names, roles), split, name=table.name, is_table=True)
+
+
+def _source(table: Table, row: int, name: str) -> Path | RemoteImage:
     """Return the file that a cell names, with the slashes of any system."""
     if is_missing(name):
-        raise DataError(f"{table} line {line}: path is empty. Name the image file, or remove the row.")
-    written = table.parent / name
+        raise DataError(f"{table.place(row)}: path is empty. Name the image file, or remove the row.")
+    if is_address(name):
+        return RemoteImage(name)
+    if not isinstance(table.base, Path):
+        return RemoteImage(f"{table.base}/{name.replace(chr(92), '/')}")
+    written = table.base / name
     if "\\" in name and not is_there(written):
-        written = table.parent / name.replace("\\", "/")
+        written = table.base / name.replace("\\", "/")
     if name.startswith("~") and not is_there(written):
         written = expanded(name.replace("\\", "/"))
     return written
 
 
-def _id(name: str, source: Path) -> str:
+def _id(name: str, source: Path | RemoteImage) -> str:
     """Return the cell as it was written, but for detours, and with slashes where those were meant."""
+    if is_address(name):
+        return name
     return os.path.normpath(name if name in str(source) else name.replace("\\", "/"))
 
 
-def _require_different(
-    table: Path, lines: Sequence[int], rows: Sequence[dict[str, str]], sources: Sequence[Path]
-) -> None:
+def _require_different(table: Table, names: Sequence[str], sources: Sequence[Path | RemoteImage]) -> None:
     """Refuse two rows of one image, however it is spelled."""
     seen: dict[str, int] = {}
     files: dict[tuple[int, int], list[int]] = defaultdict(list)
     for place, source in enumerate(sources):
-        before = seen.setdefault(same_name(str(source)), place)
+        before = seen.setdefault(str(source) if isinstance(source, RemoteImage) else same_name(str(source)), place)
         try:
-            found = source.stat()
+            found = source.stat() if isinstance(source, Path) else None
         except (OSError, ValueError):
             found = None
         if found is not None and before == place:
@@ -140,57 +242,55 @@ def _require_different(
             before = next((n for n in of_file if found.st_nlink == 1 or os.path.realpath(sources[n]) == real), place)
             of_file.append(place)
         if before != place:
-            one, other = rows[place]["path"], rows[before]["path"]
+            one, other = names[place], names[before]
             spelled = "" if one == other else f", as {all_shown([other])}"
             raise DataError(
-                f"{table} line {lines[place]}: {all_shown([one])} is on line {lines[before]} already{spelled}. "
+                f"{table.place(place)}: {all_shown([one])} is on {table.rows[before]} already{spelled}. "
                 "Keep one of the two rows."
             )
 
 
-def _labels(path: str, lines: Sequence[int], cells: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
+def _labels(table: Table) -> tuple[np.ndarray | None, list[str]]:
+    cells = table.cells.get("label", ())
     missing = [is_missing(cell) for cell in cells]
     if all(missing):
         return None, []
     if any(missing):
-        place = missing.index(True)
-        found = f"label is {cells[place]!r}, which means none," if cells[place] else "label is empty"
-        raise DataError(f"{path} line {lines[place]}: {found} while other rows have one. Label all rows, or none.")
-    class_names = sorted(set(cells))
+        row = missing.index(True)
+        found = f"label is {cells[row]!r}, which means none," if cells[row] else "label is empty"
+        raise DataError(f"{table.place(row)}: {found} while other rows have one. Label all rows, or none.")
+    class_names = list(table.class_names) or sorted(set(cells))
     index = {name: i for i, name in enumerate(class_names)}
     return np.array([index[label] for label in cells], dtype=np.int64), class_names
 
 
-def _split_and_roles(
-    path: str, lines: Sequence[int], rows: Sequence[dict[str, str]]
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _split_and_roles(table: Table) -> tuple[np.ndarray | None, np.ndarray | None]:
     def said(column: str, meaning: Callable[[str], str | None], known: Sequence[str]) -> list[str] | None:
         """Return what the cells of a column mean, "" for empty ones; None where all are empty, or it is absent."""
-        cells = ["" if is_missing(row.get(column, "")) else row[column] for row in rows]
+        cells = ["" if is_missing(cell) else cell for cell in table.cells.get(column, ())]
         found = [meaning(cell.lower()) if cell else "" for cell in cells]
         if None in found:
             place = found.index(None)
             hint = did_you_mean(cells[place].lower()[:100], known, count=1)
             raise DataError(
-                f"{path} line {lines[place]}: {column} {shown(cells[place])} is not one of {', '.join(known)}.{hint}"
+                f"{table.place(place)}: {column} {shown(cells[place])} is not one of {', '.join(known)}.{hint}"
             )
         return [word or "" for word in found] if any(found) else None
 
     parts = said("split", part_of, (TRAIN, VALIDATION, TEST, QUERY, GALLERY))
-    split, roles = (None, None) if parts is None else parts_and_roles(path, parts)
+    split, roles = (None, None) if parts is None else parts_and_roles(table.name, parts)
     told = said("role", _ROLES.get, tuple(_ROLES))
     if told is None:
         is_query, is_gallery = (said(column, _FLAGS.get, ("true", "false")) for column in ("is_query", "is_gallery"))
         if is_query or is_gallery:
-            told = _roles_of_flags(path, lines, is_query, is_gallery, parts)
+            told = _roles_of_flags(table, is_query, is_gallery, parts)
     if told is not None:
         roles = np.array([role or BOTH for role in told], dtype=object)
     return split, None if roles is None or (roles == BOTH).all() else roles
 
 
 def _roles_of_flags(
-    path: str,
-    lines: Sequence[int],
+    table: Table,
     is_query: Sequence[str] | None,
     is_gallery: Sequence[str] | None,
     parts: Sequence[str] | None,
@@ -203,7 +303,7 @@ def _roles_of_flags(
         tested = parts is None or parts[place] not in (TRAIN, UNUSED)
         if "true" not in flags and "false" in flags and tested:
             raise DataError(
-                f"{path} line {lines[place]}: neither is_query nor is_gallery is true. Set one, or remove the row."
+                f"{table.place(place)}: neither is_query nor is_gallery is true. Set one, or remove the row."
             )
         alone = {"true": QUERY}.get(flags[0]) or {"true": GALLERY}.get(flags[1]) or BOTH
         roles.append(BOTH if flags == ("true", "true") else alone)

@@ -32,6 +32,7 @@ class DataOptions:
         continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see
             docs/how-to/continuous-labels.md.
         label_metric: how label vectors are compared: euclidean or cosine.
+        columns: of tables: what their columns are called, such as {path: file, label: sku}; see docs/data.md.
         max_unreadable: unreadable images that are reported and left out; one more stops the run.
         rotate_classes: also train on images rotated by 90, 180 and 270 degrees, as separate classes; for characters and
             symbols.
@@ -42,6 +43,7 @@ class DataOptions:
     validation: float = 0.2
     continuous_labels: str | Path | None = None
     label_metric: str = "euclidean"
+    columns: dict[str, str] | None = None
     max_unreadable: int = 10
     rotate_classes: bool = False
     use_labels: bool = True
@@ -49,7 +51,8 @@ class DataOptions:
     @property
     def division(self) -> dict[str, Any]:
         """The arguments of ``load_data`` besides the data."""
-        return {name: getattr(self, name) for name in ("split", "validation", "continuous_labels", "label_metric")}
+        names = ("split", "validation", "continuous_labels", "label_metric", "columns")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ def train(
     validation: float = DataOptions.validation,
     continuous_labels: str | Path | None = DataOptions.continuous_labels,
     label_metric: str = DataOptions.label_metric,
+    columns: dict[str, str] | None = DataOptions.columns,
     rotate_classes: bool = DataOptions.rotate_classes,
     max_unreadable: int = DataOptions.max_unreadable,
     loss: str = LossOptions.loss,
@@ -109,7 +110,7 @@ def train(
     from zoo.retrieval.protocol import require_training_images
 
     splits = load_data(data, **asked.data.division)
-    stage = Stage.open(out, train, options, data_digest=splits.digest)
+    stage = Stage.open(out, train, options | {"data": splits.name}, data_digest=splits.digest)
     if stage.finished:
         return stage.folder
     require_training_images(splits, split)

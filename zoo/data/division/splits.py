@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,11 +30,20 @@ class Source:
         images: all images.
         split: ``(N,)`` of "train", "validation", "test" or "" (unused), or None where the data does not say.
         note: how the data set defines its split, for reports.
+        name: of the data, for messages and reports, where they are not named by a text.
+        left_out: images in formats that cannot be read, by name.
+        is_table: the images have an order of their own, in which labels without ids may be given.
     """
 
     images: ImageSet
     split: np.ndarray | None = None
     note: str = ""
+    name: str = "images"
+    left_out: Sequence[str] = ()
+    is_table: bool = False
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 def divide(

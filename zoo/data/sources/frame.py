@@ -1,0 +1,73 @@
+"""Tables in memory: of pandas, polars and pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.data.division.splits import Source
+from zoo.data.rows import IGNORED, text_of
+from zoo.data.sources.addresses import Place
+from zoo.data.sources.from_images import named_labels, with_images
+from zoo.data.table import Table, checked_header, source_of
+from zoo.errors import DataError
+
+
+def read_frame(frame: Any, columns: Mapping[str, str] | None = None, name: str = "frame") -> Source:
+    """Read a pandas or polars frame, or a pyarrow table, with a row per image.
+
+    Columns are as those of :func:`zoo.data.table.read_csv`; the images may be paths, from the working directory where
+    they are not absolute, the bytes of image files, PIL images or arrays.
+
+    Args:
+        frame: the table.
+        columns: what its columns are called, by what they mean.
+        name: for messages.
+
+    Raises:
+        DataError: as for tables; names the row by its position, from 0.
+    """
+    if hasattr(frame, "collect") and not hasattr(frame, "to_dict"):
+        raise DataError(f"{name} is a {type(frame).__name__}, whose rows are not there yet. Give frame.collect().")
+    names = [str(column) for column in getattr(frame, "column_names", frame.columns)]
+    header = checked_header(name, names, columns)
+    values = {column: _values(frame, names.index(name)) for name, column in zip(names, header, strict=True) if column}
+    return source_of(table_of(name, values))
+
+
+def table_of(
+    name: str, values: Mapping[str, Sequence[Any]], base: Place = Path(), class_names: Sequence[str] = ()
+) -> Table:
+    """Return a table of typed columns.
+
+    Args:
+        name: for messages.
+        values: by column, as they are called here, ``path`` among them.
+        base: the folder that relative paths start from.
+        class_names: of the classes that labels are indices of; none where labels are names.
+
+    Raises:
+        DataError: there is no row, a row has no image, or one of another type.
+    """
+    images = values["path"]
+    rows = [f"row {row}" for row in range(len(images))]
+    cells: dict[str, Sequence[str]] = {
+        column: [text_of(value) for value in those]
+        for column, those in values.items()
+        if column not in ("path", IGNORED)
+    }
+    if class_names and "label" in cells:
+        cells["label"] = named_labels(name, rows, cells["label"], class_names)
+    for row, value in zip(rows, images, strict=True):
+        if value is None or (isinstance(value, float) and value != value):
+            raise DataError(f"{name} {row}: image is {value}, which means none. Give its path, or remove the row.")
+    return with_images(Table(name, rows, cells, base, class_names=class_names), images)
+
+
+def _values(frame: Any, place: int) -> list[Any]:
+    """Return a column's values as Python has them."""
+    if hasattr(frame, "iloc"):
+        return list(frame.iloc[:, place].tolist())
+    column = frame.column(place) if hasattr(frame, "column") else frame.to_series(place)
+    return list(column.to_pylist() if hasattr(column, "to_pylist") else column.to_list())

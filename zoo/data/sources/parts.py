@@ -1,0 +1,78 @@
+"""Parts of a data set that come apart, such as ``{"train": ..., "test": ...}``, put together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from zoo.data.division.splits import Source
+from zoo.data.division.words import TEST, TRAIN, VALIDATION, part_of, parts_and_roles
+from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
+from zoo.errors import DataError, all_shown, shown
+
+_PARTS = (TRAIN, VALIDATION, TEST, QUERY, GALLERY)
+_NUMBERS = re.compile(r"-?\d+(?:-of-\d+)?")
+
+
+def joined(name: str, parts: Mapping[str, Source]) -> Source:
+    """Put parts together; two or more of them are the split of the whole.
+
+    Args:
+        name: of the whole.
+        parts: by train, validation, test, query or gallery, in any usual spelling.
+
+    Raises:
+        DataError: a part is called otherwise, is divided itself, or has labels where others have none.
+    """
+    words = {key: part_of(str(key)) for key in parts}
+    for key, word in words.items():
+        if word is None:
+            raise DataError(
+                f"{name} has a part called {shown(key)}, which is not one of {', '.join(_PARTS)}. Leave it out, or "
+                f"rename it; there are {all_shown(list(map(str, parts)))}."
+            )
+        if parts[key].split is not None:
+            raise DataError(f"{name}: part {key} is divided into train and test itself. Give it without its parts.")
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    sets = {key: source.images for key, source in parts.items()}
+    labelled = {key for key, images in sets.items() if images.labels is not None}
+    if labelled and labelled != sets.keys():
+        without = next(key for key in sets if key not in labelled)
+        raise DataError(f"{name}: part {without} has no labels, and {min(labelled)} has. Label both, or none.")
+    names = [list(images.class_names) for images in sets.values()]
+    class_names = names[0] if all(other == names[0] for other in names) else sorted(set().union(*names))
+    index = {class_name: place for place, class_name in enumerate(class_names)}
+    labels = None
+    if labelled:
+        labels = np.concatenate(
+            [
+                np.array([index[images.class_names[label]] for label in images.labels], dtype=np.int64)
+                for images in sets.values()
+                if images.labels is not None
+            ]
+        )
+    split, roles = parts_and_roles(name, [words[key] or "" for key, images in sets.items() for _ in images.ids])
+    own = [np.full(len(images), BOTH, object) if images.roles is None else images.roles for images in sets.values()]
+    roles = np.where(roles == BOTH, np.concatenate(own), roles) if roles is not None else np.concatenate(own)
+    together = ImageSet(
+        ids=[f"{key}/{one}" for key, images in sets.items() for one in images.ids],
+        sources=[source for images in sets.values() for source in images.sources],
+        labels=labels,
+        class_names=class_names,
+        roles=None if (roles == BOTH).all() else roles,
+    )
+    return Source(together, split, name=name, is_table=True)
+
+
+def parts_of_files(files: Sequence[str]) -> list[str] | None:
+    """Return the part of each file by its name, such as "train" of ``train-00000-of-00002.parquet``.
+
+    Returns:
+        None where the files do not name two parts at least, or one of them names none.
+    """
+    words = [part_of(_NUMBERS.sub("", PurePosixPath(file.replace("\\", "/")).stem)) for file in files]
+    return None if None in words or len(set(words)) < 2 else [word or "" for word in words]

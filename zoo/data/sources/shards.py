@@ -1,0 +1,162 @@
+"""``shards:FILES``: tar archives as webdataset has them, read at random."""
+
+from __future__ import annotations
+
+import logging
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from zoo.data.division.splits import Source
+from zoo.data.rows import known_columns, text_of
+from zoo.data.sources.addresses import Place, open_place, places_in, read_place
+from zoo.data.sources.parts import parts_of_files
+from zoo.data.stored import ImageSource, StoredImage
+from zoo.data.table import COLUMNS, Table, source_of
+from zoo.errors import DataError, first_line
+from zoo.formats.documents import parsed
+from zoo.images import IMAGE_SUFFIXES
+from zoo.progress import progress
+
+log = logging.getLogger(__name__)
+
+_LABEL = COLUMNS["label"]
+_TEXTS = ("cls", "txt", "json")
+
+
+def read_shards(path: str, columns: Mapping[str, str] | None = None) -> Source:
+    """Read webdataset shards: tar archives in which files that are called the same up to the first dot are a sample.
+
+    A sample has an image, and may have its class in a ``.json`` object, by the names that columns of tables have; or
+    else in a ``.cls`` file; or else in a ``.txt`` file, unless each text occurs once, as captions do. Samples without
+    an image are left out, which the log says. The headers of all shards are read once; images when they are needed.
+
+    Args:
+        path: a file, an address, or several: ``shards-{0000..0009}.tar``, ``{train,test}-*.tar``. Files whose names
+            begin with train, test and the like are these parts.
+        columns: what the names in the JSON are called, by what they mean; ``cls`` and ``txt`` are names too.
+
+    Raises:
+        DataError: a shard is missing, broken or compressed; two samples have one name; there is no image; or as for
+            tables.
+    """
+    places = places_in(path)
+    parts = parts_of_files([str(place) for place in places])
+    images: list[ImageSource] = []
+    fields: list[dict[str, str]] = []
+    keys: list[str] = []
+    without = 0
+    for number, place in enumerate(progress(places, "reading shards")):
+        for key, sample in _samples(place).items():
+            if "image" not in sample:
+                without += 1
+                continue
+            images.append(sample.pop("image"))
+            fields.append(sample | ({} if parts is None else {"split": parts[number]}))
+            keys.append(key)
+    if not images:
+        raise DataError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    if without:
+        log.warning("%s: left out %d samples without an image that can be read", path, without)
+    if len(set(keys)) < len(keys):  # numbered anew in each shard
+        keys = [f"{image.place_name}/{key}" for image, key in zip(images, keys, strict=True)]  # type: ignore[union-attr]
+    names = list(dict.fromkeys(name for sample in fields for name in sample))
+    header = known_columns(path, names, _spellings(fields, names, columns), columns)
+    named = [(name, column) for name, column in zip(names, header, strict=True) if column]
+    cells = {column: [sample.get(name, "") for sample in fields] for name, column in named}
+    table = Table(path, [f"sample {key}" for key in keys], {"id": keys} | cells, images=images)
+    return source_of(table)
+
+
+def _spellings(
+    fields: list[dict[str, str]], names: list[str], columns: Mapping[str, str] | None
+) -> dict[str, tuple[str, ...]]:
+    """Return the names of columns, among them of the label the first of JSON's own, cls and txt that there is."""
+    spellings: dict[str, tuple[str, ...]] = {name: others for name, others in COLUMNS.items() if name != "path"}
+    if "id" in (columns or {}):
+        spellings["id"] = ()
+    if {"label", *_LABEL} & set(names):
+        return spellings
+    if "cls" in names:
+        spellings["label"] = ("cls",)
+    elif "txt" in names:
+        texts = [sample.get("txt", "") for sample in fields]
+        if len(set(texts)) < len(texts):
+            spellings["label"] = ("txt",)
+    return spellings
+
+
+def _samples(place: Place) -> dict[str, dict[str, Any]]:
+    """Return the samples of a shard by their names: the image under "image", texts under their own names."""
+    samples: dict[str, dict[str, Any]] = {}
+    try:
+        with open_place(place) as file, tarfile.open(fileobj=file, mode="r:") as shard:
+            for member in shard:
+                if not member.isfile():
+                    continue
+                name = PurePosixPath(member.name)
+                stem, _, ending = name.name.partition(".")
+                if not stem:  # a hidden file
+                    continue
+                sample = samples.setdefault(str(name.with_name(stem)), {})
+                ending = ending.lower()
+                if f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES:
+                    sample.setdefault("image", TarMember(place, member.name, member.offset_data, member.size))
+                elif ending in _TEXTS:
+                    opened = shard.extractfile(member)
+                    sample |= _texts(f"{place}: {member.name}", ending, opened.read() if opened else b"")
+    except tarfile.TarError as error:
+        raise DataError(
+            f"{place} is not a readable tar archive ({first_line(error)}). Decompress it where it is compressed."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{place} cannot be read ({error.strerror or first_line(error)}). Check the path.") from error
+    return samples
+
+
+def _texts(name: str, ending: str, content: bytes) -> dict[str, str]:
+    try:
+        text = content.decode("utf-8").strip()
+        found = parsed(text) if ending == "json" else {ending: text}
+    except ValueError as error:  # of UTF-8, too
+        raise DataError(f"{name} is not valid {ending} in UTF-8 ({first_line(error)}). Fix or remove it.") from error
+    if not isinstance(found, dict):
+        return {}
+    return {str(key): text_of(value) for key, value in found.items() if not isinstance(value, list | dict)}
+
+
+@dataclass(frozen=True)
+class TarMember(StoredImage):
+    """An image inside a tar archive.
+
+    Attributes:
+        shard: the archive.
+        member: the file's name in it.
+        offset: where its bytes begin.
+        size: how many there are.
+    """
+
+    shard: Place
+    member: str
+    offset: int
+    size: int
+
+    @property
+    def place_name(self) -> str:
+        """The archive's name without its folder and ending."""
+        return PurePosixPath(str(self.shard).replace("\\", "/")).stem
+
+    def content(self) -> bytes:
+        return read_place(self.shard, self.offset, self.offset + self.size)
+
+    def mark(self) -> int:
+        """Return the size: tar archives have no checksums of what they hold."""
+        return self.size
+
+    def likeness(self) -> int:
+        return self.size
+
+    def __str__(self) -> str:
+        return f"{self.shard}:{self.member}"

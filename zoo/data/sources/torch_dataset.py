@@ -1,0 +1,175 @@
+"""Data sets of torch and torchvision: map-style, with an image and perhaps a label for each index."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.data.division.splits import Source
+from zoo.data.rows import text_of
+from zoo.data.sources.from_images import HeldImage, image_source, named_labels
+from zoo.data.stored import ImageSource, StoredImage
+from zoo.data.table import Table, source_of
+from zoo.errors import DataError, UserError, first_line
+from zoo.images import UNREADABLE, read_pixels
+from zoo.progress import progress
+
+_TWICE = 8  # images that are asked for twice, to notice random transforms
+
+
+def read_torch_dataset(dataset: Any) -> Source:
+    """Read a map-style data set, such as ImageFolder, CIFAR10, a Subset or a ConcatDataset.
+
+    Images of an ImageFolder without a transform are read from their files. Any other data set is gone through once:
+    its labels are asked for, its images checked and summed up, and none is kept. A transform must leave images that are
+    PIL's or uint8, and the same each time: models scale, normalise and augment images themselves.
+
+    Args:
+        dataset: has a length, and returns an image, or an image and a label, for an index. Names of classes are its
+            ``classes``.
+
+    Raises:
+        DataError: it only iterates; an item is no image; or it is another one each time.
+    """
+    name = _name(dataset)
+    if type(dataset).__name__ == "DataLoader":
+        raise DataError("A DataLoader gives batches, and images are needed. Give its dataset, loader.dataset.")
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise DataError(
+            f"{name} only iterates, so its images have no number. Give a map-style Dataset (__len__ and __getitem__), "
+            "or write its images to files or to webdataset shards, shards:FILE.tar."
+        )
+    if not len(dataset):
+        raise DataError(f"{name} has no images. Give at least one.")
+    leaves = list(_leaves(dataset, range(len(dataset))))
+    classes = [[str(one) for one in getattr(leaf, "classes", ())] for leaf, _ in leaves]
+    ids: list[str] = []
+    images: list[ImageSource] = []
+    labels: list[str] = []
+    for number, ((leaf, indices), names) in enumerate(zip(leaves, classes, strict=True)):
+        prefix = f"{number}/" if len(leaves) > 1 else ""
+        found = _files(leaf, indices) or _items(leaf, indices, name)
+        rows = [f"item {index}" for index in indices]
+        ids += [prefix + one for one, _, _ in found]
+        images += [image for _, image, _ in found]
+        of_each = [label for _, _, label in found]
+        labels += named_labels(name, rows, of_each, names) if names else of_each
+    in_order = classes[0] if all(names == classes[0] for names in classes) else []
+    rows = [f"item {row}" for row in range(len(ids))]
+    return source_of(Table(name, rows, {"id": ids, "label": labels}, images=images, class_names=in_order))
+
+
+def _name(dataset: Any) -> str:
+    root = getattr(dataset, "root", None)
+    return type(dataset).__name__ + (f":{root}" if isinstance(root, str | Path) and str(root) else "")
+
+
+def _leaves(dataset: Any, indices: Sequence[int]) -> Iterator[tuple[Any, Sequence[int]]]:
+    """Yield the data sets that subsets and concatenations are made of, each with the indices that are used of it."""
+    kind = {parent.__name__ for parent in type(dataset).__mro__}
+    if "Subset" in kind and type(dataset).__getitem__.__module__ == "torch.utils.data.dataset":
+        yield from _leaves(dataset.dataset, [int(dataset.indices[index]) for index in indices])
+    elif "ConcatDataset" in kind:
+        first = 0
+        for part in dataset.datasets:
+            mine = [index - first for index in indices if first <= index < first + len(part)]
+            if mine:
+                yield from _leaves(part, mine)
+            first += len(part)
+    else:
+        yield dataset, indices
+
+
+def _files(dataset: Any, indices: Sequence[int]) -> list[tuple[str, ImageSource, str]]:
+    """Return ids, paths and labels of a data set of torchvision that reads files as they are; none of any other."""
+    kinds = {parent.__name__ for parent in type(dataset).__mro__}
+    transforms = [getattr(dataset, name, None) for name in ("transform", "target_transform", "transforms")]
+    loader = getattr(getattr(dataset, "loader", None), "__name__", "")
+    if "DatasetFolder" not in kinds or any(transforms) or loader != "default_loader":
+        return []
+    if type(dataset).__getitem__.__module__ != "torchvision.datasets.folder":
+        return []
+    found: list[tuple[str, ImageSource, str]] = []
+    for index in indices:
+        path, label = dataset.samples[index]
+        found.append((Path(path).relative_to(dataset.root).as_posix(), Path(path), text_of(label)))
+    return found
+
+
+def _items(dataset: Any, indices: Sequence[int], name: str) -> list[tuple[str, ImageSource, str]]:
+    """Go through a data set once; return ids, images to be asked for again, and labels."""
+    found: list[tuple[str, ImageSource, str]] = []
+    for row, index in enumerate(progress(indices, f"reading {name}")):
+        place = f"{name} item {index}"
+        image, label = _item(dataset, index, place)
+        mark = _mark(image, place)
+        if row < _TWICE and mark != -1 and _mark(_item(dataset, index, place)[0], place) != mark:
+            raise DataError(
+                f"{place} is another image each time, as random transforms make it. Leave the transform out: train and "
+                "distill have random views of their own, augment."
+            )
+        found.append((f"{index}", _Item(dataset, index, name, mark), text_of(label)))
+    return found
+
+
+def _item(dataset: Any, index: int, place: str) -> tuple[Any, Any]:
+    """Return an image and its label; None for an image that cannot be read where its label is known all the same."""
+    try:
+        return _parts(dataset[index])
+    except UserError:
+        raise
+    except Exception as error:  # data sets of others fail in ways of their own
+        targets = getattr(dataset, "targets", ())
+        if index >= len(targets) or not isinstance(error, UNREADABLE):
+            raise DataError(f"{place} cannot be read ({first_line(error)}). Fix the data set.") from error
+        return None, targets[index]
+
+
+def _parts(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        image = next((item[key] for key in ("image", "img", "pixel_values") if key in item), None)
+        return image, next((item[key] for key in ("label", "labels", "target") if key in item), None)
+    if isinstance(item, tuple | list):
+        return item[0], item[1] if len(item) > 1 else None
+    return item, None
+
+
+def _mark(image: Any, place: str) -> int:
+    """Return a checksum of an image; -1 where it cannot be read, which is found again when it is used."""
+    if image is None:
+        return -1
+    try:
+        pixels = _pixels(image, place)
+    except UNREADABLE:
+        return -1
+    return zlib.crc32(pixels.tobytes(), pixels.shape[1])
+
+
+def _pixels(image: Any, place: str) -> np.ndarray:
+    source = image_source(place, image)
+    if isinstance(source, StoredImage):
+        return source.read()
+    return read_pixels(source.image if isinstance(source, HeldImage) else source)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Item:
+    """An image of a data set, as a function that asks for it."""
+
+    dataset: Any
+    index: int
+    name: str
+    checksum: int
+
+    def __call__(self) -> np.ndarray:
+        place = f"{self.name} item {self.index}"
+        return _pixels(_parts(self.dataset[self.index])[0], place)
+
+    def mark(self) -> int:
+        """Return the checksum of the pixels when the data set was gone through."""
+        return self.checksum
