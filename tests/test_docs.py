@@ -23,7 +23,7 @@ REPOSITORY = re.compile(  # as the README names it, whose links must work on a p
     r"https://(?:github\.com/([\w-]+/[\w-]+)/(?:blob|tree)|raw\.githubusercontent\.com/([\w-]+/[\w-]+))/main/([^#]*)#?(.*)"
 )
 SECONDS = 400
-NOT_INSTALLED = ("ray",)  # what examples import beyond the tests' own packages: too large to install for one example
+NOT_INSTALLED = ("ray", "datasets", "pandas")  # what examples import and is left out where it is not installed
 
 
 def named(path: Path) -> str:
