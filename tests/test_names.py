@@ -17,6 +17,7 @@ PUBLIC = {
         "Preprocessing",
         "RefusedError",
         "UserError",
+        "check",
         "create_model",
         "embed",
         "load_data",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.data import DataSplits, ImageSet, load_data
+    from zoo.data.checking.check import check
     from zoo.errors import DataError, ModelError, OptionError, RefusedError, UserError
     from zoo.models.embedding import embed
     from zoo.models.folder import load_model, save_model
@@ -28,6 +29,7 @@ __all__ = [
     "Preprocessing",
     "RefusedError",
     "UserError",
+    "check",
     "create_model",
     "embed",
     "load_data",
@@ -48,6 +50,7 @@ _HOME = {
     "RefusedError": "zoo.errors",
     "Preprocessing": "zoo.models.preprocessing",
     "UserError": "zoo.errors",
+    "check": "zoo.data.checking.check",
     "create_model": "zoo.models.making",
     "embed": "zoo.models.embedding",
     "load_data": "zoo.data",

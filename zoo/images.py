@@ -136,13 +136,37 @@ def require_regular(path: str | os.PathLike[str]) -> None:
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", os.fspath(path))
 
 
+def load_opened(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
+    """Decode a file that was opened just now, as :func:`read_pixels` does, without making RGB pixels of it.
+
+    Large JPEGs are reduced in place; others, and EXIF orientations, are left as they are.
+
+    Args:
+        image: what ``PIL.Image.open`` returned.
+        max_pixels: as there.
+
+    Raises:
+        OSError: as there.
+        ValueError: as there.
+    """
+    _require_size(*image.size, max_pixels)
+    factor = _factor(*image.size)
+    if factor > 1 and image.format in ("JPEG", "MPO"):
+        image.draft(None, (image.width // factor, image.height // factor))  # type: ignore[arg-type]
+    _require_readable(image, max_pixels)
+    _load(image)
+
+
+def turned(part: Image.Image, image: Image.Image) -> Image.Image:
+    """Return an image that was made of a loaded one, turned as the EXIF orientation of that says."""
+    method = _UPRIGHT.get(_orientation(image))
+    return part if method is None else part.transpose(method)
+
+
 def _file_to_rgb(file: Any, max_pixels: int) -> np.ndarray:
     with Image.open(file) as image:
-        _require_size(*image.size, max_pixels)
-        factor = _factor(*image.size)
-        if factor > 1 and image.format in ("JPEG", "MPO"):
-            image.draft(None, (image.width // factor, image.height // factor))  # type: ignore[arg-type]
-        return _image_to_rgb(image, max_pixels)
+        load_opened(image, max_pixels)
+        return _loaded_to_rgb(image)
 
 
 def _array_to_rgb(array: np.ndarray) -> np.ndarray:
@@ -162,10 +186,18 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
 
 
 def _image_to_rgb(image: Image.Image, max_pixels: int) -> np.ndarray:
+    _require_readable(image, max_pixels)
+    _load(image)
+    return _loaded_to_rgb(image)
+
+
+def _require_readable(image: Image.Image, max_pixels: int) -> None:
     _require_size(*image.size, max_pixels)
     if image.mode in ("I", "F") and not _has_16_bits(image):
         raise ValueError(f"32 bits per channel (mode {image.mode}) have no agreed range; convert to 8 bits")
-    _load(image)
+
+
+def _loaded_to_rgb(image: Image.Image) -> np.ndarray:
     sixteen_bits = _has_16_bits(image)
 
     def strip(top: int, bottom: int) -> Image.Image:

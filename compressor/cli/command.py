@@ -130,8 +130,6 @@ def _of_system(error: OSError) -> str:
 
 def _carry_out(verb: str, options: Namespace, manners: Manners) -> int:
     from compressor.cli.printing import show, show_candidates, show_json
-    from export.report.content import gate_of
-    from export.report.validation import Report
 
     options.pop("config", None)
     all_nodes = options.pop("nodes", False)
@@ -142,7 +140,7 @@ def _carry_out(verb: str, options: Namespace, manners: Manners) -> int:
         show_json(error.content) if manners.json else show_candidates(error.content)
         tell(f"Refused: {error}")
         return GATE_FAILED
-    state, sentence = gate_of(result.content) if isinstance(result, Report) else ("none", "")
+    state, sentence = _gate(result)
     try:
         show_json(result, queries) if manners.json else show(verb, result, queries, all_nodes)
         if state == "passed" and not manners.json:
@@ -154,6 +152,19 @@ def _carry_out(verb: str, options: Namespace, manners: Manners) -> int:
         tell(sentence)
         return GATE_FAILED
     return DONE
+
+
+def _gate(result: Any) -> tuple[str, str]:
+    """Return the state of a result's gate, "passed", "failed" or "none", and a sentence on it."""
+    from export.report.content import gate_of
+    from export.report.validation import Report
+    from zoo.data.checking.findings import Check
+
+    if isinstance(result, Report):
+        return gate_of(result.content)
+    if isinstance(result, Check):
+        return "passed" if result.passed else "failed", result.verdict
+    return "none", ""
 
 
 def _call(verb: str, options: Namespace) -> Any:

@@ -34,7 +34,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "precision": (*("target", "max_drop", "budget_by", "calibration_images", "judged_images", "qat_epochs"),),
     "measurement": (
         *("min_retention", "min_gain", "gain_by", "baselines", "ks", "k", "bootstrap", "latency_runs", "batch_sizes"),
-        *("threads", "runs"),
+        *("threads", "runs", "radius", "strict"),
     ),
     "kind of index": ("kind", "options"),
     "machine": (*_names("machine"), "teacher_precision", "teacher_views", "teacher_cache"),
@@ -68,8 +68,8 @@ def overview() -> str:
             ),
             "",
             *textwrap.wrap(
-                "Exit codes: 0 done, 1 an error you can fix, 2 bad usage, 3 a gate failed (retention, gain or int8 "
-                "recall), 130 interrupted.",
+                "Exit codes: 0 done, 1 an error you can fix, 2 bad usage, 3 a gate failed (retention, gain, int8 "
+                "recall or a check of data), 130 interrupted.",
                 _WIDTH,
             ),
         ]

@@ -10,6 +10,8 @@ from typing import Any
 from export.index.verbs import Hit
 from export.report.validation import Report
 from export.shipping import Exported
+from zoo.data.checking.findings import Check
+from zoo.errors import printable
 
 
 def show(verb: str, result: Any, queries: Sequence[Any] = (), all_nodes: bool = False) -> None:
@@ -38,10 +40,34 @@ def show(verb: str, result: Any, queries: Sequence[Any] = (), all_nodes: bool = 
         from export.report.tables import print_inspection
 
         print_inspection(result, all_nodes)
+    elif isinstance(result, Check):
+        print_check(result)
     elif verb == "index search":
         print_hits([str(query) for query in queries], result)
     else:
         print(f"Done: {result}")
+
+
+def print_check(result: Check) -> None:
+    """Print what the data are, and what was found of them: a row each, with what to do."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    from export.report.tables import wide_console
+
+    console = wide_console()
+    for line in result.facts():
+        console.print(Text(printable(line)), soft_wrap=True)
+    if not result.findings:
+        return
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for heading, justify in (("level", "left"), ("count", "right"), ("found, and what to do", "left")):
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for found in result.findings:
+        text = f"{found.title}: {found.examples()}\n{found.remedy}"
+        table.add_row(found.level, f"{found.count:,}", Text(text), end_section=True)
+    console.print(table)
 
 
 def show_candidates(content: dict[str, Any]) -> None:
@@ -72,6 +98,8 @@ def show_json(result: Any, queries: Sequence[Any] = ()) -> None:
     elif isinstance(result, Exported):
         content = {"files": {precision: str(file) for precision, file in result.files.items()}}
         content["candidates"] = result.candidates
+    elif isinstance(result, Check):
+        content = result.as_dict()
     elif isinstance(result, Path):
         content = {"path": str(result)}
     elif isinstance(result, list):

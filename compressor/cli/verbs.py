@@ -12,6 +12,7 @@ from typing import Any
 DONE, USER_ERROR, BAD_USAGE, GATE_FAILED = 0, 1, 2, 3
 
 VERBS: dict[str, str] = {  # and the functions that they are
+    "check": "zoo.data.checking.check:check",
     "train": "zoo.training.train:train",
     "distill": "compressor.distillation:distill",
     "export": "compressor.int8_finish.shipping:ship",
@@ -28,6 +29,7 @@ GROUPS = {"index": "Galleries that can be searched."}  # the first word of verbs
 NEEDS_TRAIN = ("train", "distill", "export", "validate", "run")  # the extra; the others do without it
 # Options that may be given as plain words right after the verb, in this order; a list takes all of them.
 LEADING = {
+    "check": ["data"],
     "train": ["data", "out"],
     "distill": ["teacher", "data", "out"],
     "export": ["model", "out"],

@@ -67,7 +67,8 @@ def _require_config(path: Path, verb: str) -> None:
 def _with_values_joined(verb: str, words: list[str]) -> list[str]:
     """Turn the values of options that take several into one list, and a configuration and its option into one word.
 
-    ``--threads 1 2`` becomes ``--threads=[1,2]``; so does ``--threads 1,2``.
+    ``--threads 1 2`` becomes ``--threads=[1,2]``; so does ``--threads 1,2``. ``--strict`` alone becomes
+    ``--strict=true``.
     """
     parts = {"": VERBS[verb]}
     if verb == "run":
@@ -78,12 +79,20 @@ def _with_values_joined(verb: str, words: list[str]) -> list[str]:
         for name, parameter in signature(function_of(part)).parameters.items()
         if str(parameter.annotation).startswith("Sequence[")
     }
+    flags = {
+        f"--{prefix}{name}"
+        for prefix, part in parts.items()
+        for name, parameter in signature(function_of(part)).parameters.items()
+        if parameter.annotation == "bool"
+    }
     joined: list[str] = []
     while words:
         end = next((i for i, word in enumerate(words) if i and word.startswith("--")), len(words))
         name, equals, value = words[0].partition("=")
         values = [value, *words[1:end]] if equals else words[1:end]
-        if name in of_numbers and values:
+        if name in flags and not values:
+            joined.append(f"{name}=true")
+        elif name in of_numbers and values:
             joined.append(f"{name}={_as_list(values, of_numbers[name])}")
         elif name == "--config" and values:
             joined += [f"--config={values[0]}", *values[1:]]

@@ -45,7 +45,7 @@ def read_folder(path: str) -> Source:
             in those of a split.
     """
     root = Path(path)
-    members = list_images(root)
+    members, left_out = found_in(root)
     if not members:
         raise DataError(f"{root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     ids = [str(name) for name, _ in members]
@@ -53,18 +53,25 @@ def read_folder(path: str) -> Source:
     names, split, roles = without_parts(root, [name for name, _ in members])
     folders = [str(name.parent) for name in names]
     if set(folders) == {"."}:
-        return Source(ImageSet(ids, sources, roles=roles), split)
+        return Source(ImageSet(ids, sources, roles=roles), split, left_out=left_out)
     if "." in folders:
         stray = ids[folders.index(".")]
         raise DataError(f"{root}: {stray} lies outside the class folders. Move it into one, or remove it.")
     class_names = sorted(set(folders))
     index = {name: i for i, name in enumerate(class_names)}
     labels = np.array([index[folder] for folder in folders], dtype=np.int64)
-    return Source(ImageSet(ids, sources, labels, class_names, roles), split)
+    return Source(ImageSet(ids, sources, labels, class_names, roles), split, left_out=left_out)
 
 
 def list_images(root: Path) -> list[tuple[PurePosixPath, ImageSource]]:
+    """Return the images below a folder or in a zip archive, as :func:`found_in` does."""
+    return found_in(root)[0]
+
+
+def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[str]]:
     """Return the images below a folder or in a zip archive: name relative to the root, and source; sorted by name.
+
+    Also the names of images that are left out, in formats that cannot be read.
 
     Zip archives lying directly in a folder are read as if they had been unpacked there; one with images in its root,
     into a folder of its own name. Links are followed. Hidden files and folders are passed over, and files of other
@@ -102,13 +109,13 @@ def list_images(root: Path) -> list[tuple[PurePosixPath, ImageSource]]:
         if archive != root and any(len(name.parts) == 1 for name, _ in images):
             images = [(PurePosixPath(archive.stem) / name, member) for name, member in images]
         found += [(name, ZipMember(archive, member)) for name, member in images]
-    _tell_others(root, others)
+    unread = _tell_others(root, others)
     found.sort(key=lambda entry: entry[0].parts)
     for (name, one), (after, other) in pairwise(found):
         if name == after:
             where = next(source.archive for source in (one, other) if isinstance(source, ZipMember))
             raise DataError(f"{root} holds {name} twice, once in {where}. Remove the archive, or its unpacked copy.")
-    return found
+    return found, [str(name) for name in unread]
 
 
 def _files_below(root: Path) -> Iterator[Path]:
@@ -128,8 +135,8 @@ def _files_below(root: Path) -> Iterator[Path]:
         yield from (Path(folder) / name for name in files)
 
 
-def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> None:
-    """Say which files are no images, and which are images and not read."""
+def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+    """Say which files are no images, and which are images and not read; return these."""
     unread = [name for name in names if name.suffix.lower()[1:] in _OTHER_IMAGES.split()]
     if unread:
         log.warning(
@@ -142,6 +149,7 @@ def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> None:
     rest = sorted(set(names) - set(unread))
     if rest:
         log.info("%s: skipped files that are not images: %s", root, _counted(rest))
+    return unread
 
 
 def _counted(names: Sequence[PurePosixPath]) -> str:

@@ -68,6 +68,39 @@ def divide(
         DataError: the rule cannot be applied to this data, leaves no image, or puts a class into both train and test.
     """
     images = source.images
+    rule, split = split_by(name, source, rule, validation, continuous)
+    parts = {part: images.subset(np.flatnonzero(split == part)) for part in (TRAIN, VALIDATION, TEST)}
+    if not len(parts[TRAIN]) and not len(parts[TEST]):
+        raise DataError(f"{name} has no images left after split {rule!r}.")
+    _require_disjoint(name, parts)
+    protocol: dict[str, Any] = {"split": rule, "validation_fraction": validation}
+    if rule == "given" and source.note:
+        protocol["note"] = source.note
+    if images.continuous is not None:
+        protocol["label_distance"] = images.continuous.description
+    for part, subset in parts.items():
+        protocol[part] = {"images": len(subset)}
+        if subset.labels is not None:
+            protocol[part]["classes"] = len(np.unique(subset.labels))
+    protocol["test_images_seen"] = _tell_twins(name, parts)
+    return DataSplits(name, parts[TRAIN], parts[VALIDATION], parts[TEST], protocol)
+
+
+def split_by(
+    name: str, source: Source, rule: str = "auto", validation: float = 0.2, continuous: bool = False
+) -> tuple[str, np.ndarray]:
+    """Return the part of each image by a rule, as :func:`divide` takes it, and the rule that ``auto`` stands for.
+
+    Whether the parts have classes in common is not looked at.
+
+    Returns:
+        The rule; and ``(N,)`` of "train", "validation", "test" or "" (unused).
+
+    Raises:
+        OptionError: as there.
+        DataError: the rule cannot be applied to this data.
+    """
+    images = source.images
     if not 0 <= validation < 1:
         raise OptionError(f"validation is {validation}; it must be a fraction of the training classes in [0, 1).")
     if rule == "auto":
@@ -87,21 +120,7 @@ def divide(
             split = _hold_out(images.labels, split, validation)
         elif continuous or images.continuous is not None:
             split = _hold_out_images(split, validation)
-    parts = {part: images.subset(np.flatnonzero(split == part)) for part in (TRAIN, VALIDATION, TEST)}
-    if not len(parts[TRAIN]) and not len(parts[TEST]):
-        raise DataError(f"{name} has no images left after split {rule!r}.")
-    _require_disjoint(name, parts)
-    protocol: dict[str, Any] = {"split": rule, "validation_fraction": validation}
-    if rule == "given" and source.note:
-        protocol["note"] = source.note
-    if images.continuous is not None:
-        protocol["label_distance"] = images.continuous.description
-    for part, subset in parts.items():
-        protocol[part] = {"images": len(subset)}
-        if subset.labels is not None:
-            protocol[part]["classes"] = len(np.unique(subset.labels))
-    protocol["test_images_seen"] = _tell_twins(name, parts)
-    return DataSplits(name, parts[TRAIN], parts[VALIDATION], parts[TEST], protocol)
+    return rule, split
 
 
 def _by_class_rule(name: str, images: ImageSet, rule: str) -> np.ndarray:

@@ -17,12 +17,13 @@ _PARTS = (TRAIN, VALIDATION, TEST, QUERY, GALLERY)
 _NUMBERS = re.compile(r"-?\d+(?:-of-\d+)?")
 
 
-def joined(name: str, parts: Mapping[str, Source]) -> Source:
+def joined(name: str, parts: Mapping[str, Source], with_parts_in_ids: bool = True) -> Source:
     """Put parts together; two or more of them are the split of the whole.
 
     Args:
         name: of the whole.
         parts: by train, validation, test, query or gallery, in any usual spelling.
+        with_parts_in_ids: put the part before each id, so that ids of several parts cannot be one.
 
     Raises:
         DataError: a part is called otherwise, is divided itself, or has labels where others have none.
@@ -59,7 +60,7 @@ def joined(name: str, parts: Mapping[str, Source]) -> Source:
     own = [np.full(len(images), BOTH, object) if images.roles is None else images.roles for images in sets.values()]
     roles = np.where(roles == BOTH, np.concatenate(own), roles) if roles is not None else np.concatenate(own)
     together = ImageSet(
-        ids=[f"{key}/{one}" for key, images in sets.items() for one in images.ids],
+        ids=[f"{key}/{one}" if with_parts_in_ids else one for key, images in sets.items() for one in images.ids],
         sources=[source for images in sets.values() for source in images.sources],
         labels=labels,
         class_names=class_names,

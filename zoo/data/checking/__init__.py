@@ -1,0 +1,1 @@
+"""A look at all data before hours of training: the verb ``check``."""

@@ -1,0 +1,166 @@
+"""All images read once, in as many processes as there are cores."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import multiprocessing
+import pickle
+import re
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from zoo.data.checking.hashing import SMALL, grey_of, hashes_of, smaller
+from zoo.data.image_set import ImageSet
+from zoo.data.sources.addresses import read_place
+from zoo.data.stored import StoredImage
+from zoo.errors import DataError, first_line
+from zoo.images import UNREADABLE, load_opened, read_pixels, turned
+from zoo.progress import progress
+
+_SPAN = 256  # images that a process reads before it reports
+_ALONE = 2 * _SPAN  # so few are read in this process
+_IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")  # what Pillow calls bytes that it cannot identify
+_AT_ONCE = ("RGB", "L", "CMYK", "YCbCr", "1")  # modes that grey is made of directly
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What was found of N images.
+
+    Attributes:
+        unreadable: why an image cannot be read, by its index.
+        kinds: format and mode of each, such as "JPEG RGB", "" where it cannot be read.
+        sizes: int32 ``(N, 2)``, width and height in pixels as stored; 0 where it cannot be read.
+        digests: N SHA-256 digests, of the bytes of each image or, where it has none, of its pixels.
+        hashes: uint64 ``(N,)``, perceptual hashes.
+        small: uint8 ``(N, 16, 16)``, in grey.
+    """
+
+    unreadable: dict[int, str]
+    kinds: list[str]
+    sizes: np.ndarray
+    digests: list[bytes]
+    hashes: np.ndarray
+    small: np.ndarray
+
+    @property
+    def readable(self) -> np.ndarray:
+        """The indices of the images that can be read, int64."""
+        return np.flatnonzero(self.sizes[:, 0] > 0)
+
+
+@dataclass
+class _Span:
+    """What was found of the images of a span."""
+
+    start: int
+    unreadable: dict[int, str] = field(default_factory=dict)
+    kinds: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    small: np.ndarray = field(default_factory=lambda: np.empty((0, SMALL, SMALL), np.uint8))
+
+
+def read_all(images: ImageSet, workers: int) -> Readings:
+    """Read all images once.
+
+    Args:
+        images: the images.
+        workers: processes; with 1, this one reads.
+
+    Raises:
+        DataError: a process was killed.
+    """
+    count = len(images)
+    spans = [(start, min(start + _SPAN, count)) for start in range(0, count, _SPAN)]
+    small = np.zeros((count, SMALL, SMALL), np.uint8)
+    result = Readings({}, [], np.zeros((count, 2), np.int32), [], np.zeros(count, np.uint64), small)
+    with progress(None, "reading images", count) as bar:
+        for (start, end), span in zip(spans, _each(images, spans, workers), strict=True):
+            result.unreadable.update(span.unreadable)
+            result.kinds.extend(span.kinds)
+            result.digests.extend(span.digests)
+            result.sizes[start:end] = span.sizes
+            result.hashes[start:end] = span.hashes
+            result.small[start:end] = span.small
+            bar.update(end - start)
+    return result
+
+
+def _each(images: ImageSet, spans: list[tuple[int, int]], workers: int) -> Iterator[_Span]:
+    if workers < 2 or len(images) <= _ALONE or not _can_be_sent(images):
+        yield from (_read(images, span) for span in spans)
+        return
+    with ProcessPoolExecutor(min(workers, len(spans)), initializer=_begin, initargs=(images,)) as pool:
+        try:
+            yield from pool.map(_read_here, spans)
+        except BrokenProcessPool as error:
+            raise DataError(
+                "A process that reads images was killed, as the system does where memory is short. Try --workers 1."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _can_be_sent(images: ImageSet) -> bool:
+    """Return whether processes can have the images: those that are forked have them, others are sent a copy."""
+    if multiprocessing.get_start_method() == "fork":
+        return True
+    try:
+        pickle.dumps(images)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return True
+
+
+_images: list[ImageSet] = []
+
+
+def _begin(images: ImageSet) -> None:
+    _images[:] = [images]
+
+
+def _read_here(span: tuple[int, int]) -> _Span:
+    return _read(_images[0], span)
+
+
+def _read(images: ImageSet, span: tuple[int, int]) -> _Span:
+    found = _Span(span[0])
+    greys = np.zeros((span[1] - span[0], 2 * SMALL, 2 * SMALL), np.uint8)
+    for index in range(*span):
+        try:
+            kind, size, digest, greys[index - span[0]] = _examined(images, index)
+        except (DataError, *UNREADABLE) as error:
+            found.unreadable[index] = _IN_MEMORY.sub("", first_line(error))
+            kind, size, digest = "", (0, 0), b""
+        found.kinds.append(kind)
+        found.sizes.append(size)
+        found.digests.append(digest)
+    found.hashes, found.small = hashes_of(greys), smaller(greys)
+    return found
+
+
+def _examined(images: ImageSet, index: int) -> tuple[str, tuple[int, int], bytes, np.ndarray]:
+    """Return an image's format and mode, its size, a digest and its grey values."""
+    source = images.sources[index]
+    if not isinstance(source, Path | StoredImage):
+        pixels = images.pixels(index)
+        digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+        return "pixels RGB", (pixels.shape[1], pixels.shape[0]), digest, grey_of(Image.fromarray(pixels))
+    content = read_place(source) if isinstance(source, Path) else source.content()
+    with Image.open(io.BytesIO(content)) as image:
+        kind, size = f"{image.format} {image.mode}", image.size
+        load_opened(image)
+        if image.mode in _AT_ONCE and "transparency" not in image.info:
+            grey = np.asarray(turned(Image.fromarray(grey_of(image)), image))
+        else:
+            grey = grey_of(Image.fromarray(read_pixels(content)))
+    return kind, size, hashlib.sha256(content).digest(), grey
