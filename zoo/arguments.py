@@ -60,6 +60,8 @@ _AT_LEAST_1 = (
     "bootstrap",
     "calibration_images",
     "judged_images",
+    "rows_per_part",
+    "teacher_views",
 )
 _AT_LEAST_2 = ("batch_size",)
 # Far more than anybody needs; beyond, memory or patience end before the verb does.
@@ -76,6 +78,7 @@ _AT_MOST = {
     "neighbours": 10**6,
     "num_nodes": 10**4,
     "qat_epochs": 10**6,
+    "rows_per_part": 10**7,
     "runs": 10**5,
     "validate_every": 10**6,
     "teacher_views": 10**4,

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +122,11 @@ def write_text(path: Path | str, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all; what is not Unicode, as names of files may be, is escaped."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_lines(path: Path | str, lines: Iterable[str]) -> None:
+    """Write a UTF-8 text file of lines, as :func:`write_text` does."""
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def write_json(path: Path | str, value: Any) -> None:

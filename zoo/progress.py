@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,20 @@ def progress(items: Iterable[Any] | None, what: str, total: int | None = None, s
     from tqdm import tqdm
 
     return tqdm(items, desc=what, total=total, leave=False, disable=not (shown and are_bars_shown()))
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Show no new bars: the caller shows one for all."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before
 
 
 def close_bars() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.arguments import DataLike, require_valid
-from zoo.errors import OptionError
+from zoo.errors import OptionError, require_known
+from zoo.extras import is_installed, missing
 from zoo.files import replacing, require_writable, write_json
+from zoo.formats.embedding_parts import DTYPES, EmbeddingFacts
 from zoo.paths import given_path
 
 if TYPE_CHECKING:
@@ -23,9 +26,15 @@ def embed_data(
     out: str | Path,
     *,
     columns: dict[str, str] | None = None,
+    rows_per_part: int = 10_000,
+    dtype: str = "float32",
+    shard: str = "1/1",
     max_unreadable: int = 10,
 ) -> Path:
-    """Embed images, and write their ids and embeddings to a file.
+    """Embed images, and write their ids and embeddings to a file, or to a folder of Parquet files.
+
+    A folder is written part by part, each whole or not at all. The same command goes on where it was interrupted, and
+    several processes or machines share the work by ``shard``.
 
     Args:
         model: the encoder: an .onnx file, a model folder, or a name such as hf:NAME; see
@@ -33,12 +42,17 @@ def embed_data(
         source: the images: a file, a folder at any depth, or data of any kind, such as csv:FILE (all parts of it); in
             Python also a list, a frame or a data set.
         out: an .npz file with the arrays ids and embeddings, which distill and validate take as a teacher; or an .npy
-            file with the embeddings alone, next to an .ids.json file with the ids in the same order.
+            file with the embeddings alone, next to an .ids.json file with the ids in the same order; or a folder for
+            Parquet files with id, vector and, where known, label, which distill, validate and index build take.
         columns: of tables: what their columns are called, such as {path: file}; see docs/data.md.
-        max_unreadable: unreadable images that are reported and left out; one more stops the command.
+        rows_per_part: images of each file in a folder.
+        dtype: of the vectors in a folder: float32 or float16.
+        shard: which parts of a folder to write: i/n for every n-th, from the i-th on.
+        max_unreadable: unreadable images that are reported and left out, and listed in a folder's _unreadable.tsv; one
+            more stops the command.
 
     Returns:
-        The file.
+        The file or folder.
 
     Raises:
         UserError: a model, images or options that cannot work.
@@ -46,13 +60,37 @@ def embed_data(
     from export.index.gallery import open_encoder
     from zoo.data import load_images
 
-    require_valid({"max_unreadable": max_unreadable})
+    require_valid({"max_unreadable": max_unreadable, "rows_per_part": rows_per_part})
+    require_known("dtype", dtype, DTYPES)
+    mine = _shard_of(shard)
     out = given_path(out)
-    if out.suffix not in (".npz", ".npy"):
-        raise OptionError(f"{out} ends in neither .npz nor .npy, the formats that are written. Give such a name.")
-    require_writable(out.parent)
+    in_parts = out.suffix not in (".npz", ".npy")
+    if out.suffix and in_parts and not out.is_dir():
+        raise OptionError(f"{out} ends in neither .npz nor .npy, nor is it the name of a folder. Give such a name.")
+    if not in_parts and (mine, dtype) != ((1, 1), "float32"):
+        raise OptionError(f"shard and dtype are for folders of Parquet files, and {out} is one file. Name a folder.")
+    require_writable(out if in_parts else out.parent)
+    if in_parts and not is_installed("pyarrow"):
+        raise missing(f"The folder {out} of Parquet files", "pyarrow")
     encoder = open_encoder(model)
-    images = (_alone(source) or load_images(source, columns)).checked(max_unreadable)
+    images = _alone(source) or load_images(source, columns, labelled=in_parts)
+    if in_parts:
+        from export.embedding.parts import embed_parts
+
+        facts = EmbeddingFacts(
+            model=str(encoder.facts["source"]).rstrip("/").split("/")[-1],
+            model_digest=encoder.facts["digest"],
+            metric=encoder.metric,
+            dim=encoder.dim,
+            dtype=dtype,
+            images_digest=images.digest,
+            images=len(images),
+            rows_per_part=rows_per_part,
+        )
+        embed_parts(encoder, images, out, facts, mine, max_unreadable)
+        log.info("%s: %d images in %d parts, %d dimensions", out, len(images), facts.parts, encoder.dim)
+        return out
+    images = images.checked(max_unreadable)
     embeddings = encoder.embed(images)
 
     import numpy as np
@@ -66,6 +104,14 @@ def embed_data(
             np.savez(temporary, ids=np.array(images.ids), embeddings=embeddings)
     log.info("%s: %d images, %d dimensions", out, len(images), encoder.dim)
     return out
+
+
+def _shard_of(text: str) -> tuple[int, int]:
+    """Return (i, n) of "i/n"."""
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(text))
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise OptionError(f"shard is {text}; it must be i/n with i in 1..n, such as 1/4.")
+    return int(found[1]), int(found[2])
 
 
 def _alone(source: DataLike) -> ImageSet | None:

@@ -29,6 +29,7 @@ from zoo.formats.documents import (
     seal_of,
     whole,
 )
+from zoo.formats.embedding_parts import read_embeddings
 from zoo.formats.onnx_content import digest_of
 from zoo.progress import progress
 from zoo.teachers.address import path_of
@@ -123,6 +124,23 @@ def embed_images(embedder: Embedder, images: ImageSet) -> np.ndarray:
     """Embed a set of images with an ONNX file; float32 ``(N, dim)``."""
     pixels = (images.pixels(i) for i in progress(range(len(images)), "embedding"))
     return np.asarray(embedder(pixels))
+
+
+def embeddings_by(encoder: Encoder, folder: Path) -> tuple[list[str], np.ndarray]:
+    """Return ids and vectors, float32 ``(N, D)``, of a folder of embeddings.
+
+    Raises:
+        ModelError: they are of another encoder.
+        DataError: the folder is not whole.
+    """
+    facts, part = read_embeddings(folder)
+    if facts.model_digest != encoder.facts["digest"]:
+        raise ModelError(
+            f"{folder} has embeddings by {facts.model} (digest {facts.model_digest[:12]}), and the encoder is "
+            f"{_named(encoder.facts)}. Their vectors need not be comparable: give the encoder that made them, or embed "
+            "again."
+        )
+    return part.ids, part.vectors
 
 
 def write_folder(folder: Path, index: VectorIndex, ids: Sequence[str], facts: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ def build_index(
     Args:
         model: the encoder: an .onnx file, a model folder, or a name such as hf:NAME; see docs/how-to/own-teacher.md.
         gallery: the images: a folder at any depth, with or without classes, or data of any kind, such as csv:FILE (all
-            parts of it); in Python also a list, a frame or a data set.
+            parts of it); in Python also a list, a frame or a data set. Or a folder that embed wrote with this encoder.
         out: folder for the index.
         kind: flat (exact), sq8, ivfpq, hnsw or binary; see docs/how-to/search.md.
         options: options of the kind, such as {nlist: 256, m: 16, nprobe: 32} for ivfpq; the others are chosen.
@@ -60,20 +60,27 @@ def build_index(
     Raises:
         UserError: a model, images or options that cannot work.
     """
-    from export.index.gallery import open_encoder, write_folder
+    from export.index.gallery import embeddings_by, open_encoder, write_folder
     from export.index.vector_index import make_index, parameters_for
     from zoo.data import load_images
+    from zoo.formats.embedding_parts import is_embedding_folder
 
     require_valid({"max_unreadable": max_unreadable, "seed": seed})
     require_writable(out)
     encoder = open_encoder(model)
-    images = load_images(gallery, columns)
-    parameters_for(kind, options, len(images), encoder.dim)  # report mistakes before the work
-    images = images.checked(max_unreadable)
-    index = make_index(encoder.embed(images), kind, encoder.metric, options, seed)
+    ids: Sequence[str]
+    if isinstance(gallery, str | Path) and is_embedding_folder(given_path(gallery)):
+        ids, vectors = embeddings_by(encoder, given_path(gallery))
+        parameters_for(kind, options, len(ids), encoder.dim)
+    else:
+        images = load_images(gallery, columns)
+        parameters_for(kind, options, len(images), encoder.dim)  # report mistakes before the work
+        images = images.checked(max_unreadable)
+        ids, vectors = images.ids, encoder.embed(images)
+    index = make_index(vectors, kind, encoder.metric, options, seed)
     out = given_path(out)
     named = str(gallery) if isinstance(gallery, str | Path) else type(gallery).__name__
-    write_folder(out, index, images.ids, {"seed": seed, "gallery": named, "encoder": encoder.facts})
+    write_folder(out, index, ids, {"seed": seed, "gallery": named, "encoder": encoder.facts})
     log.info("%s: %d images, %s", out, len(index), kind)
     return out
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from zoo.data.division.splits import Source, divide
 from zoo.data.image_set import DataSplits, ImageSet
@@ -65,29 +68,38 @@ def load_data(
     return read_labels(continuous_labels, label_metric, table_ids).label(splits)
 
 
-def load_images(data: DataLike, columns: Mapping[str, str] | None = None) -> ImageSet:
+def load_images(data: DataLike, columns: Mapping[str, str] | None = None, labelled: bool = False) -> ImageSet:
     """Read all images of a data set, whatever their class, split or role.
 
     Args:
         data: as in :func:`load_data`, but not divided. The images of a folder may lie at any depth, in classes or not.
         columns: as in :func:`load_data`.
+        labelled: keep labels where the data has them; in a folder, an image's is the folder that it lies in, if all
+            lie in one.
 
     Returns:
-        The images, without labels.
+        The images, without roles, and without labels unless they are asked for.
 
     Raises:
         DataError: the data are missing, broken or of an unknown kind, or there is no image.
     """
     kind, path = kind_and_path(str(data)) if isinstance(data, str | Path) else ("", "")
     if kind != "folder" or columns:
-        return open_source(data, columns).images.without_labels()
+        found = open_source(data, columns).images
+        bare = found.without_labels()
+        return replace(bare, labels=found.labels, class_names=found.class_names) if labelled else bare
 
     from zoo.data.folder import list_images
 
     members = list_images(Path(path))
     if not members:
         raise DataError(f"{path} holds no images. Check the path.")
-    return ImageSet([str(name) for name, _ in members], [source for _, source in members])
+    images = ImageSet([str(name) for name, _ in members], [source for _, source in members])
+    classes = [Path(name).parent.as_posix() for name in images.ids]
+    if not labelled or "." in classes:
+        return images
+    class_names, labels = np.unique(classes, return_inverse=True)
+    return replace(images, labels=labels.astype(np.int64), class_names=class_names.tolist())
 
 
 def _tell(splits: DataSplits) -> None:

@@ -136,29 +136,68 @@ class ImageSet:
         Raises:
             DataError: more images than ``max_unreadable`` cannot be read, or none is left.
         """
-        kept_bytes = 0
         sources: list[ImageSource] = []
         readable: list[int] = []
         broken: list[str] = []
-        with ThreadPoolExecutor() as pool:
-            results = progress(self._each(pool), "reading images", len(self))
-            for index, result in enumerate(results):
-                if isinstance(result, DataError):
-                    broken.append(str(result))
-                    log.warning("left out: %s", result)
-                    if len(broken) > max_unreadable:
-                        raise DataError(
-                            f"{len(broken)} images cannot be read; the limit is {max_unreadable} (max_unreadable). "
-                            f"The first: {broken[0]}"
-                        )
-                    continue
-                readable.append(index)
-                keep = kept_bytes + result.nbytes <= cache_bytes
-                kept_bytes += result.nbytes if keep else 0
-                sources.append(result if keep else self.sources[index])
+        for index, source in enumerate(self._decoded(cache_bytes, "reading images")):
+            if isinstance(source, DataError):
+                broken.append(str(source))
+                log.warning("left out: %s", source)
+                if len(broken) > max_unreadable:
+                    raise DataError(
+                        f"{len(broken)} images cannot be read; the limit is {max_unreadable} (max_unreadable). "
+                        f"The first: {broken[0]}"
+                    )
+                continue
+            readable.append(index)
+            sources.append(source)
         if not readable:
             raise DataError("No images are left. Check the data's path and split.")
         return replace(self.subset(readable), sources=sources)
+
+    def decoded(self, rows: Sequence[int], cache_bytes: int) -> tuple[ImageSet, dict[int, str]]:
+        """Decode some images; return those that can be read, and why the others cannot, by row.
+
+        Args:
+            rows: of the images.
+            cache_bytes: bytes of decoded pixels to keep; images beyond that are decoded again when used.
+        """
+        part = self.subset(rows)
+        found = list(part._decoded(cache_bytes))
+        broken = {row: str(source) for row, source in zip(rows, found, strict=True) if isinstance(source, DataError)}
+        readable = [place for place, source in enumerate(found) if not isinstance(source, DataError)]
+        sources = [source for source in found if not isinstance(source, DataError)]
+        return replace(part.subset(readable), sources=sources), broken
+
+    def _decoded(self, cache_bytes: int, shown_as: str = "") -> Iterator[ImageSource | DataError]:
+        """Yield each image's pixels, what they come from once ``cache_bytes`` are kept, or why it cannot be read."""
+        kept_bytes = 0
+        with ThreadPoolExecutor() as pool:
+            results = progress(self._each(pool), shown_as, len(self), shown=bool(shown_as))
+            for index, result in enumerate(results):
+                if isinstance(result, DataError):
+                    yield result
+                    continue
+                keep = kept_bytes + result.nbytes <= cache_bytes
+                kept_bytes += result.nbytes if keep else 0
+                yield result if keep else self.sources[index]
+
+    @property
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that change with the images; see :attr:`DataSplits.digest`."""
+        hashed = hashlib.sha256()
+        self.add_to(hashed)
+        return hashed.hexdigest()[:16]
+
+    def add_to(self, hashed: hashlib._Hash) -> None:
+        """Add the images, labels and roles to a digest."""
+        labels = [] if self.labels is None else self.labels.tolist()
+        roles = [] if self.roles is None else self.roles.tolist()
+        hashed.update(
+            json.dumps([list(self.ids), labels, roles, [mark_of(source) for source in self.sources]]).encode()
+        )
+        if self.continuous is not None:
+            hashed.update(self.continuous.digest.encode())
 
     def _try_pixels(self, index: int) -> np.ndarray | DataError:
         try:
@@ -214,11 +253,5 @@ class DataSplits:
         """
         hashed = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
-            labels = [] if part.labels is None else part.labels.tolist()
-            roles = [] if part.roles is None else part.roles.tolist()
-            hashed.update(
-                json.dumps([list(part.ids), labels, roles, [mark_of(source) for source in part.sources]]).encode()
-            )
-            if part.continuous is not None:
-                hashed.update(part.continuous.digest.encode())
+            part.add_to(hashed)
         return hashed.hexdigest()[:16]

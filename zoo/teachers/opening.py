@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from zoo.arguments import TeacherLike
 from zoo.errors import ModelError, OptionError
 from zoo.formats.documents import read_document
-from zoo.models.facts import COSINE
+from zoo.formats.embedding_parts import is_embedding_folder
 from zoo.models.folder import load_model
 from zoo.models.network import preprocessing_of
 from zoo.paths import expanded, given_path, is_there
@@ -65,9 +65,9 @@ def _open(teacher: TeacherLike, precision: str) -> Teacher:
     path, options = given_path(address.name), address.options
     if path.suffix == ".onnx":
         return OnnxTeacher(path, output=address.output, pooling=address.pooling, options=options)
-    if path.suffix == ".npz":
+    if path.suffix == ".npz" or is_embedding_folder(path):
         _require_no_output(address)
-        return ArrayTeacher(path, options.metric or COSINE)
+        return ArrayTeacher(path, options.metric)
     if not path.exists():
         raise ModelError(
             f"Teacher {path} does not exist. Give a model folder, an .onnx or .npz file, or a name such as "

@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo.data.image_set import ImageSet
 from zoo.errors import DataError, first_line
 from zoo.formats.arrays import read_arrays
+from zoo.formats.embedding_parts import is_embedding_folder, read_embeddings
 from zoo.models.facts import COSINE
 from zoo.paths import given_path
 from zoo.teachers.base import Teacher
@@ -24,15 +25,20 @@ class ArrayTeacher(Teacher):
 
     Args:
         embeddings: image id to ``(D,)``, or the path of an ``.npz`` file with ``ids`` (strings ``(N,)``) and
-            ``embeddings`` (float ``(N, D)``).
-        metric: "cosine" or "euclidean".
+            ``embeddings`` (float ``(N, D)``), or of a folder that ``compressor embed`` wrote.
+        metric: "cosine" or "euclidean"; None for what a folder says, else cosine.
     """
 
-    def __init__(self, embeddings: Mapping[str, np.ndarray] | str | Path, metric: str = COSINE) -> None:
-        self.metric = metric
+    def __init__(self, embeddings: Mapping[str, np.ndarray] | str | Path, metric: str | None = None) -> None:
+        self.metric = metric or COSINE
         self.name = str(Path(embeddings).name) if isinstance(embeddings, str | Path) else "embeddings"
         if isinstance(embeddings, str | Path):
-            ids, array = _read_npz(given_path(embeddings))
+            path = given_path(embeddings)
+            if is_embedding_folder(path):
+                facts, part = read_embeddings(path)
+                ids, array, self.metric = part.ids, part.vectors, metric or facts.metric
+            else:
+                ids, array = _read_npz(path)
         else:
             try:
                 array = np.stack([_as_array(row) for row in embeddings.values()])
@@ -48,7 +54,7 @@ class ArrayTeacher(Teacher):
             )
         self._row = {name: row for row, name in enumerate(ids)}
         self._array = np.ascontiguousarray(array, dtype=np.float32)
-        hashed = hashlib.sha256(json.dumps([ids, metric]).encode())
+        hashed = hashlib.sha256(json.dumps([ids, self.metric]).encode())
         hashed.update(self._array.tobytes())
         self.digest = hashed.hexdigest()[:16]
 

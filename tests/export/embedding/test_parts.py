@@ -1,0 +1,182 @@
+"""A folder of Parquet files: whole parts, the same rows whoever writes them and however often they are interrupted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from PIL import Image
+
+import export.embedding.parts
+from export import build_index, embed_data, search_index, validate
+from export.runtime import Embedder
+from zoo.data import load_images
+from zoo.errors import DataError, ModelError, OptionError
+from zoo.formats.embedding_parts import read_embeddings, read_facts
+from zoo.teachers.opening import open_teacher
+
+pyarrow = pytest.importorskip("pyarrow", reason="extra data is not installed")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+@pytest.fixture
+def model(tiny_onnx: Callable[..., Path], tmp_path: Path) -> Path:
+    return tiny_onnx(tmp_path / "model.onnx")
+
+
+def parts_of(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob("*.parquet"))
+
+
+def test_rows_are_the_images_in_order(model: Path, photos: Path, tmp_path: Path) -> None:
+    out = embed_data(model, f"folder:{photos}", tmp_path / "vectors", rows_per_part=40)
+    assert parts_of(out) == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    images = load_images(f"folder:{photos}", labelled=True)
+    table = parquet.read_table(out / "part-00001.parquet")
+    assert table.column("id").to_pylist() == list(images.ids[40:80])
+    assert images.labels is not None
+    assert table.column("label").to_pylist() == [images.class_names[label] for label in images.labels[40:80]]
+    assert table.column("label")[0].as_py() == images.ids[40].split("/")[0]
+    assert table.schema.field("vector").type == pyarrow.list_(pyarrow.float32(), 8)
+    assert table.schema.metadata[b"dim"] == b"8"
+    assert table.schema.metadata[b"metric"].decode() == Embedder(model).metric
+    _, part = read_embeddings(out)
+    assert part.ids == list(images.ids)
+    expected = Embedder(model)([images.pixels(row) for row in range(len(images))])
+    np.testing.assert_allclose(part.vectors, expected, rtol=1e-5, atol=1e-7)
+    assert (out / "_unreadable.tsv").read_text() == ""
+
+
+def test_half_precision(model: Path, photos: Path, tmp_path: Path) -> None:
+    whole = embed_data(model, photos, tmp_path / "whole")
+    half = embed_data(model, photos, tmp_path / "half", dtype="float16")
+    vector = parquet.read_table(half / "part-00000.parquet").schema.field("vector").type
+    assert vector == pyarrow.list_(pyarrow.float16(), 8)
+    np.testing.assert_allclose(
+        read_embeddings(half)[1].vectors, read_embeddings(whole)[1].vectors, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_shards_are_the_parts_of_one_run(model: Path, photos: Path, tmp_path: Path) -> None:
+    whole = embed_data(model, photos, tmp_path / "whole", rows_per_part=20)
+    for shard in ("2/2", "1/2"):
+        shared = embed_data(model, photos, tmp_path / "shared", rows_per_part=20, shard=shard)
+        if shard == "2/2":
+            assert parts_of(shared) == ["part-00001.parquet", "part-00003.parquet"]
+            with pytest.raises(DataError, match=r"lacks 3 of its 5 parts, such as part-00000\.parquet"):
+                open_teacher(shared)
+    for name in parts_of(whole):
+        assert (whole / name).read_bytes() == (shared / name).read_bytes()
+
+
+def test_an_interrupted_run_goes_on_with_the_same_rows(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = embed_data(model, photos, tmp_path / "whole", rows_per_part=20)
+    write, written = export.embedding.parts.write_part, []
+
+    def interrupted(folder: Path, part: int, *rest: Any) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(part)
+        write(folder, part, *rest)
+
+    monkeypatch.setattr(export.embedding.parts, "write_part", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embed_data(model, photos, tmp_path / "twice", rows_per_part=20)
+    damaged = tmp_path / "twice" / "part-00001.parquet"
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b"class") + 200] ^= 4
+    damaged.write_bytes(content)
+    written.clear()
+    monkeypatch.setattr(export.embedding.parts, "write_part", lambda *of: (written.append(of[1]), write(*of)))
+    embed_data(model, photos, tmp_path / "twice", rows_per_part=20)
+    assert written == [1, 2, 3, 4]  # the damaged one, and those that were missing
+    for name in parts_of(whole):
+        assert (whole / name).read_bytes() == (tmp_path / "twice" / name).read_bytes()
+
+
+def test_unreadable_images_are_listed(model: Path, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(7):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    (folder / "3.png").write_bytes(b"broken")
+    out = embed_data(model, folder, tmp_path / "vectors", rows_per_part=3)
+    assert read_embeddings(out)[1].ids == ["0.png", "1.png", "2.png", "4.png", "5.png", "6.png"]
+    (line,) = (out / "_unreadable.tsv").read_text().splitlines()
+    name, reason = line.split("\t")
+    assert name == "3.png"
+    assert "not a readable image" in reason or "cannot" in reason
+    assert parquet.read_metadata(out / "part-00001.parquet").num_rows == 2
+    with pytest.raises(DataError, match=r"limit is 0.*3\.png"):
+        embed_data(model, folder, tmp_path / "none", rows_per_part=3, max_unreadable=0)
+
+
+def test_other_embeddings_are_not_mixed_in(
+    model: Path, tiny_onnx: Callable[..., Path], photos: Path, tmp_path: Path
+) -> None:
+    out = embed_data(model, photos, tmp_path / "vectors", rows_per_part=50)
+    with pytest.raises(OptionError, match="has embeddings with rows_per_part 50, and 60 is asked for"):
+        embed_data(model, photos, out, rows_per_part=60)
+    with pytest.raises(OptionError, match="has embeddings with images_digest"):
+        embed_data(model, photos / "class00", out, rows_per_part=50)
+    facts = json.loads((out / "_embeddings.json").read_text())
+    (out / "_embeddings.json").write_text(json.dumps(facts | {"metric": "cosine"}))
+    with pytest.raises(DataError, match="its digest is"):
+        read_facts(out)
+
+
+def test_teachers_models_and_galleries_are_read_from_it(model: Path, photos: Path, tmp_path: Path) -> None:
+    data = f"folder:{photos}"
+    out = embed_data(model, data, tmp_path / "vectors", rows_per_part=50)
+    images = load_images(data)
+    np.testing.assert_allclose(
+        open_teacher(out).embed_images(images), open_teacher(model).embed_images(images), rtol=1e-4, atol=1e-6
+    )
+    options = {"latency_runs": 0, "baselines": False, "bootstrap": 50}
+    report = validate([model, out], None, data, tmp_path / "report", **options)  # type: ignore[arg-type]
+    first, second = report.content["stages"]
+    assert first["recall"] == second["recall"]
+    index = build_index(model, str(out), tmp_path / "index")
+    direct = build_index(model, data, tmp_path / "direct")
+    query = photos / "class01" / "0.png"
+    assert search_index(index, [query], k=3) == search_index(direct, [query], k=3)
+
+
+def test_a_gallery_by_another_encoder_is_refused(
+    model: Path, tiny_onnx: Callable[..., Path], photos: Path, tmp_path: Path
+) -> None:
+    out = embed_data(model, photos, tmp_path / "vectors")
+    other = tiny_onnx(tmp_path / "other.onnx", precision="fp16")
+    with pytest.raises(ModelError, match=r"has embeddings by model\.onnx .* need not be comparable"):
+        build_index(other, str(out), tmp_path / "index")
+
+
+def test_faiss_pandas_and_duckdb_open_it(model: Path, photos: Path, tmp_path: Path) -> None:
+    out = embed_data(model, photos, tmp_path / "vectors", rows_per_part=50)
+    table = parquet.read_table(out)  # all parts
+    vectors = np.stack(table.column("vector").to_numpy())
+    flat = faiss.IndexFlatL2(8)
+    flat.add(np.ascontiguousarray(vectors))
+    assert flat.search(vectors[:5], 1)[1][:, 0].tolist() == [0, 1, 2, 3, 4]
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_parquet(out / "part-00000.parquet")
+    assert len(frame) == 50
+    assert frame["vector"][0].shape == (8,)
+    duckdb = pytest.importorskip("duckdb")
+    (count,) = duckdb.sql(f"select count(*) from '{out}/*.parquet' where len(vector) = 8").fetchone()
+    assert count == 96
+
+
+@pytest.mark.parametrize("options", [{"shard": "0/2"}, {"shard": "3/2"}, {"shard": "half"}, {"dtype": "int8"}])
+def test_options_that_cannot_be(options: dict[str, Any], model: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        embed_data(model, photos, tmp_path / "vectors", **options)
+    with pytest.raises(OptionError, match="is one file"):
+        embed_data(model, photos, tmp_path / "vectors.npz", shard="1/2")

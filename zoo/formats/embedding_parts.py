@@ -1,0 +1,246 @@
+"""A folder of embeddings: Parquet files of some rows each, and _embeddings.json, which says what all of them are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import DataError, first_line
+from zoo.extras import is_installed, missing
+from zoo.files import replacing, write_json
+from zoo.formats.documents import TEXT, list_of, one_of, read_document, require_kinds, seal_of, whole
+
+SCHEMA = 1
+FACTS = "_embeddings.json"
+METADATA_KEY = b"embedding_compressor"
+DTYPES = ("float32", "float16")
+_UNREADABLE = list_of(list_of(TEXT, 2))
+_OF_FACTS = {
+    "schema": whole(1),
+    "model": TEXT,
+    "model_digest": TEXT,
+    "metric": one_of("cosine", "euclidean"),
+    "dim": whole(1, 2**20),
+    "dtype": one_of(*DTYPES),
+    "images_digest": TEXT,
+    "images": whole(1),
+    "rows_per_part": whole(1),
+}
+
+
+@dataclass(frozen=True)
+class EmbeddingFacts:
+    """What all parts of a folder have in common.
+
+    Attributes:
+        model: its name.
+        model_digest: changes when the model does.
+        metric: "cosine" or "euclidean".
+        dim: dimensions D.
+        dtype: "float32" or "float16".
+        images_digest: changes when the images do.
+        images: how many there are, unreadable ones included.
+        rows_per_part: images of each part, unreadable ones included; the last may have fewer.
+    """
+
+    model: str
+    model_digest: str
+    metric: str
+    dim: int
+    dtype: str
+    images_digest: str
+    images: int
+    rows_per_part: int
+
+    @property
+    def parts(self) -> int:
+        """Return how many parts the images make."""
+        return -(-self.images // self.rows_per_part)
+
+
+def is_embedding_folder(path: Path) -> bool:
+    """Return whether a path is a folder of embeddings."""
+    return (path / FACTS).is_file()
+
+
+def part_file(folder: Path, part: int) -> Path:
+    """Return the file of a part."""
+    return folder / f"part-{part:05d}.parquet"
+
+
+def write_facts(folder: Path, facts: EmbeddingFacts) -> None:
+    """Write _embeddings.json."""
+    content: dict[str, Any] = {"schema": SCHEMA, **asdict(facts)}
+    write_json(folder / FACTS, content | {"seal": seal_of(content)})
+
+
+def read_facts(folder: Path) -> EmbeddingFacts:
+    """Return what _embeddings.json says.
+
+    Raises:
+        DataError: it is missing, broken or damaged, or of another version.
+    """
+    file = folder / FACTS
+    try:
+        content = read_document(file)
+        require_kinds(content, _OF_FACTS, {"seal": TEXT})
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"it has schema {content['schema']}; this version reads {SCHEMA}")
+        said = content.pop("seal", None)
+        if said is not None and said != (found := seal_of(content)):
+            raise ValueError(f"its digest is {found[:16]}, and it says {said[:16]}")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be used: {first_line(error)}. Embed the images again.") from error
+    del content["schema"]
+    return EmbeddingFacts(**{name: content[name] for name in EmbeddingFacts.__dataclass_fields__})
+
+
+def write_part(
+    folder: Path,
+    part: int,
+    facts: EmbeddingFacts,
+    ids: Sequence[str],
+    vectors: np.ndarray,
+    labels: Sequence[str] | None,
+    unreadable: Sequence[tuple[str, str]],
+) -> None:
+    """Write a part, whole or not at all.
+
+    Args:
+        folder: of the parts.
+        part: its number, from 0.
+        facts: of all parts.
+        ids: of the images.
+        vectors: float32 ``(N, D)``.
+        labels: the class of each image, or None if unknown.
+        unreadable: images of the part that have no row: id and reason.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    values = pyarrow.array(np.ascontiguousarray(vectors, dtype=facts.dtype).reshape(-1))
+    columns: dict[str, Any] = {
+        "id": pyarrow.array([_as_unicode(name) for name in ids], pyarrow.string()),
+        "vector": pyarrow.FixedSizeListArray.from_arrays(values, facts.dim),
+    }
+    if labels is not None:
+        columns["label"] = pyarrow.array(labels, pyarrow.string())
+    said = {**asdict(facts), "part": part, "unreadable": [[_as_unicode(text) for text in each] for each in unreadable]}
+    table = pyarrow.table(columns).replace_schema_metadata(
+        {METADATA_KEY: json.dumps(said).encode()}
+        | {name.encode(): str(getattr(facts, name)).encode() for name in ("model_digest", "metric", "dim")}
+    )
+    with replacing(part_file(folder, part)) as temporary:
+        parquet.write_table(table, temporary, compression="none", use_dictionary=False, write_page_checksum=True)
+
+
+def _as_unicode(name: str) -> str:
+    """Return a name in which what is not Unicode, as file names may be, is escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a part holds.
+
+    Attributes:
+        ids: of its images.
+        vectors: float32 ``(N, D)``.
+        labels: the class of each image, or None.
+        unreadable: images that have no row: id and reason.
+    """
+
+    ids: list[str]
+    vectors: np.ndarray
+    labels: list[str] | None
+    unreadable: list[tuple[str, str]]
+
+
+def read_part(folder: Path, part: int, facts: EmbeddingFacts) -> Part:
+    """Return a part.
+
+    Raises:
+        DataError: it is missing, broken or damaged, or of other embeddings than _embeddings.json says.
+        MissingExtraError: pyarrow is not installed.
+    """
+    if not is_installed("pyarrow"):
+        raise missing(str(folder), "pyarrow")
+    import pyarrow
+    from pyarrow import parquet
+
+    file = part_file(folder, part)
+    try:
+        table = parquet.read_table(file, page_checksum_verification=True, partitioning=None)
+        unreadable = _require_fitting(table.schema.metadata, part, facts)
+        vector = table.schema.field("vector").type
+        if not pyarrow.types.is_fixed_size_list(vector) or vector.list_size != facts.dim:
+            raise ValueError(f"its vectors are {vector}; they must have {facts.dim} dimensions")
+        ids = table.column("id").to_pylist()
+        values = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        vectors = values.astype(np.float32).reshape(len(ids), facts.dim)
+        if not np.isfinite(vectors).all():
+            raise ValueError("it has vectors that are not finite")
+        labels = table.column("label").to_pylist() if "label" in table.column_names else None
+    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(f"{file} cannot be used: {first_line(error)}. Remove it and embed again.") from error
+    return Part([str(name) for name in ids], vectors, labels, unreadable)
+
+
+def read_unreadable(folder: Path, part: int, facts: EmbeddingFacts) -> list[tuple[str, str]]:
+    """Return id and reason of the images that have no row in a part.
+
+    Raises:
+        DataError: the part is missing or broken, or of other embeddings.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    file = part_file(folder, part)
+    try:
+        return _require_fitting(parquet.read_schema(file).metadata, part, facts)
+    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(f"{file} cannot be used: {first_line(error)}. Remove it and embed again.") from error
+
+
+def _require_fitting(metadata: dict[bytes, bytes] | None, part: int, facts: EmbeddingFacts) -> list[tuple[str, str]]:
+    """Return a part's unreadable images; raise a ValueError where the part is of other embeddings than ``facts``."""
+    said = json.loads((metadata or {})[METADATA_KEY])
+    for name, value in ({**asdict(facts), "part": part}).items():
+        if said.get(name) != value:
+            raise ValueError(f"it has {name} {said.get(name)!r}, and {FACTS} says {value!r}")
+    require_kinds(said, {"unreadable": _UNREADABLE})
+    return [(name, reason) for name, reason in said["unreadable"]]
+
+
+def read_embeddings(folder: Path) -> tuple[EmbeddingFacts, Part]:
+    """Return all embeddings of a folder.
+
+    Raises:
+        DataError: a part is missing, broken, damaged or of other embeddings.
+        MissingExtraError: pyarrow is not installed.
+    """
+    facts = read_facts(folder)
+    absent = [part for part in range(facts.parts) if not part_file(folder, part).is_file()]
+    if absent:
+        raise DataError(
+            f"{folder} lacks {len(absent)} of its {facts.parts} parts, such as {part_file(folder, absent[0]).name}. "
+            "Repeat the embed command that wrote it."
+        )
+    vectors = np.empty((facts.images, facts.dim), np.float32)
+    ids: list[str] = []
+    labels: list[str] = []
+    unreadable: list[tuple[str, str]] = []
+    for number in range(facts.parts):
+        part = read_part(folder, number, facts)
+        if len(ids) + len(part.ids) > facts.images:
+            raise DataError(f"{folder} has more rows than the {facts.images} images that {FACTS} says.")
+        vectors[len(ids) : len(ids) + len(part.ids)] = part.vectors
+        ids += part.ids
+        labels += part.labels or []
+        unreadable += part.unreadable
+    return facts, Part(ids, vectors[: len(ids)], labels if len(labels) == len(ids) else None, unreadable)
