@@ -22,10 +22,11 @@ from zoo.images import IMAGE_SUFFIXES, require_regular
 log = logging.getLogger(__name__)
 
 # what file servers and systems put beside images: thumbnails and deleted files
-_OF_SYSTEMS = (
+_THEIRS = (
     "@eadir/@__thumb/@recycle/@recently-snapshot/@tmp/@sharebin/#recycle/#snapshot/$recycle.bin/__macosx/lost+found/"
     "trashbox/system volume information/network trash folder/temporary items"
 )
+_OF_SYSTEMS = frozenset(_THEIRS.split("/"))
 _OTHER_IMAGES = (  # suffixes of images that are not read
     "heic heics heif hif avci avifs jxl jxr wdp cr2 cr3 crw nef nrw arw srf sr2 dng raf orf rw2 pef srw x3f raw psd "
     "psb xcf svg svgz eps exr hdr dcm nii ico icns tga dds j2k jpx jpf j2c jpc jpm mj2 apng mpo pbm pnm pam pcx sgi dib"
@@ -86,14 +87,15 @@ def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[
     found: list[tuple[PurePosixPath, ImageSource]] = []
     others: list[PurePosixPath] = []
     if root.is_dir():
-        for file in _files_below(root):
-            name = PurePosixPath(file.relative_to(root).as_posix())
-            if _is_image(name) and (file.is_file() or file.is_symlink()):  # a link to nothing is told when it is read
-                found.append((name, file))
-            elif not _is_passed_over(name) and name.suffix.lower() != ".zip":
-                others.append(name)
-        archives = [file for file in sorted(root.iterdir()) if file.suffix.lower() == ".zip" and file.name[0] != "."]
-        archives = [file for file in archives if not file.is_dir()]
+        for within, folder, files in _folders_below(root):
+            for file, is_file in files:
+                suffix = "".join(file.rpartition(".")[1:]).lower()
+                if suffix in IMAGE_SUFFIXES and is_file:
+                    found.append((within / file, folder / file))
+                elif suffix != ".zip":
+                    others.append(within / file)
+        archives = [path for path in sorted(root.iterdir()) if path.suffix.lower() == ".zip" and path.name[0] != "."]
+        archives = [path for path in archives if not path.is_dir()]
     else:
         archives = [root]
     for archive in archives:
@@ -105,7 +107,7 @@ def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[
             raise DataError(f"{archive} is neither a folder nor a readable zip archive ({error}).") from error
         names = [(PurePosixPath(name.replace("\\", "/")), name) for name in members]  # some tools on Windows write \
         images = [(name, member) for name, member in names if _is_image(name)]
-        others += [name for name, _ in names if not _is_image(name) and not _is_passed_over(name)]
+        others += [name for name, _ in names if not _is_image(name) and not _is_below_passed_over(name)]
         if archive != root and any(len(name.parts) == 1 for name, _ in images):
             images = [(PurePosixPath(archive.stem) / name, member) for name, member in images]
         found += [(name, ZipMember(archive, member)) for name, member in images]
@@ -118,8 +120,13 @@ def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[
     return found, [str(name) for name in unread]
 
 
-def _files_below(root: Path) -> Iterator[Path]:
-    """Yield the files in a folder and below, through links too, each folder once, of hidden folders none."""
+def _folders_below(root: Path) -> Iterator[tuple[PurePosixPath, Path, list[tuple[str, bool]]]]:
+    """Yield a folder and those below, through links too, each once, hidden ones and hidden files left out.
+
+    Yields:
+        The folder's path from the root, the folder, and the names in it that are no folders, each with whether it is a
+        file, or a link: one to nothing is told when it is read.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(
@@ -127,12 +134,16 @@ def _files_below(root: Path) -> Iterator[Path]:
         ) from error
 
     seen = {os.path.realpath(root)}
-    for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
-        names = sorted((name for name in below if not _is_passed_over(PurePosixPath(name))), reverse=True)
-        found = {os.path.realpath(Path(folder) / name): name for name in names}  # the first by name of several
-        below[:] = sorted(name for place, name in found.items() if place not in seen)
+    for place, below, names in os.walk(root, followlinks=True, onerror=refuse):
+        folder = Path(place)
+        shown = sorted((name for name in below if not _is_passed_over(name)), reverse=True)
+        found = {os.path.realpath(folder / name): name for name in shown}  # the first by name of several
+        below[:] = sorted(name for target, name in found.items() if target not in seen)
         seen |= found.keys()
-        yield from (Path(folder) / name for name in files)
+        with os.scandir(place) as entries:  # which knows files without asking for each of them
+            files = {entry.name for entry in entries if entry.is_file() or entry.is_symlink()}
+        kept = [(name, name in files) for name in names if not _is_passed_over(name)]
+        yield PurePosixPath(folder.relative_to(root).as_posix()), folder, kept
 
 
 def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> list[PurePosixPath]:
@@ -158,8 +169,12 @@ def _counted(names: Sequence[PurePosixPath]) -> str:
 
 
 def _is_image(name: PurePosixPath) -> bool:
-    return name.suffix.lower() in IMAGE_SUFFIXES and not _is_passed_over(name)
+    return name.suffix.lower() in IMAGE_SUFFIXES and not _is_below_passed_over(name)
 
 
-def _is_passed_over(name: PurePosixPath) -> bool:
-    return any(part.startswith(".") or part.lower() in _OF_SYSTEMS.split("/") for part in name.parts)
+def _is_below_passed_over(name: PurePosixPath) -> bool:
+    return any(map(_is_passed_over, name.parts))
+
+
+def _is_passed_over(part: str) -> bool:
+    return part.startswith(".") or part.lower() in _OF_SYSTEMS

@@ -10,7 +10,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 from zoo.data.sources.addresses import Place, read_place
@@ -154,8 +153,8 @@ def text_of(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, Real) and (math.isnan(value) or float(value).is_integer()):
-        return "" if math.isnan(value) else str(int(value))
+    if isinstance(value, float):
+        return "" if math.isnan(value) else str(int(value) if value.is_integer() else value)
     return str(value).strip()
 
 

@@ -186,23 +186,28 @@ def source_of(table: Table) -> Source:
     if table.images is not None:
         ids, sources = list(map(str, range(len(table.rows)))), list(table.images)
     else:
-        written = table.cells["path"]
-        sources = [_source(table, row, name) for row, name in enumerate(written)]
-        _require_different(table, written, sources)
-        if not any(isinstance(source, RemoteImage) or is_there(source) for source in sources):
-            where = f"the table's folder, {table.base}" if table.base != Path() else "the working directory"
-            raise DataError(
-                f"{table.name}: none of the {len(sources)} image files exists, {sources[0]} for one. "
-                f"Paths that are not absolute start from {where}."
-            )
-        ids = [_id(name, source) for name, source in zip(written, sources, strict=True)]
+        ids, sources = _files(table)
     ids = list(table.cells.get("id", ids))
     labels, class_names = _labels(table)
     split, roles = _split_and_roles(table)
     return Source(ImageSet(ids, sources, labels, class_names, roles), split, name=table.name, is_table=True)
 
 
-def _source(table: Table, row: int, name: str) -> Path | RemoteImage:
+def _files(table: Table) -> tuple[list[str], list[ImageSource]]:
+    """Return the ids and the files of images that the table names by their paths."""
+    written = table.cells["path"]
+    files = [_file(table, row, name) for row, name in enumerate(written)]
+    _require_different(table, written, files)
+    if not any(isinstance(file, RemoteImage) or is_there(file) for file in files):
+        where = f"the table's folder, {table.base}" if table.base != Path() else "the working directory"
+        raise DataError(
+            f"{table.name}: none of the {len(files)} image files exists, {files[0]} for one. "
+            f"Paths that are not absolute start from {where}."
+        )
+    return [_id(name, file) for name, file in zip(written, files, strict=True)], [*files]
+
+
+def _file(table: Table, row: int, name: str) -> Path | RemoteImage:
     """Return the file that a cell names, with the slashes of any system."""
     if is_missing(name):
         raise DataError(f"{table.place(row)}: path is empty. Name the image file, or remove the row.")
@@ -238,8 +243,9 @@ def _require_different(table: Table, names: Sequence[str], sources: Sequence[Pat
         if found is not None and before == place:
             of_file = files[found.st_dev, found.st_ino]
             # A file of several names, by hard links, is several images, as copies are.
-            real = os.path.realpath(source) if of_file else ""
-            before = next((n for n in of_file if found.st_nlink == 1 or os.path.realpath(sources[n]) == real), place)
+            real = os.path.realpath(str(source)) if of_file else ""
+            same = (n for n in of_file if found.st_nlink == 1 or os.path.realpath(str(sources[n])) == real)
+            before = next(same, place)
             of_file.append(place)
         if before != place:
             one, other = names[place], names[before]

@@ -9,6 +9,7 @@ their grey values at 16 x 16 pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -28,12 +29,17 @@ _ONE_COLOUR = 1.0  # standard deviation of grey values, in 0..255, up to which t
 
 
 def grey_of(image: Image.Image) -> np.ndarray:
-    """Return a loaded image in grey, uint8 ``(32, 32)``, its sides stretched to one length."""
+    """Return a loaded image as :func:`shrunk` does, uint8 ``(32, 32)``."""
+    return np.asarray(shrunk(image))
+
+
+def shrunk(image: Image.Image) -> Image.Image:
+    """Return a loaded image in grey, 32 x 32 pixels, its sides stretched to one length."""
     grey = image if image.mode == "L" else image.convert("L")
     factors = max(grey.width // (2 * SIDE), 1), max(grey.height // (2 * SIDE), 1)
     if factors != (1, 1):
         grey = grey.reduce(factors)  # several times as fast as resizing all the way
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
+    return grey.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
 def hashes_of(greys: np.ndarray) -> np.ndarray:
@@ -83,9 +89,9 @@ def near_pairs(
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
     found = [_verified(_first_with_others(members, starts, counts), hashes, small, similarity)]
     alone = np.arange(len(codes))
-    for one, other in (*_blocks(alone[counts > 1], alone[counts > 1]), *near_codes(codes, radius)):
-        pairs = _between(one, other, members, starts, np.minimum(counts, _COMPARED))
-        found.append(_verified(pairs, hashes, small, similarity))
+    for one, other in chain(_blocks(alone[counts > 1], alone[counts > 1]), near_codes(codes, radius)):
+        between = _between(one, other, members, starts, np.minimum(counts, _COMPARED))
+        found.append(_verified(between, hashes, small, similarity))
     pairs = np.concatenate([each[0] for each in found])
     pairs, at = np.unique(pairs, axis=0, return_index=True)
     return pairs, np.concatenate([each[1] for each in found])[at], np.concatenate([each[2] for each in found])[at]

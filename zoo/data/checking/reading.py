@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import multiprocessing
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from zoo.data.checking.hashing import SMALL, grey_of, hashes_of, smaller
+from zoo.data.checking.hashing import SMALL, grey_of, hashes_of, shrunk, smaller
 from zoo.data.image_set import ImageSet
 from zoo.data.sources.addresses import read_place
 from zoo.data.stored import StoredImage
@@ -125,6 +126,7 @@ _images: list[ImageSet] = []
 
 
 def _begin(images: ImageSet) -> None:
+    gc.freeze()  # what was inherited is not gone through, and so stays shared
     _images[:] = [images]
 
 
@@ -160,7 +162,7 @@ def _examined(images: ImageSet, index: int) -> tuple[str, tuple[int, int], bytes
         kind, size = f"{image.format} {image.mode}", image.size
         load_opened(image)
         if image.mode in _AT_ONCE and "transparency" not in image.info:
-            grey = np.asarray(turned(Image.fromarray(grey_of(image)), image))
+            grey = np.asarray(turned(shrunk(image), image))
         else:
             grey = grey_of(Image.fromarray(read_pixels(content)))
     return kind, size, hashlib.sha256(content).digest(), grey

@@ -70,7 +70,8 @@ def _parts(words: Sequence[str | None]) -> bool:
 def _require_classes(root: Path, names: Sequence[PurePosixPath]) -> None:
     """Refuse folders of a split in places where they would be taken for classes."""
     below: dict[PurePosixPath, set[str]] = defaultdict(set)
-    for folder in {parent for name in names for parent in name.parents if parent.name}:
+    lowest = {name.parent for name in names}
+    for folder in {parent for one in lowest for parent in (one, *one.parents) if parent.name}:
         below[folder.parent].add(folder.name)
     for parent, folders in below.items():
         words = {folder: part_of(folder) for folder in sorted(folders)}

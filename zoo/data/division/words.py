@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -29,6 +30,7 @@ _FILLERS = (
 _ENDINGS = ("dataset", "data", "set", "split", "images", "image", "imgs", "img", "photos")
 
 
+@lru_cache(maxsize=4096)  # of a folder, it is asked for each image in it
 def part_of(word: str) -> str | None:
     """Return what a folder's name or a cell stands for: "train", "validation", "test", "query" or "gallery".
 

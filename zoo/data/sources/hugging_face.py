@@ -55,8 +55,8 @@ def read_dataset(dataset: Any, columns: Mapping[str, str] | None = None) -> Sour
     from datasets import Image
 
     undecoded = dataset.with_format(None).select_columns([of["path"]]).cast_column(of["path"], Image(decode=False))
-    column = _Column(undecoded, of["path"], name)
-    return source_of(with_images(table, [_Row(column, row) for row in range(len(dataset))]))
+    images = _Column(undecoded, of["path"], name)
+    return source_of(with_images(table, [_Row(images, row) for row in range(len(dataset))]))
 
 
 def _is_image(feature: Any) -> bool:
