@@ -110,7 +110,9 @@ def save_model(model: nn.Module, path: str | Path) -> None:
                 save_file(on_cpu.state_dict(), weights)
                 write_json(config, _config_of_module(model) | {FACTS_KEY: facts})
         as_any_new_file(weights)
-        write_json(config, sealed(json.loads(config.read_text(encoding="utf-8")), digest(weights)))
+        content = json.loads(config.read_text(encoding="utf-8"))
+        content.get("model_args", {}).pop("num_classes", None)  # said beside it; transformers would pass it twice
+        write_json(config, sealed(content, digest(weights)))
         os.replace(weights, path / "model.safetensors")
         write_text(path / "README.md", model_card(path.name, summary_of(model), shipped))
         os.replace(config, path / "config.json")
