@@ -33,11 +33,17 @@ class Normalize(nn.Module):
 
 
 class Preprocess(nn.Module):
-    """Raw images to a network's input: resize (antialiased), centre crop, normalise."""
+    """Raw images to a network's input: resize, centre crop, normalise.
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    Args:
+        preprocessing: the contract.
+        antialias: False only to see what a resize without antialiasing, which is not the contract's, would change.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, antialias: bool = True) -> None:
         super().__init__()
         self.preprocessing = preprocessing
+        self.antialias = antialias
         self.normalize = Normalize(preprocessing)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -70,7 +76,7 @@ class Preprocess(nn.Module):
             pixels,
             size=(resized_height, resized_width),
             mode=contract.interpolation,
-            antialias=True,
+            antialias=self.antialias,
             align_corners=False,
         )
         if contract.interpolation == "bicubic":

@@ -1,0 +1,1 @@
+"""Programs that go into a parity pack, as they are; each runs without this package."""

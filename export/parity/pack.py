@@ -1,0 +1,211 @@
+"""The parity pack: :func:`write_parity`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from export.onnx.graph import read_onnx
+from export.onnx.tensor_file import INPUT, write_tensor_file
+from export.parity.images import ParityImage, parity_images
+from zoo.errors import ModelError
+from zoo.files import write_json, write_text
+from zoo.formats.onnx_content import digest_of
+from zoo.formats.onnx_metadata import OnnxMetadata, read_metadata
+from zoo.formats.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from zoo.models.preprocessing import Preprocess
+from zoo.sessions import cpu_session
+
+SCHEMA = 1
+CHECKERS = ("check.py", "check.mjs", "self_test.js", "check.cpp")
+_LEAST = {"fp32": 1e-3, "fp16": 5e-3, "int8": 0.02}
+_MARGIN = 2.0  # times what the way of computing was seen to change
+
+
+@dataclass(frozen=True, eq=False)
+class _Expected:
+    """What a file gives for the images of the pack, and how much another runtime may differ.
+
+    Attributes:
+        vectors: float32 ``(5, dim)``.
+        unit: of distances: how far the vectors lie from their mean.
+        tolerance: the largest distance that passes, in these units.
+        tolerance_decoded: the same for images that decoders disagree on.
+        noticed: the largest distance that each change of preprocessing makes, by the change in words.
+    """
+
+    vectors: np.ndarray
+    unit: float
+    tolerance: float
+    tolerance_decoded: float
+    noticed: dict[str, float]
+
+
+def write_parity(exported: Mapping[str, Path], folder: Path) -> None:
+    """Write the pack: images, the vectors that each file must give, tolerances, and checkers.
+
+    A vector passes if its distance from the expected one is within the tolerance of the precision. Distances are in
+    units of how far the five expected vectors lie from their mean (root mean square). The tolerance allows for other
+    kernels: twice what onnxruntime's optimisations change here, and not less than 1e-3 (fp32), 5e-3 (fp16) or 0.02
+    (int8); for JPEG files it allows for other decoders too. The pack is written only if it notices images resized
+    without antialiasing or by another filter, normalised by another mean, or with red and blue exchanged.
+
+    Args:
+        exported: files of ours that take pixels, by precision.
+        folder: the pack's; what was in it is replaced.
+
+    Raises:
+        ModelError: a difference in preprocessing would go unnoticed.
+    """
+    shown = parity_images()
+    expected = {precision: _expected(precision, file, shown) for precision, file in exported.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        stage = Path(temporary) / folder.name
+        stage.mkdir()
+        for image in shown:
+            (stage / image.file).write_bytes(image.content)
+            (stage / f"{image.name}.rgb").write_bytes(image.pixels.tobytes())
+        for precision, each in expected.items():
+            (stage / f"expected-{precision}.f32").write_bytes(each.vectors.astype("<f4").tobytes())
+        write_json(stage / "manifest.json", _manifest(exported, shown, expected))
+        write_text(stage / "cases.txt", _cases(shown, expected))
+        with as_file(files("export.parity") / "checkers") as checkers:
+            for name in CHECKERS:
+                shutil.copyfile(checkers / name, stage / name)
+        if folder.exists():
+            shutil.rmtree(folder)
+        stage.rename(folder)
+
+
+def _expected(precision: str, file: Path, shown: list[ParityImage]) -> _Expected:
+    session = cpu_session(file, threads=None)
+    pixels = [image.pixels for image in shown]
+    vectors = _embedded(session, pixels)
+    tolerance = max(_LEAST[precision], _MARGIN * _distances(_embedded(_plain_session(file), pixels), vectors).max())
+    decoded = _distances(_embedded(session, _otherwise_decoded(shown)), vectors)
+    of_decoded = max(distance for distance, image in zip(decoded, shown, strict=True) if not image.exact)
+    noticed = _noticed(file, _metadata(file).preprocessing, shown, vectors)
+    for change, distance in noticed.items():
+        if not distance > tolerance:
+            raise ModelError(
+                f"{file.name}: images {change} change the embedding by {distance:.1e} at most, which is within the "
+                f"tolerance of {precision}, {tolerance:.1e}: a parity pack would not notice. Leave parity out."
+            )
+    return _Expected(vectors, _spread(vectors), tolerance, tolerance + _MARGIN * of_decoded, noticed)
+
+
+def _metadata(file: Path) -> OnnxMetadata:
+    return read_metadata(file, {entry.key: entry.value for entry in read_onnx(file).metadata_props})
+
+
+def _manifest(
+    exported: Mapping[str, Path], shown: list[ParityImage], expected: Mapping[str, _Expected]
+) -> dict[str, Any]:
+    said = _metadata(next(iter(exported.values())))
+    return {
+        "schema": SCHEMA,
+        "dim": said.dim,
+        "metric": said.metric,
+        "preprocessing": said.preprocessing.as_pretrained_cfg(),
+        "images": [
+            {
+                "name": image.name,
+                "height": image.pixels.shape[0],
+                "width": image.pixels.shape[1],
+                "pixels": f"{image.name}.rgb",
+                "file": image.file,
+                "exact": image.exact,
+            }
+            for image in shown
+        ],
+        "precisions": {
+            precision: {
+                "model": file.name,
+                "digest": digest_of(file),
+                "expected": f"expected-{precision}.f32",
+                "unit": float(f"{expected[precision].unit:.6g}"),
+                "tolerance": float(f"{expected[precision].tolerance:.3g}"),
+                "tolerance_decoded": float(f"{expected[precision].tolerance_decoded:.3g}"),
+                "noticed": {change: round(distance, 4) for change, distance in expected[precision].noticed.items()},
+            }
+            for precision, file in exported.items()
+        },
+    }
+
+
+def _cases(shown: list[ParityImage], expected: Mapping[str, _Expected]) -> str:
+    """Return what the manifest says in lines of words, for languages that do not read JSON."""
+    lines = [f"dim {next(iter(expected.values())).vectors.shape[1]}"]
+    lines += [f"image {image.name}.rgb {image.pixels.shape[0]} {image.pixels.shape[1]}" for image in shown]
+    lines += [
+        f"precision {precision} expected-{precision}.f32 {each.unit:.6g} {each.tolerance:.3g}"
+        for precision, each in expected.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _embedded(session: onnxruntime.InferenceSession, images: list[np.ndarray]) -> np.ndarray:
+    rows = [session.run(None, {"image": pixels[None]})[0] for pixels in images]
+    return np.concatenate(rows).astype(np.float32)
+
+
+def _plain_session(file: Path) -> onnxruntime.InferenceSession:
+    """Open a file so that onnxruntime changes nothing in its graph: int8 is computed as float, node by node."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _otherwise_decoded(shown: list[ParityImage]) -> list[np.ndarray]:
+    """Return the images as another decoder might have them: values one higher or lower here and there."""
+    random = np.random.default_rng(0)
+    changed = [image.pixels + random.integers(-1, 2, image.pixels.shape) for image in shown]
+    return [np.clip(pixels, 0, 255).astype(np.uint8) for pixels in changed]
+
+
+def _noticed(file: Path, right: Preprocessing, shown: list[ParityImage], expected: np.ndarray) -> dict[str, float]:
+    """Return the largest distance that each change of preprocessing makes, by the change in words."""
+    other_filter = "bilinear" if right.interpolation == "bicubic" else "bicubic"
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if abs(right.mean[0] - IMAGENET_MEAN[0]) > 1e-3 else ((0.5,) * 3,) * 2
+    changes: dict[str, tuple[Preprocessing, bool, bool]] = {
+        "resized without antialiasing": (right, False, False),
+        f"resized with the {other_filter} filter": (replace(right, interpolation=other_filter), True, False),
+        "normalised by another mean": (replace(right, mean=mean, std=std), True, False),
+        "with red and blue exchanged": (right, True, True),
+    }
+    found = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        write_tensor_file(file, Path(temporary) / "network.onnx")
+        network = cpu_session(Path(temporary) / "network.onnx", threads=None)
+        for change, (preprocessing, antialiased, exchanged) in changes.items():
+            preprocess = Preprocess(preprocessing, antialias=antialiased)
+            vectors = []
+            for image in shown:
+                pixels = (image.pixels[..., ::-1] if exchanged else image.pixels).copy()
+                tensor = preprocess(torch.from_numpy(pixels)[None]).numpy()
+                vectors.append(network.run(None, {INPUT: tensor})[0])
+            found[change] = float(_distances(np.concatenate(vectors), expected).max())
+    return found
+
+
+def _distances(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return the distance of each row from what it should be, in units of the spread of the latter."""
+    distances: np.ndarray = np.linalg.norm(found - expected, axis=1) / _spread(expected)
+    return distances
+
+
+def _spread(vectors: np.ndarray) -> float:
+    """Return how far vectors lie from their mean, as the root of the mean square."""
+    around = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    return max(float(np.sqrt((around**2).sum(axis=1).mean())), 1e-12)
