@@ -63,7 +63,7 @@ def parser_of(verb: str) -> ArgumentParser:
 
         for section, home in sections.items():
             parser.add_function_arguments(function_of(home), section, skip=_skip(SHARED | GIVEN_BY[section]))
-        skipped = _skip(SHARED | {"model", "teacher", "loss"})
+        skipped = _skip(SHARED | {"model", "teacher", "loss", "layout", "license", "report", "parity"})
         parser.add_function_arguments(function_of(VERBS["export"]), "export", as_group=False, skip=skipped)
     if verb == "validate":
         next(action for action in parser._actions if action.dest == "teacher").required = False  # null where left out

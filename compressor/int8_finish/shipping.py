@@ -9,12 +9,13 @@ from typing import Any
 
 from export.shipping import Exported, export_model, files_of, require_export_options
 from zoo.arguments import TeacherLike, require_valid
-from zoo.errors import DivergedError, OptionError, RefusedError, UserError
+from zoo.errors import DivergedError, OptionError, RefusedError, UserError, require_known
 
 log = logging.getLogger(__name__)
 
 FINISHED = "finished"
 AUTOMATIC_EPOCHS = 4
+LAYOUTS = FILES, HUB = ("files", "hub")
 
 
 def ship(
@@ -24,6 +25,10 @@ def ship(
     teacher: TeacherLike | None = None,
     qat_epochs: int | None = None,
     loss: str | None = None,
+    layout: str = FILES,
+    license: str | None = None,
+    report: str | Path | None = None,
+    parity: bool = False,
     **options: Any,
 ) -> Exported:
     """Export a model to ONNX, in one precision or several, int8 chosen by measured recall.
@@ -35,12 +40,19 @@ def ship(
     Args:
         model: a model folder.
         out: the .onnx file to write, or a folder where there are several; null for the folder export beside the
-            model's.
+            model's. With layout hub, the folder to write.
         teacher: teacher for fine-tuning the student: a model folder, an .onnx or .npz file; in Python also a torch
             module.
         qat_epochs: epochs of fine-tuning if int8 would otherwise be refused; null for 4 with precision auto and a
             teacher, else none; 0 for none.
         loss: loss for fine-tuning; null for the student's own. Name your own, module:Class, again.
+        layout: files (ONNX files alone) or hub (one folder that timm, transformers, sentence-transformers,
+            transformers.js, fastembed and onnxruntime open, with a card).
+        license: with layout hub, the identifier of the model's licence, such as apache-2.0; null where it is not
+            settled yet, which publish refuses.
+        report: with layout hub, report.json of the model, whose figures its card gets; null for the one in the run
+            that the model lies in.
+        parity: add a folder parity: images, the vectors that they must give, and programs that check a runtime.
         options: options of export_model.
 
     Returns:
@@ -52,6 +64,23 @@ def ship(
         UserError: model, teacher, data or options that cannot work.
     """
     require_valid({"qat_epochs": qat_epochs})
+    require_known("layout", layout, LAYOUTS)
+    if parity and options.get("input", "pixels") != "pixels":
+        raise OptionError("A parity pack is of files that take pixels. Leave input out, or parity.")
+    if layout == HUB:
+        if teacher is not None or qat_epochs:
+            raise OptionError(
+                "layout hub ships a student as it is. Fine-tune it first, with layout files, and export the student in "
+                f"{FINISHED} then."
+            )
+        if out is None:
+            raise OptionError("layout hub writes a folder to give away. Name it: --out FOLDER.")
+        from export.hub.folder import write_hub
+
+        return write_hub(model, out, license=license, report=report, parity=parity, **options)
+    for name, given in (("license", license), ("report", report)):
+        if given is not None:
+            raise OptionError(f"{name} is for the card of layout hub. Add --layout hub.")
     if qat_epochs and teacher is None:
         raise OptionError(f"qat_epochs {qat_epochs} needs a teacher to learn from. Give --teacher.")
     precision, takes = options.get("precision", "fp32"), options.get("input", "pixels")
@@ -59,7 +88,7 @@ def ship(
     automatic = qat_epochs is None
     epochs = AUTOMATIC_EPOCHS if automatic and "auto" in asked and teacher is not None else qat_epochs
     if not epochs:
-        return export_model(model, out, **options)
+        return _with_parity(export_model(model, out, **options), parity)
     assert teacher is not None
     require_int8(asked, epochs)
     files = files_of(model, out, precision, takes)
@@ -72,7 +101,7 @@ def ship(
     if obstacle is not None and not automatic:
         log.warning("%s", obstacle)
     try:
-        return export_model(model, out, **options)
+        return _with_parity(export_model(model, out, **options), parity)
     except RefusedError as error:
         refused = error
     if obstacle is not None:
@@ -98,7 +127,15 @@ def ship(
         raise RefusedError(refused.found, f"Fine-tuning failed: {error}", refused.content, refused.network) from error
     options["precision"] = next(word for word in asked if word in ("int8", "auto"))
     again = export_model(finished, files["int8"], **options, before=refused)
-    return Exported(files, again.candidates)
+    return _with_parity(Exported(files, again.candidates), parity)
+
+
+def _with_parity(exported: Exported, parity: bool) -> Exported:
+    if parity:
+        from export.parity.pack import write_parity
+
+        write_parity(exported.files, next(iter(exported.files.values())).parent / "parity")
+    return exported
 
 
 def require_int8(asked: Sequence[str], qat_epochs: int) -> None:

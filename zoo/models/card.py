@@ -22,7 +22,7 @@ def model_card(name: str, summary: dict[str, Any], facts: ModelFacts) -> str:
     if facts.teacher:
         rows.append(("teacher", facts.teacher.get("name", "not recorded")))
     rows += [(where, _measures(values)) for where, values in facts.measured.items()]
-    table = "\n".join(f"| {label} | {_cell(value)} |" for label, value in rows)
+    table = "\n".join(f"| {label} | {cell(value)} |" for label, value in rows)
     options = json.dumps(facts.options, indent=2, ensure_ascii=False, default=str)
     return f"""---
 library_name: timm
@@ -54,5 +54,6 @@ def _measures(values: Any) -> str:
     return str(values)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Return a value as a cell of a Markdown table holds it."""
     return str(value).replace("|", "\\|").replace("\n", " ")

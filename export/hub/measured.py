@@ -1,0 +1,102 @@
+"""What a report measured of the model that is exported, for its card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from export.report.content import models_of
+from zoo.errors import OptionError, UserError
+from zoo.files import digest
+from zoo.formats.documents import MAPPING, list_of, read_document, require_kinds
+from zoo.models.network import summary_of
+from zoo.paths import given_path
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of a report that are this model's.
+
+    Attributes:
+        content: what ``report.json`` holds.
+        stages: of it, those that are this model: the network and its files.
+        teacher: its teacher's stage, or None.
+    """
+
+    content: dict[str, Any]
+    stages: list[dict[str, Any]]
+    teacher: dict[str, Any] | None
+
+
+def find_report(report: str | Path | None, model: Path, network: nn.Module) -> Measured | None:
+    """Return what is measured of a model.
+
+    Args:
+        report: ``report.json``, or the folder it lies in; None to look in the run that the model lies in, where
+            only stages that are shown to be of these very weights count.
+        model: the model's folder.
+        network: the model.
+
+    Returns:
+        The figures; None where no report was named and none was found.
+
+    Raises:
+        OptionError: the report that was named has nothing on a model like this one, or is no report.
+    """
+    named = given_path(report) if report is not None else model.parent / "report"
+    file = named / "report.json" if named.suffix != ".json" else named
+    if report is None and not file.is_file():
+        return None
+    try:
+        content = read_document(file)
+        require_kinds(content, {"stages": list_of(MAPPING), "data": MAPPING})
+    except (OSError, ValueError) as error:
+        if report is None:
+            return None
+        raise OptionError(f"{file} is not a report.json ({error}). Name the one that validate or run wrote.") from error
+    weights = digest(model / "model.safetensors")
+    summary = summary_of(network)
+    stages = [
+        stage
+        for stage in models_of(content)
+        if (_is_of(stage, model, weights) or (report is not None and _is_like(stage, summary)))
+    ]
+    if not stages and report is not None:
+        found = sorted(
+            {f"{stage.get('architecture')} with {stage.get('dim')} dimensions" for stage in models_of(content)}
+        )
+        raise OptionError(
+            f"{file} measured no {summary['architecture']} with {summary['dim']} dimensions, but {', '.join(found)}. "
+            "Name the report of this model."
+        )
+    teacher = next((stage for stage in content["stages"] if stage.get("stage") == "teacher"), None)
+    return Measured(content, stages, teacher) if stages else None
+
+
+def _is_of(stage: dict[str, Any], model: Path, weights: str) -> bool:
+    """Return whether a stage is shown to be of these weights: their folder, or an ONNX file made of them."""
+    source = stage.get("source")
+    if not isinstance(source, str) or stage.get("stage") == "teacher":
+        return False
+    path = Path(source)
+    if path.suffix != ".onnx":
+        return path.is_dir() and (path / "model.safetensors").is_file() and path.resolve() == model.resolve()
+    try:
+        return path.is_file() and _source_digest(path) == weights
+    except UserError:
+        return False
+
+
+def _is_like(stage: dict[str, Any], summary: dict[str, Any]) -> bool:
+    same = all(stage.get(key) == summary[key] for key in ("architecture", "dim"))
+    return same and stage.get("stage") != "teacher"
+
+
+def _source_digest(path: Path) -> str | None:
+    from export.onnx.graph import read_onnx
+
+    proto = read_onnx(path)
+    return next((entry.value for entry in proto.metadata_props if entry.key == "source_digest"), None)
