@@ -3,14 +3,16 @@
 # make lint   ruff and mypy
 # make docs   the documentation site, in build/site
 # make test-install   the wheel in an environment of its own, with what a device needs
+# make test-ecosystem the hub folder in transformers, sentence-transformers, fastembed and, with Node, transformers.js
 # make test-oldest    the core of the suite with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV := .venv
 DEMO := runs/quickstart
 
 OLDEST := .venv-oldest
+ECOSYSTEM := .venv-ecosystem
 
-.PHONY: demo test lint docs test-install test-oldest clean
+.PHONY: demo test lint docs test-install test-oldest test-ecosystem clean
 
 demo: $(VENV)/installed
 	@echo "Environment: $(VENV), installed $$(date -r $(VENV)/installed '+%F %T')"
@@ -54,6 +56,21 @@ $(VENV)/installed: pyproject.toml constraints.txt
 		--editable '.[train,test,lint,docs]'
 	touch $@
 
+# Over the tests' own environment, so that torch is not installed twice. Without npm, JavaScript is skipped.
+test-ecosystem: $(ECOSYSTEM)/installed
+	NODE_MODULES="$$(test -d $(ECOSYSTEM)/node_modules && echo $(CURDIR)/$(ECOSYSTEM)/node_modules)" \
+		$(ECOSYSTEM)/bin/python -m pytest tests/ecosystem tests/export/parity
+
+$(ECOSYSTEM)/installed: tests/ecosystem/constraints.txt tests/ecosystem/package.json $(VENV)/installed
+	$(VENV)/bin/python -m venv --clear $(ECOSYSTEM)
+	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(ECOSYSTEM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
+	$(ECOSYSTEM)/bin/python -m pip install --quiet --constraint tests/ecosystem/constraints.txt \
+		transformers sentence-transformers fastembed
+	cp tests/ecosystem/package.json $(ECOSYSTEM)
+	if command -v npm > /dev/null; then npm install --prefix $(ECOSYSTEM) --ignore-scripts --no-audit --silent; fi
+	touch $@
+
 # The environment and what the demo made; models of one's own stay.
 clean:
-	rm -rf $(VENV) $(OLDEST) $(DEMO)
+	rm -rf $(VENV) $(OLDEST) $(ECOSYSTEM) $(DEMO)

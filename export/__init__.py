@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.benchmark.bench import bench
     from export.embedding.embed_data import embed_data
+    from export.hub.folder import write_hub
+    from export.hub.publish import publish
     from export.index.verbs import build_index, search_index
     from export.onnx.fp32 import to_onnx
     from export.onnx.inspection import inspect
+    from export.parity.pack import write_parity
     from export.report.validation import Report, validate
     from export.runtime import Embedder
     from export.shipping import Exported, export_model
@@ -27,9 +30,12 @@ __all__ = [
     "embed_data",
     "export_model",
     "inspect",
+    "publish",
     "search_index",
     "to_onnx",
     "validate",
+    "write_hub",
+    "write_parity",
 ]
 
 _HOME = {
@@ -44,6 +50,9 @@ _HOME = {
     "search_index": "export.index.verbs",
     "to_onnx": "export.onnx.fp32",
     "validate": "export.report.validation",
+    "publish": "export.hub.publish",
+    "write_hub": "export.hub.folder",
+    "write_parity": "export.parity.pack",
 }
 
 

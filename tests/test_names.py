@@ -48,9 +48,12 @@ PUBLIC = {
         "embed_data",
         "export_model",
         "inspect",
+        "publish",
         "search_index",
         "to_onnx",
         "validate",
+        "write_hub",
+        "write_parity",
     ],
     "zoo.data": [
         "READERS",

@@ -246,14 +246,13 @@ def _compared(metric: str) -> str:
 
 def _preprocessing_note(agreement: Agreement) -> str:
     return (
-        "The files in `pixels/` hold the preprocessing: they give the same vector in every language. Each library "
-        "above that takes the network alone prepares images by its own resize. timm, transformers, "
-        "sentence-transformers and fastembed resize with antialiasing, as in training, and round to whole levels and "
-        "pixels: on "
-        f"{agreement.images}, the embedding after Pillow's resize has a cosine of at least "
-        f"{_downwards(agreement.lowest)} (mean {_downwards(agreement.mean)}) with that of `pixels/model.onnx`. "
-        "The `pipeline` of transformers.js resizes without antialiasing, so that its vectors differ more the larger "
-        "the image; search with vectors of one way only."
+        "The files in `pixels/` hold the preprocessing and give the same vector in every language. Where a library "
+        "takes the network alone, it prepares images itself, and the vector differs a little. timm, transformers and "
+        "sentence-transformers resize and crop as in training, in whole levels. fastembed rounds half of an odd margin "
+        f"down, which can shift the crop by a pixel: on {agreement.images}, the embedding after that has a cosine of "
+        f"at least {_downwards(agreement.lowest)} (mean {_downwards(agreement.mean)}) with that of "
+        "`pixels/model.onnx`. The `pipeline` of transformers.js resizes without antialiasing besides, so that its "
+        "vectors differ more the larger the image is. Do not search vectors of one way among those of another."
     )
 
 

@@ -26,8 +26,10 @@ PIXELS, TENSORS, PARITY = "pixels", "onnx", "parity"
 # How transformers.js names the files of each precision.
 TENSOR_FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_quantized.onnx"}
 # All that may lie in a folder written here; what a later export does not write again is removed.
-OURS = (CARD, WEIGHTS, PREPROCESSOR, PIXELS, TENSORS, PARITY, "modules.json", "sentence_bert_config.json")
-OURS += ("config_sentence_transformers.json", "1_Dense", "2_Normalize", CONFIG)
+OURS = (
+    *(CARD, WEIGHTS, PREPROCESSOR, PIXELS, TENSORS, PARITY, "modules.json", "sentence_bert_config.json"),
+    *("config_sentence_transformers.json", "1_Dense", "2_Normalize", CONFIG),
+)
 _OF_REPOSITORIES = {".git", ".gitattributes", ".gitignore", ".cache", "LICENSE"}
 
 

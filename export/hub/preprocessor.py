@@ -1,7 +1,7 @@
 """``preprocessor_config.json``: preprocessing as transformers' CLIPImageProcessor has it.
 
-transformers.js, fastembed and, for folders on a hub, transformers read it. timm and transformers on a local folder read
-``config.json``.
+transformers.js and fastembed read it, and transformers where a folder lies on a hub and nothing else is asked for. It
+rounds half an odd margin down, where timm, which reads ``config.json``, rounds to the even pixel.
 """
 
 from __future__ import annotations

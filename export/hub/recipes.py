@@ -48,13 +48,13 @@ with torch.inference_mode():
         ),
         "**transformers**: `logits` of the class for image classification are the embedding"
         f"{', before normalisation' if cosine else ''}. `AutoModel` leaves out the last layer: its `pooler_output` has "
-        "another size and is not the embedding.",
+        "another size and is not the embedding. `config.json` has timm's preprocessing, which is this model's.",
         _python(
             f'''import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-processor = AutoImageProcessor.from_pretrained("{PLACE}")
+processor = AutoImageProcessor.from_pretrained("{PLACE}", image_processor_filename="config.json")
 model = AutoModelForImageClassification.from_pretrained("{PLACE}").eval()
 inputs = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")
 with torch.inference_mode():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import nn
@@ -46,8 +47,11 @@ def write_sentence_transformers(model: nn.Module, folder: Path) -> None:
     if metric == COSINE:
         write_json(folder / "2_Normalize" / "config.json", {"module_input_name": "sentence_embedding"})
     pooled = {"image": {"method": "forward", "method_output_name": "pooler_output"}}
-    transformer = {"transformer_task": "feature-extraction", "modality_config": pooled}
-    write_json(folder / "sentence_bert_config.json", transformer | {"module_output_name": "sentence_embedding"})
+    transformer: dict[str, Any] = {"transformer_task": "feature-extraction", "modality_config": pooled}
+    transformer["module_output_name"] = "sentence_embedding"
+    # From a hub, transformers would prepare images by preprocessor_config.json, which rounds crops in another way.
+    transformer["processor_kwargs"] = {"image_processor_filename": "config.json"}
+    write_json(folder / "sentence_bert_config.json", transformer)
     about = {"model_type": "SentenceTransformer", "similarity_fn_name": metric, "prompts": {}}
     write_json(folder / "config_sentence_transformers.json", about)
     write_json(
