@@ -12,14 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from export.report.embedding_cache import EmbeddingCache
 from export.report.measured_models import MeasuredModel
 from export.report.searches import Search, exact_search
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import ModelError, UserError
+from zoo.files import digest
 from zoo.models.embedding import embed_pooled, fastest_device
 from zoo.models.facts import COSINE
 from zoo.models.making import create_model, pretrained_source
-from zoo.models.network import linear_head_of, summary_of
+from zoo.models.network import linear_head_of, preprocessing_of, summary_of
 from zoo.retrieval.nearest import comparable
 from zoo.retrieval.projection import principal_directions
 from zoo.teachers.base import Teacher
@@ -66,6 +68,7 @@ def make_baselines(
     reference: Teacher | None,
     splits: DataSplits,
     images: ImageSet,
+    cache: EmbeddingCache,
     *,
     max_unreadable: int = 10,
     seed: int = 0,
@@ -82,10 +85,11 @@ def make_baselines(
         reference: the teacher, opened.
         splits: the data.
         images: the test images that are measured on.
+        cache: keeps what networks make of images.
         max_unreadable: how many unreadable training images are left out before no projection is made.
         seed: of the choice of training images.
     """
-    maker = _Maker(teacher, reference, splits, images, max_unreadable, seed)
+    maker = _Maker(teacher, reference, splits, images, cache, max_unreadable, seed)
     for size in dict.fromkeys(model.dim for model in models):
         if teacher is not None and size is not None and size < teacher.dim:
             maker.add(TEACHER_PCA, f"teacher, PCA to {size}", partial(maker.teacher_projected, size))
@@ -169,11 +173,12 @@ class _Maker:
         reference: Teacher | None,
         splits: DataSplits,
         images: ImageSet,
+        cache: EmbeddingCache,
         max_unreadable: int,
         seed: int,
     ) -> None:
         self.teacher, self.reference, self.splits, self.images = teacher, reference, splits, images
-        self.max_unreadable, self.seed = max_unreadable, seed
+        self.cache, self.max_unreadable, self.seed = cache, max_unreadable, seed
         self.made = Baselines()
         self._named: Counter[str] = Counter()
 
@@ -231,13 +236,17 @@ class _Maker:
             raise ModelError(f"The head of {origin.arch} is not one linear layer, so its features are unknown.")
         width, whole = int(head.weight.shape[1]), sum(parameter.numel() for parameter in network.parameters())
         stage, dim, parameters = f"{origin.arch} as it comes", width, whole - sum(p.numel() for p in head.parameters())
+        # Published weights are known by the version of timm, which is part of the key.
+        weights = "published" if origin.pretrained is True else digest(Path(str(origin.pretrained)))
+        key = ("pooled", origin.arch, weights, str(preprocessing_of(network)))
+        pooled_of = self.cache.through(partial(embed_pooled, network), *key)
         directions = None
         if size is not None and size < width:
-            directions = self._directions(embed_pooled(network, self._training), size, COSINE)
+            directions = self._directions(pooled_of(self._training), size, COSINE)
             stage, dim, parameters = f"{stage}, PCA to {size}", size, parameters + size * width
 
         def embed(images: ImageSet) -> np.ndarray:
-            pooled = comparable(embed_pooled(network, images), COSINE)
+            pooled = comparable(pooled_of(images), COSINE)
             return np.asarray(pooled if directions is None else pooled @ directions.T)
 
         source = "timm's published weights" if origin.pretrained is True else str(origin.pretrained)

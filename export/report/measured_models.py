@@ -12,11 +12,12 @@ import torch
 
 from export.benchmark.timing import median_and_p95, thread_counts, timed_in_turn
 from export.index.gallery import embed_images
+from export.report.embedding_cache import EmbeddingCache
 from export.runtime import Embedder
 from zoo.arguments import TeacherLike, same_place
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.errors import ForeignModelError, ModelError
-from zoo.formats.onnx_content import size_of
+from zoo.formats.onnx_content import digest_of, size_of
 from zoo.models.embedding import dtype_of, fastest_device
 from zoo.models.facts import ModelFacts, facts_of
 from zoo.models.network import summary_of
@@ -48,6 +49,7 @@ class MeasuredModel:
         architecture: of the network, timm's name, or None if unknown.
         foreign: it was not made here: a row to compare with, which no gate judges beside models that were.
         notes: what is assumed of it, or to be known about it, in sentences.
+        digest: changes when its embeddings do; empty if unknown.
     """
 
     stage: str
@@ -63,10 +65,11 @@ class MeasuredModel:
     architecture: str | None = None
     foreign: bool = False
     notes: tuple[str, ...] = ()
+    digest: str = ""
 
 
 def open_models(
-    reference: Teacher | None, given: TeacherLike | None, models: Sequence[TeacherLike]
+    reference: Teacher | None, given: TeacherLike | None, models: Sequence[TeacherLike], cache: EmbeddingCache
 ) -> list[MeasuredModel]:
     """Return the teacher, where there is one, and then the models, each with a stage name of its own.
 
@@ -74,12 +77,14 @@ def open_models(
         reference: the teacher, opened.
         given: what the teacher was given as.
         models: whatever may be a teacher.
+        cache: keeps what they make of images.
 
     Raises:
         ModelError: a model is missing or broken.
     """
     opened = _named([_model(model) for model in models])
-    return opened if reference is None else [_teacher(reference, given), *opened]
+    opened = opened if reference is None else [_teacher(reference, given), *opened]
+    return [replace(model, embed=cache.through(model.embed, model.digest)) for model in opened]
 
 
 def place_of(model: TeacherLike) -> Hashable:
@@ -151,6 +156,7 @@ def _foreign(stage: str, model: Teacher, given: object) -> MeasuredModel:
         "onnxruntime" if isinstance(model, OnnxTeacher) else "",
         foreign=True,
         notes=model.notes,
+        digest=model.digest if isinstance(model, OnnxTeacher) else "",  # ready embeddings are there already
     )
 
 
@@ -188,6 +194,7 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
         "torch",
         facts_of(model.module),
         summary["architecture"],
+        digest=f"torch {model.digest}",
     )
 
 
@@ -227,6 +234,7 @@ def _onnx(path: Path) -> MeasuredModel:
         runtime="onnxruntime",
         facts=ModelFacts(data=embedder.trained_on, teacher=embedder.teacher or None),
         architecture=embedder.metadata.get("architecture"),
+        digest=f"onnx {digest_of(path)}",
     )
 
 

@@ -17,6 +17,7 @@ from zoo.training.options import DataOptions, documented
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+EMBEDDINGS = "embeddings"  # a folder beside the report
 
 
 @documented
@@ -42,6 +43,7 @@ def validate(
     index: Sequence[str] | str = (),
     query_encoder: str | Path | None = None,
     gallery_encoder: str | Path | None = None,
+    reuse: bool = True,
     seed: int = 0,
 ) -> Report:
     """Compare models with their teacher, or by labels alone, on classes never seen in training; write a report.
@@ -82,6 +84,7 @@ def validate(
         query_encoder: model that embeds the queries of a mixed pair, such as the int8 file of a phone; also measured
             alone.
         gallery_encoder: model that embeds the gallery of the pair, such as the fp32 file of a server.
+        reuse: keep the embeddings in a folder in out, and read those of the same models and images from it.
         seed: seed for the bootstrap and the indexes.
 
     Returns:
@@ -109,6 +112,7 @@ def validate(
 
     from export.report.baselines import Baselines, make_baselines
     from export.report.content import retained
+    from export.report.embedding_cache import EmbeddingCache
     from export.report.measured_models import (
         latencies,
         open_models,
@@ -136,7 +140,9 @@ def validate(
     reference = None if teacher is None else open_teacher(teacher)
     given = [place_of(model) for model in models]
     added = {place_of(path): path for path in pair if place_of(path) not in given}
-    opened = open_models(reference, teacher, [*added.values(), *models])
+    out = given_path(out)
+    cache = EmbeddingCache(out / EMBEDDINGS if reuse else None)
+    opened = open_models(reference, teacher, [*added.values(), *models], cache)
     small = opened if reference is None else opened[1:]
     places = [*added, *given]
     mixed = [small[places.index(place_of(path))] for path in pair]
@@ -174,10 +180,11 @@ def validate(
     times = latencies(opened, images, latency_runs)
     untrained = Baselines()
     if baselines:
-        options = {"max_unreadable": max_unreadable, "seed": seed}
         ours = [model for model in small if not model.foreign]
         first = None if reference is None else searches[0]
-        untrained = make_baselines(ours, first, reference, splits, images, **options)
+        untrained = make_baselines(
+            ours, first, reference, splits, images, cache, max_unreadable=max_unreadable, seed=seed
+        )
         measure_all(untrained.searches)
         trained = [search for search in searches if "baseline" not in search.more]
         count = 0 if reference is None else 1
@@ -261,7 +268,7 @@ def validate(
     for row in stages:
         if "pair" in row:
             row["pair"] |= finding(row["stage"], row["pair"], kept, retained(content), bootstrap, seed)
-    out = given_path(out)
+    cache.tidy()
     write_text(out / "report.html", render_html(content, by_class, images, by_labels))
     write_json(out / "report.json", content)
     return Report(out, content, content["gate"]["passed"])

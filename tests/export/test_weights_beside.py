@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from export import Embedder, bench, build_index, inspect, search_index
+from export.report.embedding_cache import EmbeddingCache
 from export.report.measured_models import _onnx, open_models
 from zoo import ModelError
 from zoo.formats.onnx_content import digest_of
@@ -35,7 +36,7 @@ def test_it_embeds_and_is_described_with_its_weights(beside: Path, tmp_path: Pat
     (timed,) = bench([beside], batch_sizes=[1], threads=[1], runs=1)["files"]
     assert (timed["bytes"], timed["digest"]) == (both(beside), digest_of(beside))
     assert _onnx(beside).bytes == both(beside)
-    teacher, model = open_models(open_teacher(beside), beside, [beside])
+    teacher, model = open_models(open_teacher(beside), beside, [beside], EmbeddingCache(None))
     assert teacher.bytes == model.bytes == both(beside)
 
 

@@ -7,12 +7,12 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from PIL import Image
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import DataError, ModelError
 from zoo.models.embedding import fastest_device
-from zoo.models.preprocessing import Preprocess, Preprocessing
+from zoo.models.preprocessing import Preprocessing
 from zoo.retrieval.label_measures import NDCG_K, LabelRetrievalResult, measure_by_labels, random_order
 from zoo.retrieval.measures import RetrievalResult, measure
 from zoo.retrieval.protocol import chance_of, require_measurable
@@ -158,7 +158,10 @@ def _standard_error(chance: float, queries: int) -> float:
 
 
 def _thumbnails(images: ImageSet) -> np.ndarray:
-    small = Preprocess(Preprocessing(input_size=(8, 8), crop_pct=1.0, crop_mode="squash"))
-    return np.concatenate(
-        [small(torch.from_numpy(images.pixels(i))[None]).flatten(1).numpy() for i in range(len(images))]
-    )
+    """Return the images' pixels at 8 x 8, float32 ``(N, 192)``, around the mean of photographs."""
+    small = [
+        np.asarray(Image.fromarray(images.pixels(i)).resize((8, 8), Image.Resampling.BOX)) for i in range(len(images))
+    ]
+    mean, std = (np.asarray(values, np.float32) for values in (Preprocessing().mean, Preprocessing().std))
+    thumbnails: np.ndarray = (np.stack(small).astype(np.float32) / 255 - mean) / std
+    return thumbnails.reshape(len(images), -1)

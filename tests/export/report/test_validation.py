@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from export import export_model, to_onnx, validate
+from export.report.embedding_cache import EmbeddingCache
 from export.report.measured_models import latencies, open_models
 from zoo import DataError, ModelError, OptionError, load_data, load_model, measure
 from zoo.models.embedding import embed
@@ -296,6 +297,6 @@ def test_each_row_is_compared_with_the_one_it_comes_from(photos: Path, tiny_teac
 
 def test_a_teacher_in_half_precision_is_timed_too(photos: Path, tiny_teacher: Path) -> None:
     teacher = load_model(tiny_teacher).bfloat16()
-    models = open_models(open_teacher(teacher), teacher, [])
+    models = open_models(open_teacher(teacher), teacher, [], EmbeddingCache(None))
     times = latencies(models, load_data(f"folder:{photos}").test, runs=1)
     assert times["teacher"][0]["median"] > 0
