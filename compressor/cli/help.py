@@ -35,7 +35,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "precision": (*("target", "max_drop", "budget_by", "calibration_images", "judged_images", "qat_epochs"),),
     "measurement": (
         *("min_retention", "min_gain", "gain_by", "baselines", "ks", "k", "bootstrap", "latency_runs", "batch_sizes"),
-        *("threads", "runs", "radius", "strict"),
+        *("threads", "runs", "radius", "strict", "reuse"),
     ),
     "kind of index": ("kind", "options"),
     "parts of a folder": ("rows_per_part", "dtype", "shard"),
