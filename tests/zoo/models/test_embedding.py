@@ -11,6 +11,7 @@ from torch import nn
 
 import zoo.models.embedding
 import zoo.teachers.torch_module
+import zoo.versions
 import zoo.training.fitting
 from zoo import train
 from zoo.data.image_set import ImageSet
@@ -110,7 +111,7 @@ def test_workers_for_many_batches_only(monkeypatch: pytest.MonkeyPatch) -> None:
     [(["avx2", "avx512f", "avx512_vnni"], False), (["avx512_bf16"], True), (["amx_bf16"], True), ([], False)],
 )
 def test_cpus_that_multiply_bfloat16(monkeypatch: pytest.MonkeyPatch, instruction_sets: list[str], fast: bool) -> None:
-    monkeypatch.setattr(zoo.models.embedding, "machine", lambda: {"instruction_sets": instruction_sets})
+    monkeypatch.setattr(zoo.versions, "machine", lambda: {"instruction_sets": instruction_sets})
     assert bfloat16_is_fast(torch.device("cpu")) is fast
     assert not bfloat16_is_fast(torch.device("mps"))
 

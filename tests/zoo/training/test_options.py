@@ -50,7 +50,7 @@ def test_only_leading_arguments_may_be_given_by_place(verb: Callable[..., Any]) 
 def test_every_option_of_training_belongs_to_one_subject() -> None:
     names = [each.name for subject in SUBJECTS.values() for each in fields(subject)]
     assert len(names) == len(set(names))
-    own = {"data", "out", "teacher", "metric", "teacher_precision", "teacher_cache"}
+    own = {"data", "out", "teacher", "metric", "teacher_precision", "teacher_views", "teacher_cache"}
     for verb in (train, distill):
         assert set(inspect.signature(verb).parameters) - own <= set(names)
 
@@ -64,6 +64,7 @@ def test_options_are_gathered_by_subject() -> None:
         "validation": 0.2,
         "continuous_labels": None,
         "label_metric": "euclidean",
+        "columns": None,
     }
     assert gathered(BatchOptions, {"augment": "none"}) == BatchOptions(augment="none")
 
