@@ -29,6 +29,12 @@ def test_broken_files_work_as_before_or_are_refused_in_a_line(specimens: Path) -
     assert expected.keys() == USES.keys() and len({value for value in expected.values() if value}) > 8
 
 
+def test_a_blank_section_is_no_fault(tmp_path: Path) -> None:
+    """Case 745 of seed 2: the change left nothing of a section but its name."""
+    (tmp_path / "run.yaml").write_text("data: glyphs\nout: out\nteacher:\nstudent:\n  epochs: 3\n")
+    assert USES["yaml"](tmp_path) == ""
+
+
 def test_what_should_not_be_is_noticed(specimens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def outcome(use: Callable[[Path], str], same: bool = True) -> str:
         monkeypatch.setitem(

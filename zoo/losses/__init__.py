@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import Tensor, is_grad_enabled, nn
 
-from zoo.errors import OptionError, did_you_mean
+from zoo.errors import OptionError, did_you_mean, shown
 
 LOSSES: dict[str, str] = {
     "proxy_anchor": "zoo.losses.proxy_anchor:ProxyAnchorLoss",
@@ -34,6 +34,10 @@ LOSSES: dict[str, str] = {
     "binary_triplet": "zoo.losses.binary_triplet:BinaryTripletLoss",
 }
 CLASSES, CONTINUOUS = "classes", "continuous"
+_NUMBER = ((int, float), "a number")
+_KINDS: dict[str, tuple[Any, str]] = {"int": _NUMBER, "float": _NUMBER, "str": (str, "text")}  # by annotation
+_KINDS |= dict.fromkeys(("Mapping", "dict"), (Mapping, "options by name"))
+_LARGEST = 10**9
 
 
 def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) -> nn.Module:
@@ -78,7 +82,7 @@ def checked_options(name: str, loss_class: type[nn.Module], options: Mapping[str
         options: by name.
 
     Raises:
-        OptionError: the loss has no such option, or takes a number where there is none, or a whole one.
+        OptionError: the loss has no such option, or takes a value of another kind: a number, a whole one, text.
     """
     parameters = signature(loss_class).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -89,14 +93,15 @@ def checked_options(name: str, loss_class: type[nn.Module], options: Mapping[str
                 continue
             raise OptionError(f"Loss {name!r} has no option {option!r}.{did_you_mean(option, parameters)}")
         annotation = parameters[option].annotation
-        kinds = set(str(getattr(annotation, "__name__", annotation)).split(" | "))
-        if not kinds <= {"int", "float", "None"} or (value is None and "None" in kinds):
+        kinds = {kind.partition("[")[0] for kind in str(getattr(annotation, "__name__", annotation)).split(" | ")}
+        if not kinds <= {*_KINDS, "None"} or (value is None and "None" in kinds):
             continue
-        if not isinstance(value, int | float):
-            raise OptionError(f"{option} of loss {name!r} is {value!r}; it must be a number.")
-        if "float" not in kinds:
-            if value != value // 1:
-                raise OptionError(f"{option} of loss {name!r} is {value!r}; it must be a whole number.")
+        if not any(isinstance(value, _KINDS[kind][0]) for kind in kinds - {"None"}):
+            needed = " or ".join(sorted({_KINDS[kind][1] for kind in kinds - {"None"}}))
+            raise OptionError(f"{option} of loss {name!r} is {shown(value)}; it must be {needed}.")
+        if "int" in kinds and "float" not in kinds and isinstance(value, int | float):
+            if value != value // 1 or abs(value) > _LARGEST:
+                raise OptionError(f"{option} of loss {name!r} is {shown(value)}; it must be a whole number.")
             checked[option] = int(value)
     return checked
 

@@ -365,6 +365,14 @@ def test_what_is_left_blank_in_a_configuration_is_named(name: str, photos: Path,
     assert f"{name} has no value" in capsys.readouterr().err
 
 
+def test_a_section_left_blank_has_the_defaults(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "c.yaml").write_text(
+        f"data: {tmp_path}/none\nout: {tmp_path}/out\nteacher:\nstudent:\nexport:\nreport:\n"
+    )
+    assert main(["run", str(tmp_path / "c.yaml")]) == 1
+    assert "none does not exist" in capsys.readouterr().err  # the options passed; the data is looked at after them
+
+
 def test_options_go_over_a_configuration_wherever_they_stand(tmp_path: Path, capsys: Any) -> None:
     config = configured(tmp_path / "c.yaml", data="glyphs", out="x", seed=3)
     for words in (

@@ -259,6 +259,9 @@ def test_the_base_may_be_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     [
         ({"base": "proxy_ancor"}, "Did you mean proxy_anchor"),
         ({"base_options": {"marjin": 1}}, "marjin"),
+        ({"base": None}, "base of loss 'novel_classes' is None; it must be text"),
+        ({"base_options": 3}, "base_options of loss 'novel_classes' is 3; it must be options by name"),
+        ({"noise_dim": 1e30}, "noise_dim of loss 'novel_classes' is 1e\\+30; it must be a whole number"),
         ({"base": "novel_classes"}, "'novel_classes' has no parameter proxies"),
         ({"novel_classes": -1}, "novel_classes is -1; it must be at least 0"),
         ({"realism_weight": -0.1}, "realism_weight"),
