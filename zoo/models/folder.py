@@ -7,6 +7,7 @@ What timm has no field for (metric, loss, data, seed, measured recall) travels i
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from copy import deepcopy
@@ -29,7 +30,9 @@ from zoo.models.embedding import run, vectors_of
 from zoo.models.facts import ModelFacts, facts_of, set_facts, without_places
 from zoo.models.network import as_student, preprocessing_of, summary_of
 from zoo.models.weights import require_filled, require_no_larger, require_same_shapes, shapes_in
-from zoo.paths import given_path
+from zoo.paths import expanded, given_path
+
+log = logging.getLogger(__name__)
 
 _LARGEST_TRIED = 1024  # pixels of a side; larger images may take more memory than the check is worth
 
@@ -149,6 +152,32 @@ def _into_module(path: Path, config: dict[str, Any], network: nn.Module | None) 
     as_student(network, config["num_classes"], None, None, facts.metric)
     set_facts(network, facts)
     return network.eval()
+
+
+def folder_named(name: str, other_than: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return the folder that a name stands for; None where there is none, or a network of timm's is meant.
+
+    A name that timm knows, such as ``resnet18``, is timm's unless the folder is a model folder (it has a
+    ``config.json``). Where both exist, the log says which was taken.
+
+    Args:
+        name: what was given; with a path separator, it is a path.
+        other_than: a folder that is not meant, because it is written to.
+    """
+    folder = expanded(name)
+    if not folder.is_dir():
+        return None
+    if folder.name != name or not timm.is_model(name):
+        return folder
+    is_written_to = other_than is not None and folder.resolve() == expanded(other_than).resolve()
+    if is_written_to or not (folder / "config.json").is_file():
+        log.info("%s is timm's network; the folder of that name is not meant. Write ./%s for the folder.", name, name)
+        return None
+    log.warning(
+        "%s is the model folder of that name here, and not timm's network. Rename the folder where timm's is meant.",
+        name,
+    )
+    return folder
 
 
 def facts_in(config: dict[str, Any]) -> ModelFacts:

@@ -19,7 +19,8 @@ def with_folder(options: Mapping[str, Any]) -> dict[str, Any]:
 
     The folder is timm's, or one that ``train`` or ``distill`` saved. Its weights become ``pretrained``; pooling, size,
     crop and arguments of the network are the folder's where they are not given. A model of ours in the same dimensions
-    keeps its head and its metric, so that its training goes on; else the head is new.
+    keeps its head and its metric, so that its training goes on; else the head is new. A name that timm knows is timm's,
+    unless a model folder of that name is there; the folder that is written to is never meant.
 
     Raises:
         ModelError: the folder is no model folder.
@@ -28,7 +29,10 @@ def with_folder(options: Mapping[str, Any]) -> dict[str, Any]:
     arch = options["arch"]
     if not isinstance(arch, str) or not expanded(arch).is_dir():
         return dict(options)
-    folder = expanded(arch)
+    from zoo.models.folder import folder_named  # of torch, which --help does without
+
+    if (folder := folder_named(arch, other_than=options.get("out"))) is None:
+        return dict(options)
     config, weights = read_config(folder / "config.json"), folder / _WEIGHTS
     if not weights.is_file():
         raise ModelError(f"{weights} does not exist, so there is nothing to go on from. Check the path given as arch.")

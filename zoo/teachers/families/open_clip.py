@@ -58,11 +58,11 @@ def _vector(network: nn.Module, pixels: Tensor) -> Tensor:
 def _source(open_clip: Any, address: Address) -> tuple[list[str], dict[str, Any]]:
     """Return what open_clip loads a model by, all of it on this machine."""
     folder = expanded(address.name)
-    if folder.is_dir():
-        require_safetensors(folder, address.text)
-        return [f"local-dir:{folder}"], {}
     arch, _, weights = address.name.partition("/")
     known = open_clip.list_models()
+    if folder.is_dir() and (arch not in known or (folder / "open_clip_config.json").is_file()):
+        require_safetensors(folder, address.text)
+        return [f"local-dir:{folder}"], {}
     if arch not in known:
         raise ModelError(
             f"Teacher {address.text}: there is neither such a folder nor such a model in open_clip, which is named as "

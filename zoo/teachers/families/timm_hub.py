@@ -9,8 +9,7 @@ from torch import nn
 
 from zoo.errors import ModelError, OptionError, did_you_mean, first_line
 from zoo.models.facts import facts_of
-from zoo.models.folder import load_model
-from zoo.paths import expanded
+from zoo.models.folder import folder_named, load_model
 from zoo.teachers.address import Address
 from zoo.teachers.families.published import published_folder
 from zoo.teachers.foreign import is_of_published_classes
@@ -50,8 +49,7 @@ def open_timm(address: Address) -> tuple[nn.Module, list[str]]:
 
 def _folder(address: Address) -> Path:
     """Return the folder that a network's configuration and weights lie in."""
-    folder = expanded(address.name)
-    if folder.is_dir():
+    if (folder := folder_named(address.name)) is not None:
         return folder
     if address.family == "hf-hub":
         return published_folder(address.name, _FILES)

@@ -130,6 +130,17 @@ def test_open_clip_without_projection(odd_photos: list[Path], tmp_path: Path) ->
     require_alike(found, theirs(model.visual, transform, odd_photos))
 
 
+def test_a_folder_beside_a_name_of_open_clips_is_not_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("open_clip")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RN50").mkdir()
+    with pytest.raises(ModelError, match="'' is neither a file nor weights of RN50"):
+        open_teacher("open_clip:RN50")
+    (tmp_path / "RN50" / "open_clip_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"no \.safetensors file"):
+        open_teacher("open_clip:RN50")
+
+
 def test_open_clip_names_what_it_knows(tmp_path: Path) -> None:
     open_clip_folder(tmp_path, resize_mode="longest")
     with pytest.raises(ModelError, match="resize_mode 'longest' has no counterpart"):
