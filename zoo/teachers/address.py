@@ -131,25 +131,40 @@ def parse_address(text: str) -> Address:
     if (found := _PREFIX.fullmatch(body)) and not is_there(expanded(body)):
         require_known("kind of teacher", found[1], FAMILIES)
         family, name = found[1], found[2]
-    first, *rest = [word.strip() for word in fragment.split(",")]
-    if "=" in first:
-        first, rest = "", [first, *rest]
-    output, _, pooling = first.partition(":")
-    if pooling:
+    words = [word.strip() for word in fragment.split(",")]
+    known = _options_known(family, name)
+    if mark and "" in words:
+        where = "nothing follows #" if words == [""] else "nothing stands beside a comma"
+        raise OptionError(f"{text}: {where}. An output may follow #, and name=value: {', '.join(known)}.")
+    first = "" if "=" in words[0] else words.pop(0)
+    output, colon, pooling = first.partition(":")
+    if colon:
         require_known("pooling", pooling, POOLINGS)
-    return Address(text, family, name, output or None, pooling or None, _options([word for word in rest if word], text))
+        if not output:
+            raise OptionError(f"{text}: {first!r} names no output. Write the output before the colon, or leave it out.")
+    return Address(text, family, name, output or None, pooling or None, _options(words, text, known))
 
 
-def _options(words: list[str], text: str) -> Options:
-    known = [each.name for each in fields(Options)]
+def _options_known(family: str | None, name: str) -> list[str]:
+    """Return the options that what an address names can follow: ready embeddings have a metric alone."""
+    every = [each.name for each in fields(Options)]
+    suffix = Path(name).suffix if family is None else ""
+    if suffix == ".npz":
+        return ["metric"]
+    return every if suffix == ".onnx" else [option for option in every if option != "layout"]
+
+
+def _options(words: list[str], text: str, known: Sequence[str]) -> Options:
     said: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or name not in known:
             raise OptionError(
-                f"{text}: {word!r} is no option of a teacher; after the output these may follow as name=value: "
+                f"{text}: {word!r} is no option of such a teacher; after the output these may follow as name=value: "
                 f"{', '.join(known)}.{did_you_mean(name, known)}"
             )
+        if name in said:
+            raise OptionError(f"{text}: {name} is given twice. Leave one out.")
         try:
             said[name] = _value(name, value)
         except ValueError as error:
@@ -181,10 +196,10 @@ def _value(name: str, value: str) -> Any:
                 return sides[0], sides[-1]
         elif name == "batch_size" and 0 < int(value) <= LARGEST_BATCH:
             return int(value)
-        elif name == "crop_pct":
+        elif name == "crop_pct" and 0 < float(value) <= 1:
             return float(value)
     except ValueError:
         pass
     needed = {"mean": "one number or three, such as 0.5 or 0.48/0.46/0.41", "size": "pixels, such as 224 or 224x192"}
-    needed |= {"std": needed["mean"], "batch_size": f"a whole number in 1..{LARGEST_BATCH}", "crop_pct": "a number"}
+    needed |= {"std": needed["mean"], "batch_size": f"a whole number in 1..{LARGEST_BATCH}", "crop_pct": "in (0, 1]"}
     raise ValueError(needed[name])

@@ -161,7 +161,7 @@ def test_another_size_than_the_files_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fragment", "message"),
     [
-        ("means=0.5", "'means=0.5' is no option of a teacher.*Did you mean mean"),
+        ("means=0.5", "'means=0.5' is no option of such a teacher.*Did you mean mean"),
         ("mean=0.5/0.4", "it must be one number or three"),
         ("size=big", "it must be pixels, such as 224 or 224x192"),
         ("resize=fit", "it must be center or squash"),
