@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo.errors import ModelError, OptionError, first_line, shown
 from zoo.formats.documents import FLAG, MAPPING, TEXT, maybe, one_of, read_document, require_kinds, seal_of, whole
-from zoo.formats.preprocessing import Preprocessing
+from zoo.formats.preprocessing import Preprocessing, with_supported_modes
 
 FACTS_KEY = "embedding_compressor"
 """Where what is known about a model lies in its ``config.json``."""
@@ -24,8 +24,12 @@ _FACTS = {"loss": maybe(TEXT), "teacher": maybe(MAPPING), "metric": one_of("cosi
 _DIGESTS = {"weights": TEXT, "config": TEXT}
 
 
-def read_config(file: Path) -> dict[str, Any]:
+def read_config(file: Path, to_train: bool = False) -> dict[str, Any]:
     """Return a model folder's configuration, every value that is used checked.
+
+    Args:
+        file: the ``config.json``.
+        to_train: let modes of preprocessing pass that are not supported, since a network can be trained on others.
 
     Raises:
         ModelError: it is no such configuration; names the key, what it has, and what it must have.
@@ -39,7 +43,8 @@ def read_config(file: Path) -> dict[str, Any]:
         require_kinds(about, {}, {"num_classes": _CLASSES})
         require_kinds(arguments, {}, {"num_classes": _CLASSES})
         _require_small(arguments, "model_args")
-        Preprocessing.of(about)
+        supported, unsupported = with_supported_modes(about)
+        Preprocessing.of(supported)
         facts = config.get(FACTS_KEY, {})
         require_kinds(facts, {}, _FACTS)
         require_kinds(config.get(DIGESTS_KEY, {}), {}, _DIGESTS)
@@ -49,6 +54,11 @@ def read_config(file: Path) -> dict[str, Any]:
         raise ModelError(
             f"{file} is not a timm model configuration ({first_line(error)}). Train or download it again."
         ) from error
+    if unsupported and not to_train:
+        raise ModelError(
+            f"{file}: {unsupported[0].partition(';')[0]}, so images would not be prepared as the network expects. Give "
+            "it in Python with a preprocessing of your own (TorchTeacher), or train a student from it."
+        )
     return config
 
 

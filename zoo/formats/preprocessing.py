@@ -12,6 +12,7 @@ from zoo.formats.documents import Kind, list_of, maybe, number, require_kinds, w
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = ("bilinear", "bicubic")
 CROP_MODES = ("center", "squash", "center-floor")
 _SMALLEST, _LARGEST = 8, 4096  # pixels; an image of the latter takes 200 MB on its way
 _WORD = Kind("a word", lambda value: isinstance(value, str) and 0 < len(value) < 100)
@@ -61,7 +62,7 @@ class Preprocessing:
                 f"An image size of {self.input_size} pixels with crop_pct {self.crop_pct:g} resizes images to more "
                 f"than {_LARGEST} pixels a side. Use a smaller size, or a larger crop_pct."
             )
-        if self.interpolation not in ("bilinear", "bicubic"):
+        if self.interpolation not in INTERPOLATIONS:
             raise OptionError(f"Interpolation {shown(self.interpolation)} is not supported; use bilinear or bicubic.")
         if self.crop_mode not in CROP_MODES:
             raise OptionError(f"Crop mode {shown(self.crop_mode)} is not supported; use center or squash.")
@@ -74,10 +75,10 @@ class Preprocessing:
 
     @classmethod
     def of(cls, pretrained_cfg: Mapping[str, Any]) -> Preprocessing:
-        """Read the contract from a timm ``pretrained_cfg``; modes that we do not have become the nearest we have.
+        """Read the contract from a timm ``pretrained_cfg``.
 
         Raises:
-            OptionError: a value is of another type or length, or cannot work.
+            OptionError: a value is of another type or length, cannot work, or is a mode that is not supported.
         """
         kinds = {
             "input_size": list_of(whole(1, 2**31), 3),
@@ -91,14 +92,12 @@ class Preprocessing:
             require_kinds(pretrained_cfg, {}, kinds)
         except ValueError as error:
             raise OptionError(f"Invalid preprocessing: {error}.") from error
-        interpolation = pretrained_cfg.get("interpolation", "bilinear")
-        crop_mode = pretrained_cfg.get("crop_mode") or "center"
         _, height, width = pretrained_cfg.get("input_size", (3, 224, 224))
         return cls(
             input_size=(height, width),
             crop_pct=pretrained_cfg.get("crop_pct") or 0.875,
-            interpolation=interpolation if interpolation in ("bilinear", "bicubic") else "bilinear",
-            crop_mode=crop_mode if crop_mode in CROP_MODES else "center",
+            interpolation=pretrained_cfg.get("interpolation") or "bilinear",
+            crop_mode=pretrained_cfg.get("crop_mode") or "center",
             mean=tuple(pretrained_cfg.get("mean", IMAGENET_MEAN)),
             std=tuple(pretrained_cfg.get("std", IMAGENET_STD)),
         )
@@ -134,3 +133,19 @@ class Preprocessing:
             "mean": self.mean,
             "std": self.std,
         }
+
+
+def with_supported_modes(pretrained_cfg: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Replace the modes of a timm ``pretrained_cfg`` that are not supported, for a network that is to be trained.
+
+    Returns:
+        The configuration, and a sentence for each mode that was replaced.
+    """
+    config, said = dict(pretrained_cfg), []
+    nearest = {"interpolation": "bicubic" if config.get("interpolation") == "lanczos" else "bilinear"}
+    nearest["crop_mode"] = "center"
+    for name, known in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
+        if config.get(name) and config[name] not in known:
+            said.append(f"its {name} {shown(config[name])} is not supported; {nearest[name]} is used instead.")
+            config[name] = nearest[name]
+    return config, said

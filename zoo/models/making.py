@@ -24,7 +24,7 @@ from zoo.formats.documents import read_document
 from zoo.formats.model_config import FACTS_KEY
 from zoo.formats.preprocessing import Preprocessing
 from zoo.models.facts import COSINE, ModelFacts, set_facts
-from zoo.models.network import as_student, head_of, linear_head_of, preprocessing_of, summary_of
+from zoo.models.network import as_student, head_of, linear_head_of, preprocessing_of, summary_of, use_supported_modes
 from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ def create_model(
         if pool != "avgmax":
             raise ModelError(f"{arch} has no pooling {pool!r} ({first_line(error)}) Set pool to null.") from error
         log.warning("%s has no avgmax pooling; using its own", arch)
+    use_supported_modes(model)
     if isinstance(pretrained, Path):
         _require_loaded(model, pretrained)
     goes_on = isinstance(pretrained, Path) and overlay["num_classes"] == dim and _is_of_ours(pretrained)

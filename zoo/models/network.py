@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -9,15 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ModelError, OptionError, first_line
+from zoo.formats.preprocessing import with_supported_modes
 from zoo.models.facts import ModelFacts, set_facts
 from zoo.models.preprocessing import Preprocessing
 from zoo.models.wrappers import network_in
+
+log = logging.getLogger(__name__)
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing:
     """Return the preprocessing contract of a timm model, or of one in a wrapper; else ImageNet's at 224 pixels."""
     config = getattr(network_in(model), "pretrained_cfg", None)
     return Preprocessing.of(config) if isinstance(config, dict) else Preprocessing()
+
+
+def use_supported_modes(model: nn.Module) -> None:
+    """Replace modes of preprocessing that are not supported, with a warning, in a network that is to be trained."""
+    config = getattr(model, "pretrained_cfg", None)
+    if isinstance(config, dict):
+        model.pretrained_cfg, said = with_supported_modes(config)  # type: ignore[assignment]
+        for sentence in said:
+            log.warning("%s: %s", config.get("architecture", type(model).__name__), sentence)
 
 
 def as_student(module: nn.Module, dim: int, image_size: int | None, crop_pct: float | None, metric: str) -> nn.Module:
@@ -34,6 +47,7 @@ def as_student(module: nn.Module, dim: int, image_size: int | None, crop_pct: fl
         OptionError: it returns another number of dimensions.
         ModelError: it fails, or returns something else.
     """
+    use_supported_modes(module)
     preprocessing = preprocessing_of(module)
     if image_size is not None:
         preprocessing = replace(preprocessing, input_size=(image_size, image_size))

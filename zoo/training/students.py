@@ -33,7 +33,7 @@ def with_folder(options: Mapping[str, Any]) -> dict[str, Any]:
 
     if (folder := folder_named(arch, other_than=options.get("out"))) is None:
         return dict(options)
-    config, weights = read_config(folder / "config.json"), folder / _WEIGHTS
+    config, weights = read_config(folder / "config.json", to_train=True), folder / _WEIGHTS
     if not weights.is_file():
         raise ModelError(f"{weights} does not exist, so there is nothing to go on from. Check the path given as arch.")
     if options["pretrained"] is not False:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,13 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from export.onnx.tracing import smooth_images
-from zoo.errors import OptionError
+from zoo.errors import ModelError, OptionError
+from zoo.models.making import create_model
+from zoo.models.network import preprocessing_of
 from zoo.models.preprocessing import Normalize, Preprocess, Preprocessing, half, rounded_quotient
+from zoo.teachers.opening import open_teacher
+from zoo.teachers.torch_module import TorchTeacher
+from zoo.training.students import with_folder
 
 SIZES = [(160, 160), (97, 200), (211, 80), (20, 33), (300, 131)]  # height, width
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -164,9 +170,34 @@ def test_contract_of_timm_models() -> None:
     halves = (0.5, 0.5, 0.5)
     assert Preprocessing.of(published) == Preprocessing((160, 160), 0.95, "bilinear", "center", halves, halves)
     assert Preprocessing.of({}) == Preprocessing((224, 224), 0.875, "bilinear", "center")
-    # Modes that we do not have become the nearest.
-    assert Preprocessing.of({"interpolation": "lanczos", "crop_mode": "border"}) == Preprocessing()
     assert Preprocessing.of({"crop_mode": None, "crop_pct": None}) == Preprocessing()
+
+
+UNUSUAL = [("crop_mode", "border"), ("crop_mode", "fit")]
+UNUSUAL += [
+    ("interpolation", name) for name in ("random", "lanczos", "hamming", "box", "nearest", "nearest-exact", "area")
+]
+
+
+@pytest.mark.parametrize(("mode", "value"), UNUSUAL)
+def test_modes_that_are_not_supported_are_refused_and_replaced_for_training(
+    mode: str, value: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(OptionError, match=f"{value!r} is not supported; use"):
+        Preprocessing.of({mode: value})
+    network = timm.create_model("test_resnet", pretrained_cfg_overlay={mode: value, "input_size": (3, 32, 32)})
+    timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
+    with pytest.raises(OptionError, match=f"{value!r} is not supported; use"):
+        TorchTeacher(network)
+    assert TorchTeacher(network, Preprocessing((32, 32))).input_size == (32, 32)  # said in Python
+    for given in (str(tmp_path), f"timm:{tmp_path}"):
+        with pytest.raises(ModelError, match=f"its {mode} {value!r} is not supported, so images would.*Give it in Py"):
+            open_teacher(given)
+    options = with_folder({"arch": str(tmp_path), "pretrained": False, "dim": 8})
+    student = create_model(options["arch"], 8, options["pretrained"], arch_options=options["arch_options"])
+    used = {"lanczos": "bicubic", "border": "center", "fit": "center"}.get(value, "bilinear")
+    assert getattr(preprocessing_of(student), mode) == used
+    assert f"its {mode} {value!r} is not supported; {used} is used instead" in caplog.text
 
 
 @pytest.mark.parametrize(
