@@ -11,8 +11,8 @@ from torch import nn
 
 import zoo.models.embedding
 import zoo.teachers.torch_module
-import zoo.versions
 import zoo.training.fitting
+import zoo.versions
 from zoo import train
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError
