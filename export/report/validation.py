@@ -172,7 +172,9 @@ def validate(
     results: Mapping[str, RetrievalResult | LabelRetrievalResult] = by_class or by_labels
     fault = ""
     if reference is not None:
-        proof = proof_by_class(by_class["teacher"]) if by_class else proof_by_labels(by_labels["teacher"], images)
+        proof = (
+            proof_by_class(by_class["teacher"], images) if by_class else proof_by_labels(by_labels["teacher"], images)
+        )
         if proof.fault:
             fault = f"The teacher ({reference.name}) is {proof.fault}, so retention says nothing"
             warnings.append(f"{fault}. Check that its weights are loaded and its preprocessing is right.")

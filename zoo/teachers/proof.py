@@ -15,12 +15,16 @@ from zoo.models.embedding import fastest_device
 from zoo.models.preprocessing import Preprocessing
 from zoo.retrieval.label_measures import NDCG_K, LabelRetrievalResult, measure_by_labels, random_order
 from zoo.retrieval.measures import RetrievalResult, measure
-from zoo.retrieval.protocol import chance_of, require_measurable
+from zoo.retrieval.protocol import chance_of, positives_of, queries_and_gallery, require_measurable
 from zoo.teachers.base import Teacher
 
 log = logging.getLogger(__name__)
 
 _REACHABLE = 0.75  # a bound above this would refuse good teachers too
+_LEVEL = 0.00135  # share of random teachers that may pass; that of three standard errors of a normal distribution
+_ERRORS = 3.33  # standard errors beyond which that share lies where 30 deals estimate them (Student's distribution)
+_DEALT, _FEWEST = 2000, 30  # times that embeddings are dealt to images at random
+_IMAGES_DEALT = {"Recall@1": 20_000_000, "nDCG": 300_000}  # in all; of many images fewer deals tell as much
 
 
 @dataclass(frozen=True)
@@ -31,38 +35,62 @@ class Proof:
         measure: "Recall@1" or "nDCG@10".
         score: what the teacher reaches, in [0, 1].
         chance: what a random order reaches.
-        error: the standard error of that.
+        bound: what a random teacher exceeds once in 700 times.
         queries: how many were measured.
     """
 
     measure: str
     score: float
     chance: float
-    error: float
+    bound: float
     queries: int
 
     @property
     def sure(self) -> bool:
         """Whether the queries are enough to tell a good teacher from chance for sure."""
-        return self.chance + 3 * self.error <= _REACHABLE
+        return self.bound <= _REACHABLE
 
     @property
     def fault(self) -> str:
         """Say that the teacher is no better than chance; empty where it is better.
 
-        The bound is three standard errors above chance, or chance itself where the queries are few.
+        It must exceed the bound, or chance itself where the queries are few.
         """
-        if self.score > (self.chance + 3 * self.error if self.sure else self.chance):
+        if self.score > (self.bound if self.sure else self.chance):
             return ""
         return (
             f"no better than chance: {self.measure} {self.score:.4f}, chance {self.chance:.4f}, {self.queries} queries"
         )
 
 
-def proof_by_class(result: RetrievalResult) -> Proof:
-    """Return how far a teacher's Recall@1 is from chance."""
-    queries = len(result.queries)
-    return Proof("Recall@1", result.recall_at(1), result.chance, _standard_error(result.chance, queries), queries)
+def proof_by_class(result: RetrievalResult, images: ImageSet, seed: int = 0) -> Proof:
+    """Return how far a teacher's Recall@1 is from chance.
+
+    The bound is that of a permutation test: the same embeddings, dealt to the images of one role at random. Hits come
+    in pairs where two images are nearest to each other, so that a binomial bound would let too many pass.
+
+    Args:
+        result: measured on ``images``.
+        images: the images, with their classes.
+        seed: of the dealing.
+    """
+    assert images.labels is not None
+    generator, labels = np.random.default_rng(seed), images.labels
+    roles = np.full(len(images), "") if images.roles is None else images.roles.astype(str)
+    rows_of_roles = [np.flatnonzero(roles == role) for role in np.unique(roles)]
+    answerable = positives_of(images) > 0
+    has_positive = np.zeros(len(images), bool)
+    has_positive[queries_and_gallery(images)[0]] = answerable
+    nearest, dealt = result.neighbours[:, 0], []
+    owner = np.arange(len(images))
+    for _ in range(_deals(len(images), "Recall@1")):
+        for rows in rows_of_roles:
+            owner[rows] = generator.permutation(rows)
+        queries = owner[result.queries]
+        hits = labels[queries] == labels[owner[nearest]]
+        dealt.append(hits.sum() / max(has_positive[queries].sum(), 1))
+    bound = _bound(np.array(dealt), result.chance)
+    return Proof("Recall@1", result.recall_at(1), result.chance, bound, len(result.queries))
 
 
 def proof_by_labels(result: LabelRetrievalResult, images: ImageSet) -> Proof:
@@ -71,14 +99,15 @@ def proof_by_labels(result: LabelRetrievalResult, images: ImageSet) -> Proof:
     Raises:
         DataError: the labels do not tell one order of the images from another.
     """
-    dealt = [at_random.ndcg_at(NDCG_K) for at_random in random_order(result, images)]
-    chance, error = float(np.mean(dealt)), float(np.std(dealt, ddof=1))
+    orders = random_order(result, images, _deals(len(images), "nDCG"))
+    dealt = np.array([at_random.ndcg_at(NDCG_K) for at_random in orders])
+    chance = float(np.mean(dealt))
     if chance > 1 - 1e-9:
         raise DataError(
             f"By their continuous labels, all orders of the {len(images)} images are equally good, so nothing can be "
             "measured. Give more images, or labels that differ."
         )
-    return Proof(f"nDCG@{NDCG_K}", result.ndcg_at(NDCG_K), chance, error, len(result.queries))
+    return Proof(f"nDCG@{NDCG_K}", result.ndcg_at(NDCG_K), chance, _bound(dealt, chance), len(result.queries))
 
 
 def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
@@ -89,15 +118,15 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
         no class, or the teacher is known to have learned from them.
 
     Raises:
-        ModelError: it is within three standard errors of chance, or not above chance where there are so few queries and
-            classes that a good teacher might be.
+        ModelError: its score is one that random teachers reach, or not above chance where there are so few queries and
+            classes that a good teacher might be refused.
         DataError: the labels do not tell one order of the images from another.
     """
     embeddings = teacher.to(fastest_device()).embed_images(images)
     by_class = not judged_by_labels(teacher, images)
     if by_class:
         require_measurable(images, "labelled")
-        proof = proof_by_class(measure(embeddings, images, teacher.metric))
+        proof = proof_by_class(measure(embeddings, images, teacher.metric), images)
     else:
         proof = proof_by_labels(measure_by_labels(embeddings, images, teacher.metric), images)
     found = f"{proof.measure} {100 * proof.score:.2f} % on {proof.queries} queries (chance {100 * proof.chance:.2f} %)"
@@ -151,6 +180,19 @@ def enough_to_prove(teacher: Teacher, images: ImageSet) -> bool:
         return True
     chance, queries = chance_of(images)
     return chance + 3 * _standard_error(chance, queries) <= _REACHABLE
+
+
+def _deals(images: int, measure: str) -> int:
+    """Return how many times embeddings are dealt to so many images."""
+    return int(np.clip(_IMAGES_DEALT[measure] // max(images, 1), _FEWEST, _DEALT))
+
+
+def _bound(dealt: np.ndarray, chance: float) -> float:
+    """Return what a share of _LEVEL of random teachers exceeds, given what some of them reach."""
+    above = int(_LEVEL * (len(dealt) + 1)) - 1  # as many may reach a score that passes
+    if above >= 0:
+        return float(np.sort(dealt)[-1 - above])
+    return chance + _ERRORS * float(np.std(dealt, ddof=1))  # of many images the distribution is normal
 
 
 def _standard_error(chance: float, queries: int) -> float:

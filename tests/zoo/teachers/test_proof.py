@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from export.onnx.tracing import smooth_images
 from zoo import load_data, load_model, measure
@@ -18,7 +19,7 @@ from zoo.models.facts import facts_of
 from zoo.retrieval.label_measures import measure_by_labels
 from zoo.teachers.base import Teacher
 from zoo.teachers.opening import open_teacher
-from zoo.teachers.proof import prove_teacher
+from zoo.teachers.proof import _bound, proof_by_class, prove_teacher
 from zoo.teachers.ready import ArrayTeacher
 
 
@@ -32,6 +33,26 @@ def test_a_teacher_no_better_than_chance_is_refused(photos: Path) -> None:
     for seed in range(5):
         with pytest.raises(ModelError, match=r"no better than chance: Recall@1 .* chance .* queries"):
             prove_teacher(noise(images, seed), images)
+
+
+def test_random_teachers_do_not_pass_with_few_images_either() -> None:
+    # Of random teachers of 20 images in pairs, 1.3 % have 4 hits, since hits come in twos; of a binomial's, three
+    # standard errors above chance are 3.9.
+    ids, blank = [str(i) for i in range(20)], [np.zeros((8, 8, 3), np.uint8)] * 20
+    pairs = ImageSet(ids, blank, np.arange(20) // 2, [str(i) for i in range(10)])
+    for seed in range(5):
+        rows = np.random.default_rng(seed).normal(size=(20, 8)).astype(np.float32)
+        proof = proof_by_class(measure(rows, pairs), pairs)
+        assert proof.fault and proof.sure and 0.2 <= proof.bound <= 0.4
+
+
+def test_the_bound_is_what_a_stated_share_exceeds() -> None:
+    scores = np.random.default_rng(0).permutation(2000) / 2000
+    assert _bound(scores, 0.5) == 1998 / 2000  # one of 2001 reaches a score above it, counted with itself two
+    few = np.random.default_rng(0).normal(0.5, 0.01, 30)
+    assert _bound(few, 0.5) == pytest.approx(
+        0.5 + stats.t.ppf(1 - 0.00135, 29) * np.sqrt(31 / 30) * few.std(ddof=1), 1e-3
+    )
 
 
 def test_a_good_teacher_passes(photos: Path, tiny_teacher: Path) -> None:
@@ -48,7 +69,7 @@ def test_a_teacher_no_better_than_thumbnails_is_warned_of(photos: Path, caplog: 
     assert images.labels is not None
     # So much noise on the classes that it is far above chance, and below the thumbnails' near 1.
     rows = np.eye(6)[np.unique(images.labels, return_inverse=True)[1]]
-    rows += np.random.default_rng(0).normal(0, 0.6, size=rows.shape)
+    rows += np.random.default_rng(0).normal(0, 0.5, size=rows.shape)
     teacher = ArrayTeacher(dict(zip(images.ids, rows, strict=True)))
     result = prove_teacher(teacher, images)
     assert 0.3 < result["recall_at_1"] < 0.9
