@@ -131,7 +131,7 @@ def _mixed(
         query,
         int(of_query.shape[1]),
         exact(of_query, images, query.metric, gallery=of_gallery),
-        {"source": f"{query.source} → {gallery.source}", "pair": pair},
+        {"pair": pair},
     )
 
 

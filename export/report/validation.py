@@ -126,7 +126,7 @@ def validate(
     from export.report.verdict import gate, implausible, judge
     from zoo.data import load_data
     from zoo.files import write_json, write_text
-    from zoo.models.facts import names_only
+    from zoo.models.facts import names_only, told_apart
     from zoo.retrieval.bootstrap import retention_interval
     from zoo.retrieval.label_measures import NDCG_K, LabelRetrievalResult, measure_found_by_labels, random_and_best
     from zoo.retrieval.measures import RetrievalResult, measure_found, neighbour_overlap
@@ -197,6 +197,7 @@ def validate(
         stage: result.ndcg(NDCG_K) for stage, result in by_labels.items()
     }
     stages: list[dict[str, Any]] = []
+    names = told_apart([search.model.source for search in searches])
     for search in searches:
         stage, model = search.stage, search.model
         of_teacher: dict[str, Any] = dict.fromkeys(("retention", "retention_interval", "neighbour_overlap"))
@@ -209,7 +210,7 @@ def validate(
         stages.append(
             {
                 "stage": stage,
-                "source": model.source,
+                "source": names[model.source],
                 **(by_class[stage].summary() if by_class else {}),
                 **(by_labels[stage].summary() if by_labels else {}),
                 **of_teacher,
@@ -267,8 +268,10 @@ def validate(
     for warning in warnings:
         log.warning(warning)
     warnings += noted
+    sources = {row["stage"]: row["source"] for row in stages}
     for row in stages:
         if "pair" in row:
+            row["source"] = " → ".join(sources[row["pair"][side]] for side in ("query", "gallery"))
             row["pair"] |= finding(row["stage"], row["pair"], kept, retained(content), bootstrap, seed)
     cache.tidy()
     write_text(out / "report.html", render_html(content, by_class, images, by_labels))

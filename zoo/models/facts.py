@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ def without_places(facts: ModelFacts) -> ModelFacts:
 
 
 _ABSOLUTE = re.compile(
-    r"^(?P<kind>[a-z0-9-]{2,}:)?(?:/|~|[A-Za-z]:[\\/]|\\\\)(?:.*[\\/])?(?P<name>[^\\/]+)[\\/]*$", re.DOTALL
+    r"^(?P<kind>[a-z0-9_-]{2,}:(?:[\w.-]+/(?=[/~]))?)?(?:/|~|[A-Za-z]:[\\/]|\\\\)(?:.*[\\/])?(?P<name>[^\\/]+)[\\/]*$",
+    re.DOTALL,
 )
 
 
@@ -77,3 +79,23 @@ def names_only(value: Any) -> Any:
     if not isinstance(value, str) or not (found := _ABSOLUTE.fullmatch(value)):
         return value
     return (found["kind"] or "") + found["name"]
+
+
+def told_apart(places: Sequence[str]) -> dict[str, str]:
+    """Return a short name of each place: of absolute paths the name alone, and the folders above where two share it.
+
+    ``/a/one/model.onnx`` and ``/a/two/model.onnx`` become ``one/model.onnx`` and ``two/model.onnx``. Relative paths,
+    and names of another kind, stay.
+    """
+    names = {}
+    for place in dict.fromkeys(places):
+        path, mark, fragment = place.partition("#")
+        short = names_only(path)
+        if short != path:
+            parts = re.split(r"[\\/]+", path.rstrip("\\/"))[1:]
+            others = [other.partition("#")[0] for other in places]
+            others = [re.split(r"[\\/]+", other.rstrip("\\/"))[1:] for other in others if other != path]
+            kept = next((n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others)), 1)
+            short = "/".join([short.rpartition(parts[-1])[0] + parts[-kept], *parts[len(parts) - kept + 1 :]])
+        names[place] = f"{short}{mark}{fragment}"
+    return names

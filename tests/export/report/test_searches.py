@@ -143,7 +143,8 @@ def test_a_mixed_pair_against_its_definition(
     rows = stages(report.content)
     assert list(rows) == ["teacher", "onnx-int8", "onnx-fp32", "onnx-int8 → onnx-fp32"]  # the last model given is last
     pair = rows["onnx-int8 → onnx-fp32"]
-    assert pair["source"] == f"{noisy} → {artefact}"
+    assert pair["source"] == f"{rows['onnx-int8']['source']} → {rows['onnx-fp32']['source']}"
+    assert not any(Path(row["source"]).is_absolute() for row in rows.values())
     query, gallery = (
         vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         for vectors in (embedded(noisy, images), embedded(artefact, images))
