@@ -18,7 +18,7 @@ from zoo.errors import DataError, require_known
 from zoo.extras import is_installed
 from zoo.progress import progress
 
-MEMORY = 256 << 20
+MEMORY = 128 << 20
 """Bytes to work in, beyond the vectors themselves."""
 CHUNK_BYTES = 128 << 20
 _BRUTE_FORCE_FROM = 4096  # candidates; beyond, one row of all distances costs less than sorting gathered ones
@@ -275,5 +275,10 @@ def comparable(embeddings: np.ndarray, metric: str) -> np.ndarray:
     require_known("metric", metric, ("cosine", "euclidean"))
     if metric == "euclidean":
         return vectors
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    unit = np.empty_like(vectors)
+    step = max(1, CHUNK_BYTES // 8 // (16 * max(vectors.shape[1], 1)))
+    for start in range(0, len(vectors), step):
+        part = vectors[start : start + step].astype(np.float64)
+        part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+        unit[start : start + step] = part
+    return unit

@@ -62,7 +62,7 @@ class Products:
         self.columns = min(_multiple(memory // 4 // row_bytes), _multiple(len(gallery) + _GROUP - 1), _COLUMNS)
         self.norms = torch.empty(len(gallery), device=self.device)
         self.residuals = torch.empty(len(gallery), device=self.device)
-        keep = len(gallery) * (gallery.shape[1] + 2 * _PARTS) * self.dtype.itemsize <= memory // 4
+        keep = len(gallery) * (gallery.shape[1] + 2 * _PARTS) * self.dtype.itemsize <= memory // 2
         self.sides: Tensor | None = None
         if keep:
             self.sides = torch.empty(len(gallery), gallery.shape[1] + 2 * _PARTS, dtype=self.dtype, device=self.device)
