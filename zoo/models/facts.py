@@ -93,8 +93,8 @@ def told_apart(places: Sequence[str]) -> dict[str, str]:
         short = names_only(path)
         if short != path:
             parts = re.split(r"[\\/]+", path.rstrip("\\/"))[1:]
-            others = [other.partition("#")[0] for other in places]
-            others = [re.split(r"[\\/]+", other.rstrip("\\/"))[1:] for other in others if other != path]
+            paths = [other.partition("#")[0] for other in places]
+            others = [re.split(r"[\\/]+", other.rstrip("\\/"))[1:] for other in paths if other != path]
             kept = next((n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others)), 1)
             short = "/".join([short.rpartition(parts[-1])[0] + parts[-kept], *parts[len(parts) - kept + 1 :]])
         names[place] = f"{short}{mark}{fragment}"
