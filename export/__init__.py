@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from export.report.validation import Report, validate
     from export.runtime import Embedder
     from export.shipping import Exported, export_model
+    from export.web.demo import demo_web
 
 __all__ = [
     "Embedder",
@@ -27,6 +28,7 @@ __all__ = [
     "Report",
     "bench",
     "build_index",
+    "demo_web",
     "embed_data",
     "export_model",
     "inspect",
@@ -50,6 +52,7 @@ _HOME = {
     "search_index": "export.index.verbs",
     "to_onnx": "export.onnx.fp32",
     "validate": "export.report.validation",
+    "demo_web": "export.web.demo",
     "publish": "export.hub.publish",
     "write_hub": "export.hub.folder",
     "write_parity": "export.parity.pack",

@@ -45,6 +45,7 @@ PUBLIC = {
         "Report",
         "bench",
         "build_index",
+        "demo_web",
         "embed_data",
         "export_model",
         "inspect",

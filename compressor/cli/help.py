@@ -25,7 +25,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "models and files": (
         *("model", "models", "teacher", "given_teacher", "file", "files", "source", "gallery", "index", "queries"),
         *("out", "input", "query_encoder", "gallery_encoder", "allow_other_encoder", "layout", "license", "report"),
-        *("parity", "folder", "repo", "private", "yes"),
+        *("parity", "folder", "repo", "private", "yes", "runtime", "vectors", "webgpu"),
     ),
     "data": ("data", *_names("data")),
     "network": (*_names("network"), "metric"),

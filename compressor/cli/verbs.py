@@ -22,12 +22,13 @@ VERBS: dict[str, str] = {  # and the functions that they are
     "embed": "export.embedding.embed_data:embed_data",
     "bench": "export.benchmark.bench:bench",
     "inspect": "export.onnx.inspection:inspect",
+    "demo-web": "export.web.demo:demo_web",
     "index build": "export.index.verbs:build_index",
     "index search": "export.index.verbs:search_index",
 }
 EXPORT_MODEL = "export.shipping:export_model"  # whose options export passes on
 GROUPS = {"index": "Galleries that can be searched."}  # the first word of verbs of two
-NEEDS_TRAIN = ("train", "distill", "export", "validate", "run")  # the extra; the others do without it
+NEEDS_TRAIN = ("train", "distill", "export", "validate", "run", "demo-web")  # the extra; the others do without it
 # Options that may be given as plain words right after the verb, in this order; a list takes all of them.
 LEADING = {
     "check": ["data"],
@@ -40,6 +41,7 @@ LEADING = {
     "embed": ["model", "source", "out"],
     "bench": ["files"],
     "inspect": ["file"],
+    "demo-web": ["model", "gallery", "out"],
     "index build": ["model", "gallery", "out"],
     "index search": ["index", "queries"],
 }
