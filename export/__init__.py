@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from export.embedding.embed_data import embed_data
     from export.hub.folder import write_hub
     from export.hub.publish import publish
+    from export.index.exporting import export_index
     from export.index.verbs import build_index, search_index
     from export.onnx.fp32 import to_onnx
     from export.onnx.inspection import inspect
@@ -30,6 +31,7 @@ __all__ = [
     "build_index",
     "demo_web",
     "embed_data",
+    "export_index",
     "export_model",
     "inspect",
     "publish",
@@ -48,6 +50,7 @@ _HOME = {
     "embed_data": "export.embedding.embed_data",
     "inspect": "export.onnx.inspection",
     "export_model": "export.shipping",
+    "export_index": "export.index.exporting",
     "build_index": "export.index.verbs",
     "search_index": "export.index.verbs",
     "to_onnx": "export.onnx.fp32",

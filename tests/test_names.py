@@ -47,6 +47,7 @@ PUBLIC = {
         "build_index",
         "demo_web",
         "embed_data",
+        "export_index",
         "export_model",
         "inspect",
         "publish",

@@ -26,6 +26,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         *("model", "models", "teacher", "given_teacher", "file", "files", "source", "gallery", "index", "queries"),
         *("out", "input", "query_encoder", "gallery_encoder", "allow_other_encoder", "layout", "license", "report"),
         *("parity", "folder", "repo", "private", "yes", "runtime", "vectors", "webgpu"),
+        *("format", "dtype", "rows_per_part", "shard"),
     ),
     "data": ("data", *_names("data")),
     "network": (*_names("network"), "metric"),

@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {  # and the functions that they are
     "demo-web": "export.web.demo:demo_web",
     "index build": "export.index.verbs:build_index",
     "index search": "export.index.verbs:search_index",
+    "index export": "export.index.exporting:export_index",
 }
 EXPORT_MODEL = "export.shipping:export_model"  # whose options export passes on
 GROUPS = {"index": "Galleries that can be searched."}  # the first word of verbs of two
@@ -44,6 +45,7 @@ LEADING = {
     "demo-web": ["model", "gallery", "out"],
     "index build": ["model", "gallery", "out"],
     "index search": ["index", "queries"],
+    "index export": ["index", "out"],
 }
 LISTS = ("models", "files", "queries")  # of those
 SECTIONS: dict[str, str] = {  # of the verb run

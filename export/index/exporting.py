@@ -1,0 +1,94 @@
+"""The verb index export: the vectors of an index for other stores."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from export.index.gallery import read_facts, read_vectors
+from export.index.vector_index import VectorIndex
+from zoo.arguments import require_valid
+from zoo.errors import OptionError, require_known
+from zoo.extras import is_installed, missing
+from zoo.files import digest, replacing, require_writable, write_json
+from zoo.formats.embedding_parts import EmbeddingFacts, write_facts, write_part
+from zoo.paths import given_path
+
+log = logging.getLogger(__name__)
+
+FORMATS = PARQUET, NPY = ("parquet", "npy")
+_WHOLE = ("flat", "hnsw", "sq8")  # kinds that give back their vectors; sq8 to the middle of a step
+
+
+def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, rows_per_part: int = 10_000) -> Path:
+    """Write the vectors of an index for other stores: Parquet as embed writes it, or .npy files.
+
+    Parquet files have the columns id and vector (of fixed size), and the encoder's digest in their schema's metadata;
+    index build reads the folder as it reads one of embed. With npy, each vectors-NNNNN.npy, float32 (N, D), has its ids
+    in ids-NNNNN.json, and encoder.json has the digest. Vectors of sq8 are as exact as it stores them.
+
+    Args:
+        index: folder made by index build, of kind flat, hnsw or sq8.
+        out: the folder to write, new or empty.
+        format: parquet or npy.
+        rows_per_part: images of each file.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: the index is missing or broken.
+        OptionError: its kind keeps no vectors, or ``out`` is not empty.
+        MissingExtraError: pyarrow, for Parquet, or faiss is not installed.
+    """
+    require_valid({"rows_per_part": rows_per_part})
+    require_known("format", format, FORMATS)
+    require_writable(out)
+    source, place = given_path(index), given_path(out)
+    if place.is_dir() and any(place.iterdir()):
+        raise OptionError(f"{place} is not empty. Choose another out.")
+    if format == PARQUET and not is_installed("pyarrow"):
+        raise missing(f"The folder {place} of Parquet files", "pyarrow")
+    said = read_facts(source)
+    if said["kind"] not in _WHOLE:
+        raise OptionError(
+            f"{source} is of kind {said['kind']}, which does not keep vectors. Build one of kind flat for this, or "
+            "embed the images to a folder."
+        )
+    stored, ids = read_vectors(source, said)
+    vectors = _vectors_of(stored)
+    facts = EmbeddingFacts(
+        model=str(said["encoder"]["source"]).rstrip("/").split("/")[-1],
+        model_digest=said["encoder"]["digest"],
+        metric=said["metric"],
+        dim=stored.dim,
+        dtype="float32",
+        images_digest=digest(source / "ids.json")[:16],
+        images=len(ids),
+        rows_per_part=rows_per_part,
+    )
+    place.mkdir(parents=True, exist_ok=True)
+    for part in range(facts.parts):
+        rows = slice(part * rows_per_part, (part + 1) * rows_per_part)
+        if format == PARQUET:
+            write_part(place, part, facts, ids[rows], vectors[rows], None, ())
+        else:
+            with replacing(place / f"vectors-{part:05d}.npy") as temporary:
+                np.save(temporary, vectors[rows])
+            write_json(place / f"ids-{part:05d}.json", ids[rows])
+    if format == PARQUET:
+        write_facts(place, facts)
+    else:
+        about = ("model", "model_digest", "metric", "dim", "images", "rows_per_part")
+        write_json(place / "encoder.json", {name: getattr(facts, name) for name in about})
+    log.info("%s: %d vectors in %d parts, %d dimensions", place, len(ids), facts.parts, facts.dim)
+    return place
+
+
+def _vectors_of(stored: VectorIndex) -> np.ndarray:
+    """Return float32 ``(N, D)``."""
+    inner = stored.faiss
+    vectors: np.ndarray = inner.vectors if hasattr(inner, "vectors") else inner.reconstruct_n(0, len(stored))
+    return vectors
