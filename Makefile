@@ -3,7 +3,8 @@
 # make lint   ruff and mypy
 # make docs   the documentation site, in build/site
 # make test-install   the wheel in an environment of its own, with what a device needs
-# make test-ecosystem the hub folder in transformers, sentence-transformers, fastembed and, with Node, transformers.js
+# make test-ecosystem the hub folder in transformers, sentence-transformers, fastembed and, with Node, transformers.js;
+#                     with Chromium too, the page of demo-web
 # make test-oldest    the core of the suite with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV := .venv

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted(path for where in ("*.md", "docs/**/*.md", "benchmarks/**/*.md") for path in ROOT.glob(where))
+DOCUMENTS = sorted(
+    path for where in ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/**/*.md") for path in ROOT.glob(where)
+)
 REPOSITORY = re.compile(  # as the README names it, whose links must work on a package index too
     r"https://(?:github\.com/([\w-]+/[\w-]+)/(?:blob|tree)|raw\.githubusercontent\.com/([\w-]+/[\w-]+))/main/([^#]*)#?(.*)"
 )

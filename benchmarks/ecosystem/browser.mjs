@@ -12,9 +12,10 @@ const SIZES = { phone: { width: 390, height: 844 }, desktop: { width: 1280, heig
 const SECONDS = 120_000;
 
 const job = JSON.parse(await readFile(process.argv[2], "utf8"));
-const seen = { messages: [], requests: [], failed: [], searches: [] };
+const seen = { version: "", messages: [], requests: [], failed: [], searches: [] };
 const args = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", ...job.args];
 const browser = await chromium.launch({ executablePath: job.chromium, args });
+seen.version = browser.version();
 try {
   const context = await browser.newContext({ viewport: SIZES.desktop, permissions: ["camera"] });
   const page = await context.newPage();
@@ -32,12 +33,14 @@ try {
   seen.error = await page.textContent("#error");
   for (let round = 0; round < job.rounds && !seen.error; round++) {
     for (const file of job.files) {
+      await page.evaluate(forget);
       await page.setInputFiles("#file", file);
       seen.searches.push({ file, ...(await searched(page, path.basename(file))) });
     }
   }
   seen.peak_kb = await peak(browser);
   if (job.camera && !seen.error) {
+    await page.evaluate(forget);
     await page.click("#camera");
     await page.click("#shoot");
     seen.camera = await searched(page, "the picture");
@@ -60,6 +63,12 @@ try {
   await browser.close();
 }
 await writeFile(job.out, JSON.stringify(seen));
+
+/** Clear, in the page, what tells that a search has ended. */
+function forget() {
+  document.getElementById("status").textContent = "";
+  document.getElementById("error").hidden = true;
+}
 
 async function facts(page) {
   const [names, values] = [await page.locator("#facts dt").allTextContents(), await page.locator("#facts dd").allTextContents()];

@@ -33,8 +33,8 @@ class Packed:
 def pack(vectors: np.ndarray, kind: str, metric: str) -> Packed:
     """Pack vectors.
 
-    sq8 is faiss's ``QT_8bit``: the range of each dimension is divided into 255 steps, and a code, the number of the step
-    that a value is in, stands for the middle of that step.
+    sq8 is faiss's ``QT_8bit``: the range of each dimension is divided into 255 steps, and a code, the number of the
+    step that a value is in, stands for the middle of that step.
 
     Args:
         vectors: float ``(N, D)``.

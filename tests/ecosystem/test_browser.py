@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 from benchmarks.ecosystem import pages
+from export.onnx.fp32 import to_onnx
 from export.runtime import Embedder
 from export.web.demo import demo_web
 from tests.conftest import blob
+from zoo import create_model
 
 pytestmark = pytest.mark.skipif(bool(pages.obstacle()), reason=pages.obstacle())
 
@@ -22,15 +26,20 @@ _ORIENTATION = 0x0112
 
 @pytest.fixture(scope="module")
 def model(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from export.onnx.fp32 import to_onnx
-
     return to_onnx(tiny_teacher, tmp_path_factory.mktemp("model") / "model.onnx")
 
 
-@pytest.fixture(scope="module", params=["flat", "sq8"])
-def page(request: pytest.FixtureRequest, model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def page(model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runtime = Path(pages.NODE_MODULES) / "onnxruntime-web"
-    return demo_web(model, photos, tmp_path_factory.mktemp("page") / "demo", runtime=runtime, kind=request.param)
+    return demo_web(model, photos, tmp_path_factory.mktemp("page") / "demo", runtime=runtime)
+
+
+@pytest.fixture(scope="module")
+def sq8_page(model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runtime = Path(pages.NODE_MODULES) / "onnxruntime-web"
+    folder = tmp_path_factory.mktemp("sq8") / "demo"
+    return demo_web(model, photos, folder, runtime=runtime, kind="sq8", webgpu=False)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +90,11 @@ def require_same_neighbours(page: Path, search: dict[str, Any], within: float) -
     assert places[0] == 0 or scores[0] - scores[places[0]] <= within
 
 
-def test_the_page_finds_what_embedder_finds_without_errors_or_requests_outside(page: Path, queries: list[Path]) -> None:
+@pytest.mark.parametrize("kind", ["page", "sq8_page"])
+def test_the_page_finds_what_embedder_finds_without_errors_or_requests_outside(
+    kind: str, queries: list[Path], request: pytest.FixtureRequest
+) -> None:
+    page: Path = request.getfixturevalue(kind)
     seen = pages.look_at(page, queries, camera=True)
     require_clean(seen)
     assert seen["facts"]["Backend"] == "wasm, 1 thread" and seen["facts"]["Self-test"].startswith("passed")
@@ -108,24 +121,17 @@ def test_webgpu_computes_the_same_where_it_is_asked_for(page: Path, queries: lis
 
 
 def test_what_cannot_be_searched_is_said_on_the_page(page: Path, tmp_path: Path) -> None:
-    broken, thin = tmp_path / "<b>broken</b>.jpg", tmp_path / "thin.png"
+    broken, thin = tmp_path / "<b>broken.jpg", tmp_path / "thin.png"
     broken.write_bytes(b"no image")
     Image.new("RGB", (900, 3)).save(thin)
     seen = pages.look_at(page, [broken, thin])
     messages = [search["error"] for search in seen["searches"]]
-    assert messages[0] == "This browser cannot decode <b>broken</b>.jpg. Choose a JPEG, PNG or WebP file."
+    assert messages[0] == "This browser cannot decode <b>broken.jpg. Choose a JPEG, PNG or WebP file."
     assert messages[1] == "thin.png has 900 × 3 pixels; its sides differ more than 200 times."
 
 
 def test_a_model_that_is_not_the_gallery_s_fails_the_test_of_the_page(page: Path, photos: Path, tmp_path: Path) -> None:
     """Wasm is used all the same, with a warning; WebGPU would not be."""
-    import shutil
-
-    import torch
-
-    from export.onnx.fp32 import to_onnx
-    from zoo import create_model
-
     torch.manual_seed(1)
     other = shutil.copytree(page, tmp_path / "other")
     to_onnx(create_model("test_resnet", 32, image_size=32).eval(), tmp_path / "other.onnx")

@@ -239,8 +239,8 @@ function show(found) {
       number.textContent = score(apart).toFixed(3);
       const id = document.createElement("span");
       id.className = "id";
-      // Lines may break after a slash.
-      for (const part of gallery.ids[row].split(/(?<=\/)/)) id.append(part, document.createElement("wbr"));
+      // Lines may break after a slash or an underscore.
+      for (const part of gallery.ids[row].split(/(?<=[/_])/)) id.append(part, document.createElement("wbr"));
       caption.append(number, id);
       item.append(picture, caption);
       return item;
