@@ -20,6 +20,7 @@ from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean, first_line, shown
 from zoo.files import alone_in, digest, model_digest, write_json, write_text
 from zoo.formats.documents import FLAG, MAPPING, TEXT, Kind, list_of, read_document, require_kinds
+from zoo.models.facts import names_only, told_apart
 from zoo.paths import given_path
 from zoo.stage import is_first_process, plain
 from zoo.training.defaults import filled
@@ -204,7 +205,7 @@ def _export(
     Returns:
         The files, and the refusal of int8, now or when this was tried before.
     """
-    inputs = plain({"options": options, "data": splits.digest, "model": model_digest(student)})
+    inputs = names_only(plain({"options": options, "data": splits.digest, "model": model_digest(student)}))
     made_of = folder / "inputs.json"
     asked = files_of(student, folder, options["precision"], options["input"])
     if made_of.is_file():
@@ -240,8 +241,9 @@ def _report(
     pair = [given_path(options[name]) for name in ("query_encoder", "gallery_encoder") if options[name] is not None]
     files = [*models, *pair]
     of_models = [_digest_of(teacher), *map(model_digest, files)]
-    inputs = plain({"options": options, "data": splits.digest, "models": of_models})
-    inputs["paths"] = [str(teacher), *map(str, files)]  # which the report names
+    inputs = names_only(plain({"options": options, "data": splits.digest, "models": of_models}))
+    names = told_apart(places := [str(teacher), *map(str, files)])
+    inputs["names"] = [names[place] for place in places]  # as the report has them
     made_of, finished = folder / "inputs.json", folder / "report.json"
     if finished.is_file() and made_of.is_file():
         made = read_record(made_of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,8 +32,10 @@ from zoo.formats.documents import (
 )
 from zoo.formats.embedding_parts import read_embeddings
 from zoo.formats.onnx_content import digest_of
+from zoo.models.facts import names_only
+from zoo.paths import expanded, is_there
 from zoo.progress import progress
-from zoo.teachers.address import path_of
+from zoo.teachers.address import parse_address, path_of
 from zoo.versions import versions
 
 SCHEMA = 1
@@ -168,6 +171,7 @@ def write_folder(folder: Path, index: VectorIndex, ids: Sequence[str], facts: di
         "bytes_per_vector": (size - index.fixed_bytes) / len(index),
     }
     content = known | facts | {"versions": versions()}
+    content["encoder"] = dict(facts["encoder"]) | {"source": _as_seen_from(folder, facts["encoder"]["source"])}
     content["digests"] = {name: digest(folder / name) for name in (_VECTORS, _IDS)}
     write_json(folder / _FACTS, content | {"seal": seal_of(content)})
 
@@ -249,7 +253,7 @@ def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, a
     Raises:
         ModelError: it is missing or broken, its vectors cannot be compared with the index's, or it is another one.
     """
-    built_with = facts["encoder"]
+    built_with = facts["encoder"] | {"source": _found_from(folder, facts["encoder"]["source"])}
     source = str(built_with["source"] if model is None else model)
     path = path_of(source)
     if model is None and path is not None and not path.exists():
@@ -272,6 +276,24 @@ def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, a
             f"{remedy}"
         )
     return encoder
+
+
+def _as_seen_from(folder: Path, source: str) -> str:
+    """Return an encoder's name with its path, if it has one, relative to the index: the two can be moved together."""
+    place = parse_address(source).name
+    if not is_there(expanded(place)):
+        return source
+    try:
+        return source.replace(place, Path(os.path.relpath(expanded(place).resolve(), folder.resolve())).as_posix(), 1)
+    except ValueError:  # on another drive
+        return str(names_only(source))
+
+
+def _found_from(folder: Path, source: str) -> str:
+    """Return an encoder's name with the path that is meant from here; as it is where nothing is there."""
+    place = parse_address(source).name
+    here = os.path.normpath(folder.resolve() / place)
+    return source.replace(place, here, 1) if is_there(Path(here)) else source
 
 
 def _named(facts: dict[str, Any]) -> str:

@@ -64,6 +64,7 @@ def build_index(
     from export.index.vector_index import make_index, parameters_for
     from zoo.data import load_images
     from zoo.formats.embedding_parts import is_embedding_folder
+    from zoo.models.facts import names_only
 
     require_valid({"max_unreadable": max_unreadable, "seed": seed})
     require_writable(out)
@@ -79,8 +80,8 @@ def build_index(
         ids, vectors = images.ids, encoder.embed(images)
     index = make_index(vectors, kind, encoder.metric, options, seed)
     out = given_path(out)
-    named = str(gallery) if isinstance(gallery, str | Path) else type(gallery).__name__
-    write_folder(out, index, ids, {"seed": seed, "gallery": named, "encoder": encoder.facts})
+    gallery_name = names_only(str(gallery)) if isinstance(gallery, str | Path) else type(gallery).__name__
+    write_folder(out, index, ids, {"seed": seed, "gallery": gallery_name, "encoder": encoder.facts})
     log.info("%s: %d images, %s", out, len(index), kind)
     return out
 

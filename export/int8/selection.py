@@ -100,7 +100,7 @@ def choose_int8(
     schemes = schemes_for(network, target, has_vnni())
     content: dict[str, Any] = {
         "schema": SCHEMA,
-        "model": traced.name,
+        "model": names_only(traced.name),
         "target": target,
         "budget": {"max_drop": max_drop, "by": budget_by},
         "measure": None,
