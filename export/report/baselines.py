@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from export.report.embedding_cache import EmbeddingCache
+from export.embedding.cache import EmbeddingCache
 from export.report.measured_models import MeasuredModel
 from export.report.searches import Search, exact_search
 from zoo.data.image_set import DataSplits, ImageSet

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from export.benchmark.timing import median_and_p95, thread_counts, timed_in_turn
+from export.embedding.cache import EmbeddingCache
 from export.index.gallery import embed_images
-from export.report.embedding_cache import EmbeddingCache
 from export.runtime import Embedder
 from zoo.arguments import TeacherLike, same_place
 from zoo.data.image_set import DataSplits, ImageSet

@@ -110,9 +110,9 @@ def validate(
         raise OptionError("No model to validate. Name at least one model folder or .onnx file.")
     require_writable(out)
 
+    from export.embedding.cache import EmbeddingCache
     from export.report.baselines import Baselines, make_baselines
     from export.report.content import retained
-    from export.report.embedding_cache import EmbeddingCache
     from export.report.measured_models import (
         latencies,
         open_models,

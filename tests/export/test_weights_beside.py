@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from export import Embedder, bench, build_index, inspect, search_index
-from export.report.embedding_cache import EmbeddingCache
+from export.embedding.cache import EmbeddingCache
 from export.report.measured_models import _onnx, open_models
 from zoo import ModelError
 from zoo.formats.onnx_content import digest_of

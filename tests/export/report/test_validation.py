@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from export import export_model, to_onnx, validate
-from export.report.embedding_cache import EmbeddingCache
+from export.embedding.cache import EmbeddingCache
 from export.report.measured_models import latencies, open_models
 from zoo import DataError, ModelError, OptionError, load_data, load_model, measure
 from zoo.models.embedding import embed

@@ -12,7 +12,7 @@ from PIL import Image
 
 import export.runtime
 from export import validate
-from export.report.embedding_cache import EmbeddingCache
+from export.embedding.cache import EmbeddingCache
 from zoo.data.image_set import ImageSet
 from zoo.models.folder import load_model, save_model
 from zoo.teachers.torch_module import TorchTeacher
