@@ -100,7 +100,7 @@ def render(character: str, face: str, distortion: np.ndarray | None = None) -> n
 
 @cache
 def _font(face: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_font_path(face), size)
+    return ImageFont.truetype(str(_font_path(face)), size)  # Pillow 10.0 takes text alone
 
 
 def _font_path(face: str) -> Path:
