@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.index.gallery import read_facts, read_vectors
-from export.index.vector_index import VectorIndex
 from zoo.arguments import require_valid
 from zoo.errors import OptionError, require_known
 from zoo.extras import is_installed, missing
 from zoo.files import digest, replacing, require_writable, write_json
 from zoo.formats.embedding_parts import EmbeddingFacts, write_facts, write_part
 from zoo.paths import given_path
+
+if TYPE_CHECKING:
+    from export.index.vector_index import VectorIndex
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
         raise OptionError(f"{place} is not empty. Choose another out.")
     if format == PARQUET and not is_installed("pyarrow"):
         raise missing(f"The folder {place} of Parquet files", "pyarrow")
+    from export.index.gallery import read_facts, read_vectors
+
     said = read_facts(source)
     if said["kind"] not in _WHOLE:
         raise OptionError(

@@ -7,14 +7,11 @@ import shutil
 import tempfile
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from export.index.gallery import Encoder, embeddings_by, open_encoder
-from export.onnx.graph import read_onnx
-from export.runtime import Embedder
 from export.web.packed import KINDS, Packed, pack
 from export.web.runtime_files import copy_runtime, find_runtime
 from zoo.arguments import DataLike, require_valid
@@ -23,6 +20,10 @@ from zoo.errors import DataError, ModelError, OptionError, require_known, shown
 from zoo.files import require_writable, write_json
 from zoo.formats.onnx_content import files_of, size_of
 from zoo.paths import given_path
+
+if TYPE_CHECKING:
+    from export.index.gallery import Encoder
+    from export.runtime import Embedder
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ def demo_web(
     file = given_path(model)
     embedder = _open(file)
     images = load_images(gallery, columns).checked(max_unreadable)
+    from export.index.gallery import open_encoder
+
     encoder = open_encoder(file)
     packed = pack(_vectors_of(images, encoder, vectors), kind, encoder.metric)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +120,8 @@ def _require_ours(place: Path) -> None:
 def _open(file: Path) -> Embedder:
     if file.suffix != ".onnx":
         raise ModelError(f"{file} is no .onnx file. Make one with export: compressor export {file} model.onnx")
+    from export.runtime import Embedder
+
     embedder = Embedder(file)
     if embedder.input != "pixels":
         raise ModelError(
@@ -131,6 +136,8 @@ def _vectors_of(images: ImageSet, encoder: Encoder, vectors: str | Path | None) 
     """Return the images' vectors, float32 ``(N, D)``: made now, or read."""
     if vectors is None:
         return encoder.embed(images)
+    from export.index.gallery import embeddings_by
+
     ids, read = embeddings_by(encoder, given_path(vectors))
     rows = {name: row for row, name in enumerate(ids)}
     lacking = [name for name in images.ids if name not in rows]
@@ -153,6 +160,8 @@ def _write_thumbnails(images: ImageSet, folder: Path) -> None:
 
 def _antialiased(file: Path) -> list[str]:
     """Return the names of nodes that onnxruntime-web's WebGPU does not compute: Resize with antialiasing."""
+    from export.onnx.graph import read_onnx
+
     nodes = [node for node in read_onnx(file).graph.node if node.op_type == "Resize"]
     return [node.name for node in nodes if any(each.name == "antialias" and each.i for each in node.attribute)]
 
