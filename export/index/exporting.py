@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,9 +13,6 @@ from zoo.extras import is_installed, missing
 from zoo.files import digest, replacing, require_writable, write_json
 from zoo.formats.embedding_parts import EmbeddingFacts, write_facts, write_part
 from zoo.paths import given_path
-
-if TYPE_CHECKING:
-    from export.index.vector_index import VectorIndex
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +58,8 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
             "embed the images to a folder."
         )
     stored, ids = read_vectors(source, said)
-    vectors = _vectors_of(stored)
+    inner = stored.faiss
+    vectors: np.ndarray = inner.vectors if hasattr(inner, "vectors") else inner.reconstruct_n(0, len(stored))
     facts = EmbeddingFacts(
         model=str(said["encoder"]["source"]).rstrip("/").split("/")[-1],
         model_digest=said["encoder"]["digest"],
@@ -89,10 +86,3 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
         write_json(place / "encoder.json", {name: getattr(facts, name) for name in about})
     log.info("%s: %d vectors in %d parts, %d dimensions", place, len(ids), facts.parts, facts.dim)
     return place
-
-
-def _vectors_of(stored: VectorIndex) -> np.ndarray:
-    """Return float32 ``(N, D)``."""
-    inner = stored.faiss
-    vectors: np.ndarray = inner.vectors if hasattr(inner, "vectors") else inner.reconstruct_n(0, len(stored))
-    return vectors
