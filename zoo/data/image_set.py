@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,9 +183,9 @@ class ImageSet:
                 kept_bytes += result.nbytes if keep else 0
                 yield result if keep else self.sources[index]
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Return 16 hexadecimal digits that change with the images; see :attr:`DataSplits.digest`."""
+        """16 hexadecimal digits that change with the images; see :attr:`DataSplits.digest`."""
         hashed = hashlib.sha256()
         self.add_to(hashed)
         return hashed.hexdigest()[:16]

@@ -81,9 +81,7 @@ def nearest(
     rounded = True
     while len(pending):
         unsettled = []
-        finder = _finder(gallery, centre, scale, memory, rounded, len(pending))
-        if count >= min(len(gallery), _BRUTE_FORCE_FROM):
-            finder = _Everything(len(gallery), memory)
+        finder = _finder(gallery, centre, scale, memory, rounded, len(pending), count)
         for rows, found, floor in _candidates(finder, queries, gallery, pending, k, count, exclude):
             found, distances = _in_order(queries[rows], gallery, found, scale, memory)
             best = np.where(np.isinf(distances[:, :k]), -1, found[:, :k])
@@ -133,8 +131,12 @@ def _frame(queries: np.ndarray, gallery: np.ndarray, memory: int) -> tuple[np.nd
     return centre, math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0
 
 
-def _finder(gallery: np.ndarray, centre: np.ndarray, scale: float, memory: int, rounded: bool, queries: int) -> _Finder:
-    """Return what proposes candidates fastest here."""
+def _finder(
+    gallery: np.ndarray, centre: np.ndarray, scale: float, memory: int, rounded: bool, queries: int, count: int
+) -> _Finder:
+    """Return what proposes ``count`` candidates of each query fastest here."""
+    if count >= min(len(gallery), _BRUTE_FORCE_FROM):
+        return _Everything(len(gallery), memory)
     if _WITH_TORCH and ("torch" in sys.modules or queries * float(gallery.size) > _WORTH_TORCH):
         from zoo.retrieval.products import Products
 
@@ -254,14 +256,8 @@ def _exact_distances(
 
 def squared_distances(queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Return float64 ``(Q, C)`` distances between each query and its candidates, some candidates at a time."""
-    distances = np.empty(found.shape)
-    step = max(1, CHUNK_BYTES // (8 * len(queries) * max(queries.shape[1], 1)))
-    for start in range(0, found.shape[1], step):
-        part = slice(start, start + step)
-        difference = gallery[found[:, part]].astype(np.float64)
-        difference -= queries[:, None, :]
-        distances[:, part] = np.einsum("qcd,qcd->qc", difference, difference)
-    return distances
+    one = np.repeat(np.arange(len(queries)), found.shape[1])
+    return _exact_distances(queries, gallery, one, found.ravel(), CHUNK_BYTES).reshape(found.shape)
 
 
 def comparable(embeddings: np.ndarray, metric: str) -> np.ndarray:
