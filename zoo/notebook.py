@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from zoo.errors import printable
+
 
 def html_table(rows: Iterable[Sequence[object]], headings: Sequence[str] = (), above: Iterable[object] = ()) -> str:
     """Return a table in HTML; all texts are escaped.
@@ -26,4 +28,4 @@ def _cells(tag: str, texts: Iterable[object]) -> str:
 
 def _text(value: object) -> str:
     # Names of files need not be valid Unicode, and a notebook is written as UTF-8.
-    return escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
+    return escape(printable(value))

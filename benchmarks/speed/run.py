@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -106,29 +107,35 @@ def measure_startup(repeats: int) -> list[dict[str, Any]]:
 def table(results: dict[str, Any]) -> str:
     """Return all parts as Markdown."""
     text = ["# Speed", ""]
-    if "losses" in results:
-        text += ["## Losses, forward and backward", ""]
-        text += ["`plain` is the relaxed contrastive loss with float32 matrix products, which lose near pairs.", ""]
-        header = ["loss", "batch x dimensions", "ms", "plain, ms", "ratio"]
-        rows = [
-            [row["loss"], row["shape"], f"{row['ms']:.1f}", f"{row['plain_ms']:.1f}", f"{row['ratio']:.2f}"]
-            for row in results["losses"]["rows"]
-        ]
-        text += [*markdown_table(header, rows), "", made_by(results["losses"]), ""]
-    if "evaluation" in results:
-        text += ["## Evaluation", "", "Recall@K, R-Precision and MAP@R, every image a query against all others.", ""]
-        header = ["", "vectors", "seconds", "times ours", "MB beyond the vectors"]
-        rows = [
-            [row["way"], row["size"], f"{row['seconds']:.1f}", f"{row['ratio']:.2f}", f"{row['mb']:,.0f}"]
-            for row in results["evaluation"]["rows"]
-        ]
-        text += [*markdown_table(header, rows), "", made_by(results["evaluation"]), ""]
-    if "startup" in results:
-        text += ["## Start-up", ""]
-        rows = [[row["command"], f"{row['least']:.2f}", f"{row['median']:.2f}"] for row in results["startup"]["rows"]]
-        header = ["", "least, s", "median, s"]
-        text += [*markdown_table(header, rows), "", made_by(results["startup"]), ""]
+    for part, (title, about, header, cells) in _TABLES.items():
+        if part in results:
+            rows = [cells(row) for row in results[part]["rows"]]
+            text += [f"## {title}", "", *([about, ""] if about else [])]
+            text += [*markdown_table(header, rows), "", made_by(results[part]), ""]
     return "\n".join(text)
+
+
+# By part: title, what it is about, columns, and the cells of a row.
+_TABLES: dict[str, tuple[str, str, list[str], Callable[[dict[str, Any]], list[str]]]] = {
+    "losses": (
+        "Losses, forward and backward",
+        "`plain` is the relaxed contrastive loss with float32 matrix products, which lose near pairs.",
+        ["loss", "batch x dimensions", "ms", "plain, ms", "ratio"],
+        lambda row: [row["loss"], row["shape"], f"{row['ms']:.1f}", f"{row['plain_ms']:.1f}", f"{row['ratio']:.2f}"],
+    ),
+    "evaluation": (
+        "Evaluation",
+        "Recall@K, R-Precision and MAP@R, every image a query against all others.",
+        ["", "vectors", "seconds", "times ours", "MB beyond the vectors"],
+        lambda row: [row["way"], row["size"], f"{row['seconds']:.1f}", f"{row['ratio']:.2f}", f"{row['mb']:,.0f}"],
+    ),
+    "startup": (
+        "Start-up",
+        "",
+        ["", "least, s", "median, s"],
+        lambda row: [row["command"], f"{row['least']:.2f}", f"{row['median']:.2f}"],
+    ),
+}
 
 
 def made_by(part: dict[str, Any]) -> str:

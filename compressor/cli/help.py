@@ -39,7 +39,6 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         *("threads", "runs", "radius", "strict", "reuse"),
     ),
     "kind of index": ("kind", "options"),
-    "parts of a folder": ("rows_per_part", "dtype", "shard"),
     "machine": (*_names("machine"), "teacher_precision", "teacher_views", "teacher_cache"),
 }
 # Where a name means another thing than elsewhere.

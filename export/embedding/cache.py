@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from zoo.data.image_set import ImageSet
 from zoo.files import replacing
-from zoo.teachers.cache import read_entry, write_entry
+from zoo.teachers.cache import read_if_whole, write_entry
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +48,10 @@ class EmbeddingCache:
             said = json.dumps([key, images.digest, len(images), [version(package) for package in _MADE_BY]])
             file = folder / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npy"
             self._used.add(file)
-            if file.is_file():
-                try:
-                    found = read_entry(file, len(images))
-                    log.info("embeddings of these %d images are there already", len(images))
-                    return found
-                except (OSError, ValueError) as error:
-                    log.warning("%s cannot be read (%s); embedding its images again", file, error)
+            found = read_if_whole(file, len(images), "its images")
+            if found is not None:
+                log.info("embeddings of these %d images are there already", len(images))
+                return found
             embeddings = np.asarray(embed(images), np.float32)
             if np.isfinite(embeddings).all():
                 with replacing(file) as temporary:
@@ -72,4 +68,4 @@ class EmbeddingCache:
             if file not in self._used:
                 file.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.rmdir()

@@ -11,7 +11,7 @@ from zoo.arguments import DataLike, require_valid
 from zoo.errors import OptionError, require_known
 from zoo.extras import is_installed, missing
 from zoo.files import replacing, require_writable, write_json
-from zoo.formats.embedding_parts import DTYPES, EmbeddingFacts
+from zoo.formats.embedding_parts import DTYPES, EmbeddingFacts, short_name
 from zoo.paths import given_path
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def embed_data(
         from export.embedding.parts import embed_parts
 
         facts = EmbeddingFacts(
-            model=str(encoder.facts["source"]).rstrip("/").split("/")[-1],
+            model=short_name(str(encoder.facts["source"])),
             model_digest=encoder.facts["digest"],
             metric=encoder.metric,
             dim=encoder.dim,

@@ -11,7 +11,7 @@ from zoo.arguments import require_valid
 from zoo.errors import OptionError, require_known
 from zoo.extras import is_installed, missing
 from zoo.files import digest, replacing, require_writable, write_json
-from zoo.formats.embedding_parts import EmbeddingFacts, write_facts, write_part
+from zoo.formats.embedding_parts import EmbeddingFacts, short_name, write_facts, write_part
 from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
     inner = stored.faiss
     vectors: np.ndarray = inner.vectors if hasattr(inner, "vectors") else inner.reconstruct_n(0, len(stored))
     facts = EmbeddingFacts(
-        model=str(said["encoder"]["source"]).rstrip("/").split("/")[-1],
+        model=short_name(said["encoder"]["source"]),
         model_digest=said["encoder"]["digest"],
         metric=said["metric"],
         dim=stored.dim,

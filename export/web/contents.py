@@ -13,7 +13,7 @@ from export.onnx.graph import read_onnx
 from export.runtime import Embedder
 from export.web.packed import Packed
 from zoo.data import ImageSet
-from zoo.errors import DataError, ModelError, shown
+from zoo.errors import DataError, ModelError, printable, shown
 from zoo.formats.onnx_content import files_of, size_of
 from zoo.paths import given_path
 
@@ -90,5 +90,5 @@ def header_of(
         "scale": packed.scale,
         "encoder": said | {"bytes": size_of(embedder.path), "input_size": list(embedder.input_size)},
         "runtime": runtime,
-        "ids": [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in images.ids],
+        "ids": [printable(name) for name in images.ids],
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.errors import DataError, first_line
+from zoo.errors import DataError, first_line, printable
 from zoo.extras import is_installed, missing
 from zoo.files import replacing, write_json
 from zoo.formats.documents import TEXT, list_of, one_of, read_document, require_kinds, seal_of, whole
@@ -61,6 +61,11 @@ class EmbeddingFacts:
     def parts(self) -> int:
         """Return how many parts the images make."""
         return -(-self.images // self.rows_per_part)
+
+
+def short_name(source: str) -> str:
+    """Return a model as embeddings name it: of a path its last part."""
+    return source.rstrip("/").split("/")[-1]
 
 
 def is_embedding_folder(path: Path) -> bool:
@@ -125,23 +130,18 @@ def write_part(
 
     values = pyarrow.array(np.ascontiguousarray(vectors, dtype=facts.dtype).reshape(-1))
     columns: dict[str, Any] = {
-        "id": pyarrow.array([_as_unicode(name) for name in ids], pyarrow.string()),
+        "id": pyarrow.array([printable(name) for name in ids], pyarrow.string()),
         "vector": pyarrow.FixedSizeListArray.from_arrays(values, facts.dim),
     }
     if labels is not None:
         columns["label"] = pyarrow.array(labels, pyarrow.string())
-    said = {**asdict(facts), "part": part, "unreadable": [[_as_unicode(text) for text in each] for each in unreadable]}
+    said = {**asdict(facts), "part": part, "unreadable": [[printable(text) for text in each] for each in unreadable]}
     table = pyarrow.table(columns).replace_schema_metadata(
         {METADATA_KEY: json.dumps(said).encode()}
         | {name.encode(): str(getattr(facts, name)).encode() for name in ("model_digest", "metric", "dim")}
     )
     with replacing(part_file(folder, part)) as temporary:
         parquet.write_table(table, temporary, compression="none", use_dictionary=False, write_page_checksum=True)
-
-
-def _as_unicode(name: str) -> str:
-    """Return a name in which what is not Unicode, as file names may be, is escaped."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True, eq=False)

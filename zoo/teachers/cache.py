@@ -55,6 +55,23 @@ def read_entry(file: Path, count: int) -> np.ndarray:
     return embeddings
 
 
+def read_if_whole(file: Path, count: int, what: str) -> np.ndarray | None:
+    """Return the embeddings that an entry holds; None where there is none, or one that cannot be read, which is logged.
+
+    Args:
+        file: of the entry.
+        count: how many embeddings it must have.
+        what: is embedded again, for the log: "its batch".
+    """
+    if not file.is_file():
+        return None
+    try:
+        return read_entry(file, count)
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be read (%s); embedding %s again", file, error, what)
+        return None
+
+
 class CachedTeacher(Teacher):
     """Gives what another teacher gives, from a folder where a batch of views was embedded before.
 
@@ -84,11 +101,9 @@ class CachedTeacher(Teacher):
 
     def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
         file = self._file(views)
-        if file.is_file():
-            try:
-                return torch.from_numpy(read_entry(file, len(views))).to(views.device)
-            except (OSError, ValueError) as error:
-                log.warning("%s cannot be read (%s); embedding its batch again", file, error)
+        found = read_if_whole(file, len(views), "its batch")
+        if found is not None:
+            return torch.from_numpy(found).to(views.device)
         embeddings = self.teacher.embed_views(views, indices, images)
         with replacing(file) as temporary:
             write_entry(embeddings.cpu().numpy(), temporary)
