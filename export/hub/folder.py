@@ -115,10 +115,11 @@ def _training_images(options: dict[str, Any]) -> list[np.ndarray]:
     """Return some of the images that int8 is calibrated on; none where no data are given."""
     from export.onnx.writing import some_images
     from zoo.data import load_data
+    from zoo.training.options import DataOptions, gathered
 
-    names = ("data", "split", "validation", "continuous_labels", "label_metric")
-    given = {name: options[name] for name in names if name in options}
-    return some_images(load_data(**given), 16) if given.get("data") is not None else []
+    if options.get("data") is None:
+        return []
+    return some_images(load_data(options["data"], **gathered(DataOptions, options).division), 16)
 
 
 def _files_in(folder: Path) -> dict[str, Path]:

@@ -59,10 +59,12 @@ def find_report(report: str | Path | None, model: Path, network: nn.Module) -> M
         raise OptionError(f"{file} is not a report.json ({error}). Name the one that validate or run wrote.") from error
     weights = digest(model / "model.safetensors")
     summary = summary_of(network)
+    listed = models_of(content)
+    shown = [stage for stage in listed if _is_of(stage, model, weights)]
+    # Of an absolute path reports have the last part alone: a file of these weights shows which folder is meant.
+    own = [stage for stage in listed if shown and stage.get("source") == model.name and stage["stage"] != "teacher"]
     stages = [
-        stage
-        for stage in models_of(content)
-        if (_is_of(stage, model, weights) or (report is not None and _is_like(stage, summary)))
+        stage for stage in listed if stage in shown or stage in own or (report is not None and _is_like(stage, summary))
     ]
     if not stages and report is not None:
         found = sorted(
@@ -84,8 +86,9 @@ def _is_of(stage: dict[str, Any], model: Path, weights: str) -> bool:
     path = Path(source)
     if path.suffix != ".onnx":
         return path.is_dir() and (path / "model.safetensors").is_file() and path.resolve() == model.resolve()
+    in_run = model.parent / "export" / path.name  # where reports give the name alone
     try:
-        return path.is_file() and _source_digest(path) == weights
+        return any(file.is_file() and _source_digest(file) == weights for file in (path, in_run))
     except UserError:
         return False
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
+import export.shipping
+from export import validate
 from export.hub.folder import write_hub
+from export.hub.measured import find_report
 from zoo.errors import OptionError
 from zoo.models.facts import ModelFacts, set_facts
-from zoo.models.folder import save_model
+from zoo.models.folder import load_model, save_model
 from zoo.models.making import create_model
 
 pytestmark = pytest.mark.usefixtures("quick_export")
@@ -107,3 +111,20 @@ def test_fastembed_is_named_only_where_it_can_be_right(metric: str, tmp_path: Pa
     assert ("from fastembed import" in text) == (metric == "cosine")
     assert ("it cannot be used there" in text) == (metric == "euclidean")
     assert ("normalize(embedding)" in text) == (metric == "cosine")
+
+
+def test_a_report_that_names_no_absolute_paths_is_found(photos: Path, tiny_teacher: Path, tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(tiny_teacher, student)
+    file = export.shipping.export_model(student, tmp_path / "export").files["fp32"]
+    quick: dict[str, Any] = {"latency_runs": 0, "baselines": False, "bootstrap": 50}
+    report = validate([student, file], tiny_teacher, f"folder:{photos}", tmp_path / "report", **quick)
+    assert str(tmp_path) not in json.dumps(report.content)
+    found = find_report(None, student, load_model(student))
+    assert found is not None
+    assert [stage["stage"] for stage in found.stages] == ["student", "onnx-fp32"]
+    shutil.copytree(tmp_path, tmp_path.with_name("other"))
+    trained = load_model(tmp_path.with_name("other") / "student")
+    next(trained.parameters()).data += 1
+    save_model(trained, tmp_path.with_name("other") / "student")  # since the report
+    assert find_report(None, tmp_path.with_name("other") / "student", trained) is None
