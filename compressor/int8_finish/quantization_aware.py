@@ -77,6 +77,8 @@ def finish_quantized(
         epochs: passes over the training images.
         lr: learning rate; null for half of the student's.
         split: rule that divides the classes; null for the student's own, as for the options below.
+        continuous_labels: as in distill; null for the student's own, or for those of data that are divided and labelled
+            already.
         batch_size: images in a batch, over all devices; each counts once per view.
         min_crop: smallest fraction of an image's area that a view may show.
         precision: Lightning's precision for the student.
@@ -154,6 +156,8 @@ def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
     """Return options of distill, by name: what was given, else the student's own, else the default."""
     parameters = inspect.signature(distill).parameters
     own = {name: value for name, value in facts.options.items() if name in parameters}
+    if _is_labelled(given.get("data")):  # a file that labels the rows of a table cannot be read again without the table
+        own = {name: value for name, value in own.items() if name not in ("continuous_labels", "label_metric")}
     if facts.teacher is None:  # trained on labels: with another kind of loss, and with null where distill has none
         own = {name: value for name, value in own.items() if name not in ("loss", "loss_options")}
         needed = {name for name, parameter in parameters.items() if "None" not in str(parameter.annotation)}
@@ -169,6 +173,13 @@ def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
     # The student is no longer a pretrained network as it comes: there is no head to fit or start to average with.
     kept = {"freeze_batchnorm": True, "validate_every": 1, "pretrained": False}
     return options | kept | {"workers": given["workers"]}
+
+
+def _is_labelled(data: object) -> bool:
+    """Return whether data are divided already and have continuous labels."""
+    from zoo.data.image_set import DataSplits
+
+    return isinstance(data, DataSplits) and data.train.continuous is not None
 
 
 def require_known_loss(student: str | Path, facts: ModelFacts, loss: str | None) -> None:

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -165,6 +166,20 @@ def test_null_options_of_a_teacher_are_the_defaults_of_distillation() -> None:
     assert (options["images_per_class"], options["batch_size"]) == (2, 8)
     assert options["gradient_clip"] is None  # which distillation may have, too
     assert options["loss"] == "relaxed_contrastive"
+
+
+def test_labels_without_ids_are_not_read_again_for_divided_data(
+    spots: Path, spot_teacher: Path, spot_options: Any, tmp_path: Path
+) -> None:
+    rows = np.loadtxt(spots / "positions.csv", delimiter=",", skiprows=1, usecols=(1, 2))
+    np.save(tmp_path / "rows.npy", rows)
+    labelled = {"continuous_labels": tmp_path / "rows.npy"}
+    table = f"csv:{spots / 'images.csv'}"
+    options = spot_options | labelled | {"epochs": 1, "batch_size": 16}
+    student = distill(spot_teacher, table, tmp_path / "s", arch="test_resnet", dim=8, **options)
+    divided = load_data(table, **labelled)
+    folder = finish_quantized(student, spot_teacher, divided, tmp_path / "f", epochs=1, workers=0)
+    assert "ndcg_at_10" in facts_of(load_model(folder)).measured["validation as int8"]
 
 
 def test_what_cannot_work_is_refused(student: Path, photos: Path, tiny_teacher: Path, tmp_path: Path) -> None:
