@@ -15,7 +15,7 @@ from compressor.distillation import distill
 from compressor.int8_finish.shipping import require_int8, ship
 from export.report.validation import Report, require_report_options, validate
 from export.shipping import CANDIDATES, export_model, files_of, require_export_options
-from zoo.arguments import DataLike, require_given, require_valid
+from zoo.arguments import DataLike, TeacherLike, require_given, require_valid
 from zoo.data import DataSplits, load_data
 from zoo.errors import OptionError, RefusedError, did_you_mean, first_line, shown
 from zoo.files import alone_in, digest, model_digest, write_json, write_text
@@ -53,7 +53,7 @@ def run(
     student: Mapping[str, Any] | None = None,
     export: Mapping[str, Any] | None = None,
     report: Mapping[str, Any] | None = None,
-    given_teacher: str | Path | None = None,
+    given_teacher: TeacherLike | None = None,
     split: str = DataOptions.split,
     validation: float = DataOptions.validation,
     continuous_labels: str | Path | None = DataOptions.continuous_labels,
@@ -75,7 +75,7 @@ def run(
         export: options of export, such as precision.
         report: options of validate, such as min_retention.
         given_teacher: an existing teacher (a model folder, an .onnx or .npz file, or a name such as hf:NAME, see
-            docs/how-to/own-teacher.md); no teacher is trained then.
+            docs/how-to/own-teacher.md; in Python whatever distill takes); no teacher is trained then.
         seed: seed for everything random.
 
     Returns:
@@ -101,30 +101,29 @@ def run(
     _require_possible(teacher_options, student_options, export_options, report_options)
     splits = load_data(data, **divided)
     require_test_images(splits, split)
+    ready = None if given_teacher is None else _opened_once(given_teacher, splits, student_options["teacher_precision"])
     config = {
         "data": splits.name,
         "out": out,
         **shared,
-        "given_teacher": given_teacher,
+        "given_teacher": given_teacher if ready is None or isinstance(given_teacher, str | Path) else _name_of(ready),
         "teacher": teacher_options,
         "student": student_options,
         "export": export_options,
         "report": report_options,
     }
     resolved = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-    if given_teacher is not None:
-        _require_embeddings(given_teacher, splits)
     if not (out / _CONFIG).exists():
         write_text(out / _CONFIG, resolved)
     # Objects are not gone through again for each stage; data named by a text are, and so each stage could run alone.
     given, asked = (data, shared) if isinstance(data, str | Path) else (splits, _unread(shared))
 
-    if given_teacher is None:
+    if ready is None:
         _announce(1, f"teacher: {teacher_options['arch']}, {teacher_options['dim']} dimensions", out / "teacher")
-        source: str | Path = train(given, out / "teacher", **asked, **teacher_options)
+        source: TeacherLike = train(given, out / "teacher", **asked, **teacher_options)
     else:
-        source = given_teacher
-        log.info("[1/4] teacher: %s, given", source)
+        source = ready
+        log.info("[1/4] teacher: %s, given", _name_of(source))
     _announce(2, f"student: {student_options['arch']}, {student_options['dim']} dimensions", out / "student")
     small = distill(source, data=given, out=out / "student", **asked, **student_options)
     if not is_first_process():
@@ -173,15 +172,27 @@ def _require_possible(
         )
 
 
-def _require_embeddings(teacher: str | Path, splits: DataSplits) -> None:
-    """Refuse ready embeddings that lack an image's, of whichever part; other teachers see the images themselves."""
+def _opened_once(teacher: TeacherLike, splits: DataSplits, precision: str) -> TeacherLike:
+    """Return a given teacher for all stages: a path as it is, and what a name or an object stands for, opened.
+
+    Raises:
+        DataError: it is ready embeddings, and lacks an image's, of whichever part; others see the images themselves.
+        UserError: it is no teacher.
+    """
+    from zoo.teachers.address import path_of
     from zoo.teachers.opening import open_teacher
     from zoo.teachers.ready import ArrayTeacher
 
-    opened = open_teacher(teacher)
+    opened = open_teacher(teacher, precision)
     if isinstance(opened, ArrayTeacher):
         for images in (splits.train, splits.validation, splits.test):
             opened.require(images.ids)
+    return opened if path_of(teacher) is None else teacher
+
+
+def _name_of(teacher: TeacherLike) -> str:
+    """Return how a teacher that :func:`_opened_once` gave is called: its path, or its name for reports."""
+    return str(teacher) if isinstance(teacher, str | Path) else str(getattr(teacher, "name", teacher))
 
 
 def _holds(file: Path, text: str) -> bool:
@@ -194,7 +205,7 @@ def _announce(number: int, what: str, folder: Path) -> None:
 
 def _export(
     student: Path,
-    teacher: str | Path,
+    teacher: TeacherLike,
     splits: DataSplits,
     folder: Path,
     divided: dict[str, Any],
@@ -235,14 +246,14 @@ def _export(
 
 
 def _report(
-    models: list[Path], teacher: str | Path, splits: DataSplits, folder: Path, options: dict[str, Any]
+    models: list[Path], teacher: TeacherLike, splits: DataSplits, folder: Path, options: dict[str, Any]
 ) -> Report:
     """Validate, unless the report was made of these very models with these options."""
     pair = [given_path(options[name]) for name in ("query_encoder", "gallery_encoder") if options[name] is not None]
     files = [*models, *pair]
     of_models = [_digest_of(teacher), *map(model_digest, files)]
     inputs = names_only(plain({"options": options, "data": splits.digest, "models": of_models}))
-    names = told_apart(places := [str(teacher), *map(str, files)])
+    names = told_apart(places := [_name_of(teacher), *map(str, files)])
     inputs["names"] = [names[place] for place in places]  # as the report has them
     made_of, finished = folder / "inputs.json", folder / "report.json"
     if finished.is_file() and made_of.is_file():
@@ -257,13 +268,15 @@ def _report(
     return report
 
 
-def _digest_of(teacher: str | Path) -> str:
-    """Return a digest of a teacher, whether it is a file or folder of ours or named in another way."""
+def _digest_of(teacher: TeacherLike) -> str:
+    """Return a digest of a teacher, whether it is a file or folder of ours or another one."""
+    from zoo.teachers.address import path_of
     from zoo.teachers.opening import open_teacher
 
-    path = given_path(teacher)
-    ours = path.is_file() or (path / "model.safetensors").is_file()
-    return model_digest(path) if ours else open_teacher(teacher).digest
+    path = path_of(teacher)
+    if path is not None and (path.is_file() or (path / "model.safetensors").is_file()):
+        return model_digest(path)
+    return open_teacher(teacher).digest
 
 
 def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from torch import nn
 
 from compressor import pipeline
 from compressor.pipeline import read_record
 from export.report.validation import Report
 from export.shipping import Exported
-from zoo.errors import OptionError
+from zoo import create_model, save_model
+from zoo.errors import DataError, OptionError
 from zoo.files import write_json
+from zoo.teachers.base import Teacher
 
 
 @pytest.fixture
@@ -117,3 +122,33 @@ def test_records_of_the_wrong_kind_are_named(name: str, content: str, tmp_path: 
     (tmp_path / name).write_text(content)
     with pytest.raises(OptionError, match=rf"{name} is not valid JSON of a run .*Delete its folder"):
         read_record(tmp_path / name)
+
+
+def test_a_teacher_that_is_no_path_is_opened_once_for_all_stages(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def stage(*arguments: Any, **options: Any) -> Path:
+        given.extend(each for each in arguments if isinstance(each, Teacher))
+        return tmp_path
+
+    monkeypatch.setattr(pipeline, "distill", wraps(pipeline.distill)(stage))
+    monkeypatch.setattr(pipeline, "_export", lambda *arguments: ([stage(*arguments)], None))
+    monkeypatch.setattr(pipeline, "_report", stage)
+    student = {"arch": "test_resnet", "image_size": 32}
+    save_model(create_model("test_resnet", 8, image_size=32), tmp_path / "model")
+    network = nn.Sequential(nn.AvgPool2d(32), nn.Flatten())
+    for number, teacher in enumerate((network, f"timm:{tmp_path / 'model'}", {"no": np.ones(8)})):
+        given.clear()
+        out = tmp_path / f"run{number}"
+        if isinstance(teacher, dict):
+            with pytest.raises(DataError, match="has no embedding for image"):
+                pipeline.run(photos, out, given_teacher=teacher, student=student)
+            continue
+        pipeline.run(photos, out, given_teacher=teacher, student=student)
+        assert len(given) == 3 and given[0] is given[1] is given[2]
+        assert (
+            f"given_teacher: {teacher if isinstance(teacher, str) else 'Sequential'}\n"
+            in (out / "config.yaml").read_text()
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,23 +124,20 @@ def _load(folder: Path, teacher: str) -> tuple[nn.Module, set[str], list[str]]:
     """Return a model's image side, the parts whose weights were not in the file, and those of a classifier left out."""
     import transformers
 
-    said = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # of missing and unexpected weights we speak ourselves
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        named = next((name for name in config.architectures or [] if "WithProjection" in name), "")
-        network, info = getattr(transformers, named, transformers.AutoModel).from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-        )
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            named = next((name for name in config.architectures or [] if "WithProjection" in name), "")
+            network, info = getattr(transformers, named, transformers.AutoModel).from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+            )
     except Exception as error:  # transformers and the libraries below it raise many kinds
         raise ModelError(f"Teacher {teacher} cannot be loaded by transformers ({first_line(error)}).") from error
-    finally:
-        transformers.logging.set_verbosity(said)
     if info["mismatched_keys"]:
         raise ModelError(
             f"Teacher {teacher}: the weights do not fit config.json ({sorted(info['mismatched_keys'])[0]})."
@@ -152,6 +150,22 @@ def _load(folder: Path, teacher: str) -> tuple[nn.Module, set[str], list[str]]:
     heads = sorted({name.split(".")[0] for name in info["unexpected_keys"] if name.startswith(("classifier", "head"))})
     drop_text(network)
     return network, invented, heads
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Have transformers show no bar and log errors alone: what its loading finds is told by the caller."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def drop_text(network: nn.Module) -> None:

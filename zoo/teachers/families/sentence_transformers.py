@@ -12,7 +12,7 @@ from zoo.errors import ModelError, OptionError, first_line
 from zoo.models.preprocessing import Preprocessing
 from zoo.paths import expanded
 from zoo.teachers.address import Address
-from zoo.teachers.families.hugging_face import drop_text, preprocessing_of_processor
+from zoo.teachers.families.hugging_face import drop_text, preprocessing_of_processor, quiet
 from zoo.teachers.families.published import published_folder
 from zoo.teachers.families.tower import Tower, require_library, require_same_pixels
 
@@ -39,13 +39,14 @@ def open_sentence_transformers(address: Address) -> Tower:
         folder = published_folder(address.name, ["modules.json"], more=[*more, *(f"*/{name}" for name in more)])
     _require_safetensors(folder, address.text)
     try:
-        model = library.SentenceTransformer(
-            str(folder),
-            device="cpu",
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True, "dtype": "float32"},
-        )
+        with quiet():
+            model = library.SentenceTransformer(
+                str(folder),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True, "dtype": "float32"},
+            )
     except Exception as error:  # sentence-transformers and the libraries below it raise many kinds
         raise ModelError(
             f"Teacher {address.text} cannot be loaded by sentence-transformers ({first_line(error)})."

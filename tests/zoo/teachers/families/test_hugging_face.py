@@ -219,6 +219,14 @@ def test_names_fail_at_once_without_a_network(tmp_path: Path, monkeypatch: pytes
         open_teacher("hf:nobody/nothing")
 
 
+def test_loading_shows_no_bar_and_leaves_those_of_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    swin(tmp_path)
+    capfd.readouterr()
+    open_teacher(f"hf:{tmp_path}")
+    assert capfd.readouterr() == ("", "")
+    assert transformers.utils.logging.is_progress_bar_enabled()
+
+
 def test_gradients_and_modes_are_off(tmp_path: Path) -> None:
     swin(tmp_path)
     tower = open_teacher(f"hf:{tmp_path}").module  # type: ignore[attr-defined]
