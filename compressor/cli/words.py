@@ -43,7 +43,7 @@ def _sections(verb: str) -> set[str]:
 
 
 def _no_section(name: str) -> str:
-    hint = " A teacher that is there already is given_teacher." if name == "teacher" else ""
+    hint = " To use an existing teacher, set given_teacher." if name == "teacher" else ""
     return f"{name} has options of its own, such as {name}.{_EXAMPLES[name]}; it is no option itself.{hint}"
 
 

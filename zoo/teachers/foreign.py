@@ -103,19 +103,25 @@ def state_of(module: nn.Module) -> Iterator[bytes]:
         yield from bytes_of_tensor(value) if isinstance(value, Tensor) else bytes_of(value, _pickled)
 
 
-def assumption(preprocessing: Preprocessing, metric: str | None) -> str:
+def assumption(
+    preprocessing: Preprocessing,
+    metric: str | None,
+    normal: str = "ImageNet's mean and deviation",
+    remedy: str = "If this is wrong, give TorchTeacher its preprocessing and metric.",
+) -> str:
     """Return a note of what is assumed of a network that does not say how pixels become its input.
 
     Args:
         preprocessing: what is taken.
         metric: what is taken, too; None where it is known.
+        normal: how pixels are normalised, in words.
+        remedy: what to do if the assumption is wrong, a sentence.
     """
     height, width = preprocessing.input_size
     compared = "" if metric is None else f" and {metric} distance"
     return (
-        f"it does not say how to preprocess images. Assumed: {height} x {width} pixels, ImageNet's mean and "
-        f"deviation, the centre {preprocessing.crop_pct:g} of the resized image{compared}. Give TorchTeacher or "
-        "OnnxTeacher its preprocessing and metric if this is wrong."
+        f"it does not say how to preprocess images. Assumed: {height} x {width} pixels, {normal}, the centre "
+        f"{preprocessing.crop_pct:g} of the resized image{compared}. {remedy}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(u
 class OnnxTeacher(Teacher):
     """An ONNX file: one of ours (pixels in), or any with one image input and an output that the image alone decides.
 
-    The input may be ``(N, 3, H, W)`` or ``(N, H, W, 3)``, float32 or float16, and of a batch size that is fixed.
-    Further inputs, such as the text of CLIP's two sides, are filled in, since they do not matter.
+    The input may be ``(N, 3, H, W)`` or ``(N, H, W, 3)``, and of a batch size that is fixed. It may take float32 or
+    float16, normalised; or uint8, which the file normalises itself. Further inputs, such as the text of CLIP's two
+    sides, are filled in, since they do not matter.
 
     Args:
         path: the file.
@@ -63,6 +65,7 @@ class OnnxTeacher(Teacher):
         dim: dimensions of its vectors, or None where the file does not say.
         batch: the batch size that the file has fixed, or None.
         takes_pixels: it is one of ours that prepares its images itself.
+        takes_bytes: it is one of another make that takes images of its own size as uint8.
 
     Raises:
         ModelError: the file is missing, broken or damaged, or takes no images.
@@ -92,7 +95,9 @@ class OnnxTeacher(Teacher):
         taken = chosen_output(path, outputs, output, pooling)
         self.output, self._pooling = taken.name, pooling
         require_image_side(path, taken.name, [each.name for each in self._inputs if each is not self._image])
-        self.takes_pixels = self._image.type == "tensor(uint8)"
+        prepares = "preprocessing" in metadata
+        self.takes_pixels = self._image.type == "tensor(uint8)" and prepares
+        self.takes_bytes = self._image.type == "tensor(uint8)" and not prepares
         if self._image.type not in _DTYPES:
             raise ModelError(f"Teacher {path} takes {self._image.type}; it must take one of {', '.join(_DTYPES)}.")
         self._dtype = _DTYPES[self._image.type]
@@ -105,7 +110,11 @@ class OnnxTeacher(Teacher):
             options.layout == "nhwc" if options.layout else shape[2] == 3 and shape[0] != 3
         )
         sides = shape[:2] if self._channels_last else shape[1:]
+        if self.takes_bytes and (options.mean or options.std):
+            raise OptionError(f"Teacher {path} takes bytes, which it normalises itself; leave mean and std out.")
         self.preprocessing, said, known = _said(path, metadata, sides, self.takes_pixels, preprocessing, options)
+        if self.takes_bytes:
+            self.preprocessing = replace(self.preprocessing, mean=(0.0,) * 3, std=(1 / 255,) * 3)
         _require_size(path, sides, self.preprocessing.input_size)
         self._prepare = Preprocess(self.preprocessing)
         metric = metric or options.metric
@@ -117,9 +126,12 @@ class OnnxTeacher(Teacher):
         self.input_size = self.preprocessing.input_size
         dim = taken.shape[-1] if taken.shape else None
         self.dim = dim if isinstance(dim, int) else None
-        notes = [] if "preprocessing" in metadata else [classifier_note(self.dim)]
+        notes = [] if prepares else [classifier_note(self.dim)]
         if not known:
-            notes.insert(0, assumption(self.preprocessing, self.metric if metric is None else None))
+            normal = "bytes, which the file normalises" if self.takes_bytes else "ImageNet's mean and deviation"
+            example = "resize=squash" if self.takes_bytes else "mean=0.5,std=0.5,resize=squash"
+            remedy = f"If this is wrong, add what is right to the name, such as {path.name}#{example}."
+            notes.insert(0, assumption(self.preprocessing, self.metric if metric is None else None, normal, remedy))
         if output is None and len(outputs) > 1:
             others = ", ".join(described(each) for each in outputs if each is not taken)
             notes.append(f"its output {self.output} is taken; #NAME takes another of {others}.")
@@ -158,6 +170,8 @@ class OnnxTeacher(Teacher):
 
     def given_to_network(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the session is given for a batch that is prepared: float ``(N, 3, H, W)``, or pixels."""
+        if self.takes_bytes:
+            batch = batch.round().clip(0, 255)
         given = batch.astype(self._dtype, copy=False)
         if self._channels_last:
             given = np.ascontiguousarray(given.transpose(0, 2, 3, 1))
@@ -209,7 +223,7 @@ def _said(
     """Return preprocessing and metric of a file, and whether the preprocessing is known or assumed.
 
     Raises:
-        ModelError: the file, or what lies beside it, says what cannot be; or it takes bytes and says nothing.
+        ModelError: the file, or what lies beside it, says what cannot be.
         OptionError: options are given for a file that prepares its images itself, or cannot work.
     """
     told = options.says_preprocessing
@@ -225,10 +239,6 @@ def _said(
         try:
             if "preprocessing" in metadata:
                 found = preprocessing_in(metadata)
-            elif takes_pixels:
-                raise ModelError(
-                    f"Teacher {path} takes bytes but has no preprocessing in its metadata. Export it again."
-                )
             else:
                 found = preprocessing_beside([path.parent, path.parent.parent], lenient=told)
         except (ValueError, OptionError) as error:

@@ -113,7 +113,13 @@ def _torch(network: nn.Module, address: Address, name: str, precision: str, note
 
 def _short(address: Address) -> str:
     """Return an address as reports name it: of a folder or file on this machine, its own name alone."""
-    name = Path(address.name).name if is_there(expanded(address.name)) else address.name
+    arch, slash, file = address.name.partition("/")
+    if is_there(expanded(address.name)):
+        name = Path(address.name).name
+    elif slash and is_there(expanded(file)):  # ARCH/FILE
+        name = f"{arch}/{Path(file).name}"
+    else:
+        name = address.name
     _, mark, fragment = address.text.rpartition("#")
     return f"{address.family}:{name}{mark}{fragment if mark else ''}"
 

@@ -347,7 +347,7 @@ def test_a_broken_configuration_is_named(tmp_path: Path, capsys: Any) -> None:
         assert f"{tmp_path / 'c.yaml'}" in err and all(word in err for word in words) and err.count("\n") == 1
     for content, words in (
         ("data: 2024-13-45", "is not valid YAML"),
-        ("data: x\nout: y\nteacher: t.npz\n", "A teacher that is there already is given_teacher"),
+        ("data: x\nout: y\nteacher: t.npz\n", "To use an existing teacher, set given_teacher"),
         ("data: x\nout: y\nexport: fp16\n", "such as export.precision"),
     ):
         (tmp_path / "c.yaml").write_text(content)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from zoo.data.image_set import ImageSet
@@ -19,17 +20,25 @@ from zoo.teachers.opening import open_teacher
 SIDE = 8
 
 
-def write(path: Path, layout: str = "nchw", text: bool = False, side: int | str = SIDE, two: bool = True) -> Path:
+def write(
+    path: Path,
+    layout: str = "nchw",
+    text: bool = False,
+    side: int | str = SIDE,
+    two: bool = True,
+    kind: int = TensorProto.FLOAT,
+) -> Path:
     """Write a file whose outputs are known.
 
     Outputs: ``last_hidden_state (n, T, 3)``, ``pooler_output (n, 3)`` the mean of the tokens, ``image_embeds (n, 3)``
     twice that; with text also ``logits (n, 3)``, which depends on the text.
     """
     shape = ["n", 3, side, side] if layout == "nchw" else ["n", side, side, "c"]
-    inputs = [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, shape)]
+    inputs = [helper.make_tensor_value_info("pixel_values", kind, shape)]
     order = [0, 2, 3, 1] if layout == "nchw" else [0, 1, 2, 3]
     nodes = [
-        helper.make_node("Transpose", ["pixel_values"], ["hwc"], perm=order),
+        helper.make_node("Cast", ["pixel_values"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["hwc"], perm=order),
         helper.make_node("Reshape", ["hwc", "flat"], ["last_hidden_state"]),
         helper.make_node("ReduceMean", ["last_hidden_state", "axis"], ["pooler_output"], keepdims=0),
         helper.make_node("Add", ["pooler_output", "pooler_output"], ["image_embeds"]),
@@ -41,7 +50,7 @@ def write(path: Path, layout: str = "nchw", text: bool = False, side: int | str 
             for name in ("pooler_output", "image_embeds")
         ]
     else:
-        del nodes[2:]
+        del nodes[3:]
     if text:
         inputs.append(helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["texts", "length"]))
         nodes += [
@@ -94,6 +103,21 @@ def test_outputs_are_chosen_and_tokens_pooled(
     expected = tokens[:, 0] if pooling == "cls" else tokens.mean(axis=1)
     np.testing.assert_allclose(teacher.embed_images(images), factor * expected, atol=1e-6)
     assert not any("Assumed" in note for note in teacher.notes)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_a_file_of_another_make_may_take_bytes(layout: str, images: ImageSet, tmp_path: Path) -> None:
+    file = write(tmp_path / "bytes.onnx", layout, kind=TensorProto.UINT8)
+    teacher = open_teacher(f"{file}#resize=squash,layout={layout}")
+    expected = 2 * 255 * colours(images).mean(axis=1)
+    np.testing.assert_allclose(teacher.embed_images(images), expected, rtol=1e-6)
+    views = torch.from_numpy(np.stack([images.pixels(i) for i in range(3)])).permute(0, 3, 1, 2)
+    np.testing.assert_allclose(teacher.embed_views(views, torch.arange(3), images), expected, rtol=1e-6)
+    assumed = " ".join(open_teacher(f"{file}#layout={layout}").notes)
+    assert "Assumed: 8 x 8 pixels, bytes, which the file normalises" in assumed
+    assert "such as bytes.onnx#resize=squash." in assumed
+    with pytest.raises(OptionError, match=r"bytes\.onnx takes bytes, which it normalises itself; leave mean and std"):
+        open_teacher(f"{file}#mean=0.5")
 
 
 def test_what_cannot_be_chosen_lists_what_can(tmp_path: Path) -> None:

@@ -298,8 +298,8 @@ def test_onnx_files_that_are_no_teachers(images: ImageSet, tmp_path: Path) -> No
 
     with pytest.raises(ModelError, match=r"rows\.onnx must have one image input, found x \("):
         open_teacher(save("rows.onnx", ["N", 5], onnx.TensorProto.FLOAT, identity))
-    with pytest.raises(ModelError, match=r"bytes\.onnx takes bytes but has no preprocessing"):
-        open_teacher(save("bytes.onnx", ["N", "H", "W", 3], onnx.TensorProto.UINT8, identity))
+    with pytest.raises(ModelError, match=r"longs\.onnx takes tensor\(int64\); it must take one of tensor\(float\)"):
+        open_teacher(save("longs.onnx", ["N", "H", "W", 3], onnx.TensorProto.INT64, identity))
     maps = open_teacher(save("maps.onnx", ["N", 3, 16, 16], onnx.TensorProto.FLOAT, identity))
     with pytest.raises(ModelError, match=r"maps\.onnx must give \(N, D\) embeddings, found shape \(1, 3, 16, 16\)"):
         maps.embed_images(images)

@@ -87,6 +87,7 @@ def test_torchvision_embeds_as_torchvision_does(name: str, tag: str, odd_photos:
     network.set_submodule(last, torch.nn.Identity())
     teacher = open_teacher(f"torchvision:{name}{tag and '.'}{tag}/{file}")
     assert "classifier of 1,000 classes" in teacher.notes[0]
+    assert teacher.name == f"torchvision:{name}{tag and '.'}{tag}/{name}.safetensors"
     transform = (kinds[tag] if tag else kinds.DEFAULT).transforms()
     require_alike(ours(teacher, odd_photos[-3:]), theirs(network, transform, odd_photos[-3:]))
 
