@@ -3,8 +3,9 @@
 # make lint   ruff and mypy
 # make docs   the documentation site, in build/site
 # make test-install   the wheel in an environment of its own, with what a device needs
-# make test-ecosystem the hub folder in transformers, sentence-transformers, fastembed and, with Node, transformers.js;
-#                     with Chromium too, the page of demo-web
+# make test-ecosystem teachers and frames of libraries that the tests' own environment lacks, such as transformers and
+#                     open_clip; the hub folder in transformers, sentence-transformers, fastembed and, with Node,
+#                     transformers.js; with Chromium too, the page of demo-web
 # make test-oldest    the core of the suite with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV := .venv
@@ -60,14 +61,15 @@ $(VENV)/installed: pyproject.toml constraints.txt
 # Over the tests' own environment, so that torch is not installed twice. Without npm, JavaScript is skipped.
 test-ecosystem: $(ECOSYSTEM)/installed
 	NODE_MODULES="$$(test -d $(ECOSYSTEM)/node_modules && echo $(CURDIR)/$(ECOSYSTEM)/node_modules)" \
-		$(ECOSYSTEM)/bin/python -m pytest tests/ecosystem tests/export/parity
+		$(ECOSYSTEM)/bin/python -m pytest tests/ecosystem tests/export/parity tests/zoo/teachers/families \
+		tests/zoo/data/sources
 
 $(ECOSYSTEM)/installed: tests/ecosystem/constraints.txt tests/ecosystem/package.json $(VENV)/installed
 	$(VENV)/bin/python -m venv --clear $(ECOSYSTEM)
 	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$($(ECOSYSTEM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
 	$(ECOSYSTEM)/bin/python -m pip install --quiet --constraint tests/ecosystem/constraints.txt \
-		transformers sentence-transformers fastembed
+		transformers sentence-transformers open_clip_torch fastembed polars
 	cp tests/ecosystem/package.json $(ECOSYSTEM)
 	if command -v npm > /dev/null; then npm install --prefix $(ECOSYSTEM) --ignore-scripts --no-audit --silent; fi
 	touch $@
