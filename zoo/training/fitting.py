@@ -18,6 +18,7 @@ from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError, first_line
 from zoo.models.embedding import bfloat16_is_fast, fastest_device, worker_count
 from zoo.models.folder import save_model
+from zoo.progress import are_bars_shown
 from zoo.stage import CHECKPOINTS
 from zoo.training.allocation import keep_freed_memory
 from zoo.training.batches.augmentation import Views
@@ -118,6 +119,7 @@ def fit(
                 logger=CSVLogger(folder, name=None, version=_next_log(folder)),
                 log_every_n_steps=1,
                 enable_model_summary=False,
+                enable_progress_bar=are_bars_shown(),  # else Lightning would add one of its own
                 num_sanity_val_steps=0,
             )
         except (MisconfigurationException, TypeError, ValueError) as error:

@@ -6,11 +6,13 @@ That is two or three sentences: which epoch was kept, judged on what, and what t
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from zoo.progress import are_bars_shown
 
@@ -28,7 +30,22 @@ _RISING = 0.1  # of a run's epochs: if the best is among so many last ones, more
 
 def progress_of_training() -> Callback:
     """Return what shows how far a training is: a bar on a terminal, elsewhere a line an epoch."""
-    return TQDMProgressBar(refresh_rate=5) if are_bars_shown() else EpochLines()
+    return Bar(refresh_rate=5) if are_bars_shown() else EpochLines()
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's bar, on standard error: standard output is for results."""
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Return the bar of an epoch."""
+        return Tqdm(
+            desc=self.train_description,
+            disable=self.is_disabled,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            smoothing=0,
+            bar_format=self.BAR_FORMAT,
+        )
 
 
 class EpochLines(Callback):

@@ -33,12 +33,16 @@ def test_a_line_an_epoch_where_there_is_no_terminal(
         recall, precision = measured[epoch]["recall_at_1"], measured[epoch]["map_at_r"]
         expected[epoch - 1] += f", Recall@1 {100 * recall:.2f} %, MAP@R {100 * precision:.2f} %"
     assert lines == expected
-    assert "it/s" not in capfd.readouterr().err
+    said = capfd.readouterr()
+    assert said.out == "" and "it/s" not in said.err
 
 
-def test_a_bar_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_where_there_is_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(progress_of_training(), EpochLines)
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert isinstance(progress_of_training(), TQDMProgressBar)
+    bar = progress_of_training()
+    assert isinstance(bar, TQDMProgressBar)
+    bar.init_train_tqdm().close()
+    assert "Training" in terminal.getvalue() and capsys.readouterr().out == ""
