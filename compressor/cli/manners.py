@@ -15,6 +15,7 @@ from zoo.paths import given_path
 from zoo.progress import SWITCH, are_bars_shown, close_bars
 
 log = logging.getLogger(__name__)
+log.addHandler(logging.NullHandler())  # outside of heard, Python itself would write what is told a second time
 
 FLAGS = {  # and their help
     "json": "Print the result as JSON.",

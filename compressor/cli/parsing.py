@@ -14,9 +14,11 @@ from yaml import YAMLError
 
 from compressor.cli.manners import FLAGS, LOG_FILE, tell
 from compressor.cli.verbs import BAD_USAGE, EXPORT_MODEL, GIVEN_BY, SECTIONS, VERBS, function_of
-from zoo.errors import did_you_mean
+from zoo.errors import did_you_mean, shown
 
 _read_yaml = get_loader("yaml")
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+_WORDS |= {"dict": "options by name, such as {a: 1}", "NoneType": "null"}
 
 
 def _read_value(text: str) -> Any:
@@ -45,11 +47,22 @@ class Parser(ArgumentParser):
             if unknown not in known:
                 hint = did_you_mean(unknown, known)
                 break
-        lines = [line.strip() for line in message.strip().splitlines()]
+        lines = [line.strip() for line in (_of_another_type(message) or message).strip().splitlines()]
         if re.match(r"unrecognized arguments: [^-]", lines[0]):
             hint = " Words without an option's name come right after the command."
         tell(f"error: {' '.join(lines)[:500]}{hint and '.'}{hint}\n{self.prog} --help lists the options.")
         sys.exit(BAD_USAGE)
+
+
+def _of_another_type(message: str) -> str | None:
+    """Return in plain words what jsonargparse says of a value of another type; None where it says something else."""
+    key = re.match(r'Parser key "([\w.]+)"', message)
+    value = re.search(r"(?:Given|Got) value: (.*)\Z", message, re.DOTALL)
+    types = re.findall(r"Expected a <class '(\w+)'>", message)
+    if key is None or value is None or not types or not _WORDS.keys() >= set(types):
+        return None
+    ordered = sorted(set(types), key=list(_WORDS).index)
+    return f"{key[1]} is {shown(value[1])}; it must be {' or '.join(_WORDS[each] for each in ordered)}."
 
 
 def parser_of(verb: str) -> ArgumentParser:

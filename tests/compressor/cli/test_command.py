@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -417,6 +418,14 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     ),
     (["bench", "nowhere.onnx"], 1, ["nowhere.onnx does not exist"]),
     (["inspect", "nowhere.onnx"], 1, ["nowhere.onnx does not exist"]),
+    (
+        ["train", "PHOTOS", "OUT", "--epochs", "many"],
+        2,
+        ["error: epochs is 'many'; it must be a whole number or null.\n"],
+    ),
+    (["train", "PHOTOS", "OUT", "--dim", "1.5"], 2, ["error: dim is '1.5'; it must be a whole number.\n"]),
+    (["train", "PHOTOS", "OUT", "--rotate_classes", "no way"], 2, ["is 'no way'; it must be true or false.\n"]),
+    (["run", "--data", "x", "--out", "y", "--student.loss_options", "5"], 2, ["student.loss_options is '5'; it must"]),
     (["index", "serch"], 2, ["unknown command 'index serch'", "Did you mean index search"]),
     (["help", "trian"], 2, ["Did you mean train"]),
     (["train", "PHOTOS", "--out", "OUT", "--epoch", "3"], 2, ["--epoch", "Did you mean epochs"]),
@@ -446,8 +455,15 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
 
 @pytest.mark.parametrize(("words", "code", "named"), MISTAKES, ids=[" ".join(words[:4]) for words, _, _ in MISTAKES])
 def test_mistakes_get_two_lines_and_no_traceback(
-    words: list[str], code: int, named: list[str], photos: Path, tmp_path: Path, capsys: Any
+    words: list[str],
+    code: int,
+    named: list[str],
+    photos: Path,
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("zoo.data._tell", lambda splits: None)  # said once in a process, by whichever test is first
     words = [word.replace("PHOTOS", str(photos)).replace("OUT", str(tmp_path)) for word in words]
     assert main(words) == code
     err = capsys.readouterr().err
@@ -457,6 +473,12 @@ def test_mistakes_get_two_lines_and_no_traceback(
         assert len(err.strip().splitlines()) <= 2
     if code == 1:
         assert len(err.strip().splitlines()) <= 2 and err.startswith("error: ")
+
+
+def test_a_mistake_before_any_verb_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err.count("error:") == 1
 
 
 def test_one_unreadable_image_is_named_and_skipped(photos: Path, tmp_path: Path, capsys: Any) -> None:
