@@ -83,7 +83,8 @@ def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[
             unpacked.
     """
     if not root.exists():
-        raise DataError(f"{root} does not exist. Check the path given as data.")
+        several = " Give a folder, or in Python a list of paths." if set("*?[") & set(root.name) else ""
+        raise DataError(f"{root} does not exist. Check the path given as data.{several}")
     found: list[tuple[PurePosixPath, ImageSource]] = []
     others: list[PurePosixPath] = []
     if root.is_dir():
@@ -104,7 +105,10 @@ def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[
             with zipfile.ZipFile(archive) as opened:
                 members = [info.filename for info in opened.infolist() if not info.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{archive} is neither a folder nor a readable zip archive ({error}).") from error
+            raise DataError(
+                f"{archive} is neither a folder nor a readable zip archive ({error}). Tables end in .csv, .tsv, .jsonl "
+                "or .parquet, and shards in .tar."
+            ) from error
         names = [(PurePosixPath(name.replace("\\", "/")), name) for name in members]  # some tools on Windows write \
         images = [(name, member) for name, member in names if _is_image(name)]
         others += [name for name, _ in names if not _is_image(name) and not _is_below_passed_over(name)]

@@ -139,7 +139,10 @@ def known_columns(
         absent = [column for column in spellings if column not in columns]
         hint = did_you_mean(cell[:100], absent, count=1, cutoff=0.75)
         if columns[place] == IGNORED and cell and hint:
-            raise DataError(f"{table}: unknown column {shown(cells[place])} in its header.{hint} Rename or remove it.")
+            raise DataError(
+                f"{table}: unknown column {shown(cells[place])} in its header.{hint} If so, name it with the option "
+                "columns; otherwise rename or remove it."
+            )
     return columns
 
 
@@ -180,3 +183,15 @@ def _header(table: Place, cells: list[str], checked_header: Callable[[Place, lis
     if ignored:
         log.info("%s: ignored columns: %s", table, all_shown(ignored))
     return columns
+
+
+def values_of(column: Any) -> list[Any]:
+    """Return the values of one column, such as a pandas or polars ``Series``, as Python has them.
+
+    Raises:
+        DataError: it is neither a table nor a column.
+    """
+    for name in ("tolist", "to_list", "to_pylist"):
+        if hasattr(column, name):
+            return list(getattr(column, name)())
+    raise DataError(f"Data of type {type(column).__name__} are neither a table nor a column. Give a frame.")

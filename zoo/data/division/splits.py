@@ -212,7 +212,7 @@ def _require_disjoint(name: str, parts: dict[str, ImageSet]) -> None:
         example = parts[TEST].class_names[common[0]]
         raise DataError(
             f"{name}: {len(common)} classes, {example!r} among them, are in both train and test; retrieval must be "
-            "measured on classes never seen in training. Fix the split column, or use split even-odd."
+            "measured on classes never seen in training. Put each class on one side, or use split even-odd."
         )
 
 

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.division.splits import Source
-from zoo.data.rows import IGNORED, text_of
+from zoo.data.rows import IGNORED, text_of, values_of
 from zoo.data.sources.addresses import Place
 from zoo.data.sources.from_images import named_labels, with_images
 from zoo.data.table import Table, checked_header, source_of
 from zoo.errors import DataError
+
+
+def is_frame(data: Any) -> bool:
+    """Return whether what comes from pandas, polars or pyarrow is a table, lazy or not."""
+    return any(hasattr(type(data), name) for name in ("column_names", "columns", "collect"))
 
 
 def read_frame(frame: Any, columns: Mapping[str, str] | None = None, name: str = "frame") -> Source:
@@ -68,6 +73,5 @@ def table_of(
 def _values(frame: Any, place: int) -> list[Any]:
     """Return a column's values as Python has them."""
     if hasattr(frame, "iloc"):
-        return list(frame.iloc[:, place].tolist())
-    column = frame.column(place) if hasattr(frame, "column") else frame.to_series(place)
-    return list(column.to_pylist() if hasattr(column, "to_pylist") else column.to_list())
+        return values_of(frame.iloc[:, place])
+    return values_of(frame.column(place) if hasattr(frame, "column") else frame.to_series(place))

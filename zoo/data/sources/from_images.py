@@ -14,7 +14,7 @@ from PIL import Image
 
 from zoo.data.continuous import ContinuousLabels, VectorLabels
 from zoo.data.division.splits import Source
-from zoo.data.rows import text_of
+from zoo.data.rows import text_of, values_of
 from zoo.data.sources.addresses import RemoteImage, is_address
 from zoo.data.stored import EncodedImage, ImageSource, StoredImage
 from zoo.data.table import Table, source_of
@@ -37,8 +37,8 @@ def from_images(
 
     Args:
         images: N images: paths, addresses (``s3://...``), PIL images, uint8 arrays ``(H, W, 3)`` or ``(H, W)``, the
-            bytes of image files, or uint8 torch tensors ``(3, H, W)``; or an array ``(N, H, W, 3)``. Files are read
-            when they are needed.
+            bytes of image files, or uint8 torch tensors ``(3, H, W)``; in a list, in a column of a frame, or in an
+            array ``(N, H, W, 3)``. Files are read when they are needed.
         labels: the class of each: text or numbers; None or NaN for none, in all or in no image.
         split: "train", "validation", "test", "query" or "gallery" for each, in any usual spelling; "" is not used.
         roles: "query", "gallery" or "both" for each.
@@ -56,6 +56,8 @@ def from_images(
         DataError: there is no image, one is of another type, or there are more or fewer labels than images; names the
             position.
     """
+    if hasattr(images, "to_list") or hasattr(images, "to_pylist"):  # a column of pandas, polars or pyarrow
+        images = values_of(images)
     if not isinstance(images, Sequence | np.ndarray) or isinstance(images, str | bytes):
         raise DataError(f"{name}: images are {shown(images)}; give a list of paths, PIL images or arrays.")
     if isinstance(images, np.ndarray) and (images.ndim < 3 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))):
@@ -153,9 +155,10 @@ def image_source(place: str, value: Any) -> ImageSource:
         return _pixels(place, np.moveaxis(value.detach().cpu().numpy(), 0, -1) if value.ndim == 3 else value.numpy())
     if isinstance(value, np.ndarray):
         return _pixels(place, value)
+    labels = " Labels are a list of their own: (images, labels)." if isinstance(value, tuple) else ""
     raise DataError(
         f"{place} is {shown(value)}, of type {type(value).__name__}. Give a path, a PIL image, an array or the bytes "
-        "of an image file."
+        f"of an image file.{labels}"
     )
 
 

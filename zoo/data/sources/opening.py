@@ -62,7 +62,7 @@ def open_source(data: Any, columns: Mapping[str, str] | None = None) -> Source:
         from zoo.data.sources.parts import joined
 
         if not data:
-            raise DataError("The data have no parts. Give train and test, say.")
+            raise DataError("The data have no parts. Give train and test, for example.")
         opened = {str(part): open_source(value, columns) for part, value in data.items()}
         return joined(next(iter(opened.values())).name, opened)
     library = {parent.__module__.partition(".")[0] for parent in type(data).__mro__}
@@ -71,9 +71,12 @@ def open_source(data: Any, columns: Mapping[str, str] | None = None) -> Source:
 
         return read_dataset(data, columns)
     if library & {"pandas", "polars", "pyarrow"}:
-        from zoo.data.sources.frame import read_frame
+        from zoo.data.rows import values_of
+        from zoo.data.sources.frame import is_frame, read_frame
 
-        return read_frame(data, columns)
+        if is_frame(data):
+            return read_frame(data, columns)
+        data = values_of(data)
     if columns:
         raise OptionError(f"columns names columns, and data of type {type(data).__name__} have none. Leave it out.")
     return _without_columns(data)
@@ -141,6 +144,8 @@ def _without_columns(data: Any) -> Source:
         return from_images(*data)
     if isinstance(data, np.ndarray) or (isinstance(data, Sequence) and not isinstance(data, bytes)):
         return from_images(data)
+    if hasattr(data, "__next__"):
+        raise DataError(f"Data of type {type(data).__name__} can be read only once. Make it a list: list(...).")
     if hasattr(data, "__getitem__") or hasattr(data, "__iter__"):
         from zoo.data.sources.torch_dataset import read_torch_dataset
 

@@ -109,7 +109,7 @@ def _samples(place: Place) -> dict[str, dict[str, Any]]:
                     sample |= _texts(f"{place}: {member.name}", ending, opened.read() if opened else b"")
     except tarfile.TarError as error:
         raise DataError(
-            f"{place} is not a readable tar archive ({first_line(error)}). Decompress it where it is compressed."
+            f"{place} is not a readable tar archive ({first_line(error)}). If it is compressed, decompress it."
         ) from error
     except OSError as error:
         raise DataError(f"{place} cannot be read ({error.strerror or first_line(error)}). Check the path.") from error

@@ -127,6 +127,26 @@ def test_categories_of_frames(pile: Pile) -> None:
         load_data(frame.lazy())
 
 
+@pytest.mark.parametrize("table", IN_MEMORY)
+def test_a_column_of_a_frame_is_a_list(table: Writer, pile: Pile) -> None:
+    frame = table(pile, {"image": pile.paths, "label": pile.labels})
+    assert pile.is_divided(load_data((frame["image"], frame["label"]), validation=0))
+    assert len(load_data(frame["image"]).train) == 24
+
+
+def test_what_is_no_table_is_refused(pile: Pile) -> None:
+    groups = pandas_frame(pile, {"image": pile.paths, "label": pile.labels}).groupby("label")
+    with pytest.raises(DataError, match=r"type DataFrameGroupBy are neither a table nor a column\. Give a frame"):
+        load_data(groups)
+
+
+def test_a_column_whose_name_is_nearly_one_is_named_or_renamed(pile: Pile) -> None:
+    frame = pandas_frame(pile, {"image": pile.paths, "lbl": pile.labels})
+    with pytest.raises(DataError, match=r"Did you mean label\? If so, name it with the option columns; otherwise ren"):
+        load_data(frame)
+    assert pile.is_divided(load_data(frame, validation=0, columns={"label": "lbl"}))
+
+
 def test_parquet_of_parts(pile: Pile) -> None:
     for part, rows in (("train", slice(0, 12)), ("test", slice(12, 24))):
         table = pa.table({"image": pile.blobs[rows], "label": pile.labels[rows]})
