@@ -66,7 +66,7 @@ def ship(
     require_valid({"qat_epochs": qat_epochs})
     require_known("layout", layout, LAYOUTS)
     if parity and options.get("input", "pixels") != "pixels":
-        raise OptionError("A parity pack is of files that take pixels. Leave input out, or parity.")
+        raise OptionError("A parity pack tests files that take pixels. Leave out input, or parity.")
     if layout == HUB:
         if teacher is not None or qat_epochs:
             raise OptionError(

@@ -30,7 +30,9 @@ class ForeignFile:
 
         opened = open_teacher(file)
         if not isinstance(opened, OnnxTeacher):
-            raise ModelError(f"{file} is no ONNX file, and bench times these alone. validate takes models of any kind.")
+            raise ModelError(
+                f"{file} is not an ONNX file, and bench times no other. validate takes models of any kind."
+            )
         self._network = opened.with_threads(threads)
         self.path = opened.path
         self.metadata: dict[str, Any] = {}

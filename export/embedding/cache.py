@@ -50,7 +50,7 @@ class EmbeddingCache:
             self._used.add(file)
             found = read_if_whole(file, len(images), "its images")
             if found is not None:
-                log.info("embeddings of these %d images are there already", len(images))
+                log.info("reused the embeddings of %d images", len(images))
                 return found
             embeddings = np.asarray(embed(images), np.float32)
             if np.isfinite(embeddings).all():

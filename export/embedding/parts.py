@@ -62,7 +62,7 @@ def embed_parts(
     mine = range(shard[0] - 1, facts.parts, shard[1])
     waiting = [part for part in mine if not _is_whole(folder, part, facts)]
     if len(waiting) < len(mine):
-        log.info("%s: %d of %d parts are there already", folder, len(mine) - len(waiting), len(mine))
+        log.info("%s: %d of %d parts exist already", folder, len(mine) - len(waiting), len(mine))
     unreadable = 0
     began, done = time.monotonic(), 0
     rows = [_rows(part, facts) for part in waiting]

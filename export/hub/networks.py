@@ -34,7 +34,7 @@ def require_expressible(model: nn.Module, folder: Path) -> None:
     """
     name = summary_of(model)["architecture"]
     if not timm.is_model(name):
-        raise ModelError(f"Layout hub needs a network of timm's, and {name} is none. Use layout files.")
+        raise ModelError(f"Layout hub needs a timm network, and {name} is not one. Use layout files.")
     head = linear_head_of(model)
     if head is None:
         raise ModelError(

@@ -56,7 +56,7 @@ def _with_binary(folder: Path, module: Path) -> tuple[Path, Path]:
     if binary is None or not binary.is_file():
         lacking = module.name if binary is None else binary.name
         raise OptionError(
-            f"runtime is {folder}, where onnxruntime-web's {lacking} is not. Get it with: npm install {_PACKAGE}; then "
+            f"runtime is {folder}, which lacks {lacking} of onnxruntime-web. Get it with: npm install {_PACKAGE}; then "
             f"pass --runtime node_modules/{_PACKAGE}."
         )
     return module, binary

@@ -98,7 +98,7 @@ def read_labels(path: str | Path, metric: str = "euclidean", table_ids: Sequence
     if path.suffix == ".npy":
         if table_ids is None:
             raise DataError(
-                f"Continuous labels {path} have no image ids, so they fit data of kind csv:FILE only. "
+                f"Continuous labels {path} have no image ids, so they fit tables only. "
                 "Write an .npz with ids and vectors instead."
             )
         names = [f"{path}: row {row}" for row in range(max(len(table_ids), len(arrays["rows"])))]

@@ -116,7 +116,7 @@ def test_bench_times_files_of_others(theirs: str, tiny_teacher: Path, tmp_path: 
         (str(file), batch) for batch in (1, 3) for file in (ours, theirs)
     ]
     assert all(row["latency_ms"]["median"] > 0 for row in found["rows"])
-    with pytest.raises(ModelError, match="is no ONNX file, and bench times these alone"):
+    with pytest.raises(ModelError, match="is not an ONNX file, and bench times no other"):
         bench([f"timm:{tiny_teacher}"])
 
 

@@ -78,7 +78,7 @@ def test_rows_in_the_order_of_a_table(folder: Path) -> None:
     data = load_data(f"{folder}/table.csv", validation=0, continuous_labels=folder / "labels.npy")
     assert list(data.train.ids) == [f"images/{i}.png" for i in (3, 2, 1, 0)]
     assert distances(data.train)[0] == [0, 10, 20, 30] and distances(data.test) == [[0, 10], [10, 0]]
-    message = r"labels\.npy have no image ids, so they fit data of kind csv:FILE only.*\.npz with ids and vectors"
+    message = r"labels\.npy have no image ids, so they fit tables only.*\.npz with ids and vectors"
     with pytest.raises(DataError, match=message):
         load_data(f"folder:{folder / 'images'}", continuous_labels=folder / "labels.npy")
     np.save(folder / "labels.npy", np.zeros((5, 1)))

@@ -105,7 +105,7 @@ def _each(images: ImageSet, spans: list[tuple[int, int]], workers: int) -> Itera
             yield from pool.map(_read_here, spans)
         except BrokenProcessPool as error:
             raise DataError(
-                "A process that reads images was killed, as the system does where memory is short. Try --workers 1."
+                "A process that reads images was killed, probably because memory ran out. Try --workers 1."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
