@@ -24,12 +24,13 @@ _FACTS = {"loss": maybe(TEXT), "teacher": maybe(MAPPING), "metric": one_of("cosi
 _DIGESTS = {"weights": TEXT, "config": TEXT}
 
 
-def read_config(file: Path, to_train: bool = False) -> dict[str, Any]:
+def read_config(file: Path, to_train: bool = False, modes: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return a model folder's configuration, every value that is used checked.
 
     Args:
         file: the ``config.json``.
         to_train: let modes of preprocessing pass that are not supported, since a network can be trained on others.
+        modes: of its preprocessing that are used in place of its own, under timm's names.
 
     Raises:
         ModelError: it is no such configuration; names the key, what it has, and what it must have.
@@ -43,7 +44,7 @@ def read_config(file: Path, to_train: bool = False) -> dict[str, Any]:
         require_kinds(about, {}, {"num_classes": _CLASSES})
         require_kinds(arguments, {}, {"num_classes": _CLASSES})
         _require_small(arguments, "model_args")
-        supported, unsupported = with_supported_modes(about)
+        supported, unsupported = with_supported_modes(dict(about) | dict(modes or {}))
         Preprocessing.of(supported)
         facts = config.get(FACTS_KEY, {})
         require_kinds(facts, {}, _FACTS)
@@ -56,8 +57,9 @@ def read_config(file: Path, to_train: bool = False) -> dict[str, Any]:
         ) from error
     if unsupported and not to_train:
         raise ModelError(
-            f"{file}: {unsupported[0].partition(';')[0]}, so images would not be prepared as the network expects. Give "
-            "it in Python with a preprocessing of your own (TorchTeacher), or train a student from it."
+            f"{file}: {unsupported[0].partition(';')[0]}, so images would not be prepared as the network expects. Name "
+            f"another after its path, as in {file.parent.name}#interpolation=bicubic,resize=center, and compare; or "
+            "train a student from it."
         )
     return config
 

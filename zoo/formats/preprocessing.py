@@ -75,7 +75,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, pretrained_cfg: Mapping[str, Any]) -> Preprocessing:
-        """Read the contract from a timm ``pretrained_cfg``.
+        """Read the contract from a timm ``pretrained_cfg``; what it does not say is timm's default.
 
         Raises:
             OptionError: a value is of another type or length, cannot work, or is a mode that is not supported.
@@ -96,7 +96,7 @@ class Preprocessing:
         return cls(
             input_size=(height, width),
             crop_pct=pretrained_cfg.get("crop_pct") or 0.875,
-            interpolation=pretrained_cfg.get("interpolation") or "bilinear",
+            interpolation=pretrained_cfg.get("interpolation") or "bicubic",
             crop_mode=pretrained_cfg.get("crop_mode") or "center",
             mean=tuple(pretrained_cfg.get("mean", IMAGENET_MEAN)),
             std=tuple(pretrained_cfg.get("std", IMAGENET_STD)),

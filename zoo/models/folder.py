@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, fields
 from functools import partial
@@ -37,12 +38,13 @@ log = logging.getLogger(__name__)
 _LARGEST_TRIED = 1024  # pixels of a side; larger images may take more memory than the check is worth
 
 
-def load_model(path: str | Path, network: nn.Module | None = None) -> nn.Module:
+def load_model(path: str | Path, network: nn.Module | None = None, modes: Mapping[str, str] | None = None) -> nn.Module:
     """Load a model folder in timm's format, in eval mode.
 
     Args:
         path: the folder.
         network: for a folder of a module of your own, that module, whose weights are replaced; None for timm's.
+        modes: of its preprocessing (``interpolation``, ``crop_mode``) that are used in place of its own.
 
     Raises:
         ModelError: the folder or a file in it is missing or damaged, or its weights are not exactly those of the
@@ -53,7 +55,7 @@ def load_model(path: str | Path, network: nn.Module | None = None) -> nn.Module:
     for file in (config_file, weights_file):
         if not file.is_file():
             raise ModelError(f"{file} does not exist; {path} is not a finished model folder. Check the path.")
-    config = read_config(config_file)
+    config = read_config(config_file, modes=modes)
     if config.get(MODULE_KEY):
         return _into_module(path, config, network)
     if not timm.is_model(config["architecture"]):
@@ -62,7 +64,7 @@ def load_model(path: str | Path, network: nn.Module | None = None) -> nn.Module:
             f"{did_you_mean(config['architecture'][:100], timm.list_models())} Upgrade timm, or train it again."
         )
     ours = FACTS_KEY in config
-    make = partial(timm.create_model, f"local-dir:{path}")
+    make = partial(timm.create_model, f"local-dir:{path}", pretrained_cfg_overlay=dict(modes or {}))
     held = shapes_in(weights_file)
     wanted = require_no_larger(make, weights_file, held)
     if ours and wanted is not None:

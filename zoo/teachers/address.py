@@ -59,6 +59,12 @@ class Options:
         """
         return replace(preprocessing, **self._fields())
 
+    @property
+    def modes(self) -> dict[str, str]:
+        """How images are resized, as far as it is said here, under timm's names."""
+        said = {"interpolation": self.interpolation, "crop_mode": self.resize}
+        return {name: value for name, value in said.items() if value is not None}
+
     def _fields(self) -> dict[str, Any]:
         named: dict[str, Any] = {"input_size": self.size, "crop_mode": self.resize, "crop_pct": self.crop_pct}
         named |= {"interpolation": self.interpolation, "mean": self.mean, "std": self.std}
@@ -137,7 +143,9 @@ def parse_address(text: str) -> Address:
         where = "nothing follows #" if words == [""] else "nothing stands beside a comma"
         raise OptionError(f"{text}: {where}. An output may follow #, and name=value: {', '.join(known)}.")
     first = "" if "=" in words[0] else words.pop(0)
-    output, colon, pooling = first.partition(":")
+    output, colon, pooling = first.rpartition(":")
+    if not colon or pooling.isdigit():  # a number is part of a name, as TensorFlow writes them: Identity:0
+        output, colon, pooling = first, "", ""
     if colon:
         require_known("pooling", pooling, POOLINGS)
         if not output:

@@ -45,7 +45,8 @@ def chosen_output(path: Path, outputs: Sequence[Any], name: str | None, pooling:
         pooling: of tokens, "cls" or "mean", or None.
 
     Raises:
-        OptionError: there is no such output, or it has tokens that no pooling was given for, or none has vectors.
+        OptionError: there is no such output, or it has tokens that no pooling was given for, or vectors
+            and a pooling, or none has vectors.
     """
     listed = f"Its outputs are {', '.join(map(described, outputs))}."
     named = {each.name: each for each in outputs}
@@ -61,6 +62,8 @@ def chosen_output(path: Path, outputs: Sequence[Any], name: str | None, pooling:
         if picked is None:
             raise OptionError(f"Teacher {path} gives no vectors (N, D). {listed} {_remedy(path, outputs)}")
         found = named[picked]
+    if found.shape and len(found.shape) == 2 and pooling is not None:
+        raise OptionError(f"Teacher {path}: {described(found)} has vectors, not tokens. Leave :{pooling} out.")
     if found.shape and len(found.shape) == 3 and pooling is None:
         raise OptionError(f"Teacher {path}: {described(found)} has tokens, not vectors. {_remedy(path, [found])}")
     return found

@@ -78,7 +78,7 @@ def _open(teacher: TeacherLike, precision: str) -> Teacher:
     if (family := family_of(path)) is not None:
         return _of_family(replace(address, family=family), precision)
     _require_no_output(address)
-    return _torch(load_model(path), address, path.name, precision)
+    return _torch(load_model(path, modes=options.modes), address, path.name, precision)
 
 
 def _of_family(address: Address, precision: str) -> Teacher:

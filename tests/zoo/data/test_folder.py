@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data import load_data
+from zoo.data import load_data, load_images
 from zoo.data.folder import read_folder
 from zoo.errors import DataError
 
@@ -352,3 +352,18 @@ def test_names_that_are_not_unicode(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert list(data.test.ids) == [f"{strange}/{strange}.png"] and data.test.pixels(0)[0, 0, 0] == 3
     assert r"caf\udce9" in caplog.text
     caplog.text.encode("utf-8")  # a log file can hold it
+
+
+def test_folders_named_as_kinds_of_data_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("glyphs", "cub200"):
+        for number in range(4):
+            write(tmp_path / name / "ab"[number % 2] / f"{number}.png", number)
+    assert len(load_images("./glyphs")) == len(load_images("folder:glyphs")) == len(load_images("folder:cub200")) == 4
+    with pytest.raises(DataError, match=r"a kind of data and a folder here. Write cub200:\./cub200, or folder:cub200"):
+        load_data("cub200")
+    assert not caplog.text
+    assert len(load_images("glyphs")) > 100
+    assert "glyphs are those that are drawn here, and not the folder of that name" in caplog.text

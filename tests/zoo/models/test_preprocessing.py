@@ -169,8 +169,11 @@ def test_contract_of_timm_models() -> None:
     published = timm.create_model("test_resnet.r160_in1k").pretrained_cfg
     halves = (0.5, 0.5, 0.5)
     assert Preprocessing.of(published) == Preprocessing((160, 160), 0.95, "bilinear", "center", halves, halves)
-    assert Preprocessing.of({}) == Preprocessing((224, 224), 0.875, "bilinear", "center")
-    assert Preprocessing.of({"crop_mode": None, "crop_pct": None}) == Preprocessing()
+    silent = {"crop_mode": None, "crop_pct": None, "interpolation": None}
+    found = Preprocessing.of(silent)
+    assert found == Preprocessing.of({}) == Preprocessing((224, 224), 0.875, "bicubic", "center")
+    theirs = timm.data.resolve_data_config({}, pretrained_cfg=silent)
+    assert theirs | {"input_size": (3, 224, 224)} == found.as_pretrained_cfg()
 
 
 UNUSUAL = [("crop_mode", "border"), ("crop_mode", "fit")]
@@ -191,8 +194,14 @@ def test_modes_that_are_not_supported_are_refused_and_replaced_for_training(
         TorchTeacher(network)
     assert TorchTeacher(network, Preprocessing((32, 32))).input_size == (32, 32)  # said in Python
     for given in (str(tmp_path), f"timm:{tmp_path}"):
-        with pytest.raises(ModelError, match=f"its {mode} {value!r} is not supported, so images would.*Give it in Py"):
+        with pytest.raises(
+            ModelError, match=f"its {mode} {value!r} is not supported, so images would.*Name another after"
+        ):
             open_teacher(given)
+        option = "resize" if mode == "crop_mode" else mode
+        named = "squash" if mode == "crop_mode" else "bicubic"
+        opened = open_teacher(f"{given}#{option}={named}")
+        assert getattr(opened.preprocessing, mode) == named  # type: ignore[attr-defined]
     options = with_folder({"arch": str(tmp_path), "pretrained": False, "dim": 8})
     student = create_model(options["arch"], 8, options["pretrained"], arch_options=options["arch_options"])
     used = {"lanczos": "bicubic", "border": "center", "fit": "center"}.get(value, "bilinear")

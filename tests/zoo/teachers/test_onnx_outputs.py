@@ -191,6 +191,8 @@ def test_another_size_than_the_files_is_refused(tmp_path: Path) -> None:
         ("resize=fit", "it must be center or squash"),
         ("batch_size=0", "it must be a whole number in 1..4096"),
         ("pooler_output:max", "Unknown pooling 'max'; known are cls and mean"),
+        ("pooler_output:mean", "has vectors, not tokens. Leave :mean out"),
+        ("pooler_output:0", "no output 'pooler_output:0'"),  # as TensorFlow names them
     ],
 )
 def test_options_that_cannot_be_are_refused(fragment: str, message: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from inspect import signature
@@ -14,7 +15,9 @@ from zoo.data.division.splits import Reader, Source
 from zoo.data.image_set import ImageSet
 from zoo.data.sources.addresses import is_address
 from zoo.errors import DataError, OptionError, did_you_mean, shown
-from zoo.paths import given_path
+from zoo.paths import expanded, given_path, is_there
+
+log = logging.getLogger(__name__)
 
 # kind -> module and function that reads it; imported when asked for
 READERS: dict[str, str] = {
@@ -90,6 +93,10 @@ def kind_and_path(data: str) -> tuple[str, str]:
             known = ", ".join(READERS)
             raise DataError(f"Unknown kind of data {kind!r}; known are {known}.{did_you_mean(kind, READERS)}")
         kind, path = _kind_of(data), data
+    elif not colon and is_there(expanded(kind)):
+        if kind != "glyphs":
+            raise DataError(f"{kind} is a kind of data and a folder here. Write {kind}:./{kind}, or folder:{kind}.")
+        log.warning("glyphs are those that are drawn here, and not the folder of that name. Write ./glyphs for it.")
     if kind != "glyphs" and not path:
         raise DataError(f"Data {data!r} names no path; write {kind}:PATH.")
     if is_address(path):

@@ -32,7 +32,7 @@ def open_timm(address: Address) -> tuple[nn.Module, list[str]]:
         OptionError: it has no such output.
     """
     address.require_output_among(OUTPUTS)
-    network = load_model(_folder(address))
+    network = load_model(_folder(address), modes=address.options.modes)
     name = str(network.pretrained_cfg.get("architecture", ""))  # type: ignore[union-attr, operator]
     count = int(getattr(network, "num_classes", 0))
     embeds = facts_of(network).loss is not None or ("clip" in name and not is_of_published_classes(count))
