@@ -316,7 +316,7 @@ def test_parts_in_each_class_are_no_classes(tmp_path: Path) -> None:
             "cats/train/ant/1 cats/test/bee/1 dogs/cat/1",
             r"cats holds folders called test and train, which define a split",
         ),
-        ("train/ant/1 train/bee/1 unseen/bee/2", r"folders train and unseen hold the same classes, such as bee"),
+        ("train/ant/1 train/bee/1 fresh/bee/2", r"folders train and fresh hold the same classes, such as bee"),
     ],
 )
 def test_parts_elsewhere_are_refused(tmp_path: Path, names: str, message: str) -> None:
@@ -329,6 +329,14 @@ def test_some_classes_of_each_part_are_shown(tmp_path: Path, caplog: pytest.LogC
         parts(tmp_path, "train/ant/1 train/bee/1 train/cat/1 train/dog/1 test/emu/1 test/fox/1")
     assert "train: 4 images of 4 classes, such as ant, cat, dog" in caplog.text
     assert "test: 2 images of the classes emu, fox" in caplog.text
+
+
+def test_a_word_of_a_split_beside_an_unknown_one_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts(tmp_path, "entrenamiento/ant/1 entrenamiento/bee/1 test/emu/1 test/fox/1")
+    assert "test and entrenamiento are taken as groups of classes. If they are a split, call them train" in caplog.text
+    caplog.clear()
+    parts(tmp_path / "b", "contest/ant/1 test/1 tester/bee/1")  # a class of that name, with its images right in it
+    assert not caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import product
@@ -12,6 +13,8 @@ import numpy as np
 from zoo.data.division.words import TEST, part_of, parts_and_roles
 from zoo.data.image_set import GALLERY, QUERY
 from zoo.errors import DataError
+
+log = logging.getLogger(__name__)
 
 
 def without_parts(
@@ -88,4 +91,14 @@ def _require_classes(root: Path, names: Sequence[PurePosixPath]) -> None:
                 raise DataError(
                     f"{root}: folders {parent / one} and {parent / other} hold the same classes, such as "
                     f"{min(shared)}. If they are a split, call them train, validation, test, query or gallery."
+                )
+        for one in named:
+            if below.get(parent / one) and len(folders) > 1:
+                other = min(folders - set(named))
+                log.warning(
+                    "%s: %s and %s are taken as groups of classes. If they are a split, call them train, validation, "
+                    "test, query or gallery.",
+                    root,
+                    parent / one,
+                    parent / other,
                 )

@@ -14,9 +14,9 @@ from zoo.errors import DataError
 TRAIN, VALIDATION, TEST, UNUSED = "train", "validation", "test", ""
 
 _SPELLINGS = {
-    TRAIN: "train training trains trn tr trainval learn learning",
+    TRAIN: "train training trains trn tr trainval learn learning seen",
     VALIDATION: "validation val valid validate validating vali vld dev devel development",
-    TEST: "test testing tests tst te eval evaluation evaluate heldout holdout",
+    TEST: "test testing tests tst te eval evaluation evaluate heldout holdout unseen",
     QUERY: "query queries probe probes",
     GALLERY: "gallery galleries database db reference references catalog catalogue index",
 }

@@ -11,9 +11,12 @@ from zoo.errors import DataError
 @pytest.mark.parametrize(
     ("part", "spellings"),
     [
-        ("train", "train Training TRAIN train_set trainset TrainingSet train2017 01_train images-train trn train_val"),
+        (
+            "train",
+            "train Training TRAIN train_set trainset TrainingSet train2017 01_train images-train trn train_val seen",
+        ),
         ("validation", "val valid Validation validation_images val2017 dev DevSet ValidSet"),
-        ("test", "test Testing tst TestImages test-data bounding_box_test eval Evaluation held-out holdout"),
+        ("test", "test Testing tst TestImages test-data bounding_box_test eval Evaluation held-out holdout unseen"),
         ("query", "query Queries test_query query_images probe"),
         ("gallery", "gallery Galleries gallery_set test-gallery database DB reference"),
     ],
