@@ -85,7 +85,8 @@ def _require_classes(root: Path, names: Sequence[PurePosixPath]) -> None:
                 "Put such folders above all classes, or in each class."
             )
         named = [folder for folder, part in words.items() if part]
-        for one, other in product(named, sorted(folders - set(named))):
+        others = folders - set(named)
+        for one, other in product(named, sorted(others)):
             shared = below.get(parent / one, set()) & below.get(parent / other, set())
             if shared:
                 raise DataError(
@@ -93,12 +94,11 @@ def _require_classes(root: Path, names: Sequence[PurePosixPath]) -> None:
                     f"{min(shared)}. If they are a split, call them train, validation, test, query or gallery."
                 )
         for one in named:
-            if below.get(parent / one) and len(folders) > 1:
-                other = min(folders - set(named))
+            if below.get(parent / one) and others:
                 log.warning(
                     "%s: %s and %s are taken as groups of classes. If they are a split, call them train, validation, "
                     "test, query or gallery.",
                     root,
                     parent / one,
-                    parent / other,
+                    parent / min(others),
                 )
