@@ -337,6 +337,9 @@ def test_a_word_of_a_split_beside_an_unknown_one_is_told(tmp_path: Path, caplog:
     caplog.clear()
     parts(tmp_path / "b", "contest/ant/1 test/1 tester/bee/1")  # a class of that name, with its images right in it
     assert not caplog.text
+    parts(tmp_path / "d", "fold1/ant/1 fold1/bee/1 fold2/ant/1 fold2/bee/1")
+    assert "fold1, fold2 hold folders of the same names, such as ant, which are taken as diff" in caplog.text
+    caplog.clear()
     parts(tmp_path / "c", "train/ant/1 Training/bee/1")  # one part in two spellings, and nothing beside it
     assert not caplog.text
 

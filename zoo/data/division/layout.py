@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from zoo.data.division.words import TEST, part_of, parts_and_roles
+from zoo.data.division.words import TEST, part_of, parts_and_roles, parts_of
 from zoo.data.image_set import GALLERY, QUERY
-from zoo.errors import DataError
+from zoo.errors import DataError, all_shown
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ def without_parts(
     above = 0
     while len({name.parts[above] for name in names}) == 1 and all(len(name.parts) > above + 2 for name in names):
         above += 1
-    tops = [part_of(name.parts[above]) if len(name.parts) > above + 1 else None for name in names]
+    of_tops = parts_of({name.parts[above] for name in names if len(name.parts) > above + 1})
+    tops = [of_tops[name.parts[above]] if len(name.parts) > above + 1 else None for name in names]
     lasts = [part_of(name.parent.name) if len(name.parts) > above + 2 else None for name in names]
     if _parts(tops):
         rest = [PurePosixPath(*name.parts[above + 1 :]) for name in names]
@@ -86,6 +87,15 @@ def _require_classes(root: Path, names: Sequence[PurePosixPath]) -> None:
             )
         named = [folder for folder, part in words.items() if part]
         others = folders - set(named)
+        inner = [below.get(parent / folder, set()) for folder in folders]
+        if not named and len(folders) > 1 and len(inner[0]) > 1 and all(each == inner[0] for each in inner):
+            log.warning(
+                "%s: %s hold folders of the same names, such as %s, which are taken as different classes. If they are "
+                "a split, call them train, validation, test, query or gallery.",
+                root,
+                all_shown(sorted(folders), 3),
+                min(inner[0]),
+            )
         for one, other in product(named, sorted(others)):
             shared = below.get(parent / one, set()) & below.get(parent / other, set())
             if shared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +14,7 @@ from zoo.errors import DataError
 TRAIN, VALIDATION, TEST, UNUSED = "train", "validation", "test", ""
 
 _SPELLINGS = {
-    TRAIN: "train training trains trn tr trainval learn learning seen",
+    TRAIN: "train training trainings trains trn tr trainval learn learning seen",
     VALIDATION: "validation val valid validate validating vali vld dev devel development",
     TEST: "test testing tests tst te eval evaluation evaluate heldout holdout unseen",
     QUERY: "query queries probe probes",
@@ -27,7 +27,7 @@ _FILLERS = (
     "set sets data dataset datasets split splits subset part partition folder dir image images img imgs photo photos "
     "picture pictures pic pics sample samples file files crop crops bounding box bbox"
 )
-_ENDINGS = ("dataset", "data", "set", "split", "images", "image", "imgs", "img", "photos")
+_ENDINGS = ("dataset", "data", "daten", "set", "split", "images", "image", "imgs", "img", "photos")
 
 
 @lru_cache(maxsize=4096)  # of a folder, it is asked for each image in it
@@ -40,10 +40,23 @@ def part_of(word: str) -> str | None:
     Returns:
         None where the word is none of these.
     """
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", word)
-    found = tuple(token for token in re.findall(r"[^\W\d_]+", apart.lower()) if token not in _FILLERS.split())
-    found = tuple(_bare(token) for token in found)
+    found = tuple(_bare(token) for token in _tokens(word) if token not in _FILLERS.split())
     return _WORDS.get(found[0]) if len(found) == 1 else _JOINED.get(found)
+
+
+def parts_of(names: Iterable[str]) -> dict[str, str | None]:
+    """Return what folders beside each other stand for, by name, as :func:`part_of` says.
+
+    Where none is understood, words that all of them begin or end with are left out: ``birds_train`` and ``birds_test``,
+    ``trainA`` and ``testA`` are parts.
+    """
+    found = {name: part_of(name) for name in names}
+    if len(found) < 2 or any(found.values()):
+        return found
+    tokens = [_tokens(name) for name in found]
+    begin, end = _shared(tokens), _shared([each[::-1] for each in tokens])
+    within = [part_of(" ".join(each[begin : len(each) - end])) for each in tokens]
+    return dict(zip(found, within, strict=True)) if all(within) and len(set(within)) > 1 else found
 
 
 def parts_and_roles(name: str, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -74,6 +87,17 @@ def parts_and_roles(name: str, parts: Sequence[str]) -> tuple[np.ndarray, np.nda
             raise DataError(f"{name} has a part called {one} but none called {rest} or test. Rename the other.")
     roles = np.where(np.isin(words, (QUERY, GALLERY)), words, np.where(words == TEST, rest, BOTH)).astype(object)
     return split, roles
+
+
+def _tokens(word: str) -> list[str]:
+    """Return the words in a name, in small letters: ``TestImages_2`` has "test" and "images"."""
+    return re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", word).lower())
+
+
+def _shared(lists: Sequence[Sequence[str]]) -> int:
+    """Return how many words all lists begin with."""
+    columns = zip(*lists, strict=False)
+    return next((place for place, words in enumerate(columns) if len(set(words)) > 1), min(map(len, lists)))
 
 
 def _bare(token: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.data.division.words import part_of, parts_and_roles
+from zoo.data.division.words import part_of, parts_and_roles, parts_of
 from zoo.errors import DataError
 
 
@@ -41,3 +41,20 @@ def test_what_is_neither_query_nor_gallery_is_the_other() -> None:
     assert parts_and_roles("x", ["train", "test"])[1] is None
     with pytest.raises(DataError, match="x has a part called gallery but none called query or test"):
         parts_and_roles("x", ["train", "gallery"])
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        ("birds_train birds_test", ["train", "test"]),
+        ("trainA testA", ["train", "test"]),
+        ("cub-query-v2 cub-gallery-v2", ["query", "gallery"]),
+        ("Trainingsdaten Testdaten", ["train", "test"]),
+        ("train test_of_mine", ["train", None]),  # one is understood as it stands
+        ("train_station test_tube", [None, None]),
+        ("birds_red birds_train", [None, None]),
+        ("my_train", [None]),
+    ],
+)
+def test_words_that_all_names_share_do_not_matter(names: str, parts: list[str | None]) -> None:
+    assert parts_of(names.split()) == dict(zip(names.split(), parts, strict=True))
