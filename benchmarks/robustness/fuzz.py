@@ -36,7 +36,10 @@ Change = Callable[[Path, np.random.Generator], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """A file of a specimen, how it is changed, and whether what comes out of it must stay the same."""
+    """A file of a specimen, how it is changed, and whether what comes out of it must stay the same.
+
+    The file may be a pattern, of which the largest one that fits is meant.
+    """
 
     specimen: str
     file: str
@@ -67,6 +70,28 @@ KINDS = {
     "YAML of run": Kind("yaml", "run.yaml", text_changed, same=False),
     "table of images": Kind("table", "images.csv", text_changed, same=False),
     "image": Kind("image", "a.png", bytes_changed, same=False),
+    "image, checked": Kind("checked", "3.png", bytes_changed, same=False),
+    "table of images, checked": Kind("checked", "images.csv", text_changed, same=False),
+    "table, TSV": Kind("tsv", "images.tsv", text_changed, same=False),
+    "table, JSON Lines": Kind("jsonl", "images.jsonl", text_changed, same=False),
+    "table, Parquet": Kind("parquet", "images.parquet", bytes_changed, same=False),
+    "shard": Kind("shards", "images.tar", bytes_changed, same=False),
+    "continuous labels": Kind("labels", "places.csv", text_changed, same=False),
+    "split list": Kind("lists", "split.yaml", text_changed, same=False),
+    "embedding parts, facts": Kind("parts", "_embeddings.json", document_changed),
+    "embedding parts, facts, no digest": Kind("parts-old", "_embeddings.json", document_changed, same=False),
+    "embedding parts, Parquet": Kind("parts", "part-00001.parquet", bytes_changed),
+    "stored views": Kind("views", "views-*.npy", bytes_changed),
+    "stored views, checksums": Kind("views", "views-*.crc.npy", bytes_changed),
+    "kept embeddings": Kind("reuse", "*.npy", bytes_changed),
+    "index.json, exported": Kind("vectors", "index.json", document_changed),
+    "index.faiss, exported": Kind("vectors", "index.faiss", bytes_changed),
+    "hub folder, config.json": Kind("hub", "config.json", document_changed, same=False),
+    "hub folder, README.md": Kind("hub", "README.md", text_changed, same=False),
+    "preprocessor_config.json": Kind("processor", "preprocessor_config.json", document_changed, same=False),
+    "report.json": Kind("report", "report/report.json", document_changed, same=False),
+    "parity pack, manifest.json": Kind("parity", "pack/manifest.json", document_changed, same=False),
+    "parity pack, vectors": Kind("parity", "pack/expected-fp32.f32", bytes_changed, same=False),
 }
 
 
@@ -85,12 +110,13 @@ def outcome_of(number: int, seed: int, specimens: Path, expected: dict[str, str]
     name = list(KINDS)[number % len(KINDS)]
     kind = KINDS[name]
     use = USES[kind.specimen]
-    if kind.specimen not in expected:
-        expected[kind.specimen] = use(specimens / kind.specimen)
     with tempfile.TemporaryDirectory(prefix="fuzz.") as folder:
+        if kind.specimen not in expected:
+            whole = shutil.copytree(specimens / kind.specimen, Path(folder) / "whole" / kind.specimen)
+            expected[kind.specimen] = use(Path(whole))
         copy = Path(shutil.copytree(specimens / kind.specimen, Path(folder) / kind.specimen))
         random = np.random.default_rng([seed, number])
-        kind.change(copy / kind.file, random)
+        kind.change(max(copy.glob(kind.file), key=lambda file: file.stat().st_size), random)
         try:
             with _peak() as peak:
                 found = use(copy)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from benchmarks.robustness.data_specimens import DATA_USES, make_data_specimens, said
 
 SIDE = 32
 
@@ -96,14 +96,8 @@ def make_specimens(folder: Path, onnx_file: Path | None = None) -> None:
     config_lines += ["  loss_options: {margin: 0.1, alpha: 32}", "student:", "  arch: lcnet_050", "  dim: 64"]
     config_lines += ["  epochs: 3", "report:", "  ks: [1, 2, 4]", "  min_retention: 0.9", "  bootstrap: 100"]
     (folder / "yaml" / "run.yaml").write_text("\n".join(config_lines))
+    make_data_specimens(folder, folder / "model", whole, folder / "index")
     (folder / "done").touch()
-
-
-def _said(*values: Any) -> str:
-    hashed = hashlib.sha256()
-    for value in values:
-        hashed.update(np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
-    return hashed.hexdigest()
 
 
 def _pixels() -> np.ndarray:
@@ -122,7 +116,7 @@ def _use_model(folder: Path) -> str:
     preprocessing = preprocessing_of(model)
     with torch.no_grad():
         vector = model(Preprocess(preprocessing)(torch.from_numpy(_pixels())[None]))
-    return _said(vector.numpy(), facts_of(model).metric, preprocessing)
+    return said(vector.numpy(), facts_of(model).metric, preprocessing)
 
 
 def _use_onnx(folder: Path) -> str:
@@ -130,7 +124,7 @@ def _use_onnx(folder: Path) -> str:
 
     embedder = Embedder(folder / "model.onnx", threads=1)
     inspect(folder / "model.onnx")
-    return _said(embedder(_pixels()), embedder.metric, embedder.dim, embedder.preprocessing)
+    return said(embedder(_pixels()), embedder.metric, embedder.dim, embedder.preprocessing)
 
 
 def _use_teacher(folder: Path) -> str:
@@ -141,7 +135,7 @@ def _use_teacher(folder: Path) -> str:
 
     teacher = OnnxTeacher(folder / "model.onnx")
     views = torch.from_numpy(_pixels()[:SIDE, :SIDE].transpose(2, 0, 1)[None].copy())
-    return _said(teacher.embed_views(views, torch.arange(1), ImageSet([], [])).numpy(), teacher.metric)
+    return said(teacher.embed_views(views, torch.arange(1), ImageSet([], [])).numpy(), teacher.metric)
 
 
 def _use_checkpoint(folder: Path) -> str:
@@ -161,7 +155,7 @@ def _use_cache(folder: Path) -> str:
     from zoo.teachers.cache import read_entry
 
     try:
-        return _said(read_entry(folder / "entry.npy", 6))
+        return said(read_entry(folder / "entry.npy", 6))
     except (OSError, ValueError) as error:  # what the cached teacher warns of before it asks the teacher
         raise DataError(str(error)) from error
 
@@ -176,7 +170,7 @@ def _use_index(folder: Path) -> str:
     from export import search_index
 
     (hits,) = search_index(folder, [folder / "query.png"], k=5, model=folder / "model.onnx", allow_other_encoder=True)
-    return _said(hits)
+    return said(hits)
 
 
 def _use_stage(folder: Path) -> str:
@@ -191,7 +185,7 @@ def _use_stage(folder: Path) -> str:
 def _use_record(folder: Path) -> str:
     from compressor.pipeline import read_record
 
-    return _said(read_record(folder / "inputs.json"))
+    return said(read_record(folder / "inputs.json"))
 
 
 def _use_yaml(folder: Path) -> str:
@@ -217,7 +211,7 @@ def _use_table(folder: Path) -> str:
 def _use_image(folder: Path) -> str:
     from export import Embedder
 
-    return _said(Embedder(folder / "model.onnx", threads=1)(folder / "a.png"))
+    return said(Embedder(folder / "model.onnx", threads=1)(folder / "a.png"))
 
 
 USES: dict[str, Callable[[Path], str]] = {
@@ -238,5 +232,5 @@ USES: dict[str, Callable[[Path], str]] = {
     "yaml": _use_yaml,
     "table": _use_table,
     "image": _use_image,
-}
+} | DATA_USES
 """What is done with the files of each folder, and what comes out, as a digest; "" where nothing is to be compared."""

@@ -11,9 +11,21 @@ from torch import nn
 from export.report.content import models_of
 from zoo.errors import OptionError, UserError
 from zoo.files import digest
-from zoo.formats.documents import MAPPING, list_of, read_document, require_kinds
+from zoo.formats.documents import MAPPING, TEXT, Kind, list_of, maybe, number, read_document, require_kinds, whole
 from zoo.models.network import summary_of
 from zoo.paths import given_path
+
+_NUMBER = number("a number")
+_SCORES = Kind("numbers by K", lambda value: isinstance(value, dict) and all(map(_NUMBER.fits, value.values())))
+_OF_STAGE = {
+    "recall": _SCORES,
+    "ndcg": _SCORES,
+    "map_at_r": _NUMBER,
+    "retention": maybe(_NUMBER),
+    "retention_interval": list_of(maybe(_NUMBER), 2),
+    "bytes": maybe(whole(0)),
+    "latency_ms": maybe(MAPPING),
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ def find_report(report: str | Path | None, model: Path, network: nn.Module) -> M
         return None
     try:
         content = read_document(file)
-        require_kinds(content, {"stages": list_of(MAPPING), "data": MAPPING})
+        _require_figures(content)
     except (OSError, ValueError) as error:
         if report is None:
             return None
@@ -76,6 +88,17 @@ def find_report(report: str | Path | None, model: Path, network: nn.Module) -> M
         )
     teacher = next((stage for stage in content["stages"] if stage.get("stage") == "teacher"), None)
     return Measured(content, stages, teacher) if stages else None
+
+
+def _require_figures(content: dict[str, Any]) -> None:
+    """Raise a ValueError where a report lacks figures that a card has, or has others in their place."""
+    require_kinds(content, {"stages": list_of(MAPPING), "data": MAPPING}, {"machine": MAPPING})
+    require_kinds(content["data"], {}, dict.fromkeys(("queries", "gallery"), maybe(whole(0))))
+    has_teacher = any(stage.get("stage") == "teacher" for stage in content["stages"])
+    compared = ("retention", "retention_interval") if has_teacher else ()
+    for stage in models_of(content):
+        require_kinds(stage, {"stage": TEXT} | {key: _OF_STAGE[key] for key in compared}, _OF_STAGE)
+        require_kinds(stage.get("latency_ms") or {}, {}, {"median": maybe(_NUMBER)})
 
 
 def _is_of(stage: dict[str, Any], model: Path, weights: str) -> bool:

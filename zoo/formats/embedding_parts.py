@@ -13,7 +13,7 @@ import numpy as np
 from zoo.errors import DataError, first_line, printable
 from zoo.extras import is_installed, missing
 from zoo.files import replacing, write_json
-from zoo.formats.documents import TEXT, list_of, one_of, read_document, require_kinds, seal_of, whole
+from zoo.formats.documents import MAPPING, TEXT, list_of, one_of, parsed, read_document, require_kinds, seal_of, whole
 
 SCHEMA = 1
 FACTS = "_embeddings.json"
@@ -175,8 +175,9 @@ def read_part(folder: Path, part: int, facts: EmbeddingFacts) -> Part:
 
     file = part_file(folder, part)
     try:
+        unreadable = _require_fitting(parquet.read_schema(file).metadata, part, facts)
+        _require_room(file, facts)
         table = parquet.read_table(file, page_checksum_verification=True, partitioning=None)
-        unreadable = _require_fitting(table.schema.metadata, part, facts)
         vector = table.schema.field("vector").type
         if not pyarrow.types.is_fixed_size_list(vector) or vector.list_size != facts.dim:
             raise ValueError(f"its vectors are {vector}; they must have {facts.dim} dimensions")
@@ -207,9 +208,24 @@ def read_unreadable(folder: Path, part: int, facts: EmbeddingFacts) -> list[tupl
         raise DataError(f"{file} cannot be used: {first_line(error)}. Remove it and embed again.") from error
 
 
+def _require_room(file: Path, facts: EmbeddingFacts) -> None:
+    """Raise a ValueError where a part says it has more rows than a file of its size can hold."""
+    from pyarrow import parquet
+
+    rows, size = parquet.read_metadata(file).num_rows, file.stat().st_size
+    if rows * _row_size(facts) > size:
+        raise ValueError(f"it says {rows} rows of {facts.dim} dimensions, in {size} bytes")
+
+
+def _row_size(facts: EmbeddingFacts) -> int:
+    """Return the bytes of a row's vector, which is stored as it is."""
+    return facts.dim * np.dtype(facts.dtype).itemsize
+
+
 def _require_fitting(metadata: dict[bytes, bytes] | None, part: int, facts: EmbeddingFacts) -> list[tuple[str, str]]:
     """Return a part's unreadable images; raise a ValueError where the part is of other embeddings than ``facts``."""
-    said = json.loads((metadata or {})[METADATA_KEY])
+    said = parsed((metadata or {})[METADATA_KEY].decode())
+    require_kinds({"its metadata": said}, {"its metadata": MAPPING})
     for name, value in ({**asdict(facts), "part": part}).items():
         if said.get(name) != value:
             raise ValueError(f"it has {name} {said.get(name)!r}, and {FACTS} says {value!r}")
@@ -225,13 +241,15 @@ def read_embeddings(folder: Path) -> tuple[EmbeddingFacts, Part]:
         MissingExtraError: pyarrow is not installed.
     """
     facts = read_facts(folder)
-    absent = [part for part in range(facts.parts) if not part_file(folder, part).is_file()]
-    if absent:
+    first_absent = next((part for part in range(facts.parts) if not part_file(folder, part).is_file()), None)
+    if first_absent is not None:
+        there = len(list(folder.glob("part-*.parquet")))
         raise DataError(
-            f"{folder} lacks {len(absent)} of its {facts.parts} parts, such as {part_file(folder, absent[0]).name}. "
-            "Repeat the embed command that wrote it."
+            f"{folder} lacks {max(facts.parts - there, 1)} of its {facts.parts} parts, such as "
+            f"{part_file(folder, first_absent).name}. Repeat the embed command that wrote it."
         )
-    vectors = np.empty((facts.images, facts.dim), np.float32)
+    size = sum(part_file(folder, part).stat().st_size for part in range(facts.parts))
+    vectors = np.empty((min(facts.images, size // _row_size(facts)), facts.dim), np.float32)
     ids: list[str] = []
     labels: list[str] = []
     unreadable: list[tuple[str, str]] = []

@@ -116,6 +116,11 @@ class Preprocessing:
             OptionError: the crop is larger than what it is cropped from, or a value cannot work.
         """
         largest = max(input_size)
+        if min(input_size) < _SMALLEST or resized > _LARGEST:
+            raise OptionError(
+                f"Images resized to {shown(resized)} pixels and cropped to {shown(largest)} have no counterpart; sizes "
+                f"are {_SMALLEST} to {_LARGEST}."
+            )
         if resized < largest:
             raise OptionError(f"Images resized to {resized} pixels cannot be cropped to {largest} without a border.")
         share = largest / resized

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from export import build_index, embed_data, search_index, validate
 from export.runtime import Embedder
 from zoo.data import load_images
 from zoo.errors import DataError, ModelError, OptionError
-from zoo.formats.embedding_parts import read_embeddings, read_facts
+from zoo.formats.embedding_parts import (
+    METADATA_KEY,
+    EmbeddingFacts,
+    read_embeddings,
+    read_facts,
+    write_facts,
+    write_part,
+)
 from zoo.teachers.opening import open_teacher
 
 pyarrow = pytest.importorskip("pyarrow", reason="extra data is not installed")
@@ -156,6 +164,41 @@ def test_a_gallery_by_another_encoder_is_refused(
     other = tiny_onnx(tmp_path / "other.onnx", precision="fp16")
     with pytest.raises(ModelError, match=r"has embeddings by model\.onnx .* need not be comparable"):
         build_index(other, str(out), tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"images": 10**18}, "lacks 1999999999999999[0-9]+ of its 2000000000000000[0-9]+ parts"),
+        ({"images": 10**18, "rows_per_part": 10**18}, "part-00000.parquet cannot be used: it has images 3"),
+        ({"dim": 2**20}, "part-00000.parquet cannot be used: it has dim 4"),
+    ],
+)
+def test_facts_that_no_part_has_are_refused_early(changed: dict[str, int], message: str, tmp_path: Path) -> None:
+    facts = EmbeddingFacts("m", "0", "cosine", 4, "float32", "1", 3, 5)
+    write_part(tmp_path, 0, facts, ["a", "b", "c"], np.eye(3, 4), None, ())
+    write_facts(tmp_path, replace(facts, **changed))
+    with pytest.raises(DataError, match=message):
+        read_embeddings(tmp_path)
+
+
+def test_parts_that_hold_less_than_they_say_are_refused(tmp_path: Path) -> None:
+    facts = EmbeddingFacts("m", "0", "cosine", 4, "float32", "1", 10**6, 10**6)
+    write_facts(tmp_path, facts)
+    write_part(tmp_path, 0, facts, ["a"], np.eye(1, 4), None, ())
+    schema = parquet.read_schema(tmp_path / "part-00000.parquet")
+    zeros = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.zeros(4 * 10**6, np.float32)), 4)
+    names = pyarrow.array(["a"] * 10**6)
+    table = pyarrow.table([names, zeros], schema=schema)
+    parquet.write_table(table, tmp_path / "part-00000.parquet", compression="zstd")
+    with pytest.raises(DataError, match=r"cannot be used: it says 1000000 rows of 4 dimensions, in \d+ bytes"):
+        read_embeddings(tmp_path)
+    for said in (b"[]", b"[" * 100_000, b"\xff"):
+        parquet.write_table(
+            table.slice(0, 1).replace_schema_metadata({METADATA_KEY: said}), tmp_path / "part-00000.parquet"
+        )
+        with pytest.raises(DataError, match=r"part-00000\.parquet cannot be used"):
+            read_embeddings(tmp_path)
 
 
 def test_faiss_pandas_and_duckdb_open_it(model: Path, photos: Path, tmp_path: Path) -> None:

@@ -103,6 +103,28 @@ def test_a_report_on_another_model_is_refused(run_folder: Path) -> None:
         write_hub(run_folder / "student", run_folder / "out", report=run_folder / "nowhere.json")
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"recall": {"1": "x"}}, r"recall is \{'1': 'x'\}; it must be numbers by K"),
+        ({"retention": None, "retention_interval": [0.5]}, r"retention_interval is \[0.5\]"),
+        ({"latency_ms": {"median": []}}, r"median is \[\]"),
+        ({"stage": 3}, "stage is 3; it must be text"),
+    ],
+)
+def test_a_report_with_other_values_than_figures_is_refused(
+    changed: dict[str, Any], message: str, run_folder: Path
+) -> None:
+    report = run_folder / "report" / "report.json"
+    content = json.loads(report.read_text())
+    content["stages"][1] |= changed
+    report.write_text(json.dumps(content))
+    network = load_model(run_folder / "student")
+    with pytest.raises(OptionError, match=rf"is not a report\.json \({message}"):
+        find_report(report, run_folder / "student", network)
+    assert find_report(None, run_folder / "student", network) is None
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_fastembed_is_named_only_where_it_can_be_right(metric: str, tmp_path: Path) -> None:
     save_model(create_model("test_resnet", 8, image_size=32, metric=metric).eval(), tmp_path / "student")

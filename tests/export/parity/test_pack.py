@@ -149,6 +149,11 @@ def test_the_checker_runs_alone_and_its_exit_code_tells(pack: Path, exported: di
     rows.tofile(moved / "expected-fp32.f32")
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1 and "FAILED checks.rgb" in result.stdout and result.stdout.count("FAILED") == 2
+    manifest = json.loads((moved / "manifest.json").read_text())
+    (moved / "manifest.json").write_text(json.dumps(manifest | {"images": {}}))
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "parity is damaged, or no parity pack of fp32" in result.stderr
 
 
 def test_a_pack_that_would_notice_nothing_is_refused(tiny_onnx: Callable[..., Path], tmp_path: Path) -> None:

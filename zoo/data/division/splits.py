@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from zoo.data.division.twins import twins
 from zoo.data.division.words import TEST, TRAIN, UNUSED, VALIDATION, part_of
 from zoo.data.image_set import DataSplits, ImageSet
-from zoo.errors import DataError, OptionError, did_you_mean, printable
+from zoo.errors import DataError, OptionError, did_you_mean, first_line, printable
+from zoo.formats.yaml_document import read_yaml
 from zoo.images import require_regular
 from zoo.paths import given_path
 
@@ -144,13 +144,13 @@ def _by_class_rule(name: str, images: ImageSet, rule: str) -> np.ndarray:
 def _listed(images: ImageSet, path: Path) -> np.ndarray:
     try:
         require_regular(path)
-        lists = yaml.safe_load(path.read_text(encoding="utf-8"))
+        lists = read_yaml(path)
     except OSError as error:
         raise DataError(
             f"Split list {path} cannot be read ({error.strerror}). Relative paths start from the working directory."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"Split list {path} is not valid YAML ({str(error).splitlines()[0]}).") from error
+    except ValueError as error:
+        raise DataError(f"Split list {path} is not valid YAML ({first_line(error)}).") from error
     keys = [part_of(str(key)) for key in lists] if isinstance(lists, dict) else []
     if not {TRAIN, TEST} <= set(keys) <= {TRAIN, VALIDATION, TEST} or len(set(keys)) < len(keys):
         raise DataError(f"Split list {path} must have the keys train and test (and may have validation), each a list.")

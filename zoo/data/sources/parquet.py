@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -19,11 +18,13 @@ from zoo.data.stored import StoredImage
 from zoo.data.table import source_of, typed_header
 from zoo.errors import DataError, first_line, printable
 from zoo.extras import is_installed, missing
+from zoo.formats.documents import parsed
 
 log = logging.getLogger(__name__)
 
 _LARGE_GROUP = 512 << 20  # bytes of images in one row group, each held by every process that reads some of it
 _HELD_GROUPS = 4
+_ROWS_OF_ANY, _ROWS_OF_A_BYTE = 1_000_000, 4  # that a file may say it has; names of images take more, packed too
 
 
 def read_parquet(path: str, columns: Mapping[str, str] | None = None) -> Source:
@@ -68,6 +69,7 @@ def _read(place: Place, given: Mapping[str, str] | None) -> tuple[dict[str, list
     try:
         with open_place(place) as opened:
             file = parquet.ParquetFile(opened)
+            _require_few(opened, file)
             schema = file.schema_arrow
             classes = {name: names for name, names in _classes(schema.metadata).items() if name in schema.names}
             pictures = [field.name for field in schema if _is_held(field.type)]
@@ -85,6 +87,13 @@ def _read(place: Place, given: Mapping[str, str] | None) -> tuple[dict[str, list
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{place} is not a readable Parquet file ({first_line(error)}). Check the path.") from error
     return values, classes.get(of.get("label", ""), [])
+
+
+def _require_few(opened: Any, file: Any) -> None:
+    """Refuse a small file that says it has very many rows, which would fill the memory."""
+    size, rows = _size_of(opened, file)[:2]
+    if rows > max(_ROWS_OF_ANY, _ROWS_OF_A_BYTE * size):
+        raise OSError(f"it says {rows} rows, in {size} bytes")
 
 
 def _is_held(kind: Any) -> bool:
@@ -125,7 +134,7 @@ def _images(column: _Column, file: Any) -> list[StoredImage]:
 def _classes(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
     """Return the names of the classes of each column of classes, as ``datasets`` writes them beside a schema."""
     try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        features = parsed((metadata or {})[b"huggingface"].decode())["info"]["features"]
         named = {str(column): feature["names"] for column, feature in features.items() if "names" in feature}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}

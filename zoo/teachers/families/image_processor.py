@@ -77,7 +77,7 @@ def preprocessing_beside(folders: list[Path], lenient: bool = False) -> Preproce
         if file.is_file():
             try:
                 return preprocessing_from(read_document(file))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
                 if lenient:
                     return None
                 raise ModelError(

@@ -167,6 +167,7 @@ def test_a_list_names_classes_and_patterns(tmp_path: Path) -> None:
         ("train: [ant, bees]\ntest: [cat]", "'bees' matches no class. Did you mean bee"),
         ("train: ['b*']\ntest: [bee, cat]", "class 'bee' is in train and test"),
         ("train: [ant", "not valid YAML"),
+        ("train: " + "[" * 5000, "not valid YAML .it is nested too deeply"),
     ],
 )
 def test_a_wrong_list_is_an_error_that_names_it(tmp_path: Path, text: str, message: str) -> None:

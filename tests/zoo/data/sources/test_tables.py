@@ -185,6 +185,11 @@ def test_mistakes_in_parquet(pile: Pile, without: Any) -> None:
             load_data(str(pile.root / name))
     with pytest.raises(DataError, match=r"no column path, only a, b. .*columns.path"):
         load_data(parquet(pile, {"a": [1], "b": [2]}))
+    pyarrow = pytest.importorskip("pyarrow")
+    many = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(2_000_000, np.int8)), ["a.png"])
+    pyarrow.parquet.write_table(pyarrow.table({"path": many}), pile.root / "bomb.parquet")
+    with pytest.raises(DataError, match=r"it says 2000000 rows, in \d+ bytes"):
+        load_data(str(pile.root / "bomb.parquet"))
     images = load_images(parquet(pile, {"image": [pile.blobs[0], None, b"broken"]}))
     for row in (1, 2):
         with pytest.raises(DataError, match=f"row group 0, row {row} cannot be read"):
