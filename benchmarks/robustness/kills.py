@@ -28,6 +28,7 @@ from benchmarks.robustness.trials import (
 )
 
 _WEIGHTS = {"train": 3, "distill": 2, "export": 2, "export, with a finish": 2, "validate": 2, "run": 3}
+_WEIGHTS |= {"distill, stored views": 2, "demo-web": 2, "export, for hubs": 2}
 """Of the points, by verb, 1 where there is none: as many as it has to lose."""
 
 
@@ -79,19 +80,20 @@ def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
             continue
         expected = carried_out(verb.words, log, before=counting(counted))
         tree, changes = tree_of(verb.out), int(counted.read_text())
-        if expected.has_traceback or not tree:
+        if expected.has_traceback or (not tree and name != "check"):
             raise SystemExit(f"{name} undisturbed ended with {expected.code}: {expected.said[-2000:]}")
-        shutil.rmtree(verb.out)
+        shutil.rmtree(verb.out, ignore_errors=True)
         seconds = carried_out(verb.words, log).seconds  # the first run of all was slower
         if tree_of(verb.out) != tree:
             raise SystemExit(f"{name} undisturbed is not the same twice.")
-        count = max(2, round(points * _WEIGHTS.get(name, 1) / (sum(_WEIGHTS.values()) + 1) + 0.4))
+        share = _WEIGHTS.get(name, 1) / sum(_WEIGHTS.get(each, 1) for each in verbs)
+        count = max(2, round(points * share + 0.4))
         for at in points_of(changes, seconds, count):
             outcome, said = trial(verb, expected, tree, at, log)
             found[name][outcome] += 1
             where = f"change {at} of {changes}" if isinstance(at, int) else f"{at:.2f} s of {seconds:.2f}"
             print(f"{name}, {where}: {outcome}; {said}", flush=True)
-        shutil.rmtree(verb.out)
+        shutil.rmtree(verb.out, ignore_errors=True)
     return found
 
 

@@ -36,6 +36,7 @@ _IMPORTED = (
     *("matplotlib.figure", "compressor.cli.command", "compressor.transfer", "zoo.training.fitting"),
     *("compressor.int8_finish.quantization_aware", "export.index.verbs", "export.int8.selection"),
     *("export.onnx.tracing", "export.report.page", "export.report.validation", "export.report.baselines"),
+    *("export.hub.card", "export.web.demo", "zoo.data.checking.check", "pyarrow.parquet"),
 )
 
 
@@ -90,7 +91,7 @@ def import_all() -> None:
 
 
 def verbs_in(folder: Path) -> dict[str, Verb]:
-    """Return the verbs that write, by name; each needs what those before it made."""
+    """Return the verbs that write, and check, by name; each needs what those before it made."""
     data, teacher, student = f"folder:{folder / 'photos'}", folder / "teacher", folder / "student"
     model, out = folder / "export" / "model.onnx", folder / "out"
     to, untimed = f"--out={out}", "--latency_runs=0"
@@ -109,7 +110,14 @@ def verbs_in(folder: Path) -> dict[str, Verb]:
         "validate": ["validate", f"{student}", f"{model}", f"--teacher={teacher}", f"--data={data}", to, untimed],
         "run": ["run", f"--data={data}", to, *of_run],
         "index build": ["index", "build", f"{model}", f"{folder / 'photos'}", f"{out}", "--kind=hnsw"],
+        "index export": ["index", "export", f"{folder / 'index'}", f"{out}", "--rows_per_part=7"],
+        "embed": ["embed", f"{model}", data, f"{out}", "--rows_per_part=7"],
+        "check": ["check", data, "--json"],
+        "demo-web": ["demo-web", f"{model}", data, f"{out}", f"--runtime={folder / 'runtime'}", "--webgpu=false"],
+        "export, for hubs": ["export", f"{student}", f"{out}", "--layout=hub", "--license=mit", "--parity=true"],
     }
+    stored = ["--teacher_views=2", f"--teacher_cache={out / 'views'}"]
+    commands["distill, stored views"] = [*commands["distill"], *stored]
     for name in ("export", "export, with a finish"):
         commands[name].append(untimed)
     return {name: Verb(words, out) for name, words in commands.items()}
@@ -124,7 +132,11 @@ def prepare(folder: Path, log: Path) -> dict[str, Verb]:
             pixels = random.normal([20 * label, 128, 250 - 20 * label], 25, (36, 40, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / f"class{label:02}" / f"{index}.png")
     verbs = verbs_in(folder)
-    for name, made in (("train", "teacher"), ("distill", "student"), ("export", "export")):
+    (folder / "runtime").mkdir()
+    (folder / "runtime" / "ort.wasm.bundle.min.mjs").write_text('"ort-wasm-simd-threaded.wasm"')
+    (folder / "runtime" / "ort-wasm-simd-threaded.wasm").write_bytes(random.bytes(10_000))
+    needed = {"train": "teacher", "distill": "student", "export": "export", "index build": "index"}
+    for name, made in needed.items():
         ended = carried_out(verbs[name].words, log)
         if ended.code:
             raise SystemExit(f"{name} ended with {ended.code}: {ended.said[-2000:]}")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.shipping import CANDIDATES, Exported, export_model
+from export.staging import is_unfinished, staged
 from zoo.errors import OptionError, RefusedError, all_shown
 from zoo.files import require_writable, write_json, write_text
 from zoo.formats.documents import read_document
@@ -85,7 +81,7 @@ def write_hub(
     config = preprocessor_config(preprocessing_of(network))
     measured = find_report(report, model, network)
     refused: RefusedError | None = None
-    with _staged(out) as stage:
+    with staged(out, CONFIG, OURS) as stage:
         save_model(network, stage)
         require_expressible(network, stage)
         write_json(stage / PREPROCESSOR, config)
@@ -134,7 +130,7 @@ def _require_place(model: Path, out: Path) -> None:
     if out.absolute() == model.absolute():
         raise OptionError(f"{out} is the model's own folder. Choose another out.")
     others = sorted(entry.name for entry in out.iterdir() if entry.name not in _OF_REPOSITORIES) if out.is_dir() else []
-    if others and not is_hub_folder(out):
+    if others and not is_hub_folder(out) and not is_unfinished(out):
         raise OptionError(f"{out} holds other files ({all_shown(others, 3)}). Choose an empty folder.")
 
 
@@ -146,25 +142,3 @@ def is_hub_folder(folder: Path) -> bool:
         return FACTS_KEY in read_document(folder / CONFIG)
     except (OSError, ValueError):
         return False
-
-
-@contextlib.contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """Give a folder to write in beside ``out``; move what it holds into place when the block succeeds.
-
-    ``config.json`` goes first and comes last, so that a folder that has one is whole.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        stage = Path(temporary) / out.name
-        stage.mkdir()
-        yield stage
-        out.mkdir(exist_ok=True)
-        for name in reversed(OURS):
-            if (out / name).is_dir():
-                shutil.rmtree(out / name)
-            else:
-                (out / name).unlink(missing_ok=True)
-        for name in OURS:
-            if (stage / name).exists():
-                os.replace(stage / name, out / name)

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+from export.staging import is_unfinished, staged
 from zoo.arguments import require_valid
 from zoo.errors import OptionError, require_known
 from zoo.extras import is_installed, missing
 from zoo.files import digest, replacing, require_writable, write_json
-from zoo.formats.embedding_parts import EmbeddingFacts, short_name, write_facts, write_part
+from zoo.formats.embedding_parts import FACTS, EmbeddingFacts, short_name, write_facts, write_part
 from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
 
 FORMATS = PARQUET, NPY = ("parquet", "npy")
+_ENCODER = "encoder.json"
+_OURS = ("part-*.parquet", "vectors-*.npy", "ids-*.json", FACTS, _ENCODER)
 _WHOLE = ("flat", "hnsw", "sq8")  # kinds that give back their vectors; sq8 to the middle of a step
 
 
@@ -45,7 +48,7 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
     require_known("format", format, FORMATS)
     require_writable(out)
     source, place = given_path(index), given_path(out)
-    if place.is_dir() and any(place.iterdir()):
+    if place.is_dir() and any(place.iterdir()) and not is_unfinished(place):
         raise OptionError(f"{place} is not empty. Choose another out.")
     if format == PARQUET and not is_installed("pyarrow"):
         raise missing(f"The folder {place} of Parquet files", "pyarrow")
@@ -70,19 +73,20 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
         images=len(ids),
         rows_per_part=rows_per_part,
     )
-    place.mkdir(parents=True, exist_ok=True)
-    for part in range(facts.parts):
-        rows = slice(part * rows_per_part, (part + 1) * rows_per_part)
+    left = [file.name for pattern in _OURS for file in place.glob(pattern)]
+    with staged(place, FACTS if format == PARQUET else _ENCODER, left) as stage:
+        for part in range(facts.parts):
+            rows = slice(part * rows_per_part, (part + 1) * rows_per_part)
+            if format == PARQUET:
+                write_part(stage, part, facts, ids[rows], vectors[rows], None, ())
+            else:
+                with replacing(stage / f"vectors-{part:05d}.npy") as temporary:
+                    np.save(temporary, vectors[rows])
+                write_json(stage / f"ids-{part:05d}.json", ids[rows])
         if format == PARQUET:
-            write_part(place, part, facts, ids[rows], vectors[rows], None, ())
+            write_facts(stage, facts)
         else:
-            with replacing(place / f"vectors-{part:05d}.npy") as temporary:
-                np.save(temporary, vectors[rows])
-            write_json(place / f"ids-{part:05d}.json", ids[rows])
-    if format == PARQUET:
-        write_facts(place, facts)
-    else:
-        about = ("model", "model_digest", "metric", "dim", "images", "rows_per_part")
-        write_json(place / "encoder.json", {name: getattr(facts, name) for name in about})
+            about = ("model", "model_digest", "metric", "dim", "images", "rows_per_part")
+            write_json(stage / _ENCODER, {name: getattr(facts, name) for name in about})
     log.info("%s: %d vectors in %d parts, %d dimensions", place, len(ids), facts.parts, facts.dim)
     return place

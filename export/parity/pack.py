@@ -17,6 +17,7 @@ import torch
 from export.onnx.graph import read_onnx
 from export.onnx.tensor_file import INPUT, write_tensor_file
 from export.parity.images import ParityImage, parity_images
+from export.staging import staged
 from zoo.errors import ModelError
 from zoo.files import write_json, write_text
 from zoo.formats.onnx_content import digest_of
@@ -68,10 +69,7 @@ def write_parity(exported: Mapping[str, Path], folder: Path) -> None:
     """
     shown = parity_images()
     expected = {precision: _expected(precision, file, shown) for precision, file in exported.items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        stage = Path(temporary) / folder.name
-        stage.mkdir()
+    with staged(folder, "manifest.json") as stage:
         for image in shown:
             (stage / image.file).write_bytes(image.content)
             (stage / f"{image.name}.rgb").write_bytes(image.pixels.tobytes())
@@ -82,9 +80,6 @@ def write_parity(exported: Mapping[str, Path], folder: Path) -> None:
         with as_file(files("export.parity") / "checkers") as checkers:
             for name in CHECKERS:
                 shutil.copyfile(checkers / name, stage / name)
-        if folder.exists():
-            shutil.rmtree(folder)
-        stage.rename(folder)
 
 
 def _expected(precision: str, file: Path, shown: list[ParityImage]) -> _Expected:

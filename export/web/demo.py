@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from export.staging import is_unfinished, staged
 from export.web.packed import KINDS, pack
 from export.web.runtime_files import copy_runtime, find_runtime
 from zoo.arguments import DataLike, require_valid
@@ -19,8 +19,9 @@ from zoo.paths import given_path
 log = logging.getLogger(__name__)
 
 HEADER = "gallery.json"
-MODEL, VECTORS, THUMBNAILS = "model.onnx", "vectors.bin", "thumbnails"
+MODEL, VECTORS, THUMBNAILS, PARITY, RUNTIME = "model.onnx", "vectors.bin", "thumbnails", "parity", "runtime"
 _SITE = ("index.html", "app.js")
+_OURS = (*_SITE, MODEL, VECTORS, THUMBNAILS, PARITY, RUNTIME, HEADER)
 
 
 def demo_web(
@@ -76,22 +77,16 @@ def demo_web(
     images = load_images(gallery, columns).checked(max_unreadable)
     encoder = open_encoder(file)
     packed = pack(vectors_of(images, encoder, vectors), kind, encoder.metric)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as temporary:
-        stage = Path(temporary) / "site"
-        stage.mkdir()
+    with staged(place, HEADER, _OURS) as stage:
         with as_file(files("export.web") / "site") as site:
             for name in _SITE:
                 shutil.copyfile(site / name, stage / name)
         shutil.copyfile(file, stage / MODEL)
-        write_parity({embedder.precision: file}, stage / "parity")
-        about_runtime = copy_runtime(found, stage / "runtime")
+        write_parity({embedder.precision: file}, stage / PARITY)
+        about_runtime = copy_runtime(found, stage / RUNTIME)
         write_thumbnails(images, stage / THUMBNAILS)
         (stage / VECTORS).write_bytes(packed.content)
         write_json(stage / HEADER, header_of(embedder, encoder, images, packed, about_runtime))
-        if place.exists():
-            shutil.rmtree(place)
-        stage.rename(place)
     size = sum(each.stat().st_size for each in place.rglob("*") if each.is_file())
     log.info(
         "%s: %d images, %s, %.1f MB. Look at it: python -m http.server --directory %s",
@@ -102,5 +97,5 @@ def demo_web(
 
 def _require_ours(place: Path) -> None:
     """Refuse to replace a folder that holds anything but an earlier page."""
-    if place.is_dir() and any(place.iterdir()) and not (place / HEADER).is_file():
+    if place.is_dir() and any(place.iterdir()) and not (place / HEADER).is_file() and not is_unfinished(place):
         raise OptionError(f"{place} is not empty, and holds no page of demo-web. Choose another out.")

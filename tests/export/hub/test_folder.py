@@ -204,6 +204,10 @@ def test_a_later_export_replaces_what_an_earlier_one_wrote_and_keeps_the_reposit
     write_hub(saved(tmp_path / "other", metric="euclidean"), out)
     assert (out / ".git").is_dir() and not (out / "onnx" / "model_quantized.onnx").exists()
     assert not (out / "2_Normalize").exists() and load_model(out).embedding_facts.metric == "euclidean"
+    (out / "config.json").unlink()
+    (out / ".stage.0").mkdir()  # as a process leaves it that is killed while the folder is replaced
+    write_hub(student, out)
+    assert load_model(out).embedding_facts.metric == "cosine" and not (out / ".stage.0").exists()
 
 
 def test_int8_that_is_refused_leaves_a_folder_without_it(
