@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from zoo.teachers.cache import read_if_whole, write_entry
 
 log = logging.getLogger(__name__)
 
+_OURS = re.compile(r"[0-9a-f]{32}\.npy")
 _MADE_BY = ("numpy", "onnxruntime", "Pillow", "timm", "torch")
 Embed = Callable[[ImageSet], np.ndarray]
 
@@ -65,7 +67,7 @@ class EmbeddingCache:
         if self.folder is None or not self.folder.is_dir():
             return
         for file in self.folder.glob("*.npy"):
-            if file not in self._used:
+            if file not in self._used and _OURS.fullmatch(file.name):
                 file.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()

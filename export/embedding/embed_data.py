@@ -96,6 +96,7 @@ def embed_data(
     import numpy as np
 
     if out.suffix == ".npy":
+        out.unlink(missing_ok=True)  # or, if this process is killed now, those there would have the ids of others
         write_json(out.with_suffix(".ids.json"), list(images.ids))
     with replacing(out) as temporary:
         if out.suffix == ".npy":

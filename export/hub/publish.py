@@ -61,12 +61,15 @@ def _files_of(place: Path) -> list[Path]:
     from export.hub.folder import CONFIG, OURS, is_hub_folder
     from zoo.files import digest
     from zoo.formats.model_config import read_config, require_sealed
+    from zoo.formats.onnx_content import require_intact
 
     if not is_hub_folder(place):
         raise ModelError(f"{place} was not written by export --layout hub. Export the model as such a folder first.")
     said = require_sealed(place / CONFIG, read_config(place / CONFIG))
     if said is not None and said != digest(place / "model.safetensors"):
         raise ModelError(f"{place / 'model.safetensors'} has changed since it was written. Export the model again.")
+    for file in place.rglob("*.onnx"):
+        require_intact(file)
     roots = [place / name for name in (*OURS, "LICENSE")]
     within = [file for root in roots for file in ([root] if root.is_file() else root.rglob("*"))]
     return sorted(file for file in within if file.is_file() and not file.name.startswith("."))

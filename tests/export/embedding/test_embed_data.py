@@ -33,6 +33,19 @@ def test_npy_has_its_ids_beside_it(model: Path, photos: Path, tmp_path: Path) ->
     np.testing.assert_allclose(np.load(out), Embedder(model)([photos / name for name in ids]), rtol=1e-5)
 
 
+def test_npy_never_lies_beside_the_ids_of_others(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    embed_data(model, f"folder:{photos / 'class00'}", tmp_path / "a.npy")
+    monkeypatch.setattr("numpy.save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embed_data(model, f"folder:{photos / 'class01'}", tmp_path / "a.npy")
+    assert not (tmp_path / "a.npy").exists() and len(json.loads((tmp_path / "a.ids.json").read_text())) == 8
+
+
 def test_one_image_is_a_source(model: Path, photos: Path, tmp_path: Path) -> None:
     file = photos / "class02" / "1.png"
     with np.load(embed_data(model, file, tmp_path / "one.npz")) as arrays:

@@ -157,6 +157,12 @@ def test_a_folder_that_may_not_be_given_away_is_refused(folder: Path, server: Hu
     with pytest.raises(OptionError, match="names no licence"):
         publish(folder, "me/model", yes=True)
     card.write_text(card.read_text().replace("license: unknown", "license: mit"))
+    exported = folder / "pixels" / "model.onnx"
+    whole = exported.read_bytes()
+    exported.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+    with pytest.raises(ModelError, match=r"model\.onnx has changed since export wrote it"):
+        publish(folder, "me/model", yes=True)
+    exported.write_bytes(whole)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     with pytest.raises(ModelError, match="has changed since it was written"):
