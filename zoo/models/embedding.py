@@ -147,11 +147,15 @@ def vectors_of(model: nn.Module, output: object) -> Tensor:
     """Return what a model gives as float32 ``(N, D)``; maps of one pixel, ``(N, D, 1, 1)``, count as vectors.
 
     Raises:
-        ModelError: it gives something else.
+        ModelError: it gives something else, such as complex numbers or a sparse tensor.
     """
-    if isinstance(output, Tensor) and output.ndim >= 2 and output[0, 0].numel() == 1:
-        return output.flatten(1).float()
-    found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    found = type(output).__name__
+    if isinstance(output, Tensor):
+        is_plain = output.layout == torch.strided and not output.is_complex()
+        if is_plain and output.ndim >= 2 and output.shape[1] and set(output.shape[2:]) <= {1}:
+            return output.flatten(1).float()
+        what = "" if is_plain else f", {output.dtype if output.is_complex() else output.layout}"
+        found = f"shape {tuple(output.shape)}{what}"
     raise ModelError(
         f"Model {type(model).__name__} must give a tensor (N, D) of embeddings, found {found}. "
         "Wrap it in a module that returns them."

@@ -397,6 +397,9 @@ def test_modules_that_give_no_vectors_are_named(images: ImageSet) -> None:
         (lambda y: (y, y), "tuple"),
         (lambda y: {"pooled": y}, "dict"),
         (lambda y: y[:, :, None, None].expand(-1, -1, 2, 2), r"shape \(5, \d+, 2, 2\)"),
+        (lambda y: y[:, :0], r"shape \(5, 0\)\."),
+        (lambda y: torch.complex(y, y), r"shape \(5, \d+\), torch.complex64"),
+        (lambda y: y.to_sparse(), r"shape \(5, \d+\), torch.sparse_coo"),
     ):
         with pytest.raises(ModelError, match=rf"Wrapped must give a tensor \(N, D\) of embeddings, found {found}"):
             TorchTeacher(Wrapped(give)).embed_images(images)
