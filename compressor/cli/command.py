@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,21 +137,31 @@ def _carry_out(verb: str, options: Namespace, manners: Manners) -> int:
     try:
         result = _call(verb, options)
     except RefusedError as error:
-        show_json(error.content) if manners.json else show_candidates(error.content)
+        content = error.content  # the name ends with this block
+        _print(lambda: show_json(content) if manners.json else show_candidates(content))
         tell(f"Refused: {error}")
         return GATE_FAILED
     state, sentence = _gate(result)
-    try:
+
+    def show_all() -> None:
         show_json(result, queries) if manners.json else show(verb, result, queries, all_nodes)
         if state == "passed" and not manners.json:
             print(sentence)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough; what was done is done
-        silence()
+
+    _print(show_all)
     if state == "failed":
         tell(sentence)
         return GATE_FAILED
     return DONE
+
+
+def _print(what: Callable[[], None]) -> None:
+    """Print to standard output, as long as there is a reader; what was done is done."""
+    try:
+        what()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence()
 
 
 def _gate(result: Any) -> tuple[str, str]:

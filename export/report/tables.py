@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,8 +26,15 @@ _SHOWN_NODES = 5
 
 def wide_console(width: int = _TABLE_WIDTH) -> Console:
     """Return standard output to print tables on, widened where that is a file or pipe, so that nothing is cut."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, width))
+    console = _Console()
+    return console if console.is_terminal else _Console(width=max(console.width, width))
+
+
+class _Console(Console):
+    """Raises where the reader has gone, when rich would end the process with an exit code of its own."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def print_table(content: dict[str, Any], console: Console | None = None) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from compressor import pipeline
 from compressor.cli.command import main
@@ -21,7 +23,7 @@ from compressor.cli.words import with_leading
 from compressor.pipeline import run
 from export.report.validation import Report
 from zoo import OptionError, load_data
-from zoo.errors import UserError
+from zoo.errors import RefusedError, UserError
 from zoo.files import alone_in, write_json
 
 ROOT = Path(__file__).parents[3]
@@ -628,3 +630,25 @@ def test_a_report_that_nobody_reads_decides_the_exit_code_all_the_same(
     monkeypatch.setattr("compressor.cli.command.silence", lambda: None)
     assert main(["bench", "a.onnx"]) == code
     assert capsys.readouterr().err == ("" if passed else "Gate failed: student is worse.\n")
+
+
+def test_tables_that_nobody_reads_do_not_decide_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    def refused(*given: object) -> None:
+        raise RefusedError("Every scheme loses too much.", "Raise max_drop.", {"candidates": []}, None)
+
+    for label in ("ant", "bee"):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / label / "a.png")
+    monkeypatch.setattr("compressor.cli.command.silence", lambda: None)
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert main(["check", str(tmp_path), "--workers=1", "--quiet"]) == 3  # one image in two classes
+    monkeypatch.setattr("compressor.cli.command._call", refused)
+    monkeypatch.setattr("export.report.tables.print_candidates", lambda content: print("a table"))
+    assert main(["bench", "a.onnx"]) == 3
+    assert "Refused: Every scheme loses too much." in capsys.readouterr().err
