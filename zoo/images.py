@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 import struct
 import zipfile
@@ -49,6 +50,7 @@ LEAST_SIDE = 1024
 """Larger images are halved, once to three times, as long as their shorter side keeps so many pixels."""
 _STRIP = 256  # rows of a halved image that are made at a time
 MAX_ASPECT = 200  # of an image's sides: networks see a crop of the middle, and more would take gigabytes to resize
+_IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")
 _ORIENTATION = 0x0112  # of EXIF; its values, and how an image is brought upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -121,7 +123,12 @@ def require_pixels(source: Any, name: str = "", max_pixels: int = MAX_PIXELS) ->
     except UNREADABLE as error:
         path = os.fsdecode(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
         named = path if isinstance(path, str) else name or f"of type {type(source).__name__}"
-        raise DataError(f"Image {named} cannot be read ({first_line(error)}). Fix or remove it.") from error
+        raise DataError(f"Image {named} cannot be read ({reason_of(error)}). Fix or remove it.") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return in a line why an image cannot be read; of bytes, Pillow says at which place in memory they lie."""
+    return _IN_MEMORY.sub("", first_line(error))
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:

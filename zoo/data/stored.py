@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from zoo.images import read_pixels
+from zoo.images import MAX_PIXELS, read_pixels
+
+_LARGEST = 8 * MAX_PIXELS  # bytes of an image in an archive: four channels of 16 bits
 
 
 class StoredImage(ABC):
@@ -48,6 +50,8 @@ class ZipMember(StoredImage):
             return read_pixels(file)
 
     def content(self) -> bytes:
+        if self.likeness()[1] > _LARGEST:
+            raise OSError(f"it unpacks to {self.likeness()[1]} bytes")
         return self._opened().read(self.member)
 
     def mark(self) -> int:

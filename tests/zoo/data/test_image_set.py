@@ -84,6 +84,14 @@ def test_an_archive_can_be_read_by_several_threads_at_once(tmp_path: Path) -> No
         assert [int(pixels[0, 0, 0]) for pixels in pool.map(images.pixels, range(100))] == list(range(100))
 
 
+def test_members_that_unpack_to_too_much_are_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(1000))
+    monkeypatch.setattr("zoo.data.stored._LARGEST", 999)
+    with pytest.raises(OSError, match="it unpacks to 1000 bytes"):
+        ZipMember(tmp_path / "a.zip", "a.png").content()
+
+
 def broken_images(folder: Path) -> dict[str, Path | ZipMember]:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "truncated.jpg")

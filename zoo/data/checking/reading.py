@@ -7,7 +7,6 @@ import hashlib
 import io
 import multiprocessing
 import pickle
-import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,13 +20,13 @@ from zoo.data.checking.hashing import SMALL, grey_of, hashes_of, shrunk, smaller
 from zoo.data.image_set import ImageSet
 from zoo.data.sources.addresses import read_place
 from zoo.data.stored import StoredImage
-from zoo.errors import DataError, first_line
-from zoo.images import UNREADABLE, load_opened, read_pixels, turned
+from zoo.errors import DataError
+from zoo.images import UNREADABLE, load_opened, read_pixels, reason_of, require_regular, turned
 from zoo.progress import progress
 
 _SPAN = 256  # images that a process reads before it reports
 _ALONE = 2 * _SPAN  # so few are read in this process
-_IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")  # what Pillow calls bytes that it cannot identify
+_IN_MEMORY_AT_MOST = 64 << 20  # bytes of a file
 _AT_ONCE = ("RGB", "L", "CMYK", "YCbCr", "1")  # modes that grey is made of directly
 
 
@@ -141,7 +140,7 @@ def _read(images: ImageSet, span: tuple[int, int]) -> _Span:
         try:
             kind, size, digest, greys[index - span[0]] = _examined(images, index)
         except (DataError, *UNREADABLE) as error:
-            found.unreadable[index] = _IN_MEMORY.sub("", first_line(error))
+            found.unreadable[index] = reason_of(error)
             kind, size, digest = "", (0, 0), b""
         found.kinds.append(kind)
         found.sizes.append(size)
@@ -157,12 +156,23 @@ def _examined(images: ImageSet, index: int) -> tuple[str, tuple[int, int], bytes
         pixels = images.pixels(index)
         digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
         return "pixels RGB", (pixels.shape[1], pixels.shape[0]), digest, grey_of(Image.fromarray(pixels))
-    content = read_place(source) if isinstance(source, Path) else source.content()
-    with Image.open(io.BytesIO(content)) as image:
-        kind, size = f"{image.format} {image.mode}", image.size
-        load_opened(image)
-        if image.mode in _AT_ONCE and "transparency" not in image.info:
-            grey = np.asarray(turned(shrunk(image), image))
-        else:
-            grey = grey_of(Image.fromarray(read_pixels(content)))
-    return kind, size, hashlib.sha256(content).digest(), grey
+    with _opened(source) as file:
+        with Image.open(file) as image:
+            kind, size = f"{image.format} {image.mode}", image.size
+            load_opened(image)
+            if image.mode in _AT_ONCE and "transparency" not in image.info:
+                grey = np.asarray(turned(shrunk(image), image))
+            else:
+                file.seek(0)
+                grey = grey_of(Image.fromarray(read_pixels(file)))
+        file.seek(0)
+        return kind, size, hashlib.file_digest(file, "sha256").digest(), grey
+
+
+def _opened(source: Path | StoredImage) -> io.BufferedReader | io.BytesIO:
+    """Return an image's file, in memory unless it is large: what is called an image may be anything."""
+    if isinstance(source, Path):
+        require_regular(source)
+        if source.stat().st_size > _IN_MEMORY_AT_MOST:
+            return source.open("rb")
+    return io.BytesIO(read_place(source) if isinstance(source, Path) else source.content())

@@ -21,7 +21,7 @@ _SPELLINGS = {
     GALLERY: "gallery galleries database db reference references catalog catalogue index",
 }
 _WORDS = {word: part for part, words in _SPELLINGS.items() for word in words.split()}
-_JOINED = {("train", "val"): TRAIN, ("held", "out"): TEST, ("hold", "out"): TEST}
+_JOINED: dict[tuple[str, ...], str] = {("train", "val"): TRAIN, ("held", "out"): TEST, ("hold", "out"): TEST}
 _JOINED |= {(TEST, QUERY): QUERY, (QUERY, TEST): QUERY, (TEST, GALLERY): GALLERY, (GALLERY, TEST): GALLERY}
 _FILLERS = (
     "set sets data dataset datasets split splits subset part partition folder dir image images img imgs photo photos "

@@ -83,8 +83,9 @@ def read_place(place: Place, start: int | None = None, end: int | None = None) -
     if isinstance(place, Path):
         require_regular(place)
         with place.open("rb") as file:
-            file.seek(start or 0)
-            return file.read(-1 if end is None else end - (start or 0))
+            first = file.seek(start or 0)
+            size = os.fstat(file.fileno()).st_size  # an end far behind it would take memory
+            return file.read(-1 if end is None else max(min(end, size) - first, 0))
     system, path = file_system(place)
     try:
         content: bytes = system.cat_file(path, start=start, end=end)

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _LABEL = COLUMNS["label"]
 _TEXTS = ("cls", "txt", "json")
+_LONGEST_TEXT = 1 << 20  # bytes
 
 
 def read_shards(path: str, columns: Mapping[str, str] | None = None) -> Source:
@@ -105,6 +106,8 @@ def _samples(place: Place) -> dict[str, dict[str, Any]]:
                 if f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES:
                     sample.setdefault("image", TarMember(place, member.name, member.offset_data, member.size))
                 elif ending in _TEXTS:
+                    if member.size > _LONGEST_TEXT:
+                        raise DataError(f"{place}: {member.name} is text of {member.size} bytes. Remove it.")
                     opened = shard.extractfile(member)
                     sample |= _texts(f"{place}: {member.name}", ending, opened.read() if opened else b"")
     except tarfile.TarError as error:

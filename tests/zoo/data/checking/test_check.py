@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def test_what_cannot_be_read_in_training_cannot_be_read_here(folder: Path) -> No
             with pytest.raises(DataError):
                 images.pixels(place)
     assert {item["id"] for item in check(str(folder))["unreadable"].items} == refused
+
+
+def test_large_files_are_not_read_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = check(str(folder))
+    monkeypatch.setattr("zoo.data.checking.reading._IN_MEMORY_AT_MOST", 0)
+    monkeypatch.setattr("zoo.data.checking.reading.read_place", None)
+    assert replace(check(str(folder)), seconds=whole.seconds) == whole
+    with (folder / "ant/sparse.png").open("wb") as file:
+        file.truncate(2**40)
+    assert "cannot identify image file" in check(str(folder))["unreadable"].items[0]["reason"]
 
 
 def test_copies_by_bytes(folder: Path) -> None:

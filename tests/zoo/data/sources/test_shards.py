@@ -115,6 +115,13 @@ def test_mistakes_in_shards(pile: Pile, caplog: pytest.LogCaptureFixture) -> Non
     images = load_images(shard(pile.root / "a.tar", samples(pile, range(2)) | {"9": {"jpg": b"broken"}}))
     with pytest.raises(DataError, match=r"a\.tar:9\.jpg cannot be read"):
         images.pixels(2)
+    with pytest.raises(DataError, match=r"1\.txt is text of 1048577 bytes"):
+        load_data(shard(pile.root / "a.tar", {"1": {"png": pile.blobs[0], "txt": b"x" * (2**20 + 1)}}))
+    member = tarfile.TarInfo("1.png")
+    member.size = 2**50  # which follow, it says
+    (pile.root / "a.tar").write_bytes(member.tobuf() + pile.blobs[0])
+    with pytest.raises(DataError, match=r"is not a readable tar archive|cannot be read"):
+        load_images(str(pile.root / "a.tar")).checked(0)
 
 
 def test_braces_spell_names_out() -> None:
