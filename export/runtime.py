@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from zoo.errors import DataError, ForeignModelError, ModelError, OptionError, first_line
+from zoo.errors import DataError, ForeignModelError, ModelError, OptionError, first_line, shown
 from zoo.formats.onnx_content import require_intact
 from zoo.formats.onnx_metadata import SCHEMA, read_metadata
 from zoo.images import MAX_PIXELS, require_pixels
@@ -20,6 +20,7 @@ from zoo.sessions import Provider, known_providers, open_session
 # Also all that numpy makes an array of, such as tensors on the CPU.
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 
+_MOST_THREADS = 1024
 _INPUTS = {("image", "tensor(uint8)"): "pixels", ("tensor", "tensor(float)"): "tensor"}
 
 
@@ -64,10 +65,12 @@ class Embedder:
         if not path.is_file():
             found = "is not a file" if path.exists() else "does not exist"
             raise ModelError(f"{path} {found}. Check the path of the ONNX file.")
-        if threads is not None and threads < 1:
-            raise OptionError(f"threads is {threads}; it must be at least 1, or None for all cores.")
-        if max_pixels < 1:
-            raise OptionError(f"max_pixels is {max_pixels}; it must be at least 1.")
+        if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS):
+            raise OptionError(
+                f"threads is {shown(threads)}; it must be a whole number in 1..{_MOST_THREADS}, or None for all cores."
+            )
+        if not isinstance(max_pixels, int) or max_pixels < 1:
+            raise OptionError(f"max_pixels is {shown(max_pixels)}; it must be a whole number of at least 1.")
         providers = known_providers(providers)
         self._arguments = (path.absolute(), threads, providers, max_pixels)
         require_intact(path)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
-from zoo.errors import ModelError, OptionError, first_line
+from zoo.errors import ModelError, OptionError, first_line, shown
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,8 @@ def known_providers(providers: Provider | Sequence[Provider]) -> list[Provider]:
     there = {name.lower(): name for name in onnxruntime.get_available_providers()}
     there |= {name.removesuffix("executionprovider"): known for name, known in there.items()}
     found: list[Provider] = []
+    if not alone and not isinstance(providers, Iterable):
+        raise OptionError(f"providers is {shown(providers)}; it must be a name or several.")
     for given in [providers] if alone else list(providers):
         name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
         if not isinstance(name, str) or not (options is None or isinstance(options, Mapping)):

@@ -152,13 +152,17 @@ def test_another_output_is_refused(files: dict[str, Path], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 0}, "threads is 0; it must be at least 1"),
+        ({"threads": 0}, "threads is 0; it must be a whole number in 1..1024"),
+        ({"threads": "2"}, "threads is '2'; it must be a whole number"),
+        ({"threads": 1.5}, "threads is 1.5; it must be a whole number"),
+        ({"threads": 10**9}, "threads is 1000000000; it must be a whole number in 1..1024"),
+        ({"providers": 3}, "providers is 3; it must be a name or several"),
         ({"providers": ["NopeProvider"]}, "'NopeProvider' is not in this onnxruntime; it has .*CPUExecutionProvider"),
         ({"providers": "nope"}, "Provider 'nope' is not in this onnxruntime"),
         ({"providers": [("CPUExecutionProvider", "fast")]}, "neither a name nor a pair of a name and its options"),
         ({"providers": [3]}, "Provider 3 is neither a name"),
         ({"providers": []}, "No provider is given"),
-        ({"max_pixels": 0}, "max_pixels is 0; it must be at least 1"),
+        ({"max_pixels": 0}, "max_pixels is 0; it must be a whole number of at least 1"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, object], message: str, files: dict[str, Path]) -> None:
