@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -35,8 +36,8 @@ class Ended:
 def prepared() -> Iterator[Ended]:
     """Run a command with SIGTERM as Ctrl-C, from the first moment on, and with output that cannot fail on a letter.
 
-    Interrupted while modules are imported, where Python or a library may make another error of it, the command ends
-    with 130 all the same.
+    Interrupted while modules are imported, where Python or a library may make another error of it, or none in callbacks
+    of its own, the command ends with 130 all the same.
     """
     interrupted = threading.Event()
 
@@ -44,6 +45,13 @@ def prepared() -> Iterator[Ended]:
         interrupted.set()
         raise KeyboardInterrupt
 
+    def unraised(what: sys.UnraisableHookArgs) -> None:
+        if interrupted.is_set() and isinstance(what.exc_value, KeyboardInterrupt):
+            threading.Timer(0.05, interrupt_main).start()  # once more, when the callback has returned
+        else:
+            hook(what)
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraised
     before = {number: _handled(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     _open_streams()
     ended = Ended()
@@ -62,6 +70,7 @@ def prepared() -> Iterator[Ended]:
         print("Interrupted.", file=sys.stderr)
         ended.code = INTERRUPTED
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,23 @@ def test_a_signal_in_the_first_second_is_an_interruption(
 
 
 @POSIX
+@POSIX
+def test_an_interruption_that_a_callback_swallows_comes_again(capsys: Any) -> None:
+    from compressor.cli.process import INTERRUPTED, prepared
+
+    class Module:
+        pass
+
+    module = Module()
+    callback = weakref.ref(module, lambda gone: signal.raise_signal(signal.SIGTERM))
+    with prepared() as ended:
+        del module  # Python tells of what a callback raises, and goes on
+        time.sleep(10)
+        ended.code = 0
+    assert ended.code == INTERRUPTED and callback() is None
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
 def test_whatever_a_library_makes_of_an_interruption_is_one(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     from compressor.cli.process import prepared
 
