@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from zoo.arguments import require_valid
 from zoo.errors import OptionError, require_known
 from zoo.extras import is_installed, missing
 from zoo.files import digest, replacing, require_writable, write_json
+from zoo.formats.documents import read_document
 from zoo.formats.embedding_parts import FACTS, EmbeddingFacts, short_name, write_facts, write_part
 from zoo.paths import given_path
 
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 FORMATS = PARQUET, NPY = ("parquet", "npy")
 _ENCODER = "encoder.json"
 _OURS = ("part-*.parquet", "vectors-*.npy", "ids-*.json", FACTS, _ENCODER)
+_ABOUT = ("model", "model_digest", "metric", "dim", "images", "rows_per_part")
 _WHOLE = ("flat", "hnsw", "sq8")  # kinds that give back their vectors; sq8 to the middle of a step
 
 
@@ -32,7 +35,7 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
 
     Args:
         index: folder made by index build, of kind flat, hnsw or sq8.
-        out: the folder to write, new or empty.
+        out: the folder to write: new, empty, or with an earlier export of the same index.
         format: parquet or npy.
         rows_per_part: images of each file.
 
@@ -41,15 +44,14 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
 
     Raises:
         ModelError: the index is missing or broken.
-        OptionError: its kind keeps no vectors, or ``out`` is not empty.
+        OptionError: its kind keeps no vectors, or ``out`` holds something else.
         MissingExtraError: pyarrow, for Parquet, or faiss is not installed.
     """
     require_valid({"rows_per_part": rows_per_part})
     require_known("format", format, FORMATS)
     require_writable(out)
     source, place = given_path(index), given_path(out)
-    if place.is_dir() and any(place.iterdir()) and not is_unfinished(place):
-        raise OptionError(f"{place} is not empty. Choose another out.")
+    last = FACTS if format == PARQUET else _ENCODER
     if format == PARQUET and not is_installed("pyarrow"):
         raise missing(f"The folder {place} of Parquet files", "pyarrow")
     from export.index.gallery import read_facts, read_vectors
@@ -73,8 +75,11 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
         images=len(ids),
         rows_per_part=rows_per_part,
     )
+    about = {name: getattr(facts, name) for name in _ABOUT}
+    if place.is_dir() and any(place.iterdir()) and not is_unfinished(place) and not _says(place / last, about):
+        raise OptionError(f"{place} is not empty. Choose another out.")
     left = [file.name for pattern in _OURS for file in place.glob(pattern)]
-    with staged(place, FACTS if format == PARQUET else _ENCODER, left) as stage:
+    with staged(place, last, left) as stage:
         for part in range(facts.parts):
             rows = slice(part * rows_per_part, (part + 1) * rows_per_part)
             if format == PARQUET:
@@ -86,7 +91,15 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
         if format == PARQUET:
             write_facts(stage, facts)
         else:
-            about = ("model", "model_digest", "metric", "dim", "images", "rows_per_part")
-            write_json(stage / _ENCODER, {name: getattr(facts, name) for name in about})
+            write_json(stage / _ENCODER, about)
     log.info("%s: %d vectors in %d parts, %d dimensions", place, len(ids), facts.parts, facts.dim)
     return place
+
+
+def _says(file: Path, about: dict[str, Any]) -> bool:
+    """Return whether a folder's last file says what this export would say."""
+    try:
+        found = read_document(file)
+    except (OSError, ValueError):
+        return False
+    return all(found.get(name) == value for name, value in about.items())

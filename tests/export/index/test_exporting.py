@@ -84,7 +84,8 @@ def test_sq8_is_exported_as_it_is_stored_and_kinds_without_vectors_are_refused(
     with pytest.raises(OptionError, match=r"of kind binary, which does not keep vectors\. Build one of kind flat"):
         export_index(binary, tmp_path / "none")
     with pytest.raises(OptionError, match=r"is not empty\. Choose another out"):
-        export_index(index, tmp_path / "out")
+        export_index(index, tmp_path / "out", rows_per_part=10)
+    assert export_index(index, tmp_path / "out") == tmp_path / "out"  # the same once more
     assert not (tmp_path / "none").exists()
     (tmp_path / "out" / "_embeddings.json").unlink()
     (tmp_path / "out" / ".stage.0").mkdir()  # as a process leaves it that is killed while its files appear
