@@ -62,11 +62,11 @@ def trial(verb: Verb, expected: Ended, tree: dict[str, str], at: int | float, lo
 
 
 def points_of(changes: int, seconds: float, count: int) -> list[int | float]:
-    """Return where to kill a verb: every other point at a change of a file, the others at a time, evenly spread."""
+    """Return where to kill a verb, evenly spread: every other point at a change of a file, if any; others at a time."""
     points: list[int | float] = []
     for place in range(count):
         share = (place + 0.5) / count
-        points.append(max(1, round(share * changes)) if place % 2 else round(share * seconds, 3))
+        points.append(max(1, round(share * changes)) if place % 2 and changes else round(share * seconds, 3))
     return points
 
 
@@ -79,7 +79,7 @@ def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
         if only and name not in only:
             continue
         expected = carried_out(verb.words, log, before=counting(counted))
-        tree, changes = tree_of(verb.out), int(counted.read_text())
+        tree, changes = tree_of(verb.out), int(counted.read_text() or 0)
         if expected.has_traceback or (not tree and name != "check"):
             raise SystemExit(f"{name} undisturbed ended with {expected.code}: {expected.said[-2000:]}")
         shutil.rmtree(verb.out, ignore_errors=True)

@@ -24,39 +24,51 @@ _TITLES = {
     "fuzz": "Broken, damaged and hostile files",
     "kills": "Killed at any point, and run again",
     "disk": "Full disks and read-only folders",
+    "random_teachers": "Teachers that know nothing",
 }
 
 
-def table(found: Mapping[str, Counter[str]], names: Sequence[str], what: str) -> str:
+def table(
+    found: Mapping[str, Counter[str]], names: Sequence[str], what: str, outcomes: Sequence[str] = OUTCOMES
+) -> str:
     """Return outcomes as a table in Markdown, with a row for each name and one for all.
 
     Args:
         found: how often each outcome came, by name.
         names: the rows.
         what: heading of the names.
+        outcomes: the columns.
     """
     total: Counter[str] = sum((found.get(name, Counter()) for name in names), Counter())
     rows = [(name, found.get(name, Counter())) for name in names]
     cells = [
-        [name, str(counts.total()), *(str(counts[outcome]) for outcome in OUTCOMES)]
+        [name, str(counts.total()), *(str(counts[outcome]) for outcome in outcomes)]
         for name, counts in (*rows, ("all", total))
     ]
-    return "\n".join(markdown_table([what, "tried", *OUTCOMES], cells))
+    return "\n".join(markdown_table([what, "tried", *outcomes], cells))
 
 
-def write(name: str, command: str, found: Mapping[str, Counter[str]], what: str, folder: Path = _FOLDER) -> None:
+def write(
+    name: str,
+    command: str,
+    found: Mapping[str, Counter[str]],
+    what: str,
+    folder: Path = _FOLDER,
+    outcomes: Sequence[str] = OUTCOMES,
+) -> None:
     """Keep the outcomes of a benchmark in ``results.json``, and the tables of all in ``results.md``.
 
     Args:
-        name: of the benchmark: fuzz, kills or disk.
+        name: of the benchmark: fuzz, kills, disk or random_teachers.
         command: that was run.
         found: how often each outcome came, by row.
         what: heading of the rows.
         folder: where the files are.
+        outcomes: the columns.
     """
     file = folder / "results.json"
     kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    rows = {row: {outcome: counts[outcome] for outcome in OUTCOMES} for row, counts in found.items()}
+    rows = {row: {outcome: counts[outcome] for outcome in outcomes} for row, counts in found.items()}
     kept[name] = {"command": command, "what": what, "rows": rows, "machine": machine(), "versions": versions()}
     write_json(file, kept)
     text = ["# Robustness", ""]
@@ -64,7 +76,8 @@ def write(name: str, command: str, found: Mapping[str, Counter[str]], what: str,
         entry = kept[each]
         counted = {row: Counter(counts) for row, counts in entry["rows"].items()}
         text += [f"## {_TITLES[each]}", "", f"`{entry['command']}`", ""]
-        text += [table(counted, list(counted), entry["what"]), "", made_with([entry]), ""]
+        columns = list(next(iter(entry["rows"].values())))
+        text += [table(counted, list(counted), entry["what"], columns), "", made_with([entry]), ""]
     write_text(folder / "results.md", "\n".join(text))
 
 

@@ -19,7 +19,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked
 
 def test_points_are_spread_over_changes_and_time() -> None:
     assert points_of(100, 10.0, 4) == [1.25, 38, 6.25, 88]
-    assert points_of(1, 10.0, 2) == [2.5, 1]
+    assert points_of(1, 10.0, 2) == [2.5, 1] and points_of(0, 10.0, 2) == [2.5, 7.5]
 
 
 def test_logs_of_training_are_not_compared(tmp_path: Path) -> None:
