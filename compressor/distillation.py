@@ -100,8 +100,8 @@ def distill(
         arch: the student's architecture, any of timm's; or a model folder to continue from (timm's, or one that train
             or distill saved); in Python also a torch module that returns (N, dim).
         dim: dimensions of the student's embedding.
-        loss: relaxed_contrastive, relaxed_multi_similarity, regression, rkd, pkt, darkrank, crd, fitnet, attention, or
-            module:Class for your own; see docs/losses.md. fitnet and attention need labels and a timm teacher.
+        loss: relaxed_contrastive, relaxed_multi_similarity, similarity, regression, rkd, pkt, darkrank, crd, fitnet,
+            attention, or module:Class for your own; see docs/losses.md. fitnet and attention need labels and a timm teacher.
         loss_options: options of the loss, such as {sigma: 1.0, delta: 1.0}.
         metric: how the student's embeddings are compared: cosine or euclidean; null for cosine with pretrained weights,
             else what suits the loss.
@@ -150,7 +150,7 @@ def distill(
     from zoo.training.fitting import finish
     from zoo.versions import versions
 
-    require_transferable(source, splits, asked.data)
+    require_transferable(source, splits, asked)
     # Not the seed that train would take: a student of its teacher's network would begin with its teacher's weights.
     lightning.seed_everything(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]), verbose=False)
     metric = options["metric"] or getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)

@@ -30,10 +30,10 @@ from zoo.teachers.base import Teacher, resize_views
 from zoo.teachers.proof import enough_to_prove, judged_by_labels, prove_teacher
 from zoo.teachers.ready import ArrayTeacher
 from zoo.teachers.stored_views import StoredViews
-from zoo.training.batches.augmentation import Views
+from zoo.training.batches.augmentation import MIXED, Views
 from zoo.training.fitting import fit, training_loader
 from zoo.training.learner import Learner
-from zoo.training.options import DataOptions, Training
+from zoo.training.options import Training
 from zoo.training.start import Start
 
 if TYPE_CHECKING:
@@ -151,18 +151,37 @@ class QuantizedLearner(TransferLearner):
             return super().training_step(batch)
 
 
-def require_transferable(teacher: Teacher, splits: DataSplits, asked: DataOptions) -> None:
+def require_transferable(teacher: Teacher, splits: DataSplits, asked: Training) -> None:
     """Refuse what :func:`transfer` cannot work on, before a network is made.
 
     Raises:
-        OptionError: images are to be turned, and the teacher does not see images.
+        OptionError: images are to be turned or mixed, and the teacher does not see images; or they are to be mixed, and
+            the loss takes each view to be of one image.
         DataError: there are no two training images, or nothing can be measured on the validation images.
     """
-    if asked.rotate_classes and isinstance(teacher, ArrayTeacher):
+    if asked.data.rotate_classes and isinstance(teacher, ArrayTeacher):
         raise OptionError(
             "rotate_classes needs a teacher that embeds images; stored embeddings have none for rotated ones."
         )
-    require_training_images(splits, asked.split)
+    if asked.batches.augment == MIXED:
+        _require_mixable(teacher, asked.loss.loss, asked.data.use_labels)
+    require_training_images(splits, asked.data.split)
+
+
+def _require_mixable(teacher: Teacher, loss: str, use_labels: bool) -> None:
+    """Refuse views of two images where something takes each to be of one."""
+    if isinstance(teacher, ArrayTeacher):
+        raise OptionError(
+            f"augment {MIXED} needs a teacher that embeds images; stored embeddings have none of two images in one "
+            "view. Use photo."
+        )
+    named = inspect.signature(find_loss(loss, LOSSES).forward).parameters
+    by_image = "image_ids" in named and named["image_ids"].default is inspect.Parameter.empty
+    if by_image or (use_labels and not _LABELS.isdisjoint(named)):
+        raise OptionError(
+            f"augment {MIXED} shows two images in one view, and loss {loss} takes each view to be of one image or "
+            "class. Use photo, or a loss of embeddings alone, such as similarity."
+        )
 
 
 def transfer(

@@ -127,7 +127,7 @@ def finish_quantized(
     from zoo.training.fitting import finish
     from zoo.versions import versions
 
-    require_transferable(source, splits, asked.data)
+    require_transferable(source, splits, asked)
     if facts.teacher is not None and facts.teacher.get("digest") != source.digest:
         log.warning("the student was distilled from teacher %s, not from %s", facts.teacher.get("name"), source.name)
     lightning.seed_everything(seed, verbose=False)

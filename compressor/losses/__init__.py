@@ -37,4 +37,5 @@ LOSSES: dict[str, str] = {
     "pkt": "compressor.losses.pkt:PKTLoss",
     "regression": "compressor.losses.regression:RegressionLoss",
     "rkd": "compressor.losses.rkd:RKDLoss",
+    "similarity": "compressor.losses.similarity:SimilarityLoss",
 }

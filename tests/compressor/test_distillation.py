@@ -280,6 +280,32 @@ def test_teacher_from_embeddings_by_image_id(
     assert facts.measured["teacher on validation"]["recall_at_1"] == pytest.approx(expected, abs=1e-6)
 
 
+def test_views_of_two_images_teach_what_the_teacher_makes_of_them(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    options = distil_options | {"loss": "similarity", "augment": "photo-mixed", "epochs": 10}
+    folder = distill(tiny_teacher, f"folder:{photos}", tmp_path / "s", arch="test_efficientnet", dim=8, **options)
+    losses = losses_of(folder)
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+    assert recall(load_model(folder), load_data(f"folder:{photos}").test) > 0.75
+
+
+@pytest.mark.parametrize("loss", ["crd", "darkrank", "fitnet"])
+def test_views_of_two_images_are_refused_where_each_is_taken_to_be_of_one(
+    loss: str, photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    options = distil_options | {"loss": loss, "augment": "photo-mixed"}
+    with pytest.raises(OptionError, match=f"photo-mixed shows two images in one view, and loss {loss} takes each"):
+        distill(tiny_teacher, f"folder:{photos}", tmp_path / "s", arch="test_resnet", dim=8, **options)
+
+
+def test_stored_embeddings_have_no_views_of_two_images(photos: Path, tmp_path: Path, distil_options: Any) -> None:
+    splits = load_data(f"folder:{photos}", validation=0.34)
+    table = {each: np.arange(4.0) for part in (splits.train, splits.validation) for each in part.ids}
+    with pytest.raises(OptionError, match=r"photo-mixed needs a teacher that embeds images; .* Use photo\."):
+        distill(table, splits, tmp_path, arch="test_resnet", dim=8, **distil_options | {"augment": "photo-mixed"})
+
+
 def test_a_module_is_put_in_eval_mode(photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any) -> None:
     teacher = load_model(tiny_teacher).train()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}

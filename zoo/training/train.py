@@ -116,8 +116,10 @@ def train(
     require_training_images(splits, split)
 
     from zoo.losses import CONTINUOUS, create_loss, find_loss, labels_of
-    from zoo.training.batches.augmentation import FLIPPING, Views
+    from zoo.training.batches.augmentation import FLIPPING, MIXED, Views
 
+    if asked.batches.augment == MIXED:
+        raise OptionError(f"augment {MIXED} shows two images in one view, which then has no label. Use it in distill.")
     loss_class = find_loss(loss)
     continuous = labels_of(loss_class) == CONTINUOUS
     _require_labels(splits, asked, continuous)

@@ -407,6 +407,8 @@ def test_losses_and_labels_that_do_not_go_together(spots: Path, photos: Path, tm
             continuous_labels=labels,
             rotate_classes=True,
         )
+    with pytest.raises(OptionError, match="photo-mixed shows two images in one view, which then has no label"):
+        train(data, tmp_path / "e", arch="test_resnet", dim=8, loss="log_ratio", augment="photo-mixed")
     with pytest.raises(OptionError, match=r"neighbours is 119; it must lie in 1\.\.78"):
         train(
             data,

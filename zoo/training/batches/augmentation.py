@@ -20,6 +20,7 @@ from zoo.training.batches.sampling import Draw
 
 WHITE = 255
 _NUMBERED = 2  # sets the generator of a numbered view apart from others of the seed
+_MIXED_SHARE = 0.3  # of mixed photographs' views, those that show two images
 _MARGIN = 0.03  # of each side, by which a mild view is moved at most
 
 
@@ -43,10 +44,22 @@ def _mild(size: tuple[int, int]) -> list[v2.Transform]:
     ]
 
 
-PHOTOS = {"photo": _photo, "photo-strong": _photo_strong}
-MILD, DRAWING = "mild", "drawing"
+PHOTOS = {"photo": _photo, "photo-strong": _photo_strong, "photo-mixed": _photo}
+MIXED, MILD, DRAWING = "photo-mixed", "mild", "drawing"
 FLIPPING = frozenset(PHOTOS)
 """Augmentations that mirror images and cut much of them off, which changes a label such as a pose or a place."""
+
+def mixed(views: Tensor) -> Tensor:
+    """Return the first of two photographs ``(2, 3, H, W)`` uint8 with the second blended or cut into it, ``(3, H, W)``.
+
+    By chance one or the other, in any proportion: Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019).
+    What a teacher makes of such views tells a student about more than the classes of its training images.
+    """
+    no_labels = torch.zeros(2, dtype=torch.int64)
+    either = v2.RandomChoice([v2.MixUp(num_classes=1), v2.CutMix(num_classes=1)])
+    shown: Tensor = either(views.float(), no_labels)[0][0]
+    return shown.round().to(torch.uint8)
+
 
 _TURN, _SHIFT, _SHEAR = math.radians(15), 0.1, (math.radians(15), math.radians(8))
 
@@ -100,7 +113,8 @@ class Views(Dataset[tuple[Tensor, ...]]):
         images: the images.
         preprocessing: gives the size of the views; its resize and crop make the view where ``augment`` is "none".
         augment: "photo" (random resized crop and horizontal flip, as in the papers), "photo-strong" (with turns and
-            colour jitter too), "mild" (what is tested on, moved by 3 % of a side at most, in slightly other colours:
+            colour jitter too), "photo-mixed" (some with another image of the set blended or cut in, see :func:`mixed`: for
+            losses that take only what a teacher makes of the view), "mild" (what is tested on, moved by 3 % of a side at most, in slightly other colours:
             for labels that a flip would change), "drawing" (turn, shear, scale and shift, for dark ink on white; no
             flip) or "none".
         min_crop: smallest part of the image's area that a view may show, in (0, 1].
@@ -179,8 +193,15 @@ class Views(Dataset[tuple[Tensor, ...]]):
             # A seed per draw makes views independent of the number of workers, and a resumed run equal to a whole one.
             # The CPU's generator alone: torch.manual_seed also formats a stack trace for each kind of device.
             torch.default_generator.manual_seed(seed)
-            shown += [random(pixels) for _ in range(self.views // len(seeds))]
+            shown += [self._photo(pixels, random) for _ in range(self.views // len(seeds))]
         return torch.stack(shown)
+
+    def _photo(self, pixels: Tensor, random: v2.Transform) -> Tensor:
+        view: Tensor = random(pixels)
+        if self.augment != MIXED or float(torch.rand(())) >= _MIXED_SHARE:
+            return view
+        other = int(torch.randint(len(self.images), ()))
+        return mixed(torch.stack([view, random(self._pixels(other))]))
 
     def _drawings(self, seeded: Sequence[tuple[int, list[int]]]) -> Tensor:
         """Return ``(N, V, 3, H, W)``: all of a batch in one pass, which takes a tenth of the time."""

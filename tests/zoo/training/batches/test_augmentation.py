@@ -199,12 +199,28 @@ def test_strong_photos_vary_in_colour() -> None:
     assert turned < 0.4  # the corners of turned images; 3 in 10 are turned
 
 
+def test_mixed_photos_show_two_images_in_three_views_of_ten() -> None:
+    """Of a black and a white set, a view is of one level unless mixed; blended and cut ones are as many."""
+    levels = [np.full((40, 40, 3), level, dtype=np.uint8) for level in (0, 250)]
+    images = image_set(*(levels * 10))
+    views = Views(images, CONTRACT, "photo-mixed", 0.5)
+    shown = [views[0, seed][0][0] for seed in range(400)]
+    blended = [float(view[0, 0, 0]) for view in shown if 0 < int(view[0, 0, 0]) == int(view.min()) == int(view.max())]
+    cut = [(view == 250).float().mean().item() for view in shown if 0 == int(view.min()) < int(view.max())]
+    # Half of the partners are of the same level, where mixing shows nothing.
+    assert 0.04 < len(blended) / len(shown) < 0.11
+    assert 0.04 < len(cut) / len(shown) < 0.11
+    assert all((view == 0).logical_or(view == 250).all() for view in shown if int(view.min()) == 0)  # sharp edges
+    assert min(blended) < 75 < 175 < max(blended)
+    assert min(cut) < 0.3 < 0.7 < max(cut)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"min_crop": 0.0}, r"min_crop is 0\.0"),
         ({"min_crop": 1.1}, r"min_crop is 1\.1"),
-        ({"augment": "drawings"}, r"known are photo, photo-strong, mild, drawing and none\. Did you mean drawing"),
+        ({"augment": "drawings"}, r"known are photo, photo-strong, photo-mixed, mild, drawing and none\. Did you mean drawing"),
         ({"views": 0}, "views is 0"),
     ],
 )
@@ -213,7 +229,7 @@ def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None
         Views(PHOTOS, CONTRACT, **options)
 
 
-@pytest.mark.parametrize("augment", ["photo", "photo-strong", "mild", "drawing"])
+@pytest.mark.parametrize("augment", ["photo", "photo-strong", "photo-mixed", "mild", "drawing"])
 def test_numbered_views_are_the_same_whenever_they_are_drawn(augment: str) -> None:
     views = Views(PHOTOS, CONTRACT, augment, views=2, numbered=3, seed=4)
     found: dict[int, Tensor] = {}
