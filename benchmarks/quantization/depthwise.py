@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from zoo.models.projection import principal_directions
 
 from benchmarks.results import Results, Settings, current, digest_of, in_points, made_with, markdown_table, spread
 from compressor.cli.manners import Manners, heard
@@ -35,6 +34,7 @@ from export.int8.trial import Trial
 from export.onnx.tracing import Traced, trace_model
 from zoo import DataSplits, create_model, load_data
 from zoo.models.embedding import embed_pooled
+from zoo.retrieval.projection import principal_directions
 
 HERE = Path(__file__).resolve().parent
 RESULTS = Results(HERE / "depthwise.jsonl")
