@@ -101,7 +101,8 @@ def distill(
             or distill saved); in Python also a torch module that returns (N, dim).
         dim: dimensions of the student's embedding.
         loss: relaxed_contrastive, relaxed_multi_similarity, similarity, regression, rkd, pkt, darkrank, crd, fitnet,
-            attention, or module:Class for your own; see docs/losses.md. fitnet and attention need labels and a timm teacher.
+            attention, or module:Class for your own; see docs/losses.md. fitnet and attention need labels and a timm
+            teacher.
         loss_options: options of the loss, such as {sigma: 1.0, delta: 1.0}.
         metric: how the student's embeddings are compared: cosine or euclidean; null for cosine with pretrained weights,
             else what suits the loss.

@@ -49,6 +49,7 @@ MIXED, MILD, DRAWING = "photo-mixed", "mild", "drawing"
 FLIPPING = frozenset(PHOTOS)
 """Augmentations that mirror images and cut much of them off, which changes a label such as a pose or a place."""
 
+
 def mixed(views: Tensor) -> Tensor:
     """Return the first of two photographs ``(2, 3, H, W)`` uint8 with the second blended or cut into it, ``(3, H, W)``.
 
@@ -113,10 +114,10 @@ class Views(Dataset[tuple[Tensor, ...]]):
         images: the images.
         preprocessing: gives the size of the views; its resize and crop make the view where ``augment`` is "none".
         augment: "photo" (random resized crop and horizontal flip, as in the papers), "photo-strong" (with turns and
-            colour jitter too), "photo-mixed" (some with another image of the set blended or cut in, see :func:`mixed`: for
-            losses that take only what a teacher makes of the view), "mild" (what is tested on, moved by 3 % of a side at most, in slightly other colours:
-            for labels that a flip would change), "drawing" (turn, shear, scale and shift, for dark ink on white; no
-            flip) or "none".
+            colour jitter too), "photo-mixed" (some with another image of the set blended or cut in, see :func:`mixed`:
+            for losses that take only what a teacher makes of the view), "mild" (what is tested on, moved by 3 % of a
+            side at most, in slightly other colours: for labels that a flip would change), "drawing" (turn, shear, scale
+            and shift, for dark ink on white; no flip) or "none".
         min_crop: smallest part of the image's area that a view may show, in (0, 1].
         views: number of views of each image in a batch.
         numbered: number of views of each image in all, at least ``views``; None for new ones each time.
