@@ -137,6 +137,8 @@ def fit(
         return learner.best | {"epoch": optimisation.epochs}
     learner.load_state_dict(read_best(best))
     learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
+    if start is not None:
+        learner.to(learner.trainer.strategy.root_device)  # to measure; the trainer left it on the CPU
     averaged = start.average(learner) if start is not None and optimisation.average_start else {}
     if start is not None and learner.best["epoch"] == 0:
         start.refit(learner)

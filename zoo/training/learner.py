@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo.arguments import SCHEDULES
@@ -113,11 +115,41 @@ class Learner(lightning.LightningModule):
         return pixels.contiguous(memory_format=self.layout)
 
     def of_all_ranks(self, tensor: Tensor) -> Tensor:
-        """Join the rows of all processes, in an order that is the same in all tensors; gradients flow to each."""
+        """Join the rows of all processes, in an order that is the same in all tensors; gradients flow to each.
+
+        Args:
+            tensor: ``(N, ...)``, of this process's images of the batch, as many rows for each.
+        """
         if self.trainer.world_size == 1:
             return tensor
-        gathered = self.all_gather(tensor, sync_grads=tensor.requires_grad)
-        return gathered.flatten(0, 1)  # type: ignore[union-attr]
+        loader: Any = self.trainer.train_dataloader
+        images = loader.batch_sampler.images_of_ranks(self.trainer.world_size)
+        of_each = len(tensor) // images[self.trainer.global_rank]
+        lacking = (images[0] - images[self.trainer.global_rank]) * of_each  # rank 0 has most; all must send as much
+        padded = functional.pad(tensor, [0, 0] * (tensor.ndim - 1) + [0, lacking]) if lacking else tensor
+        gathered = self.all_gather(padded, sync_grads=tensor.requires_grad)
+        return torch.cat([rows[: count * of_each] for rows, count in zip(gathered, images, strict=True)])
+
+    def by_all_ranks(self, embed: Callable[[ImageSet], np.ndarray], images: ImageSet) -> np.ndarray:
+        """Embed images, each process its share of them, and give all of them to each.
+
+        Args:
+            embed: gives float32 ``(N, D)``.
+            images: the images.
+
+        Returns:
+            float32 ``(len(images), D)``, equal on all processes.
+        """
+        processes = self.trainer.world_size
+        if processes == 1:
+            return embed(images)
+        share = -(-len(images) // processes)
+        rows = (np.arange(share) * processes + self.trainer.global_rank) % len(
+            images
+        )  # the first again where some lack
+        mine = torch.from_numpy(embed(images.subset(rows))).to(self.trainer.strategy.root_device)
+        gathered: Tensor = self.all_gather(mine)  # type: ignore[assignment]
+        return gathered.transpose(0, 1).flatten(0, 1)[: len(images)].cpu().numpy()
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1 and torch.cuda.is_available():  # torch synchronises BatchNorm on GPUs only
@@ -253,7 +285,7 @@ class Learner(lightning.LightningModule):
 
     def _embed_validation(self, images: ImageSet) -> np.ndarray:
         if not self.on_features:
-            return embed(self.model, images, progress=False)
+            return self.by_all_ranks(partial(embed, self.model, progress=False), images)
         features = torch.from_numpy(self.pooled_validation()).to(self.device)
         with torch.inference_mode():
             return embed_features(self.model, features).float().cpu().numpy()
@@ -263,7 +295,7 @@ class Learner(lightning.LightningModule):
         assert self.validation is not None
         if self._seen is not None:
             return self._seen
-        features = embed_pooled(self.model, self.validation, progress)
+        features = self.by_all_ranks(partial(embed_pooled, self.model, progress=progress), self.validation)
         if self.on_features:
             self._seen = features
         return features

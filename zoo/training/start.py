@@ -140,7 +140,9 @@ class Start(Callback):
                 summary_of(learner.model)["architecture"],
             )
             return
-        features = embed_pooled(learner.model, self.images) if self._features is None else self._features
+        features = self._features
+        if features is None:
+            features = learner.by_all_ranks(partial(embed_pooled, learner.model), self.images)
         seen = None if learner.validation is None else learner.pooled_validation(progress=True)
         self._pooled = [features] if seen is None else [features, seen]
         if seen is not None:
@@ -176,7 +178,10 @@ class Start(Callback):
             return
         sets = (self.images, learner.validation)
         # none where it was resumed
-        pooled = self._pooled or [embed_pooled(learner.model, self.images), learner.pooled_validation(progress=True)]
+        pooled = self._pooled or [
+            learner.by_all_ranks(partial(embed_pooled, learner.model), self.images),
+            learner.pooled_validation(progress=True),
+        ]
         features = np.concatenate(pooled)
         labels = [images.labels for images in sets if images.labels is not None]
         both = np.concatenate(labels) if len(labels) == len(sets) else None

@@ -5,6 +5,7 @@ Lightning starts the other processes by running this script again.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+import zoo.training.learner
 from compressor import distill
 from zoo import load_data, train
 from zoo.data.continuous import VectorLabels
+from zoo.data.image_set import ImageSet
+from zoo.training.learner import embed
 
 
 def momentum_steps(groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
@@ -23,15 +27,27 @@ def momentum_steps(groups: list[dict[str, Any]], fused: bool) -> torch.optim.Opt
     return torch.optim.SGD(groups, momentum=0.9)
 
 
+def counted(file: Path) -> Any:
+    """Return ``embed``, as the learner calls it, that also notes in a file how many images this process embeds."""
+
+    def embed_and_note(model: torch.nn.Module, images: ImageSet, **options: Any) -> np.ndarray:
+        with file.open("a") as opened:
+            opened.write(f"{len(images)}\n")
+        return embed(model, images, **options)
+
+    return embed_and_note
+
+
 def main(data: str, out: Path, devices: int) -> None:
     """Make ``out/teacher``, students of it, and a teacher with each of three other losses."""
+    zoo.training.learner.embed = counted(out.with_suffix(f".rank{os.environ.get('LOCAL_RANK', 0)}"))
     # Adam would hide a constant factor in the gradients. So would a limit to their norm.
     torch.optim.AdamW = momentum_steps  # type: ignore[assignment,misc]
     options = {
         "pool": None,
         "image_size": 32,
         "crop_pct": 1.0,
-        "batch_size": 12,
+        "batch_size": 13,  # which two processes cannot share evenly
         "lr": 1e-2,
         "gradient_clip": None,
         "validation": 0.34,

@@ -54,11 +54,19 @@ class GlobalBatches(Sampler[list[Draw]], ABC):
         rank, processes = 0, 1
         if distributed.is_available() and distributed.is_initialized():
             rank, processes = distributed.get_rank(), distributed.get_world_size()
+        if self.batch_size < processes:
+            raise OptionError(
+                f"A batch has {self.batch_size} images, and {processes} processes need one each. Use fewer devices, or "
+                "raise batch_size where there are more images."
+            )
         generator = np.random.default_rng([self.seed, self.epoch])
         for batch in self._batches(generator):
             draws = generator.integers(2**62, size=len(batch))
-            local = range(rank, len(batch) - len(batch) % processes, processes)
-            yield [(int(batch[i]), int(draws[i])) for i in local]
+            yield [(int(batch[i]), int(draws[i])) for i in range(rank, len(batch), processes)]
+
+    def images_of_ranks(self, processes: int) -> list[int]:
+        """Return how many images of a batch each process has; the first ones have one more where it must be uneven."""
+        return [len(range(rank, self.batch_size, processes)) for rank in range(processes)]
 
     @abstractmethod
     def _batches(self, generator: np.random.Generator) -> Iterator[np.ndarray]:

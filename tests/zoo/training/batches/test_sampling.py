@@ -103,7 +103,7 @@ def test_lightning_finds_set_epoch() -> None:
     assert sampler.epoch == 5
 
 
-@pytest.mark.parametrize(("batch_size", "processes"), [(12, 2), (12, 3), (13, 2)])
+@pytest.mark.parametrize(("batch_size", "processes"), [(12, 2), (12, 3), (13, 2), (14, 4)])
 @pytest.mark.parametrize("labels", [None, np.arange(60) % 12])
 def test_processes_share_the_global_batch(
     labels: np.ndarray | None, batch_size: int, processes: int, monkeypatch: pytest.MonkeyPatch
@@ -115,10 +115,19 @@ def test_processes_share_the_global_batch(
     for rank in range(processes):
         monkeypatch.setattr(sampling.distributed, "get_rank", lambda rank=rank: rank)
         parts.append(epoch(BatchSampler(60, labels, batch_size, seed=4), 2))
+    counts = BatchSampler(60, labels, batch_size).images_of_ranks(processes)
+    assert max(counts) - min(counts) <= 1 and counts[0] == max(counts)
     for batch, *local in zip(whole, *parts, strict=True):
-        assert {len(part) for part in local} == {batch_size // processes}
-        shared = batch[: batch_size - batch_size % processes]
-        assert sorted(draw for part in local for draw in part) == sorted(shared)
+        assert [len(part) for part in local] == counts
+        assert sorted(draw for part in local for draw in part) == sorted(batch)
+
+
+def test_a_process_without_images_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(sampling.distributed, "get_world_size", lambda: 4)
+    monkeypatch.setattr(sampling.distributed, "get_rank", lambda: 0)
+    with pytest.raises(OptionError, match="A batch has 3 images, and 4 processes need one each"):
+        epoch(BatchSampler(60, None, 3), 0)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +219,7 @@ def test_processes_share_the_dense_batch_and_its_anchor(
     for batch, *local in zip(whole, *parts, strict=True):
         joined = [draw for part in local for draw in part]  # as gathered, process by process
         assert joined[0] == batch[0]
-        assert sorted(joined) == sorted(batch[: batch_size - batch_size % processes])
+        assert sorted(joined) == sorted(batch)
 
 
 @pytest.mark.parametrize(
