@@ -5,7 +5,8 @@
 # make test-install   the wheel in an environment of its own, with what a device needs
 # make test-ecosystem teachers and frames of libraries that the tests' own environment lacks, such as transformers and
 #                     open_clip; the hub folder in transformers, sentence-transformers, fastembed and, with Node,
-#                     transformers.js; with Chromium too, the page of demo-web
+#                     transformers.js; with Chromium too, the page of demo-web; embed on Ray, and its folder in
+#                     DuckDB
 # make test-oldest    the core of the suite with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV := .venv
@@ -62,14 +63,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 test-ecosystem: $(ECOSYSTEM)/installed
 	NODE_MODULES="$$(test -d $(ECOSYSTEM)/node_modules && echo $(CURDIR)/$(ECOSYSTEM)/node_modules)" \
 		$(ECOSYSTEM)/bin/python -m pytest tests/ecosystem tests/export/parity tests/zoo/teachers/families \
-		tests/zoo/data/sources
+		tests/zoo/data/sources tests/export/embedding
 
 $(ECOSYSTEM)/installed: tests/ecosystem/constraints.txt tests/ecosystem/package.json $(VENV)/installed
 	$(VENV)/bin/python -m venv --clear $(ECOSYSTEM)
 	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$($(ECOSYSTEM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
 	$(ECOSYSTEM)/bin/python -m pip install --quiet --constraint tests/ecosystem/constraints.txt \
-		transformers sentence-transformers open_clip_torch fastembed polars
+		transformers sentence-transformers open_clip_torch fastembed polars duckdb 'ray[data]'
 	cp tests/ecosystem/package.json $(ECOSYSTEM)
 	if command -v npm > /dev/null; then npm install --prefix $(ECOSYSTEM) --ignore-scripts --no-audit --silent; fi
 	touch $@

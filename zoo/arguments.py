@@ -62,6 +62,7 @@ _AT_LEAST_1 = (
     "judged_images",
     "rows_per_part",
     "teacher_views",
+    "processes",
 )
 _AT_LEAST_2 = ("batch_size",)
 # Far more than anybody needs; beyond, memory or patience end before the verb does.
@@ -77,6 +78,7 @@ _AT_MOST = {
     "latency_runs": 10**5,
     "neighbours": 10**6,
     "num_nodes": 10**4,
+    "processes": 10**5,
     "qat_epochs": 10**6,
     "rows_per_part": 10**7,
     "runs": 10**5,

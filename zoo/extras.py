@@ -11,6 +11,7 @@ EXTRAS = {
     "train": ("torch", "torchvision", "timm", "lightning", "onnxscript", "safetensors", "jinja2", "matplotlib"),
     "index": ("faiss",),
     "data": ("pyarrow", "fsspec"),
+    "ray": ("ray",),
     "hub": ("huggingface_hub",),
     "hf": ("transformers",),
     "open-clip": ("open_clip",),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo.arguments import DataLike, require_valid
 from zoo.errors import OptionError, require_known
-from zoo.extras import is_installed, missing
+from zoo.extras import is_installed, missing, require_extra
 from zoo.files import replacing, require_writable, write_json
 from zoo.formats.embedding_parts import DTYPES, EmbeddingFacts, short_name
 from zoo.paths import given_path
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from zoo.data import ImageSet
 
 log = logging.getLogger(__name__)
+
+LOCAL, RAY = ENGINES = ("local", "ray")
 
 
 def embed_data(
@@ -30,6 +32,8 @@ def embed_data(
     dtype: str = "float32",
     shard: str = "1/1",
     max_unreadable: int = 10,
+    engine: str = "local",
+    processes: int | None = None,
 ) -> Path:
     """Embed images, and write their ids and embeddings to a file, or to a folder of Parquet files.
 
@@ -50,6 +54,9 @@ def embed_data(
         shard: which parts of a folder to write: i/n for every n-th, from the i-th on.
         max_unreadable: unreadable images that are reported and left out, and listed in a folder's _unreadable.tsv; one
             more stops the command.
+        engine: what embeds into a folder: local for this process, ray for the processes of a Ray cluster, which is that
+            of RAY_ADDRESS, or this machine; see docs/how-to/cluster.md.
+        processes: of engine ray; null for one for each GPU if the model uses one, else for each core.
 
     Returns:
         The file or folder.
@@ -60,22 +67,31 @@ def embed_data(
     from export.index.gallery import open_encoder
     from zoo.data import load_images
 
-    require_valid({"max_unreadable": max_unreadable, "rows_per_part": rows_per_part})
+    require_valid({"max_unreadable": max_unreadable, "rows_per_part": rows_per_part, "processes": processes})
     require_known("dtype", dtype, DTYPES)
+    require_known("engine", engine, ENGINES)
     mine = _shard_of(shard)
     out = given_path(out)
     in_parts = out.suffix not in (".npz", ".npy")
     if out.suffix and in_parts and not out.is_dir():
         raise OptionError(f"{out} ends in neither .npz nor .npy, nor is it the name of a folder. Give such a name.")
-    if not in_parts and (mine, dtype) != ((1, 1), "float32"):
-        raise OptionError(f"shard and dtype are for folders of Parquet files, and {out} is one file. Name a folder.")
+    if not in_parts and (mine, dtype, engine) != ((1, 1), "float32", LOCAL):
+        raise OptionError(
+            f"shard, dtype and engine are for folders of Parquet files, and {out} is one file. Name a folder."
+        )
+    if engine == LOCAL and processes is not None:
+        raise OptionError(
+            f"processes is {processes}, and engine {LOCAL} is one process. Give engine ray, or leave it out."
+        )
     require_writable(out if in_parts else out.parent)
     if in_parts and not is_installed("pyarrow"):
         raise missing(f"The folder {out} of Parquet files", "pyarrow")
+    if engine == RAY:
+        require_extra("ray", f"Engine {RAY}")
     encoder = open_encoder(model)
     images = _alone(source) or load_images(source, columns, labelled=in_parts)
     if in_parts:
-        from export.embedding.parts import embed_parts
+        from export.embedding.shard import Shard
 
         facts = EmbeddingFacts(
             model=short_name(str(encoder.facts["source"])),
@@ -87,7 +103,15 @@ def embed_data(
             images=len(images),
             rows_per_part=rows_per_part,
         )
-        embed_parts(encoder, images, out, facts, mine, max_unreadable)
+        work = Shard(out, facts, mine, max_unreadable)
+        if engine == RAY:
+            from export.embedding.on_ray import embed_on_ray
+
+            embed_on_ray(model, images, work, processes)
+        else:
+            from export.embedding.parts import embed_parts
+
+            embed_parts(encoder, images, work)
         log.info("%s: %d images in %d parts, %d dimensions", out, len(images), facts.parts, encoder.dim)
         return out
     images = images.checked(max_unreadable)

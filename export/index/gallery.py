@@ -68,8 +68,12 @@ class Encoder:
     facts: dict[str, Any]
 
 
-def open_encoder(model: str | Path) -> Encoder:
+def open_encoder(model: str | Path, threads: int | None = None) -> Encoder:
     """Open an .onnx file, for which onnxruntime is enough where export made it, a model folder, or a named model.
+
+    Args:
+        model: what to open.
+        threads: of each inference of an .onnx file that export made; None for all cores.
 
     Raises:
         ModelError: it is missing or broken.
@@ -79,7 +83,7 @@ def open_encoder(model: str | Path) -> Encoder:
         return _of_another_make(model)
     if path.suffix == ".onnx":
         try:
-            embedder = Embedder(path)
+            embedder = Embedder(path, threads)
         except ForeignModelError:
             return _of_another_make(path)
         said = {key: embedder.metadata.get(key) for key in ("source_digest", "architecture", "precision")}

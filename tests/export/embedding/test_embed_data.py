@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from export import embed_data
+from export.embedding.on_ray import shares
 from export.runtime import Embedder
 from zoo.errors import DataError, OptionError
 
@@ -78,3 +79,20 @@ def test_unreadable_images_are_left_out_up_to_a_limit(model: Path, tmp_path: Pat
 def test_other_formats_are_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"vectors\.csv ends in neither \.npz nor \.npy"):
         embed_data("missing.onnx", "missing", tmp_path / "vectors.csv")
+
+
+@pytest.mark.parametrize(
+    ("model", "machines", "processes", "expected"),
+    [
+        ("m.onnx", [{"CPU": 8.0}, {"CPU": 4.0}, {"memory": 1.0}], None, (12, {"num_cpus": 1})),
+        ("m.onnx", [{"CPU": 8.0}, {"CPU": 4.0}], 2, (2, {"num_cpus": 4})),  # six would fit on one machine only
+        ("m.onnx", [{"CPU": 16.0, "GPU": 4.0}], None, (16, {"num_cpus": 1})),
+        ("folder", [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 64.0}], None, (4, {"num_cpus": 4, "num_gpus": 1})),
+        ("folder", [{"CPU": 16.0, "GPU": 4.0}], 8, (8, {"num_cpus": 2, "num_gpus": 0.5})),
+        ("folder", [{"CPU": 2.0}], None, (2, {"num_cpus": 1})),
+    ],
+)
+def test_a_cluster_is_shared_among_processes_that_fit_its_machines(
+    model: str, machines: list[dict[str, float]], processes: int | None, expected: tuple[int, dict[str, float]]
+) -> None:
+    assert shares(model, machines, processes) == expected

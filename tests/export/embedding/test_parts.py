@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import pytest
 from PIL import Image
 
 import export.embedding.parts
+from compressor import distill
 from export import build_index, embed_data, search_index, validate
 from export.runtime import Embedder
 from zoo.data import load_images
-from zoo.errors import DataError, ModelError, OptionError
+from zoo.errors import DataError, MissingExtraError, ModelError, OptionError
 from zoo.formats.embedding_parts import (
     METADATA_KEY,
     EmbeddingFacts,
@@ -122,8 +124,15 @@ def test_unreadable_images_are_listed(model: Path, photos: Path, tmp_path: Path)
     assert name == "3.png"
     assert "not a readable image" in reason or "cannot" in reason
     assert parquet.read_metadata(out / "part-00001.parquet").num_rows == 2
-    with pytest.raises(DataError, match=r"limit is 0.*3\.png"):
-        embed_data(model, folder, tmp_path / "none", rows_per_part=3, max_unreadable=0)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"limit is 0.*3\.png"):
+            embed_data(model, folder, tmp_path / "none", rows_per_part=3, max_unreadable=0)
+    assert parts_of(tmp_path / "none") == ["part-00000.parquet"]
+    (folder / "6.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"^2 images cannot be read; the limit is 1.*6\.png"):
+        embed_data(model, folder, tmp_path / "one", rows_per_part=3, max_unreadable=1)
+    with pytest.raises(DataError, match=r"^2 images"):  # of which one is in a part that is there
+        embed_data(model, folder, tmp_path / "one", rows_per_part=3, max_unreadable=1)
 
 
 def test_other_embeddings_are_not_mixed_in(
@@ -140,17 +149,26 @@ def test_other_embeddings_are_not_mixed_in(
         read_facts(out)
 
 
-def test_teachers_models_and_galleries_are_read_from_it(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_teachers_models_and_galleries_are_read_from_it(
+    model: Path, photos: Path, tmp_path: Path, distil_options: dict[str, Any]
+) -> None:
     data = f"folder:{photos}"
     out = embed_data(model, data, tmp_path / "vectors", rows_per_part=50)
     images = load_images(data)
     np.testing.assert_allclose(
         open_teacher(out).embed_images(images), open_teacher(model).embed_images(images), rtol=1e-4, atol=1e-6
     )
-    options = {"latency_runs": 0, "baselines": False, "bootstrap": 50}
-    report = validate([model, out], None, data, tmp_path / "report", **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"latency_runs": 0, "baselines": False, "bootstrap": 50}
+    report = validate([model, out], None, data, tmp_path / "report", **options)
     first, second = report.content["stages"]
     assert first["recall"] == second["recall"]
+    judged = validate([model], out, data, tmp_path / "by-teacher", **options)
+    teacher, same = judged.content["stages"]
+    assert teacher["recall"] == same["recall"] == first["recall"]
+    options = distil_options | {"arch": "test_resnet", "dim": 4, "epochs": 1}
+    student = distill(out, data, tmp_path / "student", **options)
+    learned_from = json.loads((student / "config.json").read_text())["embedding_compressor"]["teacher"]
+    assert learned_from == {"name": "vectors", "digest": open_teacher(out).digest}
     index = build_index(model, str(out), tmp_path / "index")
     direct = build_index(model, data, tmp_path / "direct")
     query = photos / "class01" / "0.png"
@@ -213,13 +231,27 @@ def test_faiss_pandas_and_duckdb_open_it(model: Path, photos: Path, tmp_path: Pa
     assert len(frame) == 50
     assert frame["vector"][0].shape == (8,)
     duckdb = pytest.importorskip("duckdb")
-    (count,) = duckdb.sql(f"select count(*) from '{out}/*.parquet' where len(vector) = 8").fetchone()
-    assert count == 96
+    counted = duckdb.sql(f"select count(*) from '{out}/*.parquet' where len(vector) = 8").fetchall()
+    assert counted == [(96,)]
 
 
-@pytest.mark.parametrize("options", [{"shard": "0/2"}, {"shard": "3/2"}, {"shard": "half"}, {"dtype": "int8"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"shard": "0/2"}, {"shard": "3/2"}, {"shard": "half"}, {"dtype": "int8"}, {"engine": "spark"}, {"processes": 2}],
+)
 def test_options_that_cannot_be(options: dict[str, Any], model: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
         embed_data(model, photos, tmp_path / "vectors", **options)
     with pytest.raises(OptionError, match="is one file"):
         embed_data(model, photos, tmp_path / "vectors.npz", shard="1/2")
+
+
+def test_ray_is_asked_for_where_it_is_missing(
+    model: Path, photos: Path, tmp_path: Path, without: Callable[..., AbstractContextManager[None]]
+) -> None:
+    with (
+        without("ray"),
+        pytest.raises(MissingExtraError, match=r"^Engine ray needs ray, .*embedding-compressor\[ray\]'$"),
+    ):
+        embed_data(model, photos, tmp_path / "vectors", engine="ray")
+    assert not (tmp_path / "vectors").exists()

@@ -1,0 +1,183 @@
+"""The same parts by Ray Data: a pool of processes on the machines of a cluster, each of which writes whole parts.
+
+Ray starts the processes, deals the parts out, and deals those of a process that died out again. What is written, and
+where a run goes on from, is the same as without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from export.embedding.parts import class_of_each, embed_rows
+from export.embedding.shard import Shard, require_few, rows_of
+from export.index.gallery import Encoder, open_encoder
+from zoo.data.image_set import ImageSet
+from zoo.errors import ModelError, UserError, first_line
+from zoo.formats.embedding_parts import EmbeddingFacts, write_part
+from zoo.teachers.address import path_of
+from zoo.versions import available_cores
+
+log = logging.getLogger(__name__)
+
+
+class PartWriter:
+    """One process of the pool: opens the encoder at its first part, embeds the images of each, and writes them.
+
+    Args:
+        model: the encoder, as ``open_encoder`` takes it.
+        folder: of the parts, which all machines see.
+        facts: of all parts.
+        max_unreadable: images of one part that cannot be read; with more it is not written.
+        threads: of each inference.
+        place: the folder from which relative paths of images start.
+    """
+
+    def __init__(
+        self, model: str, folder: Path, facts: EmbeddingFacts, max_unreadable: int, threads: int, place: str
+    ) -> None:
+        self.model, self.folder, self.facts = model, folder, facts
+        self.max_unreadable, self.threads, self.place = max_unreadable, threads, place
+        self._encoder: Encoder | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write a part.
+
+        Args:
+            row: its number as "part", and its images, pickled by :func:`embed_on_ray`, as "images".
+
+        Returns:
+            Its number; "broken", id and reason of each unreadable image in JSON; and "error", why it could not be
+            written, empty where it was: Ray would print a raised error with the whole way that it came.
+        """
+        part = int(row["part"])
+        try:
+            broken = self._write(part, row["images"])
+        except (UserError, OSError) as error:
+            return {"part": part, "broken": "[]", "error": str(error)}
+        return {"part": part, "broken": json.dumps(broken), "error": ""}
+
+    def _write(self, part: int, pickled: bytes) -> list[tuple[str, str]]:
+        from ray import cloudpickle
+
+        images: ImageSet = cloudpickle.loads(pickled)
+        if self._encoder is None:
+            self._encoder = self._opened()
+        found, vectors, broken = embed_rows(self._encoder, images)
+        require_few(broken, self.max_unreadable)
+        write_part(self.folder, part, self.facts, found.ids, vectors, class_of_each(found), broken)
+        return list(broken)
+
+    def _opened(self) -> Encoder:
+        with contextlib.suppress(OSError):  # where it is not there, no relative path can be meant
+            os.chdir(self.place)
+        encoder = open_encoder(self.model, self.threads)
+        if encoder.facts["digest"] != self.facts.model_digest:
+            raise ModelError(
+                f"{self.model} on {os.uname().nodename} has digest {encoder.facts['digest'][:12]}, and the command was "
+                f"given one with {self.facts.model_digest[:12]}. Put the same model on all machines."
+            )
+        return encoder
+
+
+def embed_on_ray(model: str | Path, images: ImageSet, shard: Shard, processes: int | None = None) -> None:
+    """Write those parts of a shard that are not there yet, by the processes of a Ray cluster.
+
+    The cluster is the one that this process is connected to, else the one that the environment variable RAY_ADDRESS
+    names, else one of this machine alone, which ends with the work and reports no usage to Ray's makers.
+
+    Args:
+        model: the encoder, which all machines find under the same name.
+        images: all of them, in an order that is the same in each run.
+        shard: what falls to this run.
+        processes: how many of them; None for one for each GPU if the model uses one, else for each core.
+
+    Raises:
+        UserError: an image, model or folder that a process found unusable.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray import cloudpickle
+    from ray.data import ActorPoolStrategy, DataContext
+
+    if not shard.waiting:
+        shard.finish()
+        return
+    ours = not ray.is_initialized()
+    if ours:
+        _connect()
+    try:
+        DataContext.get_current().enable_progress_bars = False  # ours is shown
+        for name in ("ray.data", "ray.data._internal"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        pool, share = shares(model, [node["Resources"] for node in ray.nodes() if node["Alive"]], processes)
+        path = path_of(model)
+        named = str(model if path is None else path.absolute())
+        facts = shard.facts
+        writer = (named, shard.folder.absolute(), facts, shard.max_unreadable, max(int(share["num_cpus"]), 1))
+        rows = [
+            {"part": part, "images": cloudpickle.dumps(images.subset(rows_of(part, facts)))} for part in shard.waiting
+        ]
+        # A block for each part: when a process dies, no more than that is done again.
+        parts = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            PartWriter,
+            fn_constructor_args=[*writer, str(Path.cwd())],
+            compute=ActorPoolStrategy(size=min(pool, len(rows))),
+            **share,
+        )
+        log.info("%d parts by %d processes of Ray", len(rows), min(pool, len(rows)))
+        for done in parts.iter_rows():
+            if done["error"]:
+                raise UserError(str(done["error"]))
+            broken = [(str(name), str(reason)) for name, reason in json.loads(done["broken"])]
+            shard.count(len(rows_of(int(done["part"]), facts)))
+            shard.require_few(broken)
+            shard.written(broken)
+    except ray.exceptions.RayError as error:
+        raise UserError(f"Ray stopped the work: {first_line(error)} The same command goes on from here.") from error
+    finally:
+        if ours:
+            ray.shutdown()
+    shard.finish()
+
+
+def _connect() -> None:
+    """Join the cluster of RAY_ADDRESS, or start one of this machine."""
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS") or "local"  # without one, Ray would look for a cluster on this machine
+    cores = available_cores() if address == "local" else None
+    try:
+        ray.init(address, num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray's exceptions here share no base class
+        where = "does not start here" if address == "local" else f"is not reached at RAY_ADDRESS {address}"
+        raise UserError(f"Ray {where} ({first_line(error)}). Leave engine out, or check the cluster.") from error
+
+
+def shares(
+    model: str | Path, machines: Sequence[dict[str, float]], processes: int | None
+) -> tuple[int, dict[str, float]]:
+    """Return how many processes there are to be, and each one's share of a machine.
+
+    Args:
+        model: an .onnx file runs on CPUs.
+        machines: what each has, as Ray names it: "CPU", "GPU".
+        processes: how many were asked for, or None.
+
+    Returns:
+        Their number, and "num_cpus" and perhaps "num_gpus" of each, which the smallest machine has.
+    """
+    path = path_of(model)
+    on_cpus = path is not None and path.suffix == ".onnx"
+    gpus = 0 if on_cpus else int(sum(machine.get("GPU", 0) for machine in machines))
+    used = [machine for machine in machines if machine.get("GPU" if gpus else "CPU", 0) >= 1]
+    cores = int(sum(machine.get("CPU", 0) for machine in used))
+    pool = processes or gpus or max(cores, 1)
+    most = min((machine.get("CPU", 1) / (machine["GPU"] if gpus else 1) for machine in used), default=1)
+    share: dict[str, float] = {"num_cpus": max(min(cores // pool, int(most)), 1)}
+    return pool, share | ({"num_gpus": min(gpus / pool, 1)} if gpus else {})
