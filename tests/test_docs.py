@@ -25,7 +25,7 @@ REPOSITORY = re.compile(  # as the README names it, whose links must work on a p
     r"https://(?:github\.com/([\w-]+/[\w-]+)/(?:blob|tree)|raw\.githubusercontent\.com/([\w-]+/[\w-]+))/main/([^#]*)#?(.*)"
 )
 SECONDS = 400
-NOT_INSTALLED = ("ray", "datasets", "pandas")  # what examples import and is left out where it is not installed
+NOT_INSTALLED = ("datasets", "pandas")  # what examples import and is left out where it is not installed
 
 
 def named(path: Path) -> str:
@@ -55,7 +55,7 @@ def commands(script: str) -> Iterator[list[str]]:
             if word[0] not in ";&|<>":
                 command.append(word)
                 continue
-            while command and ("=" in command[0] or command[0] == "time"):
+            while command and ("=" in command[0] or command[0] in ("time", "srun")):
                 command.pop(0)
             if command[1:3] == ["-m", "compressor"]:
                 yield command[3:]
@@ -86,7 +86,14 @@ def test_example_runs(code: str, tmp_path: Path, photos: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize("script", blocks("bash", "shell", "sh"))
+def job_scripts() -> list[Any]:
+    """Return the scripts for schedulers, each named by its path."""
+    found = sorted(ROOT.glob("examples/**/*.sbatch"))
+    assert found
+    return [pytest.param(path.read_text(encoding="utf-8"), id=named(path)) for path in found]
+
+
+@pytest.mark.parametrize("script", [*blocks("bash", "shell", "sh"), *job_scripts()])
 def test_commands_parse(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from compressor.cli import command
 
