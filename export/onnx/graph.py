@@ -68,6 +68,14 @@ class Graph:
             for kind, (count, size) in sorted(found.items())
         }
 
+    def antialiased(self) -> list[str]:
+        """Return the names of nodes that resize with antialiasing, which few accelerators compute."""
+        return [
+            node.name or next(iter(node.output), "")
+            for node in self.nodes
+            if node.op_type == "Resize" and any(entry.name == "antialias" and entry.i for entry in node.attribute)
+        ]
+
     def _described(self, node: onnx.NodeProto) -> dict[str, Any]:
         factors = _factors(node)
         weight = next((name for name in map(self._stored, reversed(factors)) if name in self._constants), None)

@@ -64,6 +64,7 @@ def inspect(file: str | Path) -> dict[str, Any]:
         "computing": computing,
         "operators": {operator: dict(counts) for operator, counts in sorted(operators.items())},
         "weights": graph.weights(),
+        "antialiased_resize": graph.antialiased(),
     }
 
 

@@ -246,6 +246,12 @@ def _lines(content: dict[str, Any], nodes: bool) -> Iterator[tuple[str, str]]:
     if content["quantization"] is not None:
         yield "quantization", readable(content["quantization"])
     yield "weights", _weights(content["weights"])
+    if content["antialiased_resize"]:
+        yield (
+            "accelerators",
+            f"{content['antialiased_resize'][0]} resizes with antialiasing, which some do not compute: they refuse the "
+            "file, or leave this node to the CPU. For these, export with --input tensor.",
+        )
     total = Counter(entry["precision"] for entry in content["computing"])
     yield "computing", f"Conv, Gemm and MatMul: {_counts(total)}; {content['nodes']} nodes in all"
     for operator, counts in content["operators"].items():

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from export.index.gallery import Encoder, embeddings_by
-from export.onnx.graph import read_onnx
+from export.onnx.graph import Graph, read_onnx
 from export.runtime import Embedder
 from export.web.packed import Packed
 from zoo.data import ImageSet
@@ -68,12 +68,6 @@ def write_thumbnails(images: ImageSet, folder: Path) -> None:
         image.save(folder / f"{row}.jpg", "JPEG", quality=_QUALITY)
 
 
-def _antialiased(file: Path) -> list[str]:
-    """Return the names of nodes that onnxruntime-web's WebGPU does not compute: Resize with antialiasing."""
-    nodes = [node for node in read_onnx(file).graph.node if node.op_type == "Resize"]
-    return [node.name for node in nodes if any(each.name == "antialias" and each.i for each in node.attribute)]
-
-
 def header_of(
     embedder: Embedder, encoder: Encoder, images: ImageSet, packed: Packed, runtime: dict[str, Any]
 ) -> dict[str, Any]:
@@ -84,7 +78,7 @@ def header_of(
         "count": len(images),
         "dim": embedder.dim,
         "metric": embedder.metric,
-        "cpu_nodes": _antialiased(embedder.path),
+        "cpu_nodes": Graph(read_onnx(embedder.path)).antialiased(),
         "kind": packed.kind,
         "offset": packed.offset,
         "scale": packed.scale,

@@ -309,3 +309,13 @@ def test_a_graph_that_goes_round_in_a_circle_ends(tmp_path: Path) -> None:
     onnx.save(proto, tmp_path / "circle.onnx")
     content = inspect(tmp_path / "circle.onnx")
     assert [entry["weight"] for entry in content["computing"]] == [None, None]
+
+
+def test_an_antialiased_resize_is_told(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Some accelerators refuse such a file; the one that takes tensors has none."""
+    (node,) = inspect(files["fp32"])["antialiased_resize"]
+    assert node.startswith("preprocess/") and inspect(files["tensor"])["antialiased_resize"] == []
+    assert main(["inspect", str(files["fp32"])]) == 0
+    assert "resizes with antialiasing" in (told := capsys.readouterr().out) and "--input tensor" in told
+    assert main(["inspect", str(files["tensor"])]) == 0
+    assert "antialiasing" not in capsys.readouterr().out
