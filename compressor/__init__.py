@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from zoo.teachers.onnx_file import OnnxTeacher
     from zoo.teachers.opening import open_teacher
     from zoo.teachers.ready import ArrayTeacher
+    from zoo.teachers.runtimes.function import FunctionTeacher
     from zoo.teachers.torch_module import TorchTeacher
 
 __all__ = [
     "ArrayTeacher",
+    "FunctionTeacher",
     "OnnxTeacher",
     "Teacher",
     "TorchTeacher",
@@ -33,6 +35,7 @@ __all__ = [
 
 _HOME = {
     "ArrayTeacher": "zoo.teachers.ready",
+    "FunctionTeacher": "zoo.teachers.runtimes.function",
     "OnnxTeacher": "zoo.teachers.onnx_file",
     "Teacher": "zoo.teachers.base",
     "TorchTeacher": "zoo.teachers.torch_module",

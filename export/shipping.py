@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo.arguments import DataLike, ModelLike, require_valid
 from zoo.errors import OptionError, RefusedError, require_known
+from zoo.extras import require_extra
 from zoo.files import require_writable
 from zoo.paths import given_path
 from zoo.training.options import DataOptions, documented
@@ -56,15 +57,18 @@ def export_model(
     seed: int = 0,
     before: RefusedError | None = None,
 ) -> Exported:
-    """Export a model to ONNX, in one precision or several, int8 chosen by measured recall.
+    """Export a model to ONNX, in one precision or several, int8 chosen by measured recall; or to one file for LiteRT.
 
     fp32 is compared with the torch model, as in ``to_onnx``. int8 is calibrated on training images. It is judged on
     validation classes, which are training classes held out, and on training images not used for calibration, and
     refused if it loses more than the budget. ``candidates.json`` next to the files records what was tried.
 
+    A name that ends in .tflite asks for a LiteRT file, in fp32 or int8, with what MediaPipe needs to know. It takes
+    pixels that the caller has resized and cropped. With data it is judged in the same way, in fp32 too.
+
     Args:
         model: a model folder; in Python also a timm model in memory.
-        out: the .onnx file, or a folder for several; null for the folder export next to the model's.
+        out: the .onnx or .tflite file, or a folder for several; null for the folder export next to the model's.
         precision: fp32, fp16, int8 (the usual scheme for network and target) or auto (the safest and fastest int8
             scheme that keeps recall, with blocks in float if necessary); several separated by commas.
         input: pixels (uint8 images of any size, preprocessing inside) or tensor (preprocessing left to the caller).
@@ -93,6 +97,17 @@ def export_model(
     require_valid({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed, "max_drop": max_drop})
     require_valid({"calibration_images": calibration_images, "validation": validation})
     asked = require_export_options(precision, input, target, budget_by)
+    divided = (split, validation, continuous_labels, label_metric, columns)
+    if out is not None and is_litert(out):
+        return _litert(
+            *(model, given_path(out), precision, input, data, divided),
+            max_drop=max_drop,
+            budget_by=budget_by,
+            calibration_images=calibration_images,
+            judged_images=judged_images,
+            max_unreadable=max_unreadable,
+            seed=seed,
+        )
     files = files_of(model, out, precision, input)
     int8 = "int8" in files
     if int8 and data is None:
@@ -103,7 +118,6 @@ def export_model(
     from export.onnx.writing import some_images, write_fp16, write_int8
     from zoo.data import load_data
 
-    divided = (split, validation, continuous_labels, label_metric, columns)
     splits = None if data is None else load_data(data, *divided)
     traced = trace_model(model)
     shown = some_images(splits)
@@ -145,6 +159,36 @@ def export_model(
     return Exported(files, chosen.content)
 
 
+def is_litert(out: str | Path) -> bool:
+    """Return whether a name asks for a LiteRT file."""
+    return given_path(out).suffix == ".tflite"
+
+
+def _litert(
+    model: ModelLike,
+    out: Path,
+    precision: str,
+    input: str,
+    data: DataLike | None,
+    divided: tuple[Any, ...],
+    **options: Any,
+) -> Exported:
+    """Write a LiteRT file, as :func:`export.litert.shipping.write_litert` says."""
+    if input != "pixels":
+        raise OptionError(f"{out.name} takes pixels that the caller has resized. Leave input out.")
+    if precision not in ("fp32", "int8"):
+        raise OptionError(f"{out.name} is one file, in fp32 or int8; precision is {precision}. Ask for one of the two.")
+    if precision == "int8" and data is None:
+        raise OptionError("Precision int8 needs data to calibrate and judge on. Give --data.")
+    require_writable(out.parent)
+    require_extra("litert", f"Export to {out.name}")
+    from export.litert.shipping import write_litert
+    from zoo.data import load_data
+
+    splits = None if data is None else load_data(data, *divided)
+    return write_litert(model, out, precision, splits, **options)
+
+
 def require_export_options(precision: str, input: str, target: str, budget_by: str = "mean") -> list[str]:
     """Return the precisions asked for, one by one.
 
@@ -179,7 +223,7 @@ def files_of(model: ModelLike, out: str | Path | None, precision: str, input: st
             raise OptionError(f"{out} is one file for {len(kinds)} precisions. Give a folder, or one precision.")
         return {kinds[0]: out}
     if out is not None and re.fullmatch(r"\.[A-Za-z]\w*", out.suffix) and not out.is_dir():
-        raise OptionError(f"{out} does not end in .onnx. Give a name that does, or a folder.")
+        raise OptionError(f"{out} ends in neither .onnx nor .tflite. Give a name that does, or a folder.")
     if out is None:
         if not isinstance(model, str | Path):
             raise OptionError("A model in memory has no folder to write to. Give out.")

@@ -30,6 +30,7 @@ PUBLIC = {
     ],
     "compressor": [
         "ArrayTeacher",
+        "FunctionTeacher",
         "OnnxTeacher",
         "Teacher",
         "TorchTeacher",

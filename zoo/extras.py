@@ -13,6 +13,8 @@ EXTRAS = {
     "data": ("pyarrow", "fsspec"),
     "ray": ("ray",),
     "hub": ("huggingface_hub",),
+    "litert": ("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
+    "openvino": ("openvino",),
     "hf": ("transformers",),
     "open-clip": ("open_clip",),
     "sentence-transformers": ("sentence_transformers",),

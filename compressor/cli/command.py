@@ -138,7 +138,10 @@ def _carry_out(verb: str, options: Namespace, manners: Manners) -> int:
         result = _call(verb, options)
     except RefusedError as error:
         content = error.content  # the name ends with this block
-        _print(lambda: show_json(content) if manners.json else show_candidates(content))
+        if manners.json:
+            _print(lambda: show_json(content))
+        elif "candidates" in content:
+            _print(lambda: show_candidates(content))
         tell(f"Refused: {error}")
         return GATE_FAILED
     state, sentence = _gate(result)

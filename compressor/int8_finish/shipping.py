@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from export.shipping import Exported, export_model, files_of, require_export_options
+from export.shipping import Exported, export_model, files_of, is_litert, require_export_options
 from zoo.arguments import TeacherLike, require_valid
 from zoo.errors import DivergedError, OptionError, RefusedError, UserError, require_known
 
@@ -31,7 +31,7 @@ def ship(
     parity: bool = False,
     **options: Any,
 ) -> Exported:
-    """Export a model to ONNX, in one precision or several, int8 chosen by measured recall.
+    """Export a model to ONNX, in one precision or several, int8 chosen by measured recall; or to one file for LiteRT.
 
     If int8 is refused, the student is fine-tuned by its teacher with int8 rounding in place, and int8 is tried again:
     automatically with precision auto and a teacher, otherwise for ``qat_epochs`` epochs. The fine-tuned student is
@@ -39,8 +39,8 @@ def ship(
 
     Args:
         model: a model folder.
-        out: the .onnx file to write, or a folder where there are several; null for the folder export beside the
-            model's. With layout hub, the folder to write.
+        out: the .onnx or .tflite file to write, or a folder where there are several; null for the folder export
+            beside the model's. With layout hub, the folder to write.
         teacher: teacher for fine-tuning the student: a model folder, an .onnx or .npz file; in Python also a torch
             module.
         qat_epochs: epochs of fine-tuning if int8 would otherwise be refused; null for 4 with precision auto and a
@@ -65,6 +65,9 @@ def ship(
     """
     require_valid({"qat_epochs": qat_epochs})
     require_known("layout", layout, LAYOUTS)
+    litert = out is not None and is_litert(out)
+    if litert and (parity or layout == HUB or qat_epochs):
+        raise OptionError(f"{Path(out).name} is a file alone. Leave parity, layout and qat_epochs out.")  # type: ignore[arg-type]
     if parity and options.get("input", "pixels") != "pixels":
         raise OptionError("A parity pack tests files that take pixels. Leave out input, or parity.")
     if layout == HUB:
@@ -87,7 +90,7 @@ def ship(
     asked = require_export_options(precision, takes, options.get("target", "x86"))
     automatic = qat_epochs is None
     epochs = AUTOMATIC_EPOCHS if automatic and "auto" in asked and teacher is not None else qat_epochs
-    if not epochs:
+    if not epochs or litert:
         return _with_parity(export_model(model, out, **options), parity)
     assert teacher is not None
     require_int8(asked, epochs)

@@ -24,9 +24,8 @@ from zoo.models.network import summary_of
 from zoo.models.preprocessing import Preprocess
 from zoo.progress import progress
 from zoo.teachers.address import path_of
-from zoo.teachers.base import Teacher
+from zoo.teachers.base import PixelsTeacher, Teacher
 from zoo.teachers.families.tower import Tower
-from zoo.teachers.onnx_file import OnnxTeacher
 from zoo.teachers.opening import open_teacher
 from zoo.teachers.torch_module import TorchTeacher
 
@@ -131,33 +130,53 @@ def _teacher(reference: Teacher, given: object) -> MeasuredModel:
 
 
 def _foreign(stage: str, model: Teacher, given: object) -> MeasuredModel:
-    """Return a model that is known by what a teacher is asked alone: a file of another make, or ready embeddings."""
-    timed = None
-    if isinstance(model, OnnxTeacher):
+    """Return a model that is asked as a teacher is: of another make or runtime, or ready embeddings."""
+    if not isinstance(model, PixelsTeacher):
+        return MeasuredModel(
+            stage,
+            str(given) if isinstance(given, str | Path) else model.name,
+            model.embed_images,
+            None,
+            model.metric,
+            None,
+            model.parameters(),
+            None,
+            model.runtime,
+            foreign=not model.ships,
+            notes=model.notes,
+        )
 
-        def timed(threads: int) -> Callable[[np.ndarray], object]:
-            alone = model.with_threads(threads)
+    def timed(threads: int) -> Callable[[np.ndarray], object]:
+        alone = model.with_threads(threads)
 
-            def embed_one(pixels: np.ndarray) -> object:
-                torch.set_num_threads(threads)
-                return alone.embed_pixels(pixels)
+        def embed_one(pixels: np.ndarray) -> object:
+            torch.set_num_threads(threads)
+            return alone.embed_pixels(pixels)
 
-            return embed_one
+        return embed_one
 
+    ours = model.made_by_export
     return MeasuredModel(
         stage,
         str(given) if isinstance(given, str | Path) else model.name,
         model.embed_images,
         timed,
         model.metric,
-        model.dim if isinstance(model, OnnxTeacher) else None,
-        model.parameters(),
-        size_of(model.path) if isinstance(model, OnnxTeacher) else None,
-        "onnxruntime" if isinstance(model, OnnxTeacher) else "",
-        foreign=True,
+        model.dim,
+        None if ours is None else ours.parameters,
+        None if model.path is None else _size(model.path),
+        model.runtime,
+        ModelFacts() if ours is None else ModelFacts(data=ours.data, teacher=ours.teacher or None),
+        None if ours is None else ours.architecture,
+        foreign=not model.ships,
         notes=model.notes,
-        digest=model.digest if isinstance(model, OnnxTeacher) else "",  # ready embeddings are there already
+        digest="" if model.path is None else model.digest,
     )
+
+
+def _size(file: Path) -> int:
+    """Return the bytes of a file, and of what an ONNX file refers to."""
+    return size_of(file) if file.suffix == ".onnx" else file.stat().st_size
 
 
 def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -> MeasuredModel:

@@ -26,6 +26,7 @@ class OnnxMetadata:
         preprocessing: how pixels become the network's input.
         parameters: of the network; None where the file does not say.
         one_by_one: ranges are found at each run, so that a batch is run one image at a time.
+        architecture: timm's name; None where the file does not say.
         data: name and protocol of the training data; empty if unknown.
         teacher: name and digest of the teacher; empty if it had none.
     """
@@ -36,6 +37,7 @@ class OnnxMetadata:
     preprocessing: Preprocessing
     parameters: int | None
     one_by_one: bool
+    architecture: str | None
     data: dict[str, Any]
     teacher: dict[str, Any]
 
@@ -63,6 +65,7 @@ def read_metadata(path: str | Path, entries: Mapping[str, str]) -> OnnxMetadata:
             parameters=_whole(entries, "parameters") if "parameters" in entries else None,
             # Ranges found at each run are those of a whole batch: an embedding would depend on its neighbours.
             one_by_one=quantization.get("kind") == "dynamic",
+            architecture=entries.get("architecture"),
             data=_document(entries, "data"),
             teacher=_document(entries, "teacher"),
         )

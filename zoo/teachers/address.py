@@ -14,10 +14,13 @@ from zoo.formats.preprocessing import Preprocessing
 from zoo.paths import expanded, given_path, is_there
 
 FAMILIES = ("timm", "hf-hub", "hf", "open_clip", "st", "torchvision")
+RUNTIMES = COMMAND, OPENVINO = ("command", "openvino")
+"""What else may stand before a colon: a program to run, and another runtime for an ONNX file."""
 POOLINGS = ("cls", "mean")
 LAYOUTS = ("nchw", "nhwc")
 _PREFIX = re.compile(r"([A-Za-z][\w-]+):(.+)", re.DOTALL)
 LARGEST_BATCH = 4096
+_LARGEST = {"batch_size": LARGEST_BATCH, "timeout": 24 * 60 * 60}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Options:
         interpolation: ``bilinear`` or ``bicubic``.
         layout: of an ONNX file's input, ``nchw`` or ``nhwc``.
         metric: ``cosine`` or ``euclidean``.
-        batch_size: images that are embedded at a time.
+        batch_size: images that are embedded at a time; by a command, in one run of it.
+        timeout: seconds that one run of a command may take.
     """
 
     mean: tuple[float, float, float] | None = None
@@ -45,6 +49,7 @@ class Options:
     layout: str | None = None
     metric: str | None = None
     batch_size: int | None = None
+    timeout: int | None = None
 
     @property
     def says_preprocessing(self) -> bool:
@@ -80,8 +85,8 @@ class Address:
 
     Attributes:
         text: as it was given.
-        family: one of FAMILIES, or None for a path.
-        name: what comes after the family's prefix: a name of its library, or a path.
+        family: one of FAMILIES or RUNTIMES, or None for a path.
+        name: what comes after the family's prefix: a name of its library, a path, or a command with its arguments.
         output: the output that is taken, or None for the model's own convention.
         pooling: how tokens become a vector, "cls" or "mean", or None.
         options: preprocessing and the like.
@@ -135,7 +140,7 @@ def parse_address(text: str) -> Address:
         body, fragment = text, ""
     family, name = None, body
     if (found := _PREFIX.fullmatch(body)) and not is_there(expanded(body)):
-        require_known("kind of teacher", found[1], FAMILIES)
+        require_known("kind of teacher", found[1], (*FAMILIES, *RUNTIMES))
         family, name = found[1], found[2]
     words = [word.strip() for word in fragment.split(",")]
     known = _options_known(family, name)
@@ -155,8 +160,10 @@ def parse_address(text: str) -> Address:
 
 def _options_known(family: str | None, name: str) -> list[str]:
     """Return the options that what an address names can follow: ready embeddings have a metric alone."""
-    every = [each.name for each in fields(Options)]
-    suffix = Path(name).suffix if family is None else ""
+    if family == COMMAND:
+        return ["metric", "batch_size", "timeout"]
+    every = [each.name for each in fields(Options) if each.name != "timeout"]
+    suffix = Path(name).suffix if family in (None, OPENVINO) else ""
     if suffix == ".npz":
         return ["metric"]
     return every if suffix == ".onnx" else [option for option in every if option != "layout"]
@@ -202,12 +209,13 @@ def _value(name: str, value: str) -> Any:
             sides = [int(number) for number in numbers]
             if len(sides) in (1, 2):
                 return sides[0], sides[-1]
-        elif name == "batch_size" and 0 < int(value) <= LARGEST_BATCH:
+        elif name in _LARGEST and 0 < int(value) <= _LARGEST[name]:
             return int(value)
         elif name == "crop_pct" and 0 < float(value) <= 1:
             return float(value)
     except ValueError:
         pass
     needed = {"mean": "one number or three, such as 0.5 or 0.48/0.46/0.41", "size": "pixels, such as 224 or 224x192"}
-    needed |= {"std": needed["mean"], "batch_size": f"a whole number in 1..{LARGEST_BATCH}", "crop_pct": "in (0, 1]"}
+    needed |= {"std": needed["mean"], "crop_pct": "in (0, 1]"}
+    needed |= {option: f"a whole number in 1..{largest}" for option, largest in _LARGEST.items()}
     raise ValueError(needed[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch.nn import functional
 
 from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError
+from zoo.formats.onnx_metadata import OnnxMetadata
+from zoo.progress import progress
 
 
 class Teacher(ABC):
@@ -23,6 +26,8 @@ class Teacher(ABC):
         input_size: height and width it wants views in, or None for any.
         notes: what is assumed of it, or to be known about it, in sentences for log and report.
         continuous: it is known to have learned from continuous labels, so that these judge it, classes or not.
+        runtime: what runs it, for reports; "" where it is not told.
+        ships: as a model under validation it is what is to ship, and gates hold for it; of others they do not.
     """
 
     name: str
@@ -31,6 +36,8 @@ class Teacher(ABC):
     input_size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
     continuous: bool = False
+    ships: bool = False
+    runtime: str = ""
 
     @abstractmethod
     def embed_images(self, images: ImageSet) -> np.ndarray:
@@ -78,6 +85,37 @@ class Teacher(ABC):
     def parameters(self) -> int | None:
         """Return the number of parameters, or None if unknown."""
         return None
+
+
+class PixelsTeacher(Teacher):
+    """What another runtime than torch runs, image by image: pixels in, a vector out.
+
+    Attributes:
+        path: its file, or None.
+        dim: dimensions of its vectors, or None where that is not known before one is made.
+        made_by_export: what the file says of itself where ``export`` made it, else None.
+    """
+
+    path: Path | None = None
+    dim: int | None = None
+    made_by_export: OnnxMetadata | None = None
+
+    @abstractmethod
+    def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Embed one image, uint8 ``(H, W, 3)``; float32 ``(1, D)``."""
+
+    @abstractmethod
+    def with_threads(self, threads: int) -> PixelsTeacher:
+        """Return this teacher on the CPU, with a number of threads for each inference."""
+
+    def embed_images(self, images: ImageSet) -> np.ndarray:
+        return np.concatenate(
+            [self.embed_pixels(images.pixels(index)) for index in progress(range(len(images)), "embedding")]
+        )
+
+    def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
+        pixels = views.cpu().permute(0, 2, 3, 1).contiguous().numpy()
+        return torch.from_numpy(np.concatenate([self.embed_pixels(view) for view in pixels])).to(views.device)
 
 
 def resize_views(views: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,14 +17,13 @@ from torch.nn import functional
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError, OptionError, UserError, first_line
 from zoo.formats.onnx_content import digest_of, require_intact
-from zoo.formats.onnx_metadata import SCHEMA, preprocessing_in, read_metadata
+from zoo.formats.onnx_metadata import SCHEMA, OnnxMetadata, preprocessing_in, read_metadata
 from zoo.models.facts import COSINE, EUCLIDEAN
 from zoo.models.preprocessing import Preprocess, Preprocessing, half
 from zoo.paths import given_path
-from zoo.progress import progress
 from zoo.sessions import CPU, open_session
 from zoo.teachers.address import LARGEST_BATCH, Options
-from zoo.teachers.base import Teacher, resize_views
+from zoo.teachers.base import PixelsTeacher, resize_views
 from zoo.teachers.families.image_processor import preprocessing_beside
 from zoo.teachers.foreign import assumption, classifier_note
 from zoo.teachers.onnx_outputs import (
@@ -41,7 +40,7 @@ log = logging.getLogger(__name__)
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
-class OnnxTeacher(Teacher):
+class OnnxTeacher(PixelsTeacher):
     """An ONNX file: one of ours (pixels in), or any with one image input and an output that the image alone decides.
 
     The input may be ``(N, 3, H, W)`` or ``(N, H, W, 3)``, and of a batch size that is fixed. It may take float32 or
@@ -72,6 +71,8 @@ class OnnxTeacher(Teacher):
         OptionError: there is no such output, it depends on more than the image, or needs a pooling.
     """
 
+    runtime = "onnxruntime"
+
     def __init__(
         self,
         path: str | Path,
@@ -91,6 +92,7 @@ class OnnxTeacher(Teacher):
         self._session = open_session(path, None, onnxruntime.get_available_providers(), what="Teacher ")
         self._inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         metadata = self._session.get_modelmeta().custom_metadata_map
+        self.made_by_export = read_metadata(path, metadata) if metadata.get("schema") == SCHEMA else None
         self._image = image_input(path, self._inputs)
         taken = chosen_output(path, outputs, output, pooling)
         self.output, self._pooling = taken.name, pooling
@@ -112,7 +114,9 @@ class OnnxTeacher(Teacher):
         sides = shape[:2] if self._channels_last else shape[1:]
         if self.takes_bytes and (options.mean or options.std):
             raise OptionError(f"Teacher {path} takes bytes, which it normalises itself; leave mean and std out.")
-        self.preprocessing, said, known = _said(path, metadata, sides, self.takes_pixels, preprocessing, options)
+        self.preprocessing, said, known = _said(
+            path, metadata, self.made_by_export, sides, self.takes_pixels, preprocessing, options
+        )
         if self.takes_bytes:
             self.preprocessing = replace(self.preprocessing, mean=(0.0,) * 3, std=(1 / 255,) * 3)
         _require_size(path, sides, self.preprocessing.input_size)
@@ -149,11 +153,6 @@ class OnnxTeacher(Teacher):
         """Embed one image, uint8 ``(H, W, 3)``; float32 ``(1, D)``."""
         batch = pixels[None]
         return self.run(batch if self.takes_pixels else self._prepare(torch.from_numpy(batch)).numpy())
-
-    def embed_images(self, images: ImageSet) -> np.ndarray:
-        return np.concatenate(
-            [self.embed_pixels(images.pixels(index)) for index in progress(range(len(images)), "embedding")]
-        )
 
     def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
         pixels = resize_views(views.cpu(), self.preprocessing.input_size)
@@ -215,6 +214,7 @@ def _require_size(path: Path, sides: list[Any], size: tuple[int, int]) -> None:
 def _said(
     path: Path,
     metadata: dict[str, str],
+    ours: OnnxMetadata | None,
     sides: list[Any],
     takes_pixels: bool,
     given: Preprocessing | None,
@@ -232,8 +232,7 @@ def _said(
     metric = metadata.get("metric")
     said = metric if metric in (COSINE, EUCLIDEAN) else None  # others may mean something else by it
     found = given
-    if metadata.get("schema") == SCHEMA:
-        ours = read_metadata(path, metadata)
+    if ours is not None:
         found, said = given or ours.preprocessing, ours.metric
     elif found is None:
         try:

@@ -16,7 +16,7 @@ from zoo.formats.embedding_parts import is_embedding_folder
 from zoo.models.folder import load_model
 from zoo.models.network import preprocessing_of
 from zoo.paths import expanded, given_path, is_there
-from zoo.teachers.address import FAMILIES, Address, parse_address
+from zoo.teachers.address import COMMAND, FAMILIES, OPENVINO, Address, parse_address
 from zoo.teachers.base import Teacher
 from zoo.teachers.cache import CachedTeacher
 from zoo.teachers.families.hugging_face import open_hugging_face
@@ -27,6 +27,9 @@ from zoo.teachers.families.torchvision import open_torchvision
 from zoo.teachers.families.tower import Tower
 from zoo.teachers.onnx_file import OnnxTeacher
 from zoo.teachers.ready import ArrayTeacher
+from zoo.teachers.runtimes.command import CommandTeacher
+from zoo.teachers.runtimes.litert_file import LiteRtTeacher
+from zoo.teachers.runtimes.openvino_file import OpenVinoTeacher
 from zoo.teachers.torch_module import TorchTeacher
 
 
@@ -60,9 +63,17 @@ def _open(teacher: TeacherLike, precision: str) -> Teacher:
     if isinstance(teacher, Mapping):
         return ArrayTeacher(teacher)
     address = parse_address(str(teacher))
+    if address.family == COMMAND:
+        return CommandTeacher(address.name, address.options)
+    if address.family == OPENVINO:
+        path = given_path(address.name)
+        return OpenVinoTeacher(path, output=address.output, pooling=address.pooling, options=address.options)
     if address.family is not None:
         return _of_family(address, precision)
     path, options = given_path(address.name), address.options
+    if path.suffix == ".tflite":
+        _require_no_output(address)
+        return LiteRtTeacher(path, options)
     if path.suffix == ".onnx":
         return OnnxTeacher(path, output=address.output, pooling=address.pooling, options=options)
     if path.suffix == ".npz" or is_embedding_folder(path):

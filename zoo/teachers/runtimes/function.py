@@ -1,0 +1,56 @@
+"""A Python function of one image's pixels as a model, whatever runs behind it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import ModelError, first_line, require_known
+from zoo.models.facts import COSINE, EUCLIDEAN
+from zoo.teachers.base import PixelsTeacher
+from zoo.teachers.runtimes.vectors import require_vectors
+
+
+class FunctionTeacher(PixelsTeacher):
+    """A function that takes the pixels of an image and gives its vector, as an application that ships does.
+
+    ``validate`` measures it as a model, and its gates hold for it. It is not told how many threads to use where it is
+    timed. It is asked about a fixed image first, which its digest is made of.
+
+    Args:
+        embed: takes uint8 ``(H, W, 3)``, RGB, of any size; gives ``(D,)`` numbers.
+        name: for reports.
+        metric: how its vectors are compared, "cosine" or "euclidean".
+
+    Raises:
+        ModelError: it fails on the fixed image, or gives no vector of it.
+    """
+
+    runtime = "function"
+    ships = True
+
+    def __init__(self, embed: Callable[[np.ndarray], Any], name: str = "function", metric: str = COSINE) -> None:
+        require_known("metric", metric, (COSINE, EUCLIDEAN))
+        self._embed = embed
+        self.name, self.metric = name, metric
+        shown = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+        (vector,) = self.embed_pixels(shown)
+        rounded = np.round(1000 * vector / max(float(np.abs(vector).max()), 1e-12)).astype(int).tolist()
+        self.digest = hashlib.sha256(f"{metric} {rounded}".encode()).hexdigest()[:16]
+
+    def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        try:
+            found = np.asarray(self._embed(pixels), dtype=np.float32)
+        except Exception as error:  # functions of others fail in ways of their own
+            raise ModelError(
+                f"{self.name} failed on an image of shape {pixels.shape} ({first_line(error)})."
+            ) from error
+        rows = require_vectors(found[None], 1, self.dim, self.name)
+        self.dim = rows.shape[1]
+        return rows
+
+    def with_threads(self, threads: int) -> FunctionTeacher:
+        return self

@@ -1,0 +1,67 @@
+"""An ONNX file run by OpenVINO."""
+
+from __future__ import annotations
+
+import logging
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import ModelError, first_line
+from zoo.teachers.families.tower import require_library
+from zoo.teachers.onnx_file import OnnxTeacher
+
+log = logging.getLogger(__name__)
+
+
+class OpenVinoTeacher(OnnxTeacher):
+    """An ONNX file, ours or of another make, that OpenVINO runs on the CPU.
+
+    What the file takes, and how images are prepared, is read as OnnxTeacher reads it. OpenVINO is told to compute in
+    float32: by default it takes bfloat16 or float16 where the processor has them.
+
+    Args:
+        path: the file.
+        options: as those of OnnxTeacher.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        ModelError: the file is missing or damaged, or OpenVINO does not take it.
+        OptionError: as OnnxTeacher.
+    """
+
+    runtime = "openvino"
+
+    def __init__(self, path: str | Path, **options: Any) -> None:
+        require_library("openvino", f"openvino:{path}")
+        super().__init__(path, **options)
+        self.name = f"openvino:{self.name}"
+        self.digest = f"openvino-{self.digest}"
+        self.ships = self.made_by_export is not None
+        self._session = _OpenVino(self.path, None)
+
+    def with_threads(self, threads: int) -> OpenVinoTeacher:
+        other = copy(self)
+        other._session = _OpenVino(self.path, threads)
+        return other
+
+
+class _OpenVino:
+    """A compiled file, asked as onnxruntime's session is."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        import openvino
+
+        asked = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        asked |= {} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)}
+        try:
+            self._compiled = openvino.Core().compile_model(str(path), "CPU", asked)
+        except Exception as error:  # OpenVINO's exceptions share no base class of their own
+            raise ModelError(f"OpenVINO does not take {path} ({first_line(error)}).") from error
+
+    def run(self, outputs: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs asked for."""
+        found = self._compiled(given)
+        return [np.array(found[name]) for name in outputs]
