@@ -21,6 +21,8 @@ from zoo.sessions import Provider, known_providers, open_session
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 
 _MOST_THREADS = 1024
+# Sessions from before a fork: to let go of one would wait for its threads, which are not in this process.
+_OF_PARENTS: list[Any] = []
 _INPUTS = {("image", "tensor(uint8)"): "pixels", ("tensor", "tensor(float)"): "tensor"}
 
 
@@ -34,7 +36,8 @@ class Embedder:
             name and a mapping of options.
         max_pixels: images with more pixels are refused. Above 178 million, raise ``PIL.Image.MAX_IMAGE_PIXELS`` too.
 
-    An embedder can be pickled: the path of the file and these options are kept.
+    An embedder can be pickled: the path of the file and these options are kept. In a process that was forked, where the
+    threads of onnxruntime are not, it opens the file again when it is first called.
 
     Attributes:
         dim: dimensions of the embedding.
@@ -74,7 +77,7 @@ class Embedder:
         providers = known_providers(providers)
         self._arguments = (path.absolute(), threads, providers, max_pixels)
         require_intact(path)
-        self._session = open_session(path, threads, providers)
+        self._session, self._process = open_session(path, threads, providers), os.getpid()
         self.metadata: dict[str, Any] = dict(self._session.get_modelmeta().custom_metadata_map)
         inputs = [(given.name, given.type) for given in self._session.get_inputs()]
         kind = _INPUTS.get(inputs[0]) if len(inputs) == 1 else None
@@ -160,6 +163,10 @@ class Embedder:
         return self._tensor(image)
 
     def _embed(self, batch: list[np.ndarray]) -> np.ndarray:
+        if self._process != os.getpid():
+            path, threads, providers, _ = self._arguments
+            _OF_PARENTS.append(self._session)
+            self._session, self._process = open_session(path, threads, providers), os.getpid()
         name = "image" if self.input == "pixels" else "tensor"
         (embeddings,) = self._session.run(["embedding"], {name: np.stack(batch)})
         return np.asarray(embeddings, dtype=np.float32)
