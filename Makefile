@@ -5,8 +5,9 @@
 # make test-install   the wheel in an environment of its own, with what a device needs
 # make test-ecosystem teachers and frames of libraries that the tests' own environment lacks, such as transformers and
 #                     open_clip; the hub folder in transformers, sentence-transformers, fastembed and, with Node,
-#                     transformers.js; with Chromium too, the page of demo-web; embed on Ray, and its folder in
-#                     DuckDB
+#                     transformers.js; with Chromium too, the page of demo-web; embed on Ray; OpenVINO, the server of
+#                     examples/, and vector stores
+# make test-litert    files for LiteRT, in an environment of its own (5 GB)
 # make test-oldest    the core of the suite with the lowest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV := .venv
@@ -14,8 +15,9 @@ DEMO := runs/quickstart
 
 OLDEST := .venv-oldest
 ECOSYSTEM := .venv-ecosystem
+LITERT := .venv-litert
 
-.PHONY: demo test lint docs test-install test-oldest test-ecosystem clean
+.PHONY: demo test lint docs test-install test-oldest test-ecosystem test-litert clean
 
 demo: $(VENV)/installed
 	@echo "Environment: $(VENV), installed $$(date -r $(VENV)/installed '+%F %T')"
@@ -63,18 +65,32 @@ $(VENV)/installed: pyproject.toml constraints.txt
 test-ecosystem: $(ECOSYSTEM)/installed
 	NODE_MODULES="$$(test -d $(ECOSYSTEM)/node_modules && echo $(CURDIR)/$(ECOSYSTEM)/node_modules)" \
 		$(ECOSYSTEM)/bin/python -m pytest tests/ecosystem tests/export/parity tests/zoo/teachers/families \
-		tests/zoo/data/sources tests/export/embedding
+		tests/zoo/data/sources tests/export/embedding tests/test_examples.py tests/export/index/test_exporting.py \
+		tests/zoo/teachers/runtimes
 
 $(ECOSYSTEM)/installed: tests/ecosystem/constraints.txt tests/ecosystem/package.json $(VENV)/installed
 	$(VENV)/bin/python -m venv --clear $(ECOSYSTEM)
 	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$($(ECOSYSTEM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
 	$(ECOSYSTEM)/bin/python -m pip install --quiet --constraint tests/ecosystem/constraints.txt \
-		transformers sentence-transformers open_clip_torch fastembed polars duckdb 'ray[data]'
+		transformers sentence-transformers open_clip_torch fastembed polars openvino fastapi uvicorn httpx 'ray[data]' \
+		usearch qdrant-client lancedb duckdb
 	cp tests/ecosystem/package.json $(ECOSYSTEM)
 	if command -v npm > /dev/null; then npm install --prefix $(ECOSYSTEM) --ignore-scripts --no-audit --silent; fi
 	touch $@
 
+# litert-torch wants an earlier torch than the tests' own environment has; that one's other packages serve.
+test-litert: $(LITERT)/installed
+	$(LITERT)/bin/python -m pytest tests/export/litert tests/zoo/teachers/runtimes
+
+$(LITERT)/installed: tests/ecosystem/constraints-litert.txt $(VENV)/installed
+	$(VENV)/bin/python -m venv --clear $(LITERT)
+	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(LITERT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
+	$(LITERT)/bin/python -m pip install --quiet --constraint tests/ecosystem/constraints-litert.txt \
+		litert-torch torch torchvision mediapipe
+	touch $@
+
 # The environment and what the demo made; models of one's own stay.
 clean:
-	rm -rf $(VENV) $(OLDEST) $(ECOSYSTEM) $(DEMO)
+	rm -rf $(VENV) $(OLDEST) $(ECOSYSTEM) $(LITERT) $(DEMO)

@@ -252,7 +252,8 @@ def _preprocessing_note(agreement: Agreement) -> str:
         f"down, which can shift the crop by a pixel: on {agreement.images}, the embedding after that has a cosine of "
         f"at least {_downwards(agreement.lowest)} (mean {_downwards(agreement.mean)}) with that of "
         "`pixels/model.onnx`. The `pipeline` of transformers.js resizes without antialiasing besides, so that its "
-        "vectors differ more the larger the image is. Do not search vectors of one way among those of another."
+        "vectors differ more the larger the image is. No configuration of theirs changes either. Do not search vectors "
+        "of one way among those of another."
     )
 
 

@@ -93,6 +93,15 @@ def test_sq8_is_exported_as_it_is_stored_and_kinds_without_vectors_are_refused(
     assert again.ids == part.ids and (again.vectors == part.vectors).all()
 
 
+def test_hnsw_gives_the_vectors_as_they_were(index: Path, encoder: Path, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    hnsw = build_index(encoder, photos, tmp_path / "hnsw", kind="hnsw")
+    _, expected = read_embeddings(export_index(index, tmp_path / "flat"))
+    _, found = read_embeddings(export_index(hnsw, tmp_path / "out"))
+    assert found.ids == expected.ids
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
 def recipe(store: str) -> str:
     """Return the code that the page shows under a tab."""
     return textwrap.dedent(re.search(rf'=== "{store}"\n\n    ```python\n(.*?)    ```', RECIPES, flags=re.DOTALL)[1])  # type: ignore[index]
