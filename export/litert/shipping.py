@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +121,7 @@ def _difference(traced: Traced, module: ResizedPixelsToVector, written: LiteRtTe
 
 def _require_recall(judge: Judge, traced: Traced, written: LiteRtTeacher, budget: Budget, precision: str) -> None:
     """Refuse a file that retrieves worse than the network in float32 by more than the budget allows."""
-    scores: list[Sequence[np.ndarray]] = []
+    scores: list[tuple[np.ndarray, np.ndarray]] = []
     for part, tensors in enumerate(judge.tensors):
         expected = judge.measure(judge.embed(traced.graphs.network, one_by_one=False, part=part), part)[0]
         normalize = traced.whole.preprocess.normalize
@@ -130,7 +129,8 @@ def _require_recall(judge: Judge, traced: Traced, written: LiteRtTeacher, budget
         found = np.concatenate([written.embed_resized(image) for image in progress(pixels, "embedding")])
         scores.append((judge.measure(found, part)[0], expected))
     drops = [Drop.of(found, expected, judge.seed) for found, expected in scores]
-    whole = Drop.of(*(np.concatenate(each) for each in zip(*scores, strict=True)), judge.seed)
+    all_found, all_expected = (np.concatenate(each) for each in zip(*scores, strict=True))
+    whole = Drop.of(all_found, all_expected, judge.seed)
     low, high = (100 * end for end in whole.interval)
     told = f"{precision} for LiteRT: {judge.name} {100 * whole.score:.2f} %, {100 * whole.mean:.2f} points below fp32's"
     told += f" [{low:.2f}, {high:.2f}] on {whole.queries:,} images"

@@ -27,6 +27,7 @@ from zoo.teachers.address import path_of
 from zoo.teachers.base import PixelsTeacher, Teacher
 from zoo.teachers.families.tower import Tower
 from zoo.teachers.opening import open_teacher
+from zoo.teachers.runtimes.command import CommandTeacher
 from zoo.teachers.torch_module import TorchTeacher
 
 
@@ -131,10 +132,11 @@ def _teacher(reference: Teacher, given: object) -> MeasuredModel:
 
 def _foreign(stage: str, model: Teacher, given: object) -> MeasuredModel:
     """Return a model that is asked as a teacher is: of another make or runtime, or ready embeddings."""
+    source = str(given) if isinstance(given, str | Path) else model.name
     if not isinstance(model, PixelsTeacher):
         return MeasuredModel(
             stage,
-            str(given) if isinstance(given, str | Path) else model.name,
+            model.source if isinstance(model, CommandTeacher) else source,
             model.embed_images,
             None,
             model.metric,
@@ -158,7 +160,7 @@ def _foreign(stage: str, model: Teacher, given: object) -> MeasuredModel:
     ours = model.made_by_export
     return MeasuredModel(
         stage,
-        str(given) if isinstance(given, str | Path) else model.name,
+        source,
         model.embed_images,
         timed,
         model.metric,

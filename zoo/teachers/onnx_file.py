@@ -72,6 +72,7 @@ class OnnxTeacher(PixelsTeacher):
     """
 
     runtime = "onnxruntime"
+    path: Path
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from torch import Tensor
 from zoo.data.image_set import ImageSet
 from zoo.errors import ModelError, OptionError, first_line, shown
 from zoo.files import digest
-from zoo.models.facts import COSINE
+from zoo.models.facts import COSINE, names_only
 from zoo.paths import expanded, is_there
 from zoo.progress import progress
 from zoo.teachers.address import Options
@@ -43,6 +43,9 @@ class CommandTeacher(Teacher):
     Raises:
         OptionError: the command is empty, or its quotes are not closed.
         ModelError: there is no such program.
+
+    Attributes:
+        source: the command as reports show it, with names of files in place of their absolute paths.
     """
 
     runtime = "command"
@@ -66,6 +69,7 @@ class CommandTeacher(Teacher):
         self._batch = options.batch_size or _BATCH
         self.metric = options.metric or COSINE
         self.name = f"command:{Path(program).name}"
+        self.source = f"command:{' '.join(map(names_only, self._words))}"
         self.dim: int | None = None
         hashed = hashlib.sha256(f"{command} {self.metric}".encode())
         for word in self._words:

@@ -44,6 +44,7 @@ class LiteRtTeacher(PixelsTeacher):
     """
 
     runtime = "litert"
+    path: Path
 
     def __init__(self, path: Path, options: Options | None = None) -> None:
         options = options or Options()
@@ -95,7 +96,7 @@ class LiteRtTeacher(PixelsTeacher):
 
     def with_threads(self, threads: int) -> LiteRtTeacher:
         other = copy(self)
-        other._interpreter = _opened(self.path, threads)  # type: ignore[arg-type]
+        other._interpreter = _opened(self.path, threads)
         return other
 
     def embed_resized(self, pixels: Tensor) -> np.ndarray:

@@ -20,7 +20,8 @@ class OpenVinoTeacher(OnnxTeacher):
     """An ONNX file, ours or of another make, that OpenVINO runs on the CPU.
 
     What the file takes, and how images are prepared, is read as OnnxTeacher reads it. OpenVINO is told to compute in
-    float32: by default it takes bfloat16 or float16 where the processor has them.
+    float32: by default it takes bfloat16 or float16 where the processor has them. Version 2026.4 resizes without
+    antialiasing whatever a Resize asks for, which is noted of files that take pixels.
 
     Args:
         path: the file.
@@ -40,6 +41,12 @@ class OpenVinoTeacher(OnnxTeacher):
         self.name = f"openvino:{self.name}"
         self.digest = f"openvino-{self.digest}"
         self.ships = self.made_by_export is not None
+        if self.takes_pixels:
+            note = (
+                "OpenVINO resizes images without antialiasing. Export with --input tensor, and prepare them elsewhere."
+            )
+            self.notes = (*self.notes, note)
+            log.warning("%s: %s", self.name, note)
         self._session = _OpenVino(self.path, None)
 
     def with_threads(self, threads: int) -> OpenVinoTeacher:

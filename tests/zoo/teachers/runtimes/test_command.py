@@ -121,5 +121,6 @@ def test_the_gate_holds_for_a_program(photos: Path, tiny_teacher: Path, tmp_path
     row = report.content["stages"][-1]
     expected = measure(open_teacher(command).embed_images(data.test), data.test, "euclidean")
     assert row["recall"]["1"] == pytest.approx(expected.recall_at(1))
+    assert row["source"] == f"command:{Path(sys.executable).name} run it.py"  # no place on this machine
     assert row["runtime"] == "command" and row["latency_ms"] is None and "foreign" not in row
     assert any(row["stage"] in reason for reason in report.content["gate"]["reasons"])
