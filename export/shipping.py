@@ -186,7 +186,8 @@ def _litert(
     from zoo.data import load_data
 
     splits = None if data is None else load_data(data, *divided)
-    return write_litert(model, out, precision, splits, **options)
+    write_litert(model, out, precision, splits, **options)
+    return Exported({precision: out})
 
 
 def require_export_options(precision: str, input: str, target: str, budget_by: str = "mean") -> list[str]:

@@ -16,7 +16,6 @@ from export.int8.judge import Judge, balanced, images_of
 from export.litert.conversion import FP32, INT8, ResizedPixelsToVector, convert, quantize
 from export.litert.mediapipe import embedder_metadata, with_metadata
 from export.onnx.tracing import Traced, metadata, smooth_images, trace_model
-from export.shipping import Exported
 from zoo.arguments import ModelLike, require_at_least
 from zoo.data.image_set import DataSplits
 from zoo.errors import ModelError, RefusedError, require_known
@@ -44,7 +43,7 @@ def write_litert(
     judged_images: int,
     max_unreadable: int,
     seed: int,
-) -> Exported:
+) -> None:
     """Write a model as a ``.tflite`` file for LiteRT, with MediaPipe's metadata.
 
     Input: float32 ``(1, h, w, 3)``, pixels 0..255, RGB, resized and cropped by the caller. Output: float32
@@ -97,7 +96,6 @@ def write_litert(
         path.unlink(missing_ok=True)  # an older one must not pass for this one
         raise
     log.info("%s: %.2f MB, differs from torch by %.1e at most", path, path.stat().st_size / 1e6, worst)
-    return Exported({precision: path})
 
 
 def _given(traced: Traced, pixels: np.ndarray) -> np.ndarray:
