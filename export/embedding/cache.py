@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.image_set import ImageSet
-from zoo.files import replacing
+from zoo.files import remove_left_over, replacing
 from zoo.teachers.cache import read_if_whole, write_entry
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class EmbeddingCache:
         """Remove what no model and set of images of this report has asked for."""
         if self.folder is None or not self.folder.is_dir():
             return
+        remove_left_over(self.folder)
         for file in self.folder.glob("*.npy"):
             if file not in self._used and _OURS.fullmatch(file.name):
                 file.unlink(missing_ok=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ModelError
+from zoo.formats.documents import parsed
 from zoo.paths import given_path
 
 SCHEMA = 1
@@ -71,6 +71,6 @@ def inspect(file: str | Path) -> dict[str, Any]:
 def _json(text: str | None) -> Any:
     """Return what a metadata entry holds; the text itself where others wrote something else than JSON."""
     try:
-        return None if text is None else json.loads(text)
+        return None if text is None else parsed(text)
     except ValueError:
         return text

@@ -51,6 +51,7 @@ def test_what_is_asked_for_no_more_is_removed(tmp_path: Path) -> None:
     second.through(mean_of, "two")(image_set(3))
     assert len(list(tmp_path.iterdir())) == 2
     (tmp_path / "mine.npy").touch()
+    (tmp_path / f".{'0' * 32}.npy.abcd1234.part.npy").touch()  # of a process that was killed while it wrote
     second.tidy()
     assert len(list(tmp_path.iterdir())) == 2 and (tmp_path / "mine.npy").exists()
     EmbeddingCache(tmp_path / "none").tidy()

@@ -271,7 +271,7 @@ def test_all_float_nodes_are_named_when_asked(tmp_path: Path, capsys: Any) -> No
     assert "float6 (s)" in text and "more" not in text
 
 
-def test_files_of_others(mixed: Path, capsys: Any) -> None:
+def test_files_of_others(mixed: Path, tmp_path: Path, capsys: Any) -> None:
     proto = onnx.load(mixed)
     onnx.helper.set_model_props(proto, {"preprocessing": "resize!", "data": "mine", "author": "[bold]me"})
     proto.graph.node.append(make_node("Unheard", ["out"], ["more"], "u", domain="of.mine"))
@@ -280,6 +280,9 @@ def test_files_of_others(mixed: Path, capsys: Any) -> None:
     assert not content["made_by_export"] and content["architecture"] is None
     assert content["operators"] == {"Conv": {"int8": 1}, "Gemm": {"fp32": 1}}
     assert (content["preprocessing"], content["data"]) == ("resize!", "mine")
+    onnx.helper.set_model_props(proto, {"data": "[" * 100_000})
+    onnx.save(proto, tmp_path / "deep.onnx")
+    assert inspect(tmp_path / "deep.onnx")["data"] == "[" * 100_000
     assert main(["inspect", str(mixed)]) == 0
     text = capsys.readouterr().out
     assert "a test; not by compressor export" in text and "[bold]me" in text and '"resize!"' in text
