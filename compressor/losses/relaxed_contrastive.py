@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compressor.losses.distances import full_precision, relative_distances, squared_distances
 from compressor.losses.regression import RegressionLoss
-from compressor.losses.teacher_sample import RANDOM_WEIGHT, TeacherSample, fitted_sigma
+from compressor.teacher_sample import RANDOM_WEIGHT, TeacherSample, fitted_sigma
 from zoo.arguments import require_above, require_at_least
 from zoo.errors import OptionError
 from zoo.losses.directions import unit

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.losses.distances import full_precision
-from compressor.losses.teacher_sample import TeacherSample
+from compressor.teacher_sample import TeacherSample
 from zoo.arguments import require_above
 from zoo.losses.directions import unit
 

@@ -10,7 +10,7 @@ import torch
 
 from compressor.losses.regression import RegressionLoss
 from compressor.losses.relaxed_contrastive import RelaxedContrastiveLoss
-from compressor.losses.teacher_sample import fitted_sigma
+from compressor.teacher_sample import fitted_sigma
 from zoo.errors import OptionError
 from zoo.retrieval.projection import principal_directions
 
