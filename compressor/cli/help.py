@@ -39,7 +39,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         *("threads", "runs", "radius", "strict", "reuse"),
     ),
     "kind of index": ("kind", "options"),
-    "machine": (*_names("machine"), "teacher_precision", "teacher_views", "teacher_cache"),
+    "machine": (*_names("machine"), "teacher_precision", "teacher_views", "teacher_cache", "engine", "processes"),
 }
 # Where a name means another thing than elsewhere.
 _ELSEWHERE = {

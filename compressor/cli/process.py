@@ -47,7 +47,7 @@ def prepared() -> Iterator[Ended]:
 
     def unraised(what: sys.UnraisableHookArgs) -> None:
         if interrupted.is_set() and isinstance(what.exc_value, KeyboardInterrupt):
-            threading.Timer(0.05, interrupt_main).start()  # once more, when the callback has returned
+            threading.Timer(0.05, _interrupt).start()  # once more, when the callback has returned
         else:
             hook(what)
 
@@ -74,6 +74,16 @@ def prepared() -> Iterator[Ended]:
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)
+
+
+def _interrupt() -> None:
+    """Interrupt the main thread, also where it sleeps, which a mark that Python looks at later would not."""
+    main = threading.main_thread().ident
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if main is not None and callable(signal.getsignal(number)) and hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(main, number)
+            return
+    interrupt_main()
 
 
 def silence() -> None:

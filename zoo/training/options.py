@@ -104,8 +104,7 @@ class BatchOptions:
         images_per_class: images of each class in a batch; 0 for random batches.
         neighbours: for losses on continuous labels: images in a batch whose labels are nearest to the anchor's.
         views: random views of each image in a batch.
-        augment: kind of random views: photo, photo-strong, photo-mixed (three in ten with another image blended or cut
-            in; for distill), mild (no flips, hardly moved), drawing or none.
+        augment: random views: photo, photo-strong, photo-mixed (distill only), mild (hardly moved), drawing or none.
         min_crop: smallest fraction of an image's area that a view may show; null for 0.4 with pretrained weights, else
             0.2.
     """

@@ -101,10 +101,12 @@ def test_an_interruption_that_a_callback_swallows_comes_again(capsys: Any) -> No
     module = Module()
     callback = weakref.ref(module, lambda gone: signal.raise_signal(signal.SIGTERM))
     with prepared() as ended:
+        began = time.monotonic()
         del module  # Python tells of what a callback raises, and goes on
         time.sleep(10)
         ended.code = 0
     assert ended.code == INTERRUPTED and callback() is None
+    assert time.monotonic() - began < 5  # within the sleep
     assert capsys.readouterr().err == "Interrupted.\n"
 
 

@@ -146,7 +146,7 @@ def test_a_missing_runtime_is_said_with_the_command_that_gets_it(
     with pytest.raises(OptionError, match=r"npm install onnxruntime-web; then pass --runtime"):
         demo_web(files["fp32"], gallery, tmp_path / "demo", runtime=tmp_path)
     (tmp_path / "ort.wasm.bundle.min.mjs").write_text("ort-wasm-simd-threaded.wasm")
-    with pytest.raises(OptionError, match=r"ort-wasm-simd-threaded\.wasm is not"):
+    with pytest.raises(OptionError, match=r"lacks ort-wasm-simd-threaded\.wasm of onnxruntime-web\. Get it with"):
         demo_web(files["fp32"], gallery, tmp_path / "demo", runtime=tmp_path)
     (tmp_path / "ort-wasm-simd-threaded.wasm").touch()
     folder = demo_web(files["fp32"], gallery, tmp_path / "demo", runtime=tmp_path, webgpu=False)  # of dist, too

@@ -59,7 +59,7 @@ class CommandTeacher(Teacher):
             raise OptionError(f"command:{command} cannot be read ({first_line(error)}). Close its quotes.") from error
         if not self._words:
             raise OptionError("command: names no program. Write it after the colon, with its arguments.")
-        program = shutil.which(expanded(self._words[0]))
+        program = shutil.which(str(expanded(self._words[0])))
         if program is None:
             raise ModelError(
                 f"{shown(self._words[0])} of command:{command} is no program that can be run. Check its path."
