@@ -27,7 +27,7 @@ def with_leading(verb: str, words: list[str]) -> list[str]:
         plain[len(names) - 1 :] = [_as_list(plain[len(names) - 1 :], of_numbers=False)]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
     words = [*options, *plain[len(names) :], *_with_values_joined(verb, rest)]
-    named = {word.partition("=")[0].removeprefix("--") for word in words}
+    named = {word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")}  # not their values
     if verb == "validate" and "query_encoder" in named and not {"models", "config"} & named:
         words.append("--models=[]")  # a mixed pair is measured without others, too
     configs = [word for word in words if word.startswith("--config=")]

@@ -652,3 +652,10 @@ def test_tables_that_nobody_reads_do_not_decide_the_exit_code(
     monkeypatch.setattr("export.report.tables.print_candidates", lambda content: print("a table"))
     assert main(["bench", "a.onnx"]) == 3
     assert "Refused: Every scheme loses too much." in capsys.readouterr().err
+
+
+def test_a_value_called_like_a_section_is_a_value() -> None:
+    """A teacher's folder may be called teacher, where a space comes before its name too."""
+    assert with_leading("run", ["--given_teacher", "teacher", "--out", "report"])
+    with pytest.raises(UserError, match="teacher has options of its own"):
+        with_leading("run", ["--teacher", "x"])
