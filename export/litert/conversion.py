@@ -21,6 +21,8 @@ from zoo.models.network import normalize_embeddings
 log = logging.getLogger(__name__)
 
 SIGNATURE, INPUT = "serving_default", "args_0"
+# Names of what the module itself computes: of its parts they go on with a slash.
+_NORMALIZATION = r"ResizedPixelsToVector;\d+|serving_default_output"
 FP32, INT8 = "fp32", "int8"
 
 
@@ -59,13 +61,16 @@ def convert(module: ResizedPixelsToVector, size: tuple[int, int], name: str) -> 
         return file.read_bytes()
 
 
-def quantize(model: bytes, images: Sequence[np.ndarray], name: str) -> bytes:
+def quantize(model: bytes, images: Sequence[np.ndarray], name: str, unit: bool) -> bytes:
     """Return a model whose weights and activations are int8, by ranges that images show; input and output stay float.
+
+    L2 normalisation stays float too: in int8, lengths would be off by a hundredth.
 
     Args:
         model: of :func:`convert`.
         images: float32 ``(1, h, w, 3)``, pixels 0..255, to measure ranges on.
         name: of the model, for messages.
+        unit: whether the model ends in L2 normalisation.
 
     Raises:
         ModelError: ai-edge-quantizer cannot quantise it.
@@ -78,6 +83,12 @@ def quantize(model: bytes, images: Sequence[np.ndarray], name: str) -> bytes:
             for place in (recipe.TFLOperationName.INPUT, recipe.TFLOperationName.OUTPUT):
                 work.update_quantization_recipe(
                     regex=".*", operation_name=place, algorithm_key=recipe.AlgorithmName.NO_QUANTIZE
+                )
+            if unit:
+                work.update_quantization_recipe(
+                    regex=_NORMALIZATION,
+                    operation_name=recipe.TFLOperationName.ALL_SUPPORTED,
+                    algorithm_key=recipe.AlgorithmName.NO_QUANTIZE,
                 )
             ranges = work.calibrate({SIGNATURE: [{INPUT: image} for image in images]}, num_threads=1)
             return bytes(work.quantize(ranges, enable_progress_report=False).quantized_model)

@@ -85,6 +85,10 @@ def with_metadata(model: bytes, metadata: bytes) -> bytes:
     from ai_edge_litert import schema_py_generated as schema
 
     content: Any = schema.ModelT.InitFromPackedBuf(model, 0)
+    for buffer in content.buffers:
+        if buffer.offset > 1:  # the quantiser puts weights behind the model, where packing it anew would lose them
+            buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     kept = schema.BufferT()
     kept.data = np.frombuffer(metadata, np.uint8)
     entry = schema.MetadataT()

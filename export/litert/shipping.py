@@ -79,7 +79,8 @@ def write_litert(
             if precision == INT8:
                 assert splits is not None
                 rows = balanced(calibration, calibration_images, seed)
-                content = quantize(content, [_given(traced, calibration.pixels(int(row))) for row in rows], traced.name)
+                shown = [_given(traced, calibration.pixels(int(row))) for row in rows]
+                content = quantize(content, shown, traced.name, module.unit)
             description = f"Embeds images of {size[0]} x {size[1]} pixels in {traced.dim} dimensions."
             named = with_metadata(content, embedder_metadata(names_only(Path(traced.name).name), description))
             Path(temporary).write_bytes(with_facts(named, said))
