@@ -103,6 +103,21 @@ def state_of(module: nn.Module) -> Iterator[bytes]:
         yield from bytes_of_tensor(value) if isinstance(value, Tensor) else bytes_of(value, _pickled)
 
 
+def assumption_of_file(name: str, preprocessing: Preprocessing, metric: str | None, takes_bytes: bool) -> str:
+    """Return that note for a file, whose name can be followed by what is right.
+
+    Args:
+        name: of the file.
+        preprocessing: what is taken.
+        metric: what is taken, too; None where it is known.
+        takes_bytes: it takes pixels as they are.
+    """
+    normal = "bytes, which the file normalises" if takes_bytes else "ImageNet's mean and deviation"
+    example = "resize=squash" if takes_bytes else "mean=0.5,std=0.5,resize=squash"
+    remedy = f"If this is wrong, add what is right to the name, such as {name}#{example}."
+    return assumption(preprocessing, metric, normal, remedy)
+
+
 def assumption(
     preprocessing: Preprocessing,
     metric: str | None,

@@ -25,7 +25,7 @@ from zoo.sessions import CPU, open_session
 from zoo.teachers.address import LARGEST_BATCH, Options
 from zoo.teachers.base import PixelsTeacher, resize_views
 from zoo.teachers.families.image_processor import preprocessing_beside
-from zoo.teachers.foreign import assumption, classifier_note
+from zoo.teachers.foreign import assumption_of_file, classifier_note
 from zoo.teachers.onnx_outputs import (
     chosen_output,
     described,
@@ -133,10 +133,8 @@ class OnnxTeacher(PixelsTeacher):
         self.dim = dim if isinstance(dim, int) else None
         notes = [] if prepares else [classifier_note(self.dim)]
         if not known:
-            normal = "bytes, which the file normalises" if self.takes_bytes else "ImageNet's mean and deviation"
-            example = "resize=squash" if self.takes_bytes else "mean=0.5,std=0.5,resize=squash"
-            remedy = f"If this is wrong, add what is right to the name, such as {path.name}#{example}."
-            notes.insert(0, assumption(self.preprocessing, self.metric if metric is None else None, normal, remedy))
+            compared = self.metric if metric is None else None
+            notes.insert(0, assumption_of_file(path.name, self.preprocessing, compared, self.takes_bytes))
         if output is None and len(outputs) > 1:
             others = ", ".join(described(each) for each in outputs if each is not taken)
             notes.append(f"its output {self.output} is taken; #NAME takes another of {others}.")

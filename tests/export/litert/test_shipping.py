@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -120,6 +121,15 @@ def test_a_file_that_loses_recall_is_refused(
     assert "Refused: int8 for LiteRT" in capsys.readouterr().err and not out.exists()
     with pytest.raises(ModelError, match="differs from the model by"):
         export_model(tiny_teacher, out)
+
+
+def test_a_file_of_another_make_says_which_options_follow_its_name(exported: dict[str, Path], tmp_path: Path) -> None:
+    content = exported["fp32"].read_bytes()
+    with zipfile.ZipFile(exported["fp32"]) as archive:
+        (tmp_path / "other.tflite").write_bytes(content[: min(each.header_offset for each in archive.infolist())])
+    (note,) = open_teacher(tmp_path / "other.tflite").notes
+    assert "add what is right to the name, such as other.tflite#mean=0.5,std=0.5,resize=squash." in note
+    assert open_teacher(f"{tmp_path / 'other.tflite'}#mean=0,std=1").notes == ()
 
 
 def test_mediapipe_opens_the_file_and_finds_what_it_needs(exported: dict[str, Path]) -> None:

@@ -22,6 +22,7 @@ from zoo.models.facts import facts_of
 from zoo.models.making import create_model
 from zoo.models.network import preprocessing_of
 from zoo.models.preprocessing import Preprocessing
+from zoo.teachers.foreign import assumption_of_file
 from zoo.teachers.opening import open_teacher
 from zoo.teachers.torch_module import TorchTeacher
 
@@ -281,3 +282,16 @@ def test_logits_of_a_classifier_are_told(zoo_model: nn.Module, caplog: pytest.Lo
         assert "num_classes=0" in caplog.text
     for net in (timm.create_model("test_resnet", num_classes=0), zoo_model, SmallNet(dim=999)):
         assert not any("classifier" in note for note in open_teacher(net).notes)
+
+
+@pytest.mark.parametrize(
+    ("takes_bytes", "normal", "example"),
+    [
+        (False, "ImageNet's mean and deviation", "mean=0.5,std=0.5,resize=squash"),
+        (True, "bytes, which", "resize=squash"),
+    ],
+)
+def test_what_is_assumed_of_a_file_names_what_to_write_after_it(takes_bytes: bool, normal: str, example: str) -> None:
+    note = assumption_of_file("a.tflite", Preprocessing((32, 48), 0.9), "cosine", takes_bytes)
+    assert f"Assumed: 32 x 48 pixels, {normal}" in note and " and cosine distance. " in note
+    assert note.endswith(f"If this is wrong, add what is right to the name, such as a.tflite#{example}.")

@@ -21,7 +21,7 @@ from zoo.models.preprocessing import Preprocess, Preprocessing
 from zoo.teachers.address import Options
 from zoo.teachers.base import PixelsTeacher, resize_views
 from zoo.teachers.families.tower import require_library
-from zoo.teachers.foreign import assumption
+from zoo.teachers.foreign import assumption_of_file
 from zoo.teachers.runtimes.vectors import require_vectors
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ class LiteRtTeacher(PixelsTeacher):
         if ours is None:
             self.preprocessing = options.over(Preprocessing(input_size=size))
             if not options.says_preprocessing:
-                self.notes = (assumption(self.preprocessing, None if options.metric else COSINE),)
+                compared = None if options.metric else COSINE
+                self.notes = (assumption_of_file(path.name, self.preprocessing, compared, self._dtype == np.uint8),)
         elif options.says_preprocessing:
             raise OptionError(f"{path} says how images are prepared. Leave the options of preprocessing out.")
         else:
