@@ -51,6 +51,11 @@ def staged(out: Path, last: str, ours: Sequence[str] | None = None) -> Iterator[
                 out.rmdir()  # where nothing came of it
 
 
+def is_taken(out: Path) -> bool:
+    """Return whether a folder holds anything but what a process left that was killed while it wrote it."""
+    return out.is_dir() and any(out.iterdir()) and not is_unfinished(out)
+
+
 def is_unfinished(out: Path) -> bool:
     """Return whether a process that wrote a folder by :func:`staged` was killed before the end."""
     names = [entry.name for entry in out.iterdir()] if out.is_dir() else []

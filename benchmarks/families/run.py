@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks.families.teachers import MAKERS
+from benchmarks.results import markdown_table
 from zoo.files import write_json, write_text
 from zoo.versions import machine
 
@@ -179,12 +180,17 @@ def table(content: dict[str, Any]) -> str:
         f"{MOST_LINES} are asked for. The teachers are small and have random weights, so Recall@1 shows that the lines "
         "work, and no more. Made by `python -m benchmarks.families.run`.",
         "",
-        "| teacher | lines | in | Recall@1, %: teacher, student, ONNX |",
-        "|---|---|---|---|",
     ]
-    for family, row in content["families"].items():
-        recalls = ", ".join(f"{100 * value:.1f}" for value in row["recall_at_1"].values())
-        lines.append(f"| {family} | {row['lines']} | {row['language']} | {recalls} |")
+    rows = [
+        [
+            family,
+            str(row["lines"]),
+            row["language"],
+            ", ".join(f"{100 * value:.1f}" for value in row["recall_at_1"].values()),
+        ]
+        for family, row in content["families"].items()
+    ]
+    lines += markdown_table(["teacher", "lines", "in", "Recall@1, %: teacher, student, ONNX"], rows)
     lines += [
         "",
         "The lines, where `$SMALL` and `small` are options of a small student and a report without times:",

@@ -28,6 +28,7 @@ from PIL import Image
 from export import embed_data
 from export.runtime import Embedder
 from zoo.data import load_images
+from zoo.files import write_json
 from zoo.formats.embedding_parts import part_file, read_facts
 from zoo.versions import machine, versions
 
@@ -53,7 +54,7 @@ def main() -> None:
         found = [memory(options.first, int(count)) for count in options.rest]
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     results[options.part] = {"machine": machine(), "versions": versions(), "found": found}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(RESULTS, results)
     print(json.dumps(found, indent=1))
 
 

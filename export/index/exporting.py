@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.staging import is_unfinished, staged
+from export.staging import is_taken, staged
 from zoo.arguments import require_valid
 from zoo.errors import OptionError, require_known
 from zoo.extras import is_installed, missing
@@ -76,7 +76,7 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
         rows_per_part=rows_per_part,
     )
     about = {name: getattr(facts, name) for name in _ABOUT}
-    if place.is_dir() and any(place.iterdir()) and not is_unfinished(place) and not _says(place / last, about):
+    if is_taken(place) and not _says(place / last, about):
         raise OptionError(f"{place} is not empty. Choose another out.")
     left = [file.name for pattern in _OURS for file in place.glob(pattern)]
     with staged(place, last, left) as stage:

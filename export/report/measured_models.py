@@ -27,7 +27,6 @@ from zoo.teachers.address import path_of
 from zoo.teachers.base import PixelsTeacher, Teacher
 from zoo.teachers.families.tower import Tower
 from zoo.teachers.opening import open_teacher
-from zoo.teachers.runtimes.command import CommandTeacher
 from zoo.teachers.torch_module import TorchTeacher
 
 
@@ -132,11 +131,11 @@ def _teacher(reference: Teacher, given: object) -> MeasuredModel:
 
 def _foreign(stage: str, model: Teacher, given: object) -> MeasuredModel:
     """Return a model that is asked as a teacher is: of another make or runtime, or ready embeddings."""
-    source = str(given) if isinstance(given, str | Path) else model.name
+    source = model.source or (str(given) if isinstance(given, str | Path) else model.name)
     if not isinstance(model, PixelsTeacher):
         return MeasuredModel(
             stage,
-            model.source if isinstance(model, CommandTeacher) else source,
+            source,
             model.embed_images,
             None,
             model.metric,

@@ -7,7 +7,7 @@ import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from export.staging import is_unfinished, staged
+from export.staging import is_taken, staged
 from export.web.packed import KINDS, pack
 from export.web.runtime_files import copy_runtime, find_runtime
 from zoo.arguments import DataLike, require_valid
@@ -97,5 +97,5 @@ def demo_web(
 
 def _require_ours(place: Path) -> None:
     """Refuse to replace a folder that holds anything but an earlier page."""
-    if place.is_dir() and any(place.iterdir()) and not (place / HEADER).is_file() and not is_unfinished(place):
+    if is_taken(place) and not (place / HEADER).is_file():
         raise OptionError(f"{place} is not empty, and holds no page of demo-web. Choose another out.")

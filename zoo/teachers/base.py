@@ -27,6 +27,7 @@ class Teacher(ABC):
         notes: what is assumed of it, or to be known about it, in sentences for log and report.
         continuous: it is known to have learned from continuous labels, so that these judge it, classes or not.
         runtime: what runs it, for reports; "" where it is not told.
+        source: what reports show in place of how it was given; "" for just that.
         ships: as a model under validation it is what is to ship, and gates hold for it; of others they do not.
     """
 
@@ -38,6 +39,7 @@ class Teacher(ABC):
     continuous: bool = False
     ships: bool = False
     runtime: str = ""
+    source: str = ""
 
     @abstractmethod
     def embed_images(self, images: ImageSet) -> np.ndarray:
@@ -114,8 +116,12 @@ class PixelsTeacher(Teacher):
         )
 
     def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
-        pixels = views.cpu().permute(0, 2, 3, 1).contiguous().numpy()
-        return torch.from_numpy(np.concatenate([self.embed_pixels(view) for view in pixels])).to(views.device)
+        return torch.from_numpy(np.concatenate([self.embed_pixels(view) for view in pixels_of(views)])).to(views.device)
+
+
+def pixels_of(views: Tensor) -> np.ndarray:
+    """Return views ``(N, 3, H, W)`` as images, ``(N, H, W, 3)``."""
+    return views.cpu().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def resize_views(views: Tensor, size: tuple[int, int]) -> Tensor:

@@ -144,9 +144,8 @@ class Learner(lightning.LightningModule):
         if processes == 1:
             return embed(images)
         share = -(-len(images) // processes)
-        rows = (np.arange(share) * processes + self.trainer.global_rank) % len(
-            images
-        )  # the first again where some lack
+        rows = np.arange(share) * processes + self.trainer.global_rank
+        rows %= len(images)  # the first ones again where the last processes lack some
         mine = torch.from_numpy(embed(images.subset(rows))).to(self.trainer.strategy.root_device)
         gathered: Tensor = self.all_gather(mine)  # type: ignore[assignment]
         return gathered.transpose(0, 1).flatten(0, 1)[: len(images)].cpu().numpy()

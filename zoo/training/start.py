@@ -140,9 +140,7 @@ class Start(Callback):
                 summary_of(learner.model)["architecture"],
             )
             return
-        features = self._features
-        if features is None:
-            features = learner.by_all_ranks(partial(embed_pooled, learner.model), self.images)
+        features = self._features_by(learner)
         seen = None if learner.validation is None else learner.pooled_validation(progress=True)
         self._pooled = [features] if seen is None else [features, seen]
         if seen is not None:
@@ -178,16 +176,20 @@ class Start(Callback):
             return
         sets = (self.images, learner.validation)
         # none where it was resumed
-        pooled = self._pooled or [
-            learner.by_all_ranks(partial(embed_pooled, learner.model), self.images),
-            learner.pooled_validation(progress=True),
-        ]
-        features = np.concatenate(pooled)
+        features = np.concatenate(
+            self._pooled or [self._features_by(learner), learner.pooled_validation(progress=True)]
+        )
         labels = [images.labels for images in sets if images.labels is not None]
         both = np.concatenate(labels) if len(labels) == len(sets) else None
         metric = facts_of(learner.model).metric
         set_head(head, self._heads(features, both, int(head.weight.shape[0]), metric)[self.head]())
         log.info("the head %s is fitted again, now to the validation images too", self.head)
+
+    def _features_by(self, learner: Learner) -> np.ndarray:
+        """Return the pooled features ``(N, F)`` of the images that heads are fitted on."""
+        if self._features is not None:
+            return self._features
+        return learner.by_all_ranks(partial(embed_pooled, learner.model), self.images)
 
     def _measure(self, learner: Learner, name: str, embeddings: np.ndarray, metric: str) -> None:
         found = learner.judge(embeddings, metric)

@@ -24,7 +24,7 @@ from zoo.models.facts import COSINE, names_only
 from zoo.paths import expanded, is_there
 from zoo.progress import progress
 from zoo.teachers.address import Options
-from zoo.teachers.base import Teacher
+from zoo.teachers.base import Teacher, pixels_of
 from zoo.teachers.runtimes.vectors import require_vectors
 
 _BATCH, _TIMEOUT = 256, 600
@@ -43,9 +43,6 @@ class CommandTeacher(Teacher):
     Raises:
         OptionError: the command is empty, or its quotes are not closed.
         ModelError: there is no such program.
-
-    Attributes:
-        source: the command as reports show it, with names of files in place of their absolute paths.
     """
 
     runtime = "command"
@@ -69,6 +66,7 @@ class CommandTeacher(Teacher):
         self._batch = options.batch_size or _BATCH
         self.metric = options.metric or COSINE
         self.name = f"command:{Path(program).name}"
+        # In reports, with names of files in place of their absolute paths.
         self.source = f"command:{' '.join(map(names_only, self._words))}"
         self.dim: int | None = None
         hashed = hashlib.sha256(f"{command} {self.metric}".encode())
@@ -87,7 +85,7 @@ class CommandTeacher(Teacher):
         return np.concatenate(rows)
 
     def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
-        pixels = views.cpu().permute(0, 2, 3, 1).contiguous().numpy()
+        pixels = pixels_of(views)
         parts = [pixels[start : start + self._batch] for start in range(0, len(pixels), self._batch)]
         return torch.from_numpy(np.concatenate([self._run(iter(part)) for part in parts])).to(views.device)
 

@@ -44,10 +44,13 @@ def _mild(size: tuple[int, int]) -> list[v2.Transform]:
     ]
 
 
-PHOTOS = {"photo": _photo, "photo-strong": _photo_strong, "photo-mixed": _photo}
 MIXED, MILD, DRAWING = "photo-mixed", "mild", "drawing"
+PHOTOS = {"photo": _photo, "photo-strong": _photo_strong, MIXED: _photo}
 FLIPPING = frozenset(PHOTOS)
 """Augmentations that mirror images and cut much of them off, which changes a label such as a pose or a place."""
+
+
+_BLENDED_OR_CUT = v2.RandomChoice([v2.MixUp(num_classes=1), v2.CutMix(num_classes=1)])
 
 
 def mixed(views: Tensor) -> Tensor:
@@ -57,8 +60,7 @@ def mixed(views: Tensor) -> Tensor:
     What a teacher makes of such views tells a student about more than the classes of its training images.
     """
     no_labels = torch.zeros(2, dtype=torch.int64)
-    either = v2.RandomChoice([v2.MixUp(num_classes=1), v2.CutMix(num_classes=1)])
-    shown: Tensor = either(views.float(), no_labels)[0][0]
+    shown: Tensor = _BLENDED_OR_CUT(views.float(), no_labels)[0][0]
     return shown.round().to(torch.uint8)
 
 
