@@ -110,8 +110,8 @@ def export_model(
         )
     files = files_of(model, out, precision, input)
     int8 = "int8" in files
-    if int8 and data is None:
-        raise OptionError(f"Precision {precision} needs data to calibrate and judge on. Give --data.")
+    if int8:
+        _require_data(precision, data)
     require_writable(next(iter(files.values())).parent)
     from export.onnx.fp32 import write_fp32
     from export.onnx.tracing import trace_model
@@ -178,8 +178,8 @@ def _litert(
         raise OptionError(f"{out.name} takes pixels that the caller has resized. Leave input out.")
     if precision not in ("fp32", "int8"):
         raise OptionError(f"{out.name} is one file, in fp32 or int8; precision is {precision}. Ask for one of the two.")
-    if precision == "int8" and data is None:
-        raise OptionError("Precision int8 needs data to calibrate and judge on. Give --data.")
+    if precision == "int8":
+        _require_data(precision, data)
     require_writable(out.parent)
     require_extra("litert", f"Export to {out.name}")
     from export.litert.shipping import write_litert
@@ -188,6 +188,11 @@ def _litert(
     splits = None if data is None else load_data(data, *divided)
     write_litert(model, out, precision, splits, **options)
     return Exported({precision: out})
+
+
+def _require_data(precision: str, data: DataLike | None) -> None:
+    if data is None:
+        raise OptionError(f"Precision {precision} needs data to calibrate and judge on. Give --data.")
 
 
 def require_export_options(precision: str, input: str, target: str, budget_by: str = "mean") -> list[str]:

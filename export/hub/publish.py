@@ -72,6 +72,9 @@ def _files_of(place: Path) -> list[Path]:
         require_intact(file)
     roots = [place / name for name in (*OURS, "LICENSE")]
     within = [file for root in roots for file in ([root] if root.is_file() else root.rglob("*"))]
+    for file in within:
+        if not file.resolve().is_relative_to(place.resolve()):
+            raise ModelError(f"{file} is a link to {file.resolve()}, outside the folder. Put the file itself there.")
     return sorted(file for file in within if file.is_file() and not file.name.startswith("."))
 
 

@@ -168,3 +168,12 @@ def test_a_folder_that_may_not_be_given_away_is_refused(folder: Path, server: Hu
     with pytest.raises(ModelError, match="has changed since it was written"):
         publish(folder, "me/model", yes=True)
     assert server.asked == []
+
+
+def test_a_link_that_leads_out_of_the_folder_is_refused(folder: Path, server: Hub) -> None:
+    (folder.parent / "secret").write_text("a key")
+    (folder / "LICENSE").unlink()
+    (folder / "LICENSE").symlink_to(folder.parent / "secret")
+    with pytest.raises(ModelError, match=r"LICENSE is a link to .*secret, outside the folder"):
+        publish(folder, "me/model", yes=True)
+    assert server.asked == []
