@@ -45,6 +45,7 @@ CALIBRATION_IMAGES = 256
 RANGE_RATE = 0.05
 _SAMPLED = 2000  # training images that a loss may look at through the teacher, before training
 
+_BETTER_TEACHER = "Train a teacher on your classes with compressor train, and distil from that."
 _LABELS = frozenset({"num_classes", "labels"})
 _MAPS = frozenset({"student_channels", "teacher_channels", "student_maps", "teacher_maps"})
 
@@ -77,6 +78,7 @@ class TransferLearner(Learner):
         super().__init__(model, loss, validation, asked, by_labels)
         self.teacher, self.images = teacher, images
         self.labels = labels
+        self.teacher_measured: Mapping[str, float] = {}  # on the validation images, where it was measured there
         self.stored: StoredViews | None = None
         # A loss that compares lengths too must not be given what is thrown away where cosines are compared.
         by_length = getattr(type(loss), "metric", EUCLIDEAN) == EUCLIDEAN
@@ -86,6 +88,25 @@ class TransferLearner(Learner):
 
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
+
+    def on_train_start(self) -> None:
+        if self.best["epoch"] == 0 and self.teacher_is_behind():
+            log.warning(
+                "Before training, the student retrieves better on the validation images (%s) than its teacher (%s), "
+                "which therefore has little to teach it. %s",
+                self.in_words(self.best),
+                self.in_words(self.teacher_measured),
+                _BETTER_TEACHER,
+            )
+
+    def teacher_is_behind(self) -> bool:
+        """Return whether the best student so far retrieves better on the validation images than its teacher."""
+        if self.best["epoch"] is None or self.chosen_by not in self.teacher_measured:
+            return False
+        return bool(self.best[self.chosen_by] > self.teacher_measured[self.chosen_by])
+
+    def advice(self) -> str:
+        return _BETTER_TEACHER if self.teacher_is_behind() else super().advice()
 
     def training_step(self, batch: tuple[Tensor, ...]) -> Tensor:
         shown, indices, *numbers = batch
@@ -232,6 +253,7 @@ def transfer(
         teacher.compile()
     by_labels = held_out is not None and judged_by_labels(teacher, held_out)
     learner = make_learner(model, loss, held_out, teacher, images, labels, asked, by_labels)
+    learner.teacher_measured = measured.get("teacher on validation", {})
     # Views are made at the larger of the two input sizes; each network scales them down to its own.
     preprocessing = preprocessing_of(model)
     sizes = [preprocessing.input_size, teacher.input_size or preprocessing.input_size]

@@ -429,3 +429,31 @@ def test_numbered_views_that_cannot_be(photos: Path, tiny_teacher: Path, tmp_pat
         distill(
             tiny_teacher, f"folder:{photos}", tmp_path, **distil_options | {"teacher_views": 4, "loss": "attention"}
         )
+
+
+def test_a_teacher_behind_its_student_is_warned_of(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    splits = load_data(f"folder:{photos}", validation=0.34)
+    rows = {}
+    for images in (splits.train, splits.validation):
+        assert images.labels is not None
+        # So much noise on the classes that it is far above chance, and behind a network trained on them.
+        noise = np.random.default_rng(0).normal(0, 0.35, size=(len(images), 16))
+        rows |= dict(zip(images.ids, np.eye(16)[images.labels] + noise, strict=True))
+    weights = tiny_teacher / "model.safetensors"
+    options = distil_options | {"arch": "test_resnet", "dim": 8, "pretrained": weights, "epochs": 1}
+    with caplog.at_level("INFO"):
+        folder = distill(rows, splits, tmp_path / "s", **options)
+    measured = facts_of(load_model(folder)).measured
+    start, teacher = measured["validation"]["start"], measured["teacher on validation"]
+    before = start["measured"][start["head"]]
+    assert before["map_at_r"] > teacher["map_at_r"]
+    told = f"Recall@1 {100 * before['recall_at_1']:.2f} %, MAP@R {100 * before['map_at_r']:.2f} %"
+    assert f"Before training, the student retrieves better on the validation images ({told})" in caplog.text
+    assert "Train a teacher on your classes with compressor train" in caplog.messages[-1]
+    assert measured["validation"]["epoch"] == 0
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        distill(tiny_teacher, splits, tmp_path / "t", **options)
+    assert "retrieves better" not in caplog.text

@@ -117,8 +117,8 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
     """Measure a teacher before a student learns from it.
 
     Returns:
-        ``{"recall_at_1": fraction}``, or ``{"ndcg_at_10": fraction}`` where continuous labels judge: where images have
-        no class, or the teacher is known to have learned from them.
+        ``{"recall_at_1": fraction, "map_at_r": fraction}``, or ``{"ndcg_at_10": fraction}`` where continuous labels
+        judge: where images have no class, or the teacher is known to have learned from them.
 
     Raises:
         ModelError: its score is one that random teachers reach, or not above chance where there are so few queries and
@@ -129,9 +129,12 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
     by_class = not judged_by_labels(teacher, images)
     if by_class:
         require_measurable(images, "labelled")
-        proof = proof_by_class(measure(embeddings, images, teacher.metric), images)
+        result = measure(embeddings, images, teacher.metric)
+        proof = proof_by_class(result, images)
+        measured = {"recall_at_1": proof.score, "map_at_r": float(result.average_precision.mean())}
     else:
         proof = proof_by_labels(measure_by_labels(embeddings, images, teacher.metric), images)
+        measured = {f"ndcg_at_{NDCG_K}": proof.score}
     found = f"{proof.measure} {100 * proof.score:.2f} % on {proof.queries} queries (chance {100 * proof.chance:.2f} %)"
     log.info("the teacher (%s) has %s", teacher.name, found)
     if not log.isEnabledFor(logging.INFO):  # Python's own default; this is to be seen before hours of training
@@ -143,7 +146,7 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
             f"Teacher {teacher.name} is {proof.fault}. Check that its weights are loaded and its preprocessing is "
             "right."
         )
-    return {"recall_at_1" if by_class else f"ndcg_at_{NDCG_K}": proof.score}
+    return measured
 
 
 def doubts(proof: Proof, name: str, images: ImageSet) -> list[str]:

@@ -316,6 +316,10 @@ class Learner(lightning.LightningModule):
         names = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R", f"ndcg_at_{NDCG_K}": f"nDCG@{NDCG_K}"}
         return ", ".join(f"{text} {100 * measured[name]:.2f} %" for name, text in names.items() if name in measured)
 
+    def advice(self) -> str:
+        """Return what to try if no epoch was better than the pretrained network."""
+        return "Try a lower lr, freeze: backbone, a larger min_crop, or more images."
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["best"], checkpoint["history"] = self.best, self.history
 

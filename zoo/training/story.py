@@ -102,7 +102,7 @@ def told(learner: Learner, epochs: int, start: Start | None = None) -> str:
     if best["epoch"] == 0:
         return (
             f"Kept the pretrained network with a fitted head: none of {epochs} epochs was better on {judged} "
-            f"({learner.in_words(best)}). Try a lower lr, freeze: backbone, a larger min_crop, or more images."
+            f"({learner.in_words(best)}). {learner.advice()}"
         )
     first = None if start is None else start.measured.get(start.head)
     if first is not None:

@@ -61,7 +61,8 @@ def test_a_good_teacher_passes(photos: Path, tiny_teacher: Path) -> None:
     rows = embed(model, images, progress=False)
     result = prove_teacher(open_teacher(tiny_teacher), images)
     expected = measure(rows, images, facts_of(model).metric)
-    assert result == {"recall_at_1": expected.recall_at(1)} and expected.recall_at(1) > 0.8
+    assert result == {"recall_at_1": expected.recall_at(1), "map_at_r": float(expected.average_precision.mean())}
+    assert expected.recall_at(1) > 0.8
 
 
 def test_a_teacher_no_better_than_thumbnails_is_warned_of(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -121,7 +122,7 @@ def test_a_perfect_teacher_of_few_images_passes_with_a_warning(caplog: pytest.Lo
     labels = np.array([0, 0, 1, 1])
     images = ImageSet(list("abcd"), list(smooth_images(4)), labels, ["x", "y"])
     good = ArrayTeacher({name: np.eye(2)[label] for name, label in zip(images.ids, labels, strict=True)})
-    assert prove_teacher(good, images) == {"recall_at_1": 1.0}
+    assert prove_teacher(good, images) == {"recall_at_1": 1.0, "map_at_r": 1.0}
     assert "4 queries are too few to tell the teacher (embeddings) from chance" in caplog.text
     bad = ArrayTeacher({name: np.eye(2)[i % 2] for i, name in enumerate(images.ids)})
     with pytest.raises(ModelError, match="no better than chance"):
