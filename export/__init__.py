@@ -1,6 +1,6 @@
 """What ships: ONNX files, validation against the teacher, reports, and the edge runtime.
 
-Names are imported when first used, so that ``export.runtime`` needs onnxruntime, numpy and Pillow only.
+Names are imported on first use, so that ``export.runtime`` needs onnxruntime, numpy and Pillow only.
 """
 
 from __future__ import annotations

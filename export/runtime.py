@@ -17,11 +17,11 @@ from zoo.notebook import html_table
 from zoo.paths import given_path
 from zoo.sessions import Provider, known_providers, open_session
 
-# Also all that numpy makes an array of, such as tensors on the CPU.
+# Also anything that numpy can convert to an array, such as tensors on the CPU.
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 
 _MOST_THREADS = 1024
-# Sessions from before a fork: to let go of one would wait for its threads, which are not in this process.
+# Sessions from before a fork: releasing one would wait for its threads, which do not exist in this process.
 _OF_PARENTS: list[Any] = []
 _INPUTS = {("image", "tensor(uint8)"): "pixels", ("tensor", "tensor(float)"): "tensor"}
 
@@ -36,8 +36,8 @@ class Embedder:
             name and a mapping of options.
         max_pixels: images with more pixels are refused. Above 178 million, raise ``PIL.Image.MAX_IMAGE_PIXELS`` too.
 
-    An embedder can be pickled: the path of the file and these options are kept. In a process that was forked, where the
-    threads of onnxruntime are not, it opens the file again when it is first called.
+    An embedder can be pickled: the path of the file and these options are kept. In a forked process, which lacks the
+    threads of onnxruntime, it opens the file again on its first call.
 
     Attributes:
         dim: dimensions of the embedding.
@@ -53,8 +53,8 @@ class Embedder:
 
     Raises:
         ModelError: the file, or its external data, is missing or damaged, or was not made by ``to_onnx``.
-        OptionError: threads or max_pixels are below 1, or a provider is missing from this onnxruntime or does not
-            start.
+        OptionError: threads is not in 1..1024, max_pixels is below 1, or a provider is missing from this onnxruntime or
+            does not start.
     """
 
     def __init__(
@@ -125,10 +125,10 @@ class Embedder:
             images: a path, the bytes of an image file, a file open for reading bytes, a PIL image or a uint8 array
                 ``(H, W)``, ``(H, W, 1 or 3 or 4)``; or several of them, or one array ``(N, H, W, 3)``. EXIF rotation is
                 applied; transparent pixels become white. If ``input`` is "tensor": a float32 array ``(3, H, W)`` of
-                ``input_size``, prepared as the metadata say; or several of them, or one array ``(N, 3, H, W)``. Tensors
-                on the CPU count as arrays.
+                ``input_size``, preprocessed as the metadata says; or several of them, or one array ``(N, 3, H, W)``.
+                Tensors on the CPU count as arrays.
             batch_size: largest number of images in one inference. Only consecutive images of equal size share one, and
-                none do if int8 was made by a dynamic scheme.
+                none do in int8 by a dynamic scheme.
 
         Returns:
             float32 ``(dim,)`` for one image, ``(N, dim)`` for several.
@@ -172,13 +172,13 @@ class Embedder:
         return np.asarray(embeddings, dtype=np.float32)
 
     def _tensor(self, image: Any) -> np.ndarray:
-        """Return what a file that leaves preprocessing to the caller takes, or say what it takes."""
+        """Return an array that the file can take, or raise an error that says what it takes."""
         shape = (3, *self.input_size)
         found = type(image).__name__
         if hasattr(image, "__array__") and not isinstance(image, Image.Image):
             try:
                 image = np.asarray(image)
-            except (RuntimeError, TypeError, ValueError) as error:  # of a tensor with gradients, or on another device
+            except (RuntimeError, TypeError, ValueError) as error:  # a tensor with gradients, or on another device
                 raise DataError(f"A {found} cannot be converted to a numpy array ({first_line(error)}).") from error
             if image.dtype == np.float32 and image.shape == shape:
                 return image  # type: ignore[no-any-return]
@@ -191,20 +191,20 @@ class Embedder:
 
 
 def _is_one(images: Any) -> bool:
-    """Return whether this is one image, and not several."""
+    """Return whether this is one image rather than several."""
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read"):
         return True
     if not hasattr(images, "__array__"):
         return False
-    several = getattr(getattr(images, "dtype", None), "kind", "") in ("O", "U")  # of paths, say
+    several = getattr(getattr(images, "dtype", None), "kind", "") in ("O", "U")  # such as an array of paths
     return not several and getattr(images, "ndim", 0) <= 3
 
 
 def preprocessing_in_words(preprocessing: Mapping[str, Any]) -> str:
-    """Say what is done to pixels before the network, as a participle.
+    """Describe the preprocessing in words, as a participle phrase.
 
     Args:
-        preprocessing: the entry of a file's metadata; see docs/formats.md.
+        preprocessing: the entry in a file's metadata; see docs/formats.md.
     """
     _, height, width = preprocessing["input_size"]
     share = preprocessing["crop_pct"]

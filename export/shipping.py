@@ -1,4 +1,4 @@
-"""From a model to the files that ship, in the precisions asked for: :func:`export_model`."""
+"""Export a model to the files that ship, in one or several precisions: :func:`export_model`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Exported:
 
     Attributes:
         files: the ONNX file of each precision: "fp32", "fp16", "int8".
-        candidates: what ``candidates.json`` holds; None where no int8 was asked for.
+        candidates: content of ``candidates.json``; None if int8 was not asked for.
     """
 
     files: dict[str, Path]
@@ -63,8 +63,8 @@ def export_model(
     validation classes, which are training classes held out, and on training images not used for calibration, and
     refused if it loses more than the budget. ``candidates.json`` next to the files records what was tried.
 
-    A name that ends in .tflite asks for a LiteRT file, in fp32 or int8, with what MediaPipe needs to know. It takes
-    pixels that the caller has resized and cropped. With data it is judged in the same way, in fp32 too.
+    A name that ends in .tflite asks for a LiteRT file, in fp32 or int8, with metadata for MediaPipe. It takes pixels
+    that the caller has resized and cropped. With data it is judged in the same way, in fp32 too.
 
     Args:
         model: a model folder; in Python also a timm model in memory.
@@ -92,7 +92,7 @@ def export_model(
 
     Raises:
         RefusedError: no int8 file meets the budget; other precisions are written.
-        UserError: model, data or options that cannot work.
+        UserError: the model, the data or an option is unusable.
     """
     require_valid({"max_unreadable": max_unreadable, "latency_runs": latency_runs, "seed": seed, "max_drop": max_drop})
     require_valid({"calibration_images": calibration_images, "validation": validation})
@@ -153,14 +153,14 @@ def export_model(
             save=save,
         )
     except RefusedError:
-        files["int8"].unlink(missing_ok=True)  # an older one must not pass for this one
+        files["int8"].unlink(missing_ok=True)  # an older file must not pass for this one
         raise
     write_int8(traced, chosen, files["int8"], input)
     return Exported(files, chosen.content)
 
 
 def is_litert(out: str | Path) -> bool:
-    """Return whether a name asks for a LiteRT file."""
+    """Return whether a file name asks for LiteRT."""
     return given_path(out).suffix == ".tflite"
 
 
@@ -173,7 +173,7 @@ def _litert(
     divided: tuple[Any, ...],
     **options: Any,
 ) -> Exported:
-    """Write a LiteRT file, as :func:`export.litert.shipping.write_litert` says."""
+    """Check the options of a LiteRT file and write it; see :func:`export.litert.shipping.write_litert`."""
     if input != "pixels":
         raise OptionError(f"{out.name} takes pixels that the caller has resized. Leave input out.")
     if precision not in ("fp32", "int8"):
@@ -196,10 +196,10 @@ def _require_data(precision: str, data: DataLike | None) -> None:
 
 
 def require_export_options(precision: str, input: str, target: str, budget_by: str = "mean") -> list[str]:
-    """Return the precisions asked for, one by one.
+    """Return the list of precisions asked for.
 
     Raises:
-        OptionError: unknown precision, input, target or budget_by, or int8 beside auto.
+        OptionError: unknown precision, input, target or budget_by, or both int8 and auto.
     """
     from export.int8.budget import BUDGET_BY
     from export.int8.schemes import TARGETS

@@ -1,4 +1,4 @@
-"""Folders that appear whole: written in a folder of their own inside, and moved up when they are complete."""
+"""Folders that appear whole: their content is written to a folder inside, and moved up when it is complete."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _PREFIX = ".stage."
 
 @contextlib.contextmanager
 def staged(out: Path, last: str, ours: Sequence[str] | None = None) -> Iterator[Path]:
-    """Give a folder to write in; move what it holds to ``out`` when the block succeeds.
+    """Yield a folder to write in, and move its content to ``out`` when the block succeeds.
 
-    A folder that has the file ``last`` is whole: that file is removed first and moved last. What a killed process left
-    shows whose the folder is (:func:`is_unfinished`), and is removed by the next one that succeeds.
+    A folder that has the file ``last`` is complete: that file is removed first and moved last. The remains of a killed
+    process mark the folder as unfinished (:func:`is_unfinished`); the next process that succeeds removes them.
 
     Args:
-        out: made if it is not there; other processes are kept out of it.
+        out: the folder, created if it does not exist; other processes are locked out.
         last: name of the file that is moved last.
         ours: names that an earlier run may have left in ``out``, and that are removed; None for all.
 
     Raises:
-        OptionError: another process is at work in the folder.
+        OptionError: another process is using the folder.
     """
     is_new = not out.exists()
     try:
@@ -48,16 +48,16 @@ def staged(out: Path, last: str, ours: Sequence[str] | None = None) -> Iterator[
     finally:
         if is_new:
             with contextlib.suppress(OSError):
-                out.rmdir()  # where nothing came of it
+                out.rmdir()  # succeeds only if nothing was written
 
 
 def is_taken(out: Path) -> bool:
-    """Return whether a folder holds anything but what a process left that was killed while it wrote it."""
+    """Return whether a folder holds anything other than the remains of a process killed while writing it."""
     return out.is_dir() and any(out.iterdir()) and not is_unfinished(out)
 
 
 def is_unfinished(out: Path) -> bool:
-    """Return whether a process that wrote a folder by :func:`staged` was killed before the end."""
+    """Return whether a process that wrote a folder with :func:`staged` was killed before it finished."""
     names = [entry.name for entry in out.iterdir()] if out.is_dir() else []
     return names == [LOCK] or any(name.startswith(_PREFIX) for name in names)
 

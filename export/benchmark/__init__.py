@@ -1,1 +1,1 @@
-"""What files cost where they run: the verb ``bench``, timing in turn, and the memory of a process of its own."""
+"""Time and memory of ONNX files: the verb ``bench``, interleaved timing, and peak memory in a separate process."""

@@ -30,10 +30,10 @@ def bench(
 ) -> dict[str, Any]:
     """Time ONNX files and measure their memory, by batch size and threads.
 
-    All files are timed in turns, in one process, after a warm-up. A time is that of ``Embedder`` on a whole batch of
-    random pixels. For a file that takes pixels it includes the resize, so image size matters; for one that takes
-    tensors it includes no preprocessing. Peak memory is the resident memory of a fresh process with only numpy and
-    onnxruntime, at the largest number of threads; the share of these libraries is reported too.
+    All files are timed in turns, in one process, after a warm-up. Each time is one call of ``Embedder`` on a whole
+    batch of random pixels. For a file that takes pixels it includes the resize, so image size matters; for one that
+    takes tensors it includes no preprocessing. Peak memory is the resident memory of a fresh process with only numpy
+    and onnxruntime; the share of these libraries is reported too.
 
     Args:
         files: .onnx files; times are compared with those of the first. A file that export did not make can be followed
@@ -49,8 +49,8 @@ def bench(
         The contents of that file; see docs/formats.md.
 
     Raises:
-        ModelError: a file is missing or broken, or is no ONNX file that takes images.
-        OptionError: no file, or a batch size, number of threads, number of runs or image size out of range.
+        ModelError: a file is missing or broken, or is not an ONNX file that takes images.
+        OptionError: no file is given, or a batch size, number of threads, number of runs or image size is out of range.
     """
     files = [files] if isinstance(files, str | Path) else list(files)
     if not files:

@@ -1,4 +1,4 @@
-"""ONNX files of another make, asked as :class:`export.runtime.Embedder` is where files are timed."""
+"""ONNX files that this project did not export, called like :class:`export.runtime.Embedder` to be timed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from zoo.teachers.address import path_of
 
 
 class ForeignFile:
-    """An ONNX file of another make: prepared arrays in, vectors out.
+    """An ONNX file that this project did not export: preprocessed arrays in, vectors out.
 
     Args:
-        file: a path, or one with an output and options; see docs/how-to/own-teacher.md.
-        threads: of one inference.
+        file: a path, optionally with an output and options; see docs/how-to/own-teacher.md.
+        threads: threads per inference.
 
     Raises:
-        ModelError: it is missing or broken, or is no ONNX file.
-        OptionError: an output or option cannot be.
+        ModelError: the file is missing or broken, or is not an ONNX file.
+        OptionError: an output or option is invalid.
     """
 
     def __init__(self, file: str | Path, threads: int) -> None:
@@ -44,27 +44,27 @@ class ForeignFile:
         self.dim = int(self._network.run(image).shape[1])
 
     def __call__(self, images: np.ndarray, batch_size: int) -> np.ndarray:
-        """Embed prepared arrays, float32 ``(N, 3, H, W)``, in one inference."""
+        """Embed preprocessed arrays, float32 ``(N, 3, H, W)``, in one inference."""
         return self._network.run(images)
 
     def inputs(self, batch: int) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Return shape and data type of what each input is given for a batch."""
+        """Return the shape and data type of each input for a batch."""
         prepared = np.zeros((self._network.batch or batch, 3, *self.input_size), np.float32)
         given = self._network.given_to_network(prepared)
         return {name: (value.shape, str(value.dtype)) for name, value in given.items()}
 
     @property
     def outputs(self) -> list[str]:
-        """The output that is taken."""
+        """The name of the output that holds the embedding, in a list."""
         return [self._network.output]
 
 
 def open_file(file: str | Path, threads: int) -> Embedder | ForeignFile:
-    """Open a file made by ``export``, or one of another make.
+    """Open an ONNX file, whether ``export`` made it or not.
 
     Raises:
-        ModelError: it is missing or broken.
-        OptionError: an output or option cannot be.
+        ModelError: the file is missing or broken.
+        OptionError: an output or option is invalid.
     """
     path = path_of(file)
     if path is not None:
@@ -78,12 +78,12 @@ def open_file(file: str | Path, threads: int) -> Embedder | ForeignFile:
 def inputs_and_outputs(
     file: Embedder | ForeignFile, image: np.ndarray, batch: int
 ) -> tuple[dict[str, tuple[tuple[int, ...], str]], list[str]]:
-    """Return shape and data type of what a file's inputs are given in one inference, and what is asked of it.
+    """Return the shape and data type of each input in one inference, and the outputs to request (empty for all).
 
     Args:
-        file: the file, opened.
-        image: one image as it takes it.
-        batch: how many of it.
+        file: the opened file.
+        image: one image in the form that the file takes.
+        batch: images in the batch.
     """
     if isinstance(file, ForeignFile):
         return file.inputs(batch), file.outputs

@@ -1,4 +1,4 @@
-"""How much memory one file takes. A script too, for a process of its own, since a process's peak never falls.
+"""Peak memory of one file. Also a script: it runs in its own process, because the peak of a process never falls.
 
 ``python -P peak_memory.py FILE THREADS JSON_INPUTS JSON_OUTPUTS`` needs numpy, onnxruntime and ``zoo.sessions`` only.
 """
@@ -23,15 +23,16 @@ def peak_memory(
 
     Args:
         file: the ONNX file.
-        threads: of one inference.
-        inputs: shape and numpy's data type of what each input is given.
-        outputs: what is asked for; all where empty.
+        threads: threads per inference.
+        inputs: shape and numpy data type of each input.
+        outputs: outputs to request; empty for all.
 
     Returns:
-        Its peak in bytes: ``"runtime"`` after the imports, ``"peak"`` at its end; None where the system does not tell.
+        The peak in bytes: ``"runtime"`` after the imports, ``"peak"`` at the end; None if the system does not report
+        it.
 
     Raises:
-        ModelError: the file fails on such a batch.
+        ModelError: the file fails on this batch.
     """
     from zoo.errors import ModelError
 
@@ -46,10 +47,10 @@ def peak_memory(
 
 
 def own_peak() -> int | None:
-    """Return the peak of this process's resident memory in bytes; None where the system does not tell."""
+    """Return the peak resident memory of this process in bytes, or None if the system does not report it."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # Not ru_maxrss: on Linux that starts at the memory of the process that started this one.
+        # Not ru_maxrss: on Linux it starts at the memory of the parent process.
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
@@ -65,7 +66,7 @@ def _main(file: str, threads: str, inputs: str, outputs: str) -> None:
     before = own_peak()
     session = cpu_session(file, int(threads))
     given = {name: np.ones(shape, dtype) for name, (shape, dtype) in json.loads(inputs).items()}
-    for _ in range(2):  # the second uses what the first has set aside
+    for _ in range(2):  # the second run uses the memory arena that the first allocated
         session.run(json.loads(outputs) or None, given)
     print(json.dumps({"runtime": before, "peak": own_peak()}))
 

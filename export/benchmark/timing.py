@@ -1,4 +1,4 @@
-"""Timing of several calls in one run."""
+"""Interleaved timing of several calls in one run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Name = TypeVar("Name", bound=Hashable)
 def timed_in_turn(
     calls: Mapping[Name, Callable[[int], object]], runs: int, warm_up: int = 5
 ) -> dict[Name, list[float]]:
-    """Time all calls in turn, so that what disturbs the machine disturbs all of them.
+    """Time all calls in turn, so that other load on the machine affects all of them alike.
 
     Args:
-        calls: each is given the number of the run; negative ones warm up.
+        calls: called with the number of the run; negative numbers are warm-up runs.
         runs: timed runs of each call.
-        warm_up: runs of each call that come first and are not timed.
+        warm_up: untimed runs of each call before those.
 
     Returns:
         For each call, the ``runs`` times in milliseconds.
@@ -40,7 +40,7 @@ def timed_in_turn(
 
 
 def median_and_p95(values: Sequence[float]) -> dict[str, float]:
-    """Return ``{"median", "p95"}`` of times, rounded to three digits after the point."""
+    """Return ``{"median", "p95"}`` of times, rounded to three decimals."""
     median, p95 = np.quantile(values, [0.5, 0.95])
     return {"median": round(float(median), 3), "p95": round(float(p95), 3)}
 
@@ -52,7 +52,7 @@ def thread_counts() -> list[int]:
 
 
 def sample_image(embedder: Embedder | ForeignFile, side: int) -> np.ndarray:
-    """Return a random image as the file takes it: uint8 ``(side, side, 3)``, or float32 ``(3, H, W)``."""
+    """Return a random image in the form that the file takes: uint8 ``(side, side, 3)``, or float32 ``(3, H, W)``."""
     generator = np.random.default_rng(0)
     if embedder.input == "pixels":
         return generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -60,6 +60,6 @@ def sample_image(embedder: Embedder | ForeignFile, side: int) -> np.ndarray:
 
 
 def embedding_of(embedder: Embedder | ForeignFile, image: np.ndarray, batch: int) -> Callable[[int], object]:
-    """Return a call that embeds a batch of one image in one inference."""
+    """Return a function that embeds ``batch`` copies of one image in one inference."""
     images = np.stack([image] * batch)
     return lambda run: embedder(images, batch_size=batch)

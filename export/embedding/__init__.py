@@ -1,1 +1,1 @@
-"""Embeddings of whole folders as files: the verb ``embed``."""
+"""Embeddings of whole data sets, written to files: the verb ``embed``."""

@@ -1,4 +1,4 @@
-"""Embeddings that a report was made of, kept so that the next one of the same models and images need not wait."""
+"""A cache of a report's embeddings, so that the next report on the same models and images need not compute them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Embed = Callable[[ImageSet], np.ndarray]
 
 
 class EmbeddingCache:
-    """Keeps what models make of images in a folder, by the digests of both.
+    """Stores embeddings in a folder, keyed by the digests of model and images.
 
     Args:
-        folder: one ``.npy`` file with a checksum for each model and set of images; None to keep nothing.
+        folder: receives one ``.npy`` file with a checksum per model and image set; None to store nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -35,12 +35,12 @@ class EmbeddingCache:
         self._used: set[Path] = set()
 
     def through(self, embed: Embed, *key: object) -> Embed:
-        """Return what embeds images as ``embed`` does, or reads what it made of them before.
+        """Return a function that embeds images as ``embed`` does, but reads stored embeddings if there are any.
 
         Args:
-            embed: gives float32 ``(N, D)``.
-            key: what its embeddings follow from besides the images, such as a digest, as JSON takes it; with an empty
-                text, which stands for unknown, nothing is kept.
+            embed: returns float32 ``(N, D)``.
+            key: what the embeddings depend on besides the images, such as a digest, as JSON values. An empty text means
+                unknown: then nothing is stored.
         """
         folder = self.folder
         if folder is None or not key or not all(key):
@@ -63,7 +63,7 @@ class EmbeddingCache:
         return remembered
 
     def tidy(self) -> None:
-        """Remove what no model and set of images of this report has asked for."""
+        """Remove the entries that this report did not use."""
         if self.folder is None or not self.folder.is_dir():
             return
         remove_left_over(self.folder)

@@ -1,4 +1,4 @@
-"""Embedding images into a file: :func:`embed_data`."""
+"""Embed images and write the embeddings to files: :func:`embed_data`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def embed_data(
 ) -> Path:
     """Embed images, and write their ids and embeddings to a file, or to a folder of Parquet files.
 
-    A folder is written part by part, each whole or not at all. The same command goes on where it was interrupted, and
-    several processes or machines share the work by ``shard``.
+    A folder is written part by part, each whole or not at all. Run the same command again to continue after an
+    interruption. Several processes or machines can share the work by ``shard``.
 
     Args:
         model: the encoder: an .onnx file, a model folder, or a name such as hf:NAME; see
@@ -48,21 +48,21 @@ def embed_data(
         out: an .npz file with the arrays ids and embeddings, which distill and validate take as a teacher; or an .npy
             file with the embeddings alone, next to an .ids.json file with the ids in the same order; or a folder for
             Parquet files with id, vector and, where known, label, which distill, validate and index build take.
-        columns: of tables: what their columns are called, such as {path: file}; see docs/data.md.
-        rows_per_part: images of each file in a folder.
-        dtype: of the vectors in a folder: float32 or float16.
-        shard: which parts of a folder to write: i/n for every n-th, from the i-th on.
-        max_unreadable: unreadable images that are reported and left out, and listed in a folder's _unreadable.tsv; one
+        columns: column names of tables, such as {path: file}; see docs/data.md.
+        rows_per_part: images in each file of a folder.
+        dtype: data type of the vectors in a folder: float32 or float16.
+        shard: which parts of a folder to write: i/n for every n-th, starting with the i-th.
+        max_unreadable: unreadable images that are reported, left out, and listed in a folder's _unreadable.tsv; one
             more stops the command.
-        engine: what embeds into a folder: local for this process, ray for the processes of a Ray cluster, which is that
-            of RAY_ADDRESS, or this machine; see docs/how-to/cluster.md.
-        processes: of engine ray; null for one for each GPU if the model uses one, else for each core.
+        engine: what embeds into a folder: local for this process, ray for the processes of a Ray cluster (the one at
+            RAY_ADDRESS, or else this machine); see docs/how-to/cluster.md.
+        processes: processes of engine ray; null for one per GPU if the model uses GPUs, else one per core.
 
     Returns:
         The file or folder.
 
     Raises:
-        UserError: a model, images or options that cannot work.
+        UserError: the model, the images or an option is unusable.
     """
     from export.index.gallery import open_encoder
     from zoo.data import load_images
@@ -120,7 +120,7 @@ def embed_data(
     import numpy as np
 
     if out.suffix == ".npy":
-        out.unlink(missing_ok=True)  # or, if this process is killed now, those there would have the ids of others
+        out.unlink(missing_ok=True)  # else a kill between the two writes would pair old vectors with new ids
         write_json(out.with_suffix(".ids.json"), list(images.ids))
     with replacing(out) as temporary:
         if out.suffix == ".npy":
@@ -132,7 +132,7 @@ def embed_data(
 
 
 def _shard_of(text: str) -> tuple[int, int]:
-    """Return (i, n) of "i/n"."""
+    """Parse "i/n" as (i, n)."""
     found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(text))
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise OptionError(f"shard is {text}; it must be i/n with i in 1..n, such as 1/4.")
@@ -140,7 +140,7 @@ def _shard_of(text: str) -> tuple[int, int]:
 
 
 def _alone(source: DataLike) -> ImageSet | None:
-    """Return the image that a path names, or None where it names something else."""
+    """Return a set of one image if ``source`` is the path of an image file, else None."""
     from zoo.data import ImageSet
     from zoo.data.sources.addresses import is_address
     from zoo.images import IMAGE_SUFFIXES

@@ -1,7 +1,7 @@
 """The same parts by Ray Data: a pool of processes on the machines of a cluster, each of which writes whole parts.
 
-Ray starts the processes, deals the parts out, and deals those of a process that died out again. What is written, and
-where a run goes on from, is the same as without it.
+Ray starts the processes, assigns the parts, and reassigns those of a process that died. The files, and the point where
+an interrupted run continues, are the same as without Ray.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 
 class PartWriter:
-    """One process of the pool: opens the encoder at its first part, embeds the images of each, and writes them.
+    """One process of the pool: opens the encoder at its first part, then embeds and writes part after part.
 
     Args:
         model: the encoder, as ``open_encoder`` takes it.
-        folder: of the parts, which all machines see.
-        facts: of all parts.
-        max_unreadable: images of one part that cannot be read; with more it is not written.
-        threads: of each inference.
-        place: the folder from which relative paths of images start.
+        folder: folder of the parts, on storage that all machines share.
+        facts: what all parts have in common.
+        max_unreadable: unreadable images allowed in one part; with more it is not written.
+        threads: threads per inference.
+        place: folder that relative image paths start from.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class PartWriter:
             row: its number as "part", and its images, pickled by :func:`embed_on_ray`, as "images".
 
         Returns:
-            Its number; "broken", id and reason of each unreadable image in JSON; and "error", why it could not be
-            written, empty where it was: Ray would print a raised error with the whole way that it came.
+            The number as "part"; "broken", id and reason of each unreadable image as JSON; and "error", why the part
+            was not written, or "". Errors are returned because Ray would print a raised one with its whole traceback.
         """
         part = int(row["part"])
         try:
@@ -74,7 +74,7 @@ class PartWriter:
         return list(broken)
 
     def _opened(self) -> Encoder:
-        with contextlib.suppress(OSError):  # where it is not there, no relative path can be meant
+        with contextlib.suppress(OSError):  # without that folder on this machine, no path can be relative to it
             os.chdir(self.place)
         encoder = open_encoder(self.model, self.threads)
         if encoder.facts["digest"] != self.facts.model_digest:
@@ -86,19 +86,19 @@ class PartWriter:
 
 
 def embed_on_ray(model: str | Path, images: ImageSet, shard: Shard, processes: int | None = None) -> None:
-    """Write those parts of a shard that are not there yet, by the processes of a Ray cluster.
+    """Write the missing parts of a shard with the processes of a Ray cluster.
 
     The cluster is the one that this process is connected to, else the one that the environment variable RAY_ADDRESS
-    names, else one of this machine alone, which ends with the work and reports no usage to Ray's makers.
+    names, else a new one on this machine alone, which stops when the work is done. Usage reports to Ray are off.
 
     Args:
-        model: the encoder, which all machines find under the same name.
-        images: all of them, in an order that is the same in each run.
-        shard: what falls to this run.
-        processes: how many of them; None for one for each GPU if the model uses one, else for each core.
+        model: the encoder, found under the same name on all machines.
+        images: all images, in the same order in each run.
+        shard: the parts that this run writes.
+        processes: number of processes; None for one per GPU if the model uses GPUs, else one per core.
 
     Raises:
-        UserError: an image, model or folder that a process found unusable.
+        UserError: a process found an image, the model or the folder unusable.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -123,7 +123,7 @@ def embed_on_ray(model: str | Path, images: ImageSet, shard: Shard, processes: i
         rows = [
             {"part": part, "images": cloudpickle.dumps(images.subset(rows_of(part, facts)))} for part in shard.waiting
         ]
-        # A block for each part: when a process dies, no more than that is done again.
+        # One block per part: when a process dies, only its part is repeated.
         parts = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             PartWriter,
             fn_constructor_args=[*writer, str(Path.cwd())],
@@ -147,7 +147,7 @@ def embed_on_ray(model: str | Path, images: ImageSet, shard: Shard, processes: i
 
 
 def _connect() -> None:
-    """Join the cluster of RAY_ADDRESS, or start one of this machine."""
+    """Join the cluster at RAY_ADDRESS, or start one on this machine."""
     import ray
 
     address = os.environ.get("RAY_ADDRESS") or "local"  # without one, Ray would look for a cluster on this machine
@@ -162,15 +162,15 @@ def _connect() -> None:
 def shares(
     model: str | Path, machines: Sequence[dict[str, float]], processes: int | None
 ) -> tuple[int, dict[str, float]]:
-    """Return how many processes there are to be, and each one's share of a machine.
+    """Return the number of processes, and the resources of each.
 
     Args:
-        model: an .onnx file runs on CPUs.
-        machines: what each has, as Ray names it: "CPU", "GPU".
-        processes: how many were asked for, or None.
+        model: the encoder; an .onnx file runs on CPUs.
+        machines: resources of each machine under Ray's names: "CPU", "GPU".
+        processes: number asked for, or None.
 
     Returns:
-        Their number, and "num_cpus" and perhaps "num_gpus" of each, which the smallest machine has.
+        The number, and "num_cpus" and perhaps "num_gpus" for each process, no more than the smallest machine has.
     """
     path = path_of(model)
     on_cpus = path is not None and path.suffix == ".onnx"

@@ -1,4 +1,4 @@
-"""Embedding images into a folder of Parquet files, each written once, whole, by whichever process it falls to."""
+"""Embed images into a folder of Parquet files, each written once and whole by the process it is assigned to."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from zoo.data.image_set import ImageSet
 from zoo.formats.embedding_parts import write_part
 from zoo.progress import without_bars
 
-_CHUNK = 256  # images that are decoded while those before are embedded
-_CACHE_BYTES = 512 << 20  # of decoded pixels in a chunk
+_CHUNK = 256  # images decoded while the chunk before is embedded
+_CACHE_BYTES = 512 << 20  # decoded pixels kept per chunk
 
 
 def embed_parts(encoder: Encoder, images: ImageSet, shard: Shard) -> None:
-    """Write those parts of a shard that are not there yet.
+    """Write the missing parts of a shard.
 
     Args:
         encoder: embeds the images.
-        images: all of them, in an order that is the same in each run.
-        shard: what falls to this process.
+        images: all images, in the same order in each run.
+        shard: the parts that this process writes.
 
     Raises:
         DataError: too many images cannot be read.
@@ -43,11 +43,11 @@ def embed_rows(
 
     Args:
         encoder: embeds them.
-        images: of one part.
-        count: is told how many more are done.
+        images: the images of one part.
+        count: called with the number of images done since its last call.
 
     Returns:
-        The readable images, their embeddings float32 ``(N, D)``, and id and reason of the others.
+        The readable images, their embeddings, float32 ``(N, D)``, and id and reason of each unreadable one.
     """
     readable: list[int] = []
     vectors = [np.empty((0, encoder.dim), np.float32)]
@@ -64,12 +64,12 @@ def embed_rows(
 
 
 def class_of_each(images: ImageSet) -> list[str] | None:
-    """Return the name of each image's class, or None where classes are unknown."""
+    """Return the class name of each image, or None if classes are unknown."""
     return None if images.labels is None else [str(images.class_names[label]) for label in images.labels]
 
 
 def _decoded(images: ImageSet) -> Iterator[tuple[list[int], ImageSet, dict[int, str]]]:
-    """Yield chunks of rows, their readable images decoded, and which are not readable and why; one chunk ahead."""
+    """Yield chunks of rows, their readable images decoded, and why others are unreadable. Decodes one chunk ahead."""
     chunks = [list(range(start, min(start + _CHUNK, len(images)))) for start in range(0, len(images), _CHUNK)]
     with ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(images.decoded, chunks[0], _CACHE_BYTES)

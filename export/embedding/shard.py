@@ -1,4 +1,4 @@
-"""What falls to one process of a folder of embeddings: the parts that wait, how fast they come, what cannot be read."""
+"""One process's share of a folder of embeddings: parts to write, progress, and unreadable images."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ log = logging.getLogger(__name__)
 
 UNREADABLE = "_unreadable.tsv"
 Broken = Sequence[tuple[str, str]]
-"""Images that cannot be read: id and reason of each."""
+"""Unreadable images: id and reason of each."""
 
 
 class Shard:
-    """The parts of a folder that fall to this process.
+    """The parts of a folder that this process writes.
 
     Args:
-        folder: of the parts; made, with what says what they are, where it is not there.
-        facts: of all parts.
-        shard: (i, n): this process's is every n-th part, from the i-th on; 1 <= i <= n.
-        max_unreadable: images of this shard that cannot be read, those of parts that are there already included; one
-            more raises an error.
+        folder: folder of the parts; created with its facts if it does not exist.
+        facts: what all parts have in common.
+        shard: (i, n): this process writes every n-th part, starting with the i-th; 1 <= i <= n.
+        max_unreadable: unreadable images allowed in this shard, including those of parts that exist already; one more
+            raises an error.
 
     Attributes:
         folder: as given.
         facts: as given.
         max_unreadable: as given.
-        waiting: parts that are not there yet; one that is broken, damaged or another's is made again.
+        waiting: parts still to write, including those that exist but are broken, damaged or of other embeddings.
 
     Raises:
-        OptionError: the folder has embeddings of another model or of other images.
+        OptionError: the folder has embeddings by another model or of other images.
         DataError: too many images cannot be read.
     """
 
@@ -71,16 +71,16 @@ class Shard:
         self._bar = progress(None, "embedding", self._total)
 
     def require_few(self, broken: Broken) -> None:
-        """Raise a DataError where these would be more unreadable images than ``max_unreadable``."""
+        """Raise a DataError if these make more unreadable images than ``max_unreadable``."""
         require_few(broken, self.max_unreadable, self._unreadable)
 
     def count(self, images: int) -> None:
-        """Note that so many images more are done."""
+        """Add a number of images to those done."""
         self._done += images
         self._bar.update(images)
 
     def written(self, broken: Broken) -> None:
-        """Note that a part is written, all of whose images were counted, and say how long the others will take."""
+        """Record that a part, its images counted already, is written, and log the rate and the time left."""
         self._unreadable += len(broken)
         self._parts += 1
         rate = self._done / (time.monotonic() - self._began)
@@ -88,7 +88,7 @@ class Shard:
         log.info("part %d of %d: %.0f images/s, %s left", self._parts, len(self.waiting), rate, left)
 
     def finish(self) -> None:
-        """List the unreadable images of all parts that are there, also those of other shards."""
+        """Write the list of unreadable images of all existing parts, other shards' included."""
         self._bar.close()
         there = [part for part in range(self.facts.parts) if part_file(self.folder, part).is_file()]
         broken = [each for part in there for each in read_unreadable(self.folder, part, self.facts)]
@@ -98,12 +98,12 @@ class Shard:
 
 
 def require_few(broken: Broken, most: int, before: int = 0) -> None:
-    """Raise a DataError where more images cannot be read than may be.
+    """Raise a DataError if too many images are unreadable.
 
     Args:
-        broken: those found now.
-        most: how many there may be.
-        before: how many were found before.
+        broken: unreadable images found now.
+        most: number allowed.
+        before: number found before.
     """
     if broken and before + len(broken) > most:
         raise DataError(
@@ -113,21 +113,21 @@ def require_few(broken: Broken, most: int, before: int = 0) -> None:
 
 
 def rows_of(part: int, facts: EmbeddingFacts) -> range:
-    """Return which images a part is of."""
+    """Return the rows of the images in a part."""
     return range(part * facts.rows_per_part, min((part + 1) * facts.rows_per_part, facts.images))
 
 
 def _require_same(folder: Path, there: EmbeddingFacts, asked: EmbeddingFacts) -> None:
     for name, value in vars(asked).items():
         found = getattr(there, name)
-        if found != value and name != "model":  # the same model may lie elsewhere
+        if found != value and name != "model":  # the same model may have another path
             raise OptionError(
                 f"{folder} has embeddings with {name} {found}, and {value} is asked for. Name another folder."
             )
 
 
 def _unreadable_if_whole(folder: Path, part: int, facts: EmbeddingFacts) -> Broken | None:
-    """Return what could not be read of a part that is there and whole; None where it is to be made."""
+    """Return the unreadable images of a part that exists and is whole, or None if it must be written."""
     if not part_file(folder, part).is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""How near an embedding of an image prepared by Pillow, as other libraries do it, comes to that of our own file."""
+"""How closely embeddings of images preprocessed by Pillow, as other libraries do, agree with those of our own file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from zoo.sessions import cpu_session
 
 @dataclass(frozen=True)
 class Agreement:
-    """Cosines of the embeddings of the same images, prepared in two ways.
+    """Cosines between embeddings of the same images, preprocessed in two ways.
 
     Attributes:
-        images: how many, and of which kind, in words.
+        images: number and kind of images, in words.
         lowest: smallest cosine.
         mean: mean cosine.
     """
@@ -33,13 +33,13 @@ class Agreement:
 def pillow_agreement(
     pixels: Path, tensor: Path, config: dict[str, Any], images: Sequence[np.ndarray] = ()
 ) -> Agreement:
-    """Compare preprocessing by Pillow with that inside the file.
+    """Compare preprocessing by Pillow with the preprocessing inside the file.
 
     Args:
         pixels: the file that takes pixels.
-        tensor: the file that takes what Pillow prepared.
-        config: of ``preprocessor_config``.
-        images: uint8 ``(H, W, 3)``; none for synthetic ones with fine detail at several odd sizes.
+        tensor: the file that takes preprocessed tensors.
+        config: what ``preprocessor_config`` returns.
+        images: uint8 ``(H, W, 3)``; empty for synthetic images with fine detail at several odd sizes.
     """
     whole, network = cpu_session(pixels, threads=None), cpu_session(tensor, threads=None)
     shown = images or _synthetic()

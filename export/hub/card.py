@@ -23,17 +23,17 @@ from zoo.models.facts import ModelFacts, facts_of, names_only, without_places
 from zoo.models.network import preprocessing_of, summary_of
 
 UNKNOWN = "unknown"
-"""What the card says where no licence was given; such a folder is not published."""
+"""The licence on the card if none was given; ``publish`` refuses such a folder."""
 TAGS = ["image-retrieval", "embeddings", "sentence-transformers", "transformers.js", "onnx", "embedding-compressor"]
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{1,60}")
 _RETRIEVAL = "image-feature-extraction"
 
 
 def require_license(license: str | None) -> None:
-    """Refuse what is no identifier of a licence.
+    """Check that a text can be the identifier of a licence; None passes.
 
     Raises:
-        OptionError: it is none.
+        OptionError: it cannot.
     """
     if license is not None and (not _LICENSE.fullmatch(license) or license == UNKNOWN):
         raise OptionError(
@@ -44,7 +44,7 @@ def require_license(license: str | None) -> None:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What a card is about, gathered once."""
+    """The model that a card describes."""
 
     name: str
     facts: ModelFacts
@@ -66,13 +66,13 @@ def hub_card(
     """Return the card as Markdown.
 
     Args:
-        name: of the model, for its title.
+        name: name of the model, for the title.
         model: the network.
-        folder: where all other files are already.
+        folder: the folder, with all other files already in it.
         exported: the files that take pixels, and what was tried for int8.
-        measured: what a report has on the model, or None.
-        agreement: of preprocessing by Pillow with that of the file.
-        license: identifier, or None where it is not known.
+        measured: a report's figures on the model, or None.
+        agreement: how closely preprocessing by Pillow agrees with that of the file.
+        license: identifier of the licence, or None if unknown.
         parity: whether the folder has a parity pack.
     """
     subject = _Subject(name, without_places(facts_of(model)), summary_of(model), license, measured)
@@ -107,7 +107,7 @@ def hub_card(
 
 
 def folder_size(folder: Path) -> str:
-    """Return in words how many files a folder has, and how large they are."""
+    """Return the number and total size of a folder's files, in words."""
     sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
     return f"{len(sizes)} files, {megabytes(sum(sizes))} MB without this one"
 
@@ -126,7 +126,7 @@ def _metadata(subject: _Subject) -> ModelCardData:
 
 
 def _base_models(subject: _Subject) -> list[str]:
-    """Return what the model was made from, as far as it has a name on a hub: published weights, and the teacher."""
+    """Return the models this one was made from that have a name on a hub: its pretrained weights and its teacher."""
     import timm
 
     found = []
@@ -141,7 +141,7 @@ def _base_models(subject: _Subject) -> list[str]:
 
 
 def _results(subject: _Subject) -> list[EvalResult]:
-    """Return the figures as hubs list them; empty without a report."""
+    """Return the figures in the form that hubs list; empty without a report."""
     if subject.measured is None:
         return []
     data = names_only(subject.measured.content["data"])
@@ -179,7 +179,7 @@ def _results(subject: _Subject) -> list[EvalResult]:
 
 
 def _figures(subject: _Subject, exported: Exported) -> list[str]:
-    """Return the tables of what was measured, and of the files."""
+    """Return the tables of measurements and files."""
     parts = ["## Measured"]
     measured = subject.measured
     if measured is None:

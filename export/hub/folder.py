@@ -1,4 +1,4 @@
-"""A model as a folder that other libraries open, with nothing of this project installed: :func:`write_hub`."""
+"""A model as a folder that other libraries open without this project installed: :func:`write_hub`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 CARD, CONFIG, WEIGHTS, PREPROCESSOR = "README.md", "config.json", "model.safetensors", "preprocessor_config.json"
 PIXELS, TENSORS, PARITY = "pixels", "onnx", "parity"
-# How transformers.js names the files of each precision.
+# The file names that transformers.js expects for each precision.
 TENSOR_FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_quantized.onnx"}
-# All that may lie in a folder written here; what a later export does not write again is removed.
+# Everything that an export may write; a later export removes what it does not write again.
 OURS = (
     *(CARD, WEIGHTS, PREPROCESSOR, PIXELS, TENSORS, PARITY, "modules.json", "sentence_bert_config.json"),
     *("config_sentence_transformers.json", "1_Dense", "2_Normalize", CONFIG),
@@ -42,14 +42,14 @@ def write_hub(
 
     The folder has, next to timm's ``config.json`` and ``model.safetensors``: ``modules.json`` and its folders for
     sentence-transformers, ``preprocessor_config.json``, ``onnx/`` with files that take prepared tensors (input
-    ``pixel_values``, output ``image_embeds``) and ``pixels/`` with files that take images; see docs/formats.md. Other
-    files in the folder, as a repository has them, stay; what an earlier export wrote is replaced.
+    ``pixel_values``, output ``image_embeds``) and ``pixels/`` with files that take images; see docs/formats.md. What an
+    earlier export wrote is replaced; other files of a repository, such as .git, stay.
 
     Args:
         model: a model folder.
         out: the folder.
-        license: identifier of the licence, such as apache-2.0, that the card names; None where it is not known yet.
-        report: ``report.json`` of this model, whose figures the card has; None for the one in the run it lies in.
+        license: identifier of the licence for the card, such as apache-2.0; None if not known yet.
+        report: ``report.json`` of this model, for the card's figures; None for the one of the run it belongs to.
         parity: add the parity pack.
         options: options of export_model, except ``input``.
 
@@ -59,7 +59,7 @@ def write_hub(
     Raises:
         RefusedError: no int8 file meets the budget; the folder is written without one.
         ModelError: the network cannot be expressed in all of these libraries.
-        OptionError: options that cannot work, or a folder with files of another kind.
+        OptionError: an option is invalid, or the folder holds other files.
     """
     from export.hub.agreement import pillow_agreement
     from export.hub.card import hub_card, require_license
@@ -93,7 +93,7 @@ def write_hub(
         if "fp32" not in exported.files:
             more = export_model(model, stage / PIXELS, precision="fp32")
             exported = replace(exported, files=more.files | exported.files)
-        (stage / PIXELS / CANDIDATES).unlink(missing_ok=True)  # names data and machine of whoever exports
+        (stage / PIXELS / CANDIDATES).unlink(missing_ok=True)  # it names the data and machine of whoever exports
         for precision, file in exported.files.items():
             write_tensor_file(file, stage / TENSORS / TENSOR_FILES[precision])
         if parity:
@@ -108,7 +108,7 @@ def write_hub(
 
 
 def _training_images(options: dict[str, Any]) -> list[np.ndarray]:
-    """Return some of the images that int8 is calibrated on; none where no data are given."""
+    """Return some calibration images; none without data."""
     from export.onnx.writing import some_images
     from zoo.data import load_data
     from zoo.training.options import DataOptions, gathered
@@ -125,7 +125,7 @@ def _files_in(folder: Path) -> dict[str, Path]:
 
 
 def _require_place(model: Path, out: Path) -> None:
-    """Refuse a folder that holds what was not written here, before anything is replaced in it."""
+    """Refuse a folder that holds files not written by :func:`write_hub`, before anything in it is replaced."""
     require_writable(out)
     if out.absolute() == model.absolute():
         raise OptionError(f"{out} is the model's own folder. Choose another out.")

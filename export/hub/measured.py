@@ -1,4 +1,4 @@
-"""What a report measured of the model that is exported, for its card."""
+"""A report's figures on the exported model, for its card."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _OF_STAGE = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of a report that are this model's.
+    """The figures of a report that belong to one model.
 
     Attributes:
-        content: what ``report.json`` holds.
-        stages: of it, those that are this model: the network and its files.
-        teacher: its teacher's stage, or None.
+        content: content of ``report.json``.
+        stages: its stages that are this model: the network and its files.
+        teacher: the teacher's stage, or None.
     """
 
     content: dict[str, Any]
@@ -44,19 +44,19 @@ class Measured:
 
 
 def find_report(report: str | Path | None, model: Path, network: nn.Module) -> Measured | None:
-    """Return what is measured of a model.
+    """Find the figures on a model in a report.
 
     Args:
-        report: ``report.json``, or the folder it lies in; None to look in the run that the model lies in, where
-            only stages that are shown to be of these very weights count.
+        report: ``report.json``, or its folder; None to look in the run that the model belongs to. Then only stages
+            proven to be of exactly these weights count.
         model: the model's folder.
         network: the model.
 
     Returns:
-        The figures; None where no report was named and none was found.
+        The figures; None if no report was named and none was found.
 
     Raises:
-        OptionError: the report that was named has nothing on a model like this one, or is no report.
+        OptionError: the named file is not a report, or has nothing on a model like this one.
     """
     named = given_path(report) if report is not None else model.parent / "report"
     file = named / "report.json" if named.suffix != ".json" else named
@@ -73,7 +73,7 @@ def find_report(report: str | Path | None, model: Path, network: nn.Module) -> M
     summary = summary_of(network)
     listed = models_of(content)
     shown = [stage for stage in listed if _is_of(stage, model, weights)]
-    # Of an absolute path reports have the last part alone: a file of these weights shows which folder is meant.
+    # Reports keep only the last part of an absolute path. A file of these weights proves which folder is meant.
     own = [stage for stage in listed if shown and stage.get("source") == model.name and stage["stage"] != "teacher"]
     stages = [
         stage for stage in listed if stage in shown or stage in own or (report is not None and _is_like(stage, summary))
@@ -91,7 +91,7 @@ def find_report(report: str | Path | None, model: Path, network: nn.Module) -> M
 
 
 def _require_figures(content: dict[str, Any]) -> None:
-    """Raise a ValueError where a report lacks figures that a card has, or has others in their place."""
+    """Raise a ValueError if a figure that the card needs is missing from a report or has another type."""
     require_kinds(content, {"stages": list_of(MAPPING), "data": MAPPING}, {"machine": MAPPING})
     require_kinds(content["data"], {}, dict.fromkeys(("queries", "gallery"), maybe(whole(0))))
     has_teacher = any(stage.get("stage") == "teacher" for stage in content["stages"])
@@ -102,14 +102,14 @@ def _require_figures(content: dict[str, Any]) -> None:
 
 
 def _is_of(stage: dict[str, Any], model: Path, weights: str) -> bool:
-    """Return whether a stage is shown to be of these weights: their folder, or an ONNX file made of them."""
+    """Return whether a stage is proven to be of these weights: their folder, or an ONNX file made from them."""
     source = stage.get("source")
     if not isinstance(source, str) or stage.get("stage") == "teacher":
         return False
     path = Path(source)
     if path.suffix != ".onnx":
         return path.is_dir() and (path / "model.safetensors").is_file() and path.resolve() == model.resolve()
-    in_run = model.parent / "export" / path.name  # where reports give the name alone
+    in_run = model.parent / "export" / path.name  # if the report has the name alone
     try:
         return any(file.is_file() and _source_digest(file) == weights for file in (path, in_run))
     except UserError:

@@ -1,4 +1,4 @@
-"""Whether a network is the same in the libraries that open the folder: each makes it anew from the configuration."""
+"""Check that each library that opens the folder builds the same network from its configuration."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ TOLERANCE = 1e-4  # of the largest element, where that is above 1
 
 @torch.inference_mode()
 def require_expressible(model: nn.Module, folder: Path) -> None:
-    """Refuse a network that timm, transformers or sentence-transformers would make differently from its folder.
+    """Refuse a network that timm, transformers or sentence-transformers would build differently from its folder.
 
-    timm makes it by the folder; transformers makes it with and without head, of ``architecture`` and ``model_args``;
-    sentence-transformers applies the head to what transformers pools.
+    timm builds it from the folder. transformers builds it from ``architecture`` and ``model_args``, with and without
+    head. sentence-transformers applies the head to the pooled output of transformers.
 
     Args:
         model: the network, in eval mode on the CPU.
-        folder: where it was saved.
+        folder: the folder it was saved to.
 
     Raises:
-        ModelError: it is no network of timm's, its head is not one linear layer, or an embedding differs.
+        ModelError: it is not a timm network, its head is not one linear layer, or an embedding differs.
     """
     name = summary_of(model)["architecture"]
     if not timm.is_model(name):
@@ -53,7 +53,7 @@ def require_expressible(model: nn.Module, folder: Path) -> None:
     for library, embed in ways.items():
         try:
             found = embed()
-        except Exception as error:  # networks of timm fail in ways of their own
+        except Exception as error:  # timm networks raise errors of any type
             raise _different(library, name, first_line(error)) from error
         limit = TOLERANCE * max(1.0, float(expected.abs().max()))
         if found.shape != expected.shape or not float((found - expected).abs().max()) <= limit:
@@ -61,7 +61,7 @@ def require_expressible(model: nn.Module, folder: Path) -> None:
 
 
 def _made(name: str, weights: dict[str, Tensor], classes: int, arguments: dict[str, Any]) -> nn.Module:
-    """Return the network as transformers makes it; weights that it has no place for are left out."""
+    """Return the network as transformers builds it; weights without a matching parameter are ignored."""
     network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **arguments)
     missing = network.load_state_dict(weights, strict=False).missing_keys
     if missing:

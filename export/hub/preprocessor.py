@@ -1,7 +1,7 @@
-"""``preprocessor_config.json``: preprocessing as transformers' CLIPImageProcessor has it.
+"""``preprocessor_config.json``: preprocessing in the format of transformers' CLIPImageProcessor.
 
-transformers.js and fastembed read it, and transformers where a folder lies on a hub and nothing else is asked for. It
-rounds half an odd margin down, where timm, which reads ``config.json``, rounds to the even pixel.
+transformers.js and fastembed read it, and so does transformers by default when the folder is on a hub. It rounds half
+of an odd margin down, whereas timm, which reads ``config.json``, rounds to the even pixel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 
 
 def preprocessor_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return the contract in that format.
+    """Return the preprocessing in that format.
 
     Raises:
         OptionError: the format cannot express it.
@@ -52,11 +52,11 @@ def preprocessor_config(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def pillow_tensor(pixels: np.ndarray, config: dict[str, Any]) -> np.ndarray:
-    """Prepare an image with Pillow as the configuration says: what fastembed does, and nearly what transformers does.
+    """Preprocess an image with Pillow by the configuration, as fastembed does and transformers nearly does.
 
     Args:
         pixels: uint8 ``(H, W, 3)``.
-        config: of :func:`preprocessor_config`.
+        config: what :func:`preprocessor_config` returns.
 
     Returns:
         float32 ``(3, height, width)``.

@@ -1,4 +1,4 @@
-"""The verb publish: a hub folder uploaded to the Hugging Face Hub, when it is asked for and confirmed."""
+"""The verb publish: upload a hub folder to the Hugging Face Hub after confirmation."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _NAME = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}")
 def publish(folder: str | Path, repo: str, *, private: bool = False, yes: bool = False) -> str:
     """Upload a folder of export --layout hub to the Hugging Face Hub.
 
-    What is to be uploaded, and where, is said first. Nothing is uploaded before it is confirmed: on a terminal by a
-    question, elsewhere by ``yes``. The token is huggingface_hub's own, of ``hf auth login`` or HF_TOKEN.
+    Logs what will be uploaded and where before anything is sent. Nothing is uploaded without confirmation: on a
+    terminal by a question, elsewhere by ``yes``. The token is huggingface_hub's own, from ``hf auth login`` or
+    HF_TOKEN.
 
     Args:
         folder: the folder that export --layout hub wrote.
-        repo: name of the repository, USER/NAME; made if there is none.
-        private: make the repository private; one that is there stays as it is.
+        repo: name of the repository, USER/NAME; created if it does not exist.
+        private: create the repository as private; an existing one stays as it is.
         yes: upload without asking.
 
     Returns:
         The address of the repository.
 
     Raises:
-        ModelError: the folder is none of these, or was changed.
-        OptionError: the name cannot be one, the licence is unknown, the upload was not confirmed, or the hub refuses
-            it.
+        ModelError: the folder was not written by export --layout hub, or has changed since.
+        OptionError: the name is invalid, the licence is unknown, the upload was not confirmed, or the hub refuses it.
         MissingExtraError: huggingface_hub is not installed.
     """
     place = given_path(folder)
@@ -57,7 +57,7 @@ def publish(folder: str | Path, repo: str, *, private: bool = False, yes: bool =
 
 
 def _files_of(place: Path) -> list[Path]:
-    """Return what is uploaded: what export wrote, and the licence's text if it lies there."""
+    """Return the files to upload: those that export wrote, and LICENSE if there is one."""
     from export.hub.folder import CONFIG, OURS, is_hub_folder
     from zoo.files import digest
     from zoo.formats.model_config import read_config, require_sealed
@@ -82,14 +82,14 @@ def _license_of(place: Path) -> str:
     """Return the licence that the card names.
 
     Raises:
-        OptionError: it names none.
-        ModelError: it cannot be read.
+        OptionError: the card names no licence.
+        ModelError: the card has no valid metadata.
     """
     from huggingface_hub import ModelCard
 
     try:
         license = ModelCard.load(place / "README.md").data.license
-    except Exception as error:  # of YAML, of what the metadata must be, and of text that is none
+    except Exception as error:  # YAML errors, invalid metadata and undecodable text share no base class
         raise ModelError(f"{place / 'README.md'} has no valid metadata ({first_line(error)}). Export again.") from error
     if license in (None, "unknown"):
         raise OptionError(
@@ -115,13 +115,13 @@ def _upload(place: Path, files: list[Path], repo: str, private: bool) -> str:
         made: Any = api.create_repo(repo, private=private, exist_ok=True)
         operations = [CommitOperationAdd(file.relative_to(place).as_posix(), str(file)) for file in files]
         api.create_commit(repo, operations, commit_message="Upload an image-embedding model")
-    except Exception as error:  # of the hub, of its client's network library, and of the token's file
+    except Exception as error:  # errors of the hub, of the network library and of the token file share no base class
         raise OptionError(f"The hub did not take {repo}: {_reason_of(error)}") from error
     return str(made)
 
 
 def _reason_of(error: Exception) -> str:
-    """Say in a line what the hub or the way to it has against an upload, and what to do."""
+    """Return in one line why the upload failed and what to do."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401 or "LocalTokenNotFound" in type(error).__name__:
         return "no valid token was found. Log in with hf auth login, or set HF_TOKEN."

@@ -1,4 +1,4 @@
-"""How the folder is opened in each library: the code that its card shows, and that the ecosystem's tests run."""
+"""Code that opens the folder in each library: the card shows it, and the ecosystem's tests run it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PLACE = "PATH"
-"""What stands for the folder in the code."""
+"""Placeholder for the folder in the code."""
 
 
 def recipes(dim: int, metric: str, size: tuple[int, int], files: Mapping[str, Path], parity: bool) -> str:
-    """Return Markdown that says how to get the embedding in each library.
+    """Return Markdown that shows how to compute the embedding in each library.
 
     Args:
         dim: dimensions of the embedding.
         metric: "cosine" or "euclidean".
         size: height and width of the network's input, pixels.
-        files: those that take pixels, by precision.
-        parity: whether there is a parity pack.
+        files: the files that take pixels, by precision.
+        parity: whether the folder has a parity pack.
     """
     cosine = metric == "cosine"
     unit = "\nembedding = torch.nn.functional.normalize(embedding)" if cosine else ""

@@ -1,4 +1,4 @@
-"""What sentence-transformers reads: a backbone by transformers, the head as Dense, Normalize for the cosine metric."""
+"""Files for sentence-transformers: backbone by transformers, head as Dense, and Normalize if the metric is cosine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TYPES = "sentence_transformers.models."  # where its versions 3 to 6 find these
 
 
 def write_sentence_transformers(model: nn.Module, folder: Path) -> None:
-    """Write ``modules.json`` and what it names beside the model's own files.
+    """Write ``modules.json`` and the files it names next to the model's own files.
 
     Args:
         model: the network, whose head is one linear layer.
-        folder: where it was saved.
+        folder: the folder it was saved to.
 
     Raises:
-        ModelError: its head is another.
+        ModelError: the head is not one linear layer.
     """
     head = linear_head_of(model)
     if head is None:
@@ -49,7 +49,7 @@ def write_sentence_transformers(model: nn.Module, folder: Path) -> None:
     pooled = {"image": {"method": "forward", "method_output_name": "pooler_output"}}
     transformer: dict[str, Any] = {"transformer_task": "feature-extraction", "modality_config": pooled}
     transformer["module_output_name"] = "sentence_embedding"
-    # From a hub, transformers would prepare images by preprocessor_config.json, which rounds crops in another way.
+    # From a hub, transformers would use preprocessor_config.json, which rounds crops differently.
     transformer["processor_kwargs"] = {"image_processor_filename": "config.json"}
     write_json(folder / "sentence_bert_config.json", transformer)
     about = {"model_type": "SentenceTransformer", "similarity_fn_name": metric, "prompts": {}}

@@ -1,1 +1,1 @@
-"""Galleries that can be searched: the verbs, the folder that holds one, and indexes by kind, in faiss or numpy."""
+"""Searchable galleries: the verbs, the folder of a gallery, and the kinds of index, in faiss or numpy."""

@@ -23,28 +23,28 @@ FORMATS = PARQUET, NPY = ("parquet", "npy")
 _ENCODER = "encoder.json"
 _OURS = ("part-*.parquet", "vectors-*.npy", "ids-*.json", FACTS, _ENCODER)
 _ABOUT = ("model", "model_digest", "metric", "dim", "images", "rows_per_part")
-_WHOLE = ("flat", "hnsw", "sq8")  # kinds that give back their vectors; sq8 to the middle of a step
+_WHOLE = ("flat", "hnsw", "sq8")  # kinds that can return their vectors; sq8 to the middle of a quantisation step
 
 
 def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, rows_per_part: int = 10_000) -> Path:
     """Write the vectors of an index for other stores: Parquet as embed writes it, or .npy files.
 
     Parquet files have the columns id and vector (of fixed size), and the encoder's digest in their schema's metadata;
-    index build reads the folder as it reads one of embed. With npy, each vectors-NNNNN.npy, float32 (N, D), has its ids
-    in ids-NNNNN.json, and encoder.json has the digest. Vectors of sq8 are as exact as it stores them.
+    index build reads the folder like one that embed wrote. With npy, each vectors-NNNNN.npy, float32 (N, D), has its
+    ids in ids-NNNNN.json, and encoder.json has the digest. Vectors from sq8 have the accuracy of its 8-bit codes.
 
     Args:
         index: folder made by index build, of kind flat, hnsw or sq8.
         out: the folder to write: new, empty, or with an earlier export of the same index.
         format: parquet or npy.
-        rows_per_part: images of each file.
+        rows_per_part: images in each file.
 
     Returns:
         The folder.
 
     Raises:
         ModelError: the index is missing or broken.
-        OptionError: its kind keeps no vectors, or ``out`` holds something else.
+        OptionError: the index's kind keeps no vectors, or ``out`` holds something else.
         MissingExtraError: pyarrow, for Parquet, or faiss is not installed.
     """
     require_valid({"rows_per_part": rows_per_part})
@@ -97,7 +97,7 @@ def export_index(index: str | Path, out: str | Path, *, format: str = PARQUET, r
 
 
 def _says(file: Path, about: dict[str, Any]) -> bool:
-    """Return whether a folder's last file says what this export would say."""
+    """Return whether the file written last by an earlier export describes the same index."""
     try:
         found = read_document(file)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What an index of a gallery is made with and kept in: the encoder of its images, and its folder."""
+"""The encoder of a gallery's images, and the folder of its index."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ _OF_ENCODER = dict.fromkeys(("source", "digest", "precision"), TEXT)
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """What embeds images for an index.
+    """A model that embeds images for an index.
 
     Attributes:
-        embed: embeds a whole set; float32 ``(N, D)``.
+        embed: embeds an image set; returns float32 ``(N, D)``.
         metric: "cosine" or "euclidean".
         dim: dimensions of the embeddings.
         facts: source, digest, source_digest, architecture and precision, as index.json keeps them.
@@ -69,14 +69,14 @@ class Encoder:
 
 
 def open_encoder(model: str | Path, threads: int | None = None) -> Encoder:
-    """Open an .onnx file, for which onnxruntime is enough where export made it, a model folder, or a named model.
+    """Open an .onnx file, a model folder or a named model. An .onnx file made by export needs only onnxruntime.
 
     Args:
         model: what to open.
-        threads: of each inference of an .onnx file that export made; None for all cores.
+        threads: threads per inference for an .onnx file made by export; None for all cores.
 
     Raises:
-        ModelError: it is missing or broken.
+        ModelError: the model is missing or broken.
     """
     path = path_of(model)
     if path is None or path.suffix == ".npz":
@@ -103,14 +103,14 @@ def open_encoder(model: str | Path, threads: int | None = None) -> Encoder:
     summary, weights = summary_of(network), digest(path / "model.safetensors")
     dim = int(summary["dim"] or network.num_features)  # type: ignore[arg-type]
     said = {"source_digest": weights, "architecture": summary["architecture"], "precision": "fp32"}
-    # The same weights behind another crop are another encoder.
+    # The same weights with another preprocessing are another encoder.
     whole = hashlib.sha256(f"{weights} {preprocessing_of(network)}".encode()).hexdigest()
     facts = {"source": str(path), "digest": whole, **said}
     return Encoder(partial(embed, network.to(fastest_device())), facts_of(network).metric, dim, facts)
 
 
 def _of_another_make(model: str | Path) -> Encoder:
-    """Open what a teacher is opened by: a file of another make, or a model of another library."""
+    """Open, as a teacher, a file that this project did not export or a model of another library."""
     from zoo.models.embedding import fastest_device
     from zoo.teachers.opening import open_teacher
     from zoo.teachers.ready import ArrayTeacher
@@ -128,7 +128,7 @@ def _of_another_make(model: str | Path) -> Encoder:
 
 
 def embed_images(embedder: Embedder, images: ImageSet) -> np.ndarray:
-    """Embed a set of images with an ONNX file; float32 ``(N, dim)``."""
+    """Embed an image set with an ONNX file; returns float32 ``(N, dim)``."""
     pixels = (images.pixels(i) for i in progress(range(len(images)), "embedding"))
     return np.asarray(embedder(pixels))
 
@@ -137,8 +137,8 @@ def embeddings_by(encoder: Encoder, folder: Path) -> tuple[list[str], np.ndarray
     """Return ids and vectors, float32 ``(N, D)``, of a folder of embeddings.
 
     Raises:
-        ModelError: they are of another encoder.
-        DataError: the folder is not whole.
+        ModelError: another encoder made them.
+        DataError: the folder is incomplete.
     """
     facts, part = read_embeddings(folder)
     if facts.model_digest != encoder.facts["digest"]:
@@ -151,13 +151,13 @@ def embeddings_by(encoder: Encoder, folder: Path) -> tuple[list[str], np.ndarray
 
 
 def write_folder(folder: Path, index: VectorIndex, ids: Sequence[str], facts: dict[str, Any]) -> None:
-    """Write index.faiss, ids.json and, last, index.json: a folder that has it is whole.
+    """Write index.faiss, ids.json and, last, index.json; a folder that has index.json is complete.
 
     Args:
-        folder: made if need be; an index in it is replaced.
+        folder: created if it does not exist; an index in it is replaced.
         index: the vectors.
-        ids: of the images, in the order of the vectors.
-        facts: what index.json says beside what the index knows of itself.
+        ids: ids of the images, in the order of the vectors.
+        facts: content of index.json besides what ``index`` holds.
     """
     with replacing(folder / _VECTORS) as temporary:
         write_index(index, temporary)
@@ -181,10 +181,10 @@ def write_folder(folder: Path, index: VectorIndex, ids: Sequence[str], facts: di
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return what index.json says.
+    """Return the content of index.json.
 
     Raises:
-        ModelError: the folder is no index, one of another version, or index.json is damaged.
+        ModelError: the folder is not an index, has another schema, or index.json is damaged.
     """
     file = folder / _FACTS
     try:
@@ -225,7 +225,7 @@ def read_vectors(folder: Path, facts: dict[str, Any]) -> tuple[VectorIndex, list
         raise ModelError(f"{folder / _IDS} is missing or broken. Build the index again.") from error
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
         raise ModelError(f"{folder / _IDS} must be a list of texts. Build the index again.")
-    if _VECTORS in said and (folder / _VECTORS).is_file():  # before faiss reads what may be no index at all
+    if _VECTORS in said and (folder / _VECTORS).is_file():  # before faiss reads a file that may be damaged
         _require_same(folder / _VECTORS, digest(folder / _VECTORS), said[_VECTORS], _FACTS)
     vectors = read_index(folder / _VECTORS, facts["kind"], facts["metric"], facts["parameters"], facts["fixed_bytes"])
     if not len(ids) == len(vectors) == facts["count"] or vectors.dim != facts["dim"]:
@@ -249,13 +249,14 @@ def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, a
     """Open the encoder of the queries.
 
     Args:
-        folder: of the index.
-        facts: what its index.json says.
+        folder: folder of the index.
+        facts: content of its index.json.
         model: the encoder; None for the one that the index was built with.
-        allow_other: take one of another digest, too.
+        allow_other: accept an encoder with another digest.
 
     Raises:
-        ModelError: it is missing or broken, its vectors cannot be compared with the index's, or it is another one.
+        ModelError: the encoder is missing or broken, its vectors cannot be compared with the index's, or its digest
+            differs.
     """
     built_with = facts["encoder"] | {"source": _found_from(folder, facts["encoder"]["source"])}
     source = str(built_with["source"] if model is None else model)
@@ -283,7 +284,7 @@ def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, a
 
 
 def _as_seen_from(folder: Path, source: str) -> str:
-    """Return an encoder's name with its path, if it has one, relative to the index: the two can be moved together."""
+    """Return an encoder's name, its path if any made relative to the index, so that both can be moved together."""
     place = parse_address(source).name
     if not is_there(expanded(place)):
         return source
@@ -294,7 +295,7 @@ def _as_seen_from(folder: Path, source: str) -> str:
 
 
 def _found_from(folder: Path, source: str) -> str:
-    """Return an encoder's name with the path that is meant from here; as it is where nothing is there."""
+    """Return an encoder's name with its path resolved against the index, or unchanged if nothing is there."""
     place = parse_address(source).name
     here = os.path.normpath(folder.resolve() / place)
     return source.replace(place, here, 1) if is_there(Path(here)) else source

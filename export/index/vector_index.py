@@ -1,15 +1,15 @@
-"""faiss indexes over embeddings: made by kind, searched as one. Of kind flat they are made without faiss, too.
+"""faiss indexes over embeddings, of several kinds with one interface. The flat kind also works without faiss.
 
-All compare by squared Euclidean distance; where the metric is cosine, of vectors of length 1, where it orders alike.
+All compare by squared Euclidean distance. For the cosine metric vectors have length 1, which gives the same order.
 
-* flat: the vectors as they are; exact.
-* sq8: 8 bits a dimension, between its smallest and largest value in the gallery (faiss's ``QT_8bit``); the codes are
-  decoded to be compared.
-* ivfpq: lists of vectors around ``nlist`` centres, ``nprobe`` of which are searched; in a list, ``m`` bytes a vector
+* flat: uncompressed vectors; exact.
+* sq8: 8 bits per dimension, between its smallest and largest value in the gallery (faiss's ``QT_8bit``); the codes are
+  decoded for comparison.
+* ivfpq: inverted lists around ``nlist`` centres, ``nprobe`` of which are searched; ``m`` bytes per vector
   (Jegou et al., "Product Quantization for Nearest Neighbor Search", TPAMI 2011).
-* hnsw: a graph of near vectors, ``m`` links each (Malkov and Yashunin, arXiv:1603.09320); vectors as they are.
-* binary: one bit a dimension, below its median in the gallery or not; ``overfetch`` times the neighbours asked for are
-  found by Hamming distance and put in order by sq8 codes.
+* hnsw: a neighbour graph with ``m`` links per vector (Malkov and Yashunin, arXiv:1603.09320); uncompressed vectors.
+* binary: one bit per dimension, set by comparison with its median in the gallery; ``overfetch`` times the neighbours
+  asked for are found by Hamming distance and reranked by sq8 codes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zoo.errors import DataError, ModelError, OptionError, did_you_mean, require
 from zoo.extras import is_installed, require_extra
 from zoo.retrieval.nearest import comparable
 
-# kind -> its options and their defaults; None for those chosen by the number of vectors and dimensions
+# kind -> its options and their defaults; None for those that depend on the number of vectors and dimensions
 OPTIONS: dict[str, dict[str, int | None]] = {
     "flat": {},
     "sq8": {},
@@ -37,8 +37,8 @@ OPTIONS: dict[str, dict[str, int | None]] = {
     "hnsw": {"m": 32, "ef_construction": 200, "ef_search": 64},
     "binary": {"overfetch": 10},
 }
-_BITS = 8  # of a code of the product quantiser
-_VECTORS_A_LIST = 39  # what faiss wants at least to train a centre
+_BITS = 8  # per code of the product quantiser
+_VECTORS_A_LIST = 39  # vectors that faiss advises per centre in training
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,9 @@ class VectorIndex:
     Attributes:
         kind: one of ``OPTIONS``.
         metric: "cosine" or "euclidean".
-        parameters: the options it was made with, those chosen included.
-        fixed_bytes: of what does not grow with the vectors, such as centres.
-        faiss: the index itself; a ``FlatIndex`` where faiss is not installed.
+        parameters: the options it was made with, including those chosen automatically.
+        fixed_bytes: size of what does not grow with the number of vectors, such as centres.
+        faiss: the index itself; a ``FlatIndex`` if faiss is not installed.
     """
 
     kind: str
@@ -69,7 +69,7 @@ class VectorIndex:
 
     @property
     def bytes_per_vector(self) -> float:
-        """What each vector adds to the file, bytes."""
+        """Bytes that each vector adds to the file."""
         return float((len(_serialized(self.faiss)) - self.fixed_bytes) / len(self))
 
     def search(
@@ -80,13 +80,13 @@ class VectorIndex:
         Args:
             queries: float ``(Q, D)``.
             k: neighbours of each query, at least 1.
-            exclude: int ``(Q,)``, a row that is not to be found for each query, or -1.
-            as_for: look at as many candidates as for this many neighbours; None for k. Of ``binary`` only.
+            exclude: int ``(Q,)``, one row to leave out for each query, or -1.
+            as_for: for ``binary``, examine as many candidates as for this many neighbours; None for k.
 
         Returns:
             Scores, float32 ``(Q, K)``, and rows, int64 ``(Q, K)``, with K the smaller of k and the number of vectors;
-            best first, and -1 where fewer were found. Scores are cosine similarities or Euclidean distances, as far as
-            the index knows them; those of no neighbour are NaN.
+            best first. Scores are cosine similarities or Euclidean distances, as exact as the index stores vectors. If
+            fewer neighbours were found, the remaining rows are -1 and their scores NaN.
 
         Raises:
             DataError: queries are not finite.
@@ -110,18 +110,18 @@ class VectorIndex:
 def make_index(
     vectors: np.ndarray, kind: str, metric: str = "cosine", options: Mapping[str, Any] | None = None, seed: int = 0
 ) -> VectorIndex:
-    """Train an index and fill it: the same one for the same vectors, options and seed, on any number of threads.
+    """Train and fill an index. Same vectors, options and seed give the same index on any number of threads.
 
     Args:
         vectors: float ``(N, D)``.
         kind: one of ``OPTIONS``.
         metric: "cosine" or "euclidean".
-        options: of the kind; see :func:`parameters_for`.
-        seed: of the centres and the graph.
+        options: options of the kind; see :func:`parameters_for`.
+        seed: seed for the centres and the graph.
 
     Raises:
-        OptionError: unknown kind or option, a value that cannot be, or fewer vectors than the kind needs.
-        MissingExtraError: the kind needs faiss, and it is not installed.
+        OptionError: unknown kind or option, an invalid value, or fewer vectors than the kind needs.
+        MissingExtraError: the kind needs faiss, which is not installed.
         DataError: no vectors, or vectors that are not finite.
     """
     if not len(vectors):
@@ -132,7 +132,7 @@ def make_index(
         fixed_bytes = len(_serialized(FlatIndex(vectors[:0])))
         return VectorIndex(kind, metric, parameters, fixed_bytes, FlatIndex(vectors))
     index = _empty(kind, parameters, vectors.shape[1], seed)
-    with _one_thread():  # sums of several threads, and a graph that several build, come out in no fixed order
+    with _one_thread():  # several threads would add up, and build the graph, in no fixed order
         index.train(vectors)
         fixed_bytes = len(_serialized(index))
         index.add(vectors)
@@ -140,12 +140,12 @@ def make_index(
 
 
 def milliseconds_per_query(index: VectorIndex, queries: np.ndarray, k: int, runs: int) -> float | None:
-    """Return the median time of a search for k neighbours of one query on one thread, in ms; None without runs.
+    """Return the median time to search k neighbours of one query on one thread, in ms; None without runs.
 
     Args:
-        index: what is searched.
-        queries: float ``(Q, D)``, taken in turn.
-        k: neighbours asked for.
+        index: the index.
+        queries: float ``(Q, D)``, used in turn.
+        k: neighbours to find.
         runs: timed searches.
     """
     taken = []
@@ -166,16 +166,16 @@ def write_index(index: VectorIndex, path: Path) -> None:
         return
     import faiss
 
-    with open(path, "wb") as file:  # faiss itself opens files of Unicode names only
+    with open(path, "wb") as file:  # faiss itself opens only files whose names are valid Unicode
         faiss.write_index(index.faiss, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
 def read_index(path: Path, kind: str, metric: str, parameters: dict[str, int], fixed_bytes: int) -> VectorIndex:
-    """Read the faiss file of an index; the rest is what was known when it was written.
+    """Read the faiss file of an index; the other arguments are the attributes it was written with.
 
     Raises:
         ModelError: the file is missing or broken.
-        MissingExtraError: the kind needs faiss, and it is not installed.
+        MissingExtraError: the kind needs faiss, which is not installed.
     """
     _require_faiss(kind)
     read: Any
@@ -190,26 +190,26 @@ def read_index(path: Path, kind: str, metric: str, parameters: dict[str, int], f
             reader = "this version"
             read = FlatIndex.of_bytes(path.read_bytes())
         return VectorIndex(kind, metric, parameters, fixed_bytes, read)
-    # faiss's own and ours, and what sizes in a broken file lead to
+    # errors of faiss and of FlatIndex, and what wrong sizes in a broken file lead to
     except (OSError, RuntimeError, MemoryError, ValueError) as error:
         raise ModelError(f"{path} is missing, or is not an index that {reader} reads. Build it again.") from error
 
 
 def parameters_for(kind: str, options: Mapping[str, Any] | None, count: int, dim: int) -> dict[str, int]:
-    """Return all options of a kind of index, chosen where they are not given.
+    """Return all options of a kind of index, with a choice for those not given.
 
-    Of ivfpq, 4 sqrt(N) lists, but no more than have 39 vectors each, as faiss advises; a sixteenth of the lists are
-    searched, 8 at least; and a byte for every two dimensions, the smallest number of bytes that divides them.
+    Defaults of ivfpq: ``nlist`` is 4 sqrt(N), but leaves 39 vectors per list, as faiss advises. ``nprobe`` is a
+    sixteenth of the lists, at least 8. ``m`` is the smallest divisor of the dimensions that is at least half of them.
 
     Args:
         kind: one of ``OPTIONS``.
-        options: those given; None, or a value of None, for those to be chosen.
-        count: how many vectors there will be.
+        options: the options given; those missing or None are chosen.
+        count: number of vectors.
         dim: their dimensions.
 
     Raises:
-        OptionError: unknown kind or option, a value that cannot be, or fewer vectors than the kind needs.
-        MissingExtraError: the kind needs faiss, and it is not installed.
+        OptionError: unknown kind or option, an invalid value, or fewer vectors than the kind needs.
+        MissingExtraError: the kind needs faiss, which is not installed.
     """
     require_known("kind of index", kind, OPTIONS)
     _require_faiss(kind)
@@ -267,7 +267,7 @@ def _empty(kind: str, parameters: Mapping[str, int], dim: int, seed: int) -> Any
         index.nprobe = parameters["nprobe"]
         for clustering in (index.cp, index.pq.cp):
             clustering.seed = seed % 2**31  # an int
-            clustering.min_points_per_centroid = 1  # no warnings: fewer vectors than faiss likes are told apart better
+            clustering.min_points_per_centroid = 1  # no warnings: fewer vectors per centre only separate them better
     elif kind == "hnsw":
         index = faiss.IndexHNSWFlat(dim, parameters["m"], faiss.METRIC_L2)
         index.hnsw.efConstruction, index.hnsw.efSearch = parameters["ef_construction"], parameters["ef_search"]
@@ -281,7 +281,7 @@ def _empty(kind: str, parameters: Mapping[str, int], dim: int, seed: int) -> Any
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Have faiss, where it is installed, work on one thread."""
+    """Restrict faiss, if installed, to one thread."""
     if not is_installed("faiss"):
         yield
         return

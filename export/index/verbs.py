@@ -20,7 +20,7 @@ class Hit(NamedTuple):
 
     Attributes:
         id: its id in the gallery; for a file, its path relative to the gallery's root.
-        score: cosine similarity or Euclidean distance to the query, as exactly as the index stores it.
+        score: cosine similarity or Euclidean distance to the query, as exact as the index stores vectors.
     """
 
     id: str
@@ -50,7 +50,7 @@ def build_index(
         out: folder for the index.
         kind: flat (exact), sq8, ivfpq, hnsw or binary; see docs/how-to/search.md.
         options: options of the kind, such as {nlist: 256, m: 16, nprobe: 32} for ivfpq; the others are chosen.
-        columns: of tables: what their columns are called, such as {path: file}; see docs/data.md.
+        columns: column names of tables, such as {path: file}; see docs/data.md.
         max_unreadable: unreadable images that are reported and left out; one more stops the command.
         seed: seed for the centres of ivfpq and the graph of hnsw.
 
@@ -58,7 +58,7 @@ def build_index(
         The folder.
 
     Raises:
-        UserError: a model, images or options that cannot work.
+        UserError: the model, the images or an option is unusable.
     """
     from export.index.gallery import embeddings_by, open_encoder, write_folder
     from export.index.vector_index import make_index, parameters_for
@@ -100,15 +100,15 @@ def search_index(
         index: folder made by index build.
         queries: image files.
         k: number of images to find for each query.
-        model: the encoder of the queries; null for the one that built the index, at its path then.
-        allow_other_encoder: allow another encoder than the one that built the index, such as the int8 file of the same
-            student.
+        model: the encoder of the queries; null for the one that built the index, if it is still at the same path.
+        allow_other_encoder: allow a different encoder than the one that built the index, such as the int8 file of the
+            same student.
 
     Returns:
         The images found for each query, best first; fewer than k if the index has fewer.
 
     Raises:
-        ModelError: the index or the encoder is missing or broken, or the encoder is another one.
+        ModelError: the index or the encoder is missing or broken, or the encoder is not the index's.
         DataError: a query cannot be read.
         OptionError: no queries, or k below 1.
     """

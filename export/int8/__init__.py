@@ -1,1 +1,1 @@
-"""Quantising: the schemes, what candidates are judged on, and which of them ships."""
+"""Quantisation to int8: the schemes, the images that judge the candidates, and the choice of the one that ships."""

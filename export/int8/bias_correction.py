@@ -1,7 +1,7 @@
-"""Bias correction (arXiv:1906.04721, 4.2): what rounding shifts the mean of a channel by is taken from the bias.
+"""Bias correction (arXiv:1906.04721, 4.2): subtract from each bias the shift that rounding causes in a channel's mean.
 
-Weights that are rounded up more often than down, and activations that are clipped, move the mean of a channel.
-Depthwise convolutions have few weights a channel, so that this does not average out, and the shifts of layers add up.
+Weights rounded up more often than down, and clipped activations, shift the mean of a channel. Depthwise convolutions
+have few weights per channel, so this does not average out, and the shifts of the layers add up.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _LARGEST = 2**31 - 1
 
 
 def corrected(network: ModelProto, quantized: ModelProto, tensors: Callable[[], Iterable[np.ndarray]]) -> ModelProto:
-    """Return a quantised network whose layers give the means that the float network gives, channel by channel.
+    """Return a quantised network whose layers have the float network's output mean in every channel.
 
-    Layer after layer, in the graph's order: each is corrected behind those that are corrected already, since the shifts
-    of all at once would be taken off twice. Layers without a bias, and layers in float, stay as they are. Memory is
-    that of the network on one batch; of activations only sums are kept.
+    Layers are corrected one by one in the graph's order, each after its predecessors: measured all at once, an early
+    layer's shift would be corrected again in later ones. Layers without a bias, and layers in float, stay unchanged.
+    Memory is that of the network on one batch; of activations only sums are kept.
 
     Args:
-        network: in float.
-        quantized: the same with QuantizeLinear and DequantizeLinear, its nodes named alike; left as it is.
-        tensors: gives the inputs to take means over, float32 ``(1, 3, h, w)`` each; called once a layer and once more.
+        network: the float network.
+        quantized: the same with QuantizeLinear and DequantizeLinear, and the same node names; not modified.
+        tensors: returns the inputs to average over, float32 ``(1, 3, h, w)`` each; called once per layer and once more.
     """
     fixed = ModelProto.FromString(quantized.SerializeToString())
     biases = _biases(fixed)
     layers = [node for node in network.graph.node if node.name in biases]
     if not layers:
         return fixed
-    wanted = _means(network, layers, tensors())  # nothing is changed in float, so that one run gives all
+    wanted = _means(network, layers, tensors())  # the float network does not change, so one pass gives all means
     for node in [node for node in fixed.graph.node if node.name in wanted]:
         found = _means(fixed, [node], tensors())[node.name]
         values, scale = biases[node.name]
@@ -45,7 +45,7 @@ def corrected(network: ModelProto, quantized: ModelProto, tensors: Callable[[], 
 
 
 def _biases(quantized: ModelProto) -> dict[str, tuple[TensorProto, np.ndarray]]:
-    """Return the stored bias, int32, and its scale of each convolution or Gemm that has one, by the node's name."""
+    """Return the stored int32 bias and its scale for each convolution or Gemm that has one, by node name."""
     stored = {tensor.name: tensor for tensor in quantized.graph.initializer}
     makers = {node.output[0]: node for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
     found = {}
@@ -59,7 +59,7 @@ def _biases(quantized: ModelProto) -> dict[str, tuple[TensorProto, np.ndarray]]:
 
 
 def _means(network: ModelProto, nodes: list[NodeProto], tensors: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the mean of each channel of some nodes' outputs, float64 ``(C,)``, by the node's name."""
+    """Return the mean of each output channel of some nodes, float64 ``(C,)``, by node name."""
     part = _up_to(network, {node.output[0] for node in nodes})
     for node in nodes:
         name, axes = _MEAN.format(node.name), f"{node.name}_axes"
@@ -78,7 +78,7 @@ def _means(network: ModelProto, nodes: list[NodeProto], tensors: Iterable[np.nda
 
 
 def _up_to(network: ModelProto, outputs: set[str]) -> ModelProto:
-    """Return a network without outputs, of the nodes that these tensors take."""
+    """Return the part of a network that computes these tensors, with no outputs declared."""
     needed, kept = set(outputs), []
     for node in reversed(network.graph.node):
         if needed.intersection(node.output):

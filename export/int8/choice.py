@@ -1,4 +1,4 @@
-"""Which candidate ships, what is gained by it, and what the judged images cannot tell of it."""
+"""Choose the candidate to ship, and report its gain and whether the judged images were enough to decide."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ FASTER, SMALLER_ONLY, FASTER_ONLY, NEITHER, UNTIMED = (
     "neither smaller nor faster",
     "smaller; not timed on the target",
 )
-"""What an int8 file may gain over fp32."""
-_WORTHWHILE = 1.1  # times as fast as fp32, preprocessing included, from which on a file counts as faster
-_AS_FAST = 1.05  # times the shortest latency, within which neighbours decide
-_EASY = 0.98  # of the judged images found by fp32, above which they say little of what harder ones would lose
+"""Possible gains of an int8 file over fp32."""
+_WORTHWHILE = 1.1  # least speed-up over fp32, preprocessing included, for a file to count as faster
+_AS_FAST = 1.05  # latencies up to this multiple of the shortest count as equal; then neighbours decide
+_EASY = 0.98  # fp32 score from which the judged images are too easy to show what harder ones would lose
 _HOSTS = {"x86": ("x86_64", "amd64"), "arm64": ("aarch64", "arm64")}
 
 
 def choose(trial: Trial, target: str) -> dict[str, Any] | None:
-    """Mark and return the candidate to ship, or None where none is inside the budget.
+    """Mark and return the candidate to ship, or None if none is within the budget.
 
-    Left out is what retrieves less, beyond chance, than another that is no slower. Of the rest the safest is chosen:
-    with scales per channel rather than per tensor, 8-bit rather than 7-bit weights, and of the kind that is usual for
-    the network. Of equally safe ones it is the fastest, and of those within 5 % of its time the one that finds most of
-    fp32's nearest images, which chance sways less than the measure itself. Where this machine is not the target, times
-    say little of it and are not looked at.
+    A candidate that retrieves significantly worse than another that is no slower is dropped. Of the rest the safest is
+    chosen: with scales per channel rather than per tensor, 8-bit rather than 7-bit weights, and the kind that is usual
+    for the network. Of equally safe ones it is the fastest. Of those within 5 % of its time it is the one that finds
+    most of fp32's nearest images, which varies less by chance than the measure itself. If this machine is not the
+    target, latencies are ignored.
     """
     inside = trial.inside()
     if not inside:
@@ -53,8 +53,8 @@ def choose(trial: Trial, target: str) -> dict[str, Any] | None:
             for other in inside
         )
 
-    left = [entry for entry in inside if not beaten(entry)]  # never none: the best of all is not beaten
-    usual = inside[0]["scheme"]["kind"]  # schemes are tried the usual first
+    left = [entry for entry in inside if not beaten(entry)]  # never empty: the best of all is not beaten
+    usual = inside[0]["scheme"]["kind"]  # the usual scheme is tried first
     safest = max(_safety(entry["scheme"], usual) for entry in left)
     safe = [entry for entry in left if _safety(entry["scheme"], usual) == safest]
     fastest = min(milliseconds(entry) for entry in safe)
@@ -74,7 +74,7 @@ def _safety(scheme: dict[str, Any], usual: str) -> tuple[bool, bool, bool]:
 
 
 def is_here(target: str) -> bool:
-    """Return whether this machine is one that int8 will run on, so that its times count."""
+    """Return whether this machine is of the target's kind, so that its latencies count."""
     return has_vnni() if target == "x86-vnni" else platform.machine().lower() in _HOSTS.get(target, ())
 
 
@@ -82,13 +82,13 @@ def gain_of(entry: dict[str, Any], fp32: dict[str, Any], target: str) -> dict[st
     """Return what an int8 candidate gains over fp32.
 
     Args:
-        entry: of the candidate, as in ``candidates.json``.
-        fp32: that of fp32.
+        entry: the candidate's entry in ``candidates.json``.
+        fp32: the entry of fp32.
         target: what int8 will run on.
 
     Returns:
-        ``{"is", "speedup", "size"}``: one of the words above; how many times as fast, from pixels to vector, or None
-        where nothing was timed on the target; and its bytes as a share of fp32's.
+        ``{"is", "speedup", "size"}``: one of the texts above; the speed-up from pixels to vector, or None if nothing
+        was timed on the target; and the size as a fraction of fp32's.
     """
     size = entry["bytes"] / fp32["bytes"]
     if entry["latency_ms"] is None or fp32["latency_ms"] is None or not is_here(target):
@@ -101,15 +101,14 @@ def gain_of(entry: dict[str, Any], fp32: dict[str, Any], target: str) -> dict[st
 
 
 def resolution_of(drop: Drop, max_drop: float | None) -> dict[str, Any]:
-    """Return whether the judged images can tell a drop of the whole budget from none.
+    """Return whether the judged images are enough to distinguish a drop of the whole budget from no drop.
 
     Args:
-        drop: of the candidate, on all judged images.
-        max_drop: the budget; None for none.
+        drop: the candidate's drop on all judged images.
+        max_drop: the budget; None for no limit.
 
     Returns:
-        ``{"images", "standard_error", "images_needed", "enough"}``; the last two None where there is no budget, or one
-        of nothing.
+        ``{"images", "standard_error", "images_needed", "enough"}``; the last two are None if the budget is None or 0.
     """
     needed = drop.images_needed(max_drop) if max_drop else None
     known = {"images": drop.queries, "standard_error": drop.standard_error, "images_needed": needed}
@@ -117,11 +116,11 @@ def resolution_of(drop: Drop, max_drop: float | None) -> dict[str, Any]:
 
 
 def warn(content: dict[str, Any], entry: dict[str, Any]) -> None:
-    """Log what a user should know of the candidate that ships.
+    """Log warnings about the candidate that ships.
 
     Args:
-        content: what ``candidates.json`` holds.
-        entry: the candidate's.
+        content: content of ``candidates.json``.
+        entry: the candidate's entry.
     """
     gain, fp32 = content["gain"], content["candidates"][0]
     if gain["is"] in (SMALLER_ONLY, NEITHER):

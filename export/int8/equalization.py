@@ -1,8 +1,8 @@
-"""Cross-layer equalisation (arXiv:1906.04721, 4.1): channels between two convolutions are scaled to use int8 alike.
+"""Cross-layer equalisation (arXiv:1906.04721, 4.1): scale the channels between two convolutions to use int8 equally.
 
-What a convolution multiplies a channel by, the next can divide by, where nothing between them but a ReLU sees it. In
-float that changes nothing. In int8 a tensor, or a layer's weights, have one scale, in which a channel of small values
-has few levels.
+A factor applied to a channel by one convolution can be undone by the next if only a ReLU lies between them. In float
+this changes nothing. In int8 a tensor, or a layer's weights, share one scale, which leaves few levels to a channel of
+small values.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
-_PASSES = 20  # over all pairs; factors have settled by then
-_SETTLED = 1e-3  # of the logarithm of a factor
-_LARGEST = 1e3  # factor of one pass: a channel that is nearly dead is not blown up
+_PASSES = 20  # passes over all pairs; factors have converged by then
+_SETTLED = 1e-3  # converged: largest change of the logarithm of a factor
+_LARGEST = 1e3  # largest factor of one pass, so that a nearly dead channel is not blown up
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two convolutions with nothing but an activation between them.
+    """Two convolutions with at most an activation between them.
 
     Attributes:
-        first: makes the channels.
+        first: produces the channels.
         activation: ReLU or ReLU6; None for none.
-        second: the only one that takes them.
+        second: the only node that consumes them.
     """
 
     first: NodeProto
@@ -35,16 +35,16 @@ class Pair:
 def equalized(network: ModelProto) -> ModelProto:
     """Return a network whose channels between two convolutions have weights of equal size on both sides.
 
-    A factor is ``sqrt(r1 / r2)`` of the greatest absolute weights that make a channel, r1, and that take it, r2: the
-    first is divided by it, with its bias, and the second multiplied. Pairs share convolutions, so all are gone through
-    until nothing changes.
+    A channel's factor is ``sqrt(r1 / r2)``, with r1 the largest absolute weight that produces the channel and r2 the
+    largest that consumes it: the first convolution and its bias are divided by it, the second is multiplied. Pairs
+    share convolutions, so all pairs are visited until nothing changes.
 
-    A ReLU lets a factor through, a ReLU6 does not: between convolutions of a pair it becomes a ReLU. So a network of
-    ReLUs computes what it did, to rounding; one of ReLU6 computes another function wherever an activation was above 6,
-    and what it retrieves has to judge it.
+    A factor passes through a ReLU, but not through a ReLU6, which therefore becomes a ReLU between the convolutions of
+    a pair. So a network of ReLUs computes the same up to rounding. One of ReLU6 computes a different function wherever
+    an activation was above 6, so its recall must be measured.
 
     Args:
-        network: the graph, in fp32, BatchNorms folded; left as it is.
+        network: the graph, in fp32, BatchNorms folded; not modified.
     """
     fixed = ModelProto.FromString(network.SerializeToString())
     pairs = pairs_of(fixed)
@@ -66,7 +66,7 @@ def equalized(network: ModelProto) -> ModelProto:
 def pairs_of(network: ModelProto) -> list[Pair]:
     """Return the pairs of convolutions of a graph, in its order.
 
-    Both have weights of their own, stored in the graph. A Clip counts as a ReLU6 where it begins at 0.
+    Their weights are stored in the graph and not shared. A Clip whose minimum is 0 counts as a ReLU6.
     """
     stored = {tensor.name: tensor for tensor in network.graph.initializer}
     takers: dict[str, list[NodeProto]] = {output.name: [] for output in network.graph.output}
@@ -110,7 +110,7 @@ def _is_relu(node: NodeProto, stored: dict[str, object]) -> bool:
 
 
 def _equalize(pair: Pair, weights: dict[str, np.ndarray]) -> float:
-    """Scale the channels between a pair, in place; return the largest change, as a logarithm."""
+    """Scale the channels between a pair in place, and return the largest change, as a logarithm."""
     makes, takes = weights[pair.first.input[1]], weights[pair.second.input[1]]
     grouped = _by_group(takes, pair.second)
     made = np.abs(makes).max(axis=(1, 2, 3))
@@ -126,6 +126,6 @@ def _equalize(pair: Pair, weights: dict[str, np.ndarray]) -> float:
 
 
 def _by_group(weight: np.ndarray, node: NodeProto) -> np.ndarray:
-    """Return a convolution's weight as a view ``(groups, outputs, inputs, height, width)``, counts of one group."""
+    """Return a view of a convolution's weight: ``(groups, outputs, inputs, height, width)``, channels per group."""
     groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
     return weight.reshape(groups, -1, *weight.shape[1:])

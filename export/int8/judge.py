@@ -1,4 +1,4 @@
-"""What int8 is judged on and how: images of classes held out, preprocessed once, and what networks retrieve of them."""
+"""How int8 is judged: retrieval among images of held-out classes, which are preprocessed once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 VALIDATION, OTHERS, HALVES = "validation classes", "other training images", "training classes"
 _LEAST_OF_CLASS = 8
-_CACHE_BYTES = 256 << 20  # of decoded pixels: those to judge on are needed once, those to calibrate on twice
+_CACHE_BYTES = 256 << 20  # decoded pixels kept: judged images are read once, calibration images twice
 _BATCH = 16
 
 
@@ -35,8 +35,8 @@ class Part:
     """Images that are retrieved among themselves.
 
     Attributes:
-        of: what they are: "validation classes", "other training images" (that were not calibrated on) or "training
-            classes" (half of each, where no classes are held out).
+        of: what they are: "validation classes", "other training images" (not used for calibration) or "training
+            classes" (half of each, if no classes are held out).
         images: the images.
     """
 
@@ -57,7 +57,7 @@ class Judge:
         self.name = "Recall@1" if self.by_class else f"nDCG@{NDCG_K}"
         sides = traced.graphs.network.graph.input[0].type.tensor_type.shape.dim[1:]
         shape = tuple(side.dim_value for side in sides)
-        # On disk, since at 224 pixels 2,000 images take 1.2 GB.
+        # On disk, because 2,000 images take 1.2 GB at 224 pixels.
         count = sum(len(part.images) for part in self.parts)
         tensors = scratch_array(folder / "tensors", (count, *shape))
         ends = np.cumsum([len(part.images) for part in self.parts])
@@ -71,9 +71,9 @@ class Judge:
                     shown.update()
 
     def embed(self, network: ModelProto, one_by_one: bool, part: int = 0, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return the embeddings of some rows of a part's images or of all, float32 ``(N, dim)``.
+        """Return the embeddings of a part's images, all or the given rows, float32 ``(N, dim)``.
 
-        Where ranges are found at each run, images must not share a batch, whose range would be that of all of them.
+        With dynamic quantisation images must run one by one: a batch would share one range.
         """
         session = session_of(join(replace(self.graphs, network=network), "tensor"), threads=None)
         step = 1 if one_by_one else _BATCH
@@ -86,7 +86,7 @@ class Judge:
     def measure(
         self, embeddings: np.ndarray, part: int = 0, rows: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the score of each query of a part ``(Q,)`` and its 10 nearest images ``(Q, 10)``."""
+        """Return the score of each query of a part, ``(Q,)``, and its 10 nearest images, ``(Q, 10)``."""
         images = self.parts[part].images
         images = images if rows is None else images.subset(rows)
         if self.by_class:
@@ -97,7 +97,7 @@ class Judge:
 
 
 def preprocessed(graphs: Graphs, images: ImageSet) -> Iterator[np.ndarray]:
-    """Yield the network's input for each image, float32 ``(1, 3, h, w)``, by the preprocessing that ships."""
+    """Yield the network's input for each image, float32 ``(1, 3, h, w)``, from the preprocessing graph that ships."""
     session = session_of(graphs.preprocess, threads=None)
     for index in range(len(images)):
         yield session.run(None, {"image": images.pixels(index)[None]})[0]
@@ -106,24 +106,24 @@ def preprocessed(graphs: Graphs, images: ImageSet) -> Iterator[np.ndarray]:
 def images_of(
     splits: DataSplits, count: int, judged_images: int, max_unreadable: int, seed: int
 ) -> tuple[ImageSet, list[Part]]:
-    """Draw images to calibrate on and images to judge on, never test images.
+    """Draw calibration images and images to judge on, never test images.
 
-    The first to judge are the validation classes. Training images that are not calibrated on are added, balanced over
-    classes, as far as ``judged_images`` allows. Where no classes are held out, half of the images of each training
-    class judge, with a warning.
+    Validation classes judge first. Training images not used for calibration are added, balanced over classes, as far as
+    ``judged_images`` allows. If no classes are held out, half of the images of each training class judge, with a
+    warning.
 
     Args:
         splits: the data.
-        count: how many training images to calibrate on, balanced over classes.
-        judged_images: how many images to judge on, at most.
-        max_unreadable: how many unreadable images are left out of each before an error.
-        seed: of the draw.
+        count: number of calibration images, drawn from the training images and balanced over classes.
+        judged_images: largest number of images to judge on.
+        max_unreadable: unreadable images left out of each before an error.
+        seed: seed of the draw.
 
     Returns:
-        The images to calibrate on, and those to judge on, one part or two.
+        The calibration images, and one or two parts to judge on.
 
     Raises:
-        DataError: no training images, or none to judge on by which retrieval can be measured.
+        DataError: there are no training images, or retrieval cannot be measured on the images to judge on.
     """
     if not len(splits.train):
         raise DataError(f"{splits.name} has no training images to calibrate int8 on. Choose another split.")
@@ -154,7 +154,7 @@ def images_of(
 
 
 def _evened(images: ImageSet, seed: int) -> np.ndarray:
-    """Return rows of images of which no class has more than the median class, or than 8, in ascending order.
+    """Return rows, ascending, that cap each class at the size of the median class, but not below 8.
 
     Classes with many images are often easy, and would hide what int8 does to the others.
     """
@@ -166,7 +166,7 @@ def _evened(images: ImageSet, seed: int) -> np.ndarray:
 
 
 def _halves(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Part the rows into two, each with about half of every class; the second has the odd one, where one is left."""
+    """Split the rows in two halves of every class; the second half gets the odd image."""
     groups = _groups(images)
     turns = _turns(groups, np.random.default_rng(seed).permutation(len(images)))
     first = turns < np.bincount(groups)[groups] // 2
@@ -174,27 +174,27 @@ def _halves(images: ImageSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def balanced(images: ImageSet, count: int, seed: int) -> np.ndarray:
-    """Return rows of images, as many of each class as there are, drawn at random; int ``(min(count, N),)``.
+    """Return rows drawn at random, as equally from all classes as possible; int ``(min(count, N),)``.
 
     Args:
         images: the images; without labels, all are of one class.
-        count: how many.
-        seed: of the draw.
+        count: number of rows.
+        seed: seed of the draw.
     """
     shuffled = np.random.default_rng(seed).permutation(len(images))
     return shuffled[np.argsort(_turns(_groups(images), shuffled)[shuffled], kind="stable")][:count]
 
 
 def judging(images: ImageSet, count: int, seed: int) -> np.ndarray:
-    """Return rows of images to retrieve among, int ``(min(count, N),)``: of many classes, and several of each.
+    """Return rows of images to retrieve among, int, at most ``count``: of many classes, with several images of each.
 
-    Classes are drawn at random, and from each as many images as all classes could give, but at least 8, queries and
-    gallery in turn: with fewer, a query would have hardly another image of its class to find.
+    Classes are drawn at random. Each gives an equal share of ``count``, but at least 8 images, queries and gallery in
+    turn: with fewer, a query would have hardly another image of its class to find.
 
     Args:
         images: the images.
-        count: how many.
-        seed: of the draw.
+        count: largest number of rows.
+        seed: seed of the draw.
     """
     if len(images) <= count:
         return np.arange(len(images))
@@ -208,18 +208,18 @@ def judging(images: ImageSet, count: int, seed: int) -> np.ndarray:
     classes = generator.permutation(np.unique(labels))
     places = np.empty(labels.max() + 1, dtype=np.int64)
     places[classes] = np.arange(len(classes))
-    order = np.lexsort((turns, places[labels]))  # class after class, of each one of every role in turn
+    order = np.lexsort((turns, places[labels]))  # class after class; within one, roles take turns
     within = np.arange(len(order)) - np.searchsorted(places[labels][order], places[labels][order])
     return order[within < max(_LEAST_OF_CLASS, count // len(classes))][:count]
 
 
 def _groups(images: ImageSet) -> np.ndarray:
-    """Return the class of each image, int64 ``(N,)``; without labels, all are of one."""
+    """Return the class of each image, int64 ``(N,)``; without labels, all are of one class."""
     return np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
 
 
 def _turns(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return the how-manieth of its group each row is, in an order of the rows; int ``(N,)``."""
+    """Return each row's position within its group, from 0, when rows are visited in ``order``; int ``(N,)``."""
     turns = np.empty(len(groups), dtype=np.int64)
     met: dict[int, int] = {}
     for row in order:
@@ -230,5 +230,5 @@ def _turns(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def session_of(proto: ModelProto, threads: int | None) -> onnxruntime.InferenceSession:
-    """Open a graph on the CPU, with as many threads as given, or as onnxruntime chooses."""
+    """Open a graph on the CPU with a number of threads, or None for onnxruntime's choice."""
     return cpu_session(proto.SerializeToString(), threads)

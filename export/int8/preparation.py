@@ -1,4 +1,4 @@
-"""What quantising by a scheme needs beforehand, made once: equalised networks and ranges of activations."""
+"""Inputs of the quantiser, computed once and shared between schemes: the equalised network and activation ranges."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from export.onnx.tracing import Graphs
 from zoo.data.image_set import ImageSet
 from zoo.progress import progress
 
-_CORRECTED_ON = 64  # images; each is run once a layer
+_CORRECTED_ON = 64  # images for bias correction; each is run once per layer
 
 
 class Prepared:
     """Quantises one network by any scheme.
 
     Args:
-        graphs: of the network.
-        calibration: images to measure activations on.
+        graphs: graphs of the network.
+        calibration: images to measure activation ranges on.
     """
 
     def __init__(self, graphs: Graphs, calibration: ImageSet) -> None:
@@ -35,7 +35,7 @@ class Prepared:
         self._ranges: dict[tuple[str, bool], TensorsData] = {}
 
     def quantized(self, scheme: Scheme, in_float: Iterable[str] = ()) -> ModelProto:
-        """Quantise by a scheme, but for nodes of these names."""
+        """Return the network quantised by a scheme; nodes with the names ``in_float`` stay in float."""
         network, left = self._network(scheme), list(in_float)
         found = to_int8(network, scheme, self._ranges_for(scheme), left)
         return corrected(network, found, self._to_correct_on) if scheme.bias_corrected else found

@@ -1,4 +1,4 @@
-"""One network graph in fp16 or int8: calibration, and the quantisers, which are onnxruntime's."""
+"""A network graph in fp16 or int8: calibration and quantisation by onnxruntime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from export.int8.schemes import ABSORBED, ADDITIONS, MINMAX, WEIGHTED, Scheme, shallow_stem
 
 _PERCENTILE = 99.99
-_CALIBRATED_AT_ONCE = 2  # images: all their intermediate tensors are in memory, 150 MB each in ResNet-50 at 224 pixels
+_CALIBRATED_AT_ONCE = 2  # images; all their activations are in memory, 150 MB per image in ResNet-50 at 224 pixels
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
@@ -37,7 +37,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
 def calibrate(network: ModelProto, ranges: str, tensors: Iterable[np.ndarray]) -> TensorsData:
     """Return the range of each activation that a static scheme needs.
 
-    Memory is that of the network on one batch, and for percentiles a histogram of each activation.
+    Memory is that of the network on one batch, plus a histogram per activation for percentiles.
 
     Args:
         network: the graph.
@@ -77,12 +77,12 @@ def _batched(tensors: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
 def to_int8(
     network: ModelProto, scheme: Scheme, activations: TensorsData | None, in_float: Iterable[str] = ()
 ) -> ModelProto:
-    """Return the network in int8, but for a shallow first layer and the head's output, the embedding.
+    """Return the network in int8, except a shallow first layer and the head's output, the embedding.
 
     Args:
-        network: the graph, in fp32; left as it is.
-        scheme: how.
-        activations: their ranges, from :func:`calibrate`; None for a dynamic scheme.
+        network: the graph, in fp32; not modified.
+        scheme: the scheme to quantise by.
+        activations: ranges from :func:`calibrate`; None for a dynamic scheme.
         in_float: names of nodes to leave in float.
     """
     copied = ModelProto.FromString(network.SerializeToString())
@@ -103,7 +103,7 @@ def to_int8(
             {
                 "WeightSymmetric": True,
                 "ActivationSymmetric": scheme.activations == "int8",
-                "OpTypesToExcludeOutputQuantization": ["Gemm"],  # the head: embeddings stay in float
+                "OpTypesToExcludeOutputQuantization": ["Gemm"],  # the head: its output, the embedding, stays in float
             },
         )
         quantizer.quantize_model()
@@ -112,12 +112,12 @@ def to_int8(
 
 
 def _keep_float(network: ModelProto) -> None:
-    """Have onnxruntime compute in float what is in float between nodes in int8.
+    """Keep onnxruntime from rounding the float weights of nodes left in float between int8 nodes.
 
-    It takes a convolution or Gemm of float weights between DequantizeLinear and QuantizeLinear for one whose weights
-    were forgotten, and rounds them to int8 when it opens the file, with one scale for all (its optimizer
-    WeightBiasQuantization). It does so where the input has one scale, also before a MaxPool. So the input gets one for
-    each channel, all alike, which is the same arithmetic.
+    When it opens a file, its optimizer WeightBiasQuantization takes a convolution or Gemm with float weights between
+    DequantizeLinear and QuantizeLinear for one whose weights were not quantised by oversight, and rounds them to int8
+    with one scale for all. It does so if the input has a single scale, also with a MaxPool in between. So the input
+    gets one scale per channel, all equal, which is the same arithmetic.
     """
     graph = network.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -169,21 +169,21 @@ def _dynamic(network: ModelProto, scheme: Scheme, in_float: list[str]) -> ModelP
 
 
 def to_fp16(network: ModelProto) -> ModelProto:
-    """Return the network in float16 by onnxruntime's converter; its input and output stay float32."""
+    """Return the network in float16, from onnxruntime's converter; input and output stay float32."""
     copied = ModelProto.FromString(network.SerializeToString())
     with _quietly():
         return _sorted(convert_float_to_float16(copied, keep_io_types=True))
 
 
 def _sorted(network: ModelProto) -> ModelProto:
-    """Put nodes in an order that the ONNX checker accepts; the converters append some at the end."""
+    """Sort nodes topologically, as the ONNX checker demands; the converters append some at the end."""
     ordered = ONNXModel(network)
     ordered.topological_sort()
     return ordered.model
 
 
 def fits_float16(network: ModelProto) -> bool:
-    """Return whether all weights lie in float16's range; the converter would clip the others to its ends."""
+    """Return whether all weights are in float16's range; the converter would clip others to its limits."""
     largest = np.finfo(np.float16).max
     arrays = (numpy_helper.to_array(tensor) for tensor in network.graph.initializer)
     return all(bool((np.abs(array) <= largest).all()) for array in arrays if array.dtype.kind == "f")
@@ -191,7 +191,7 @@ def fits_float16(network: ModelProto) -> bool:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep onnxruntime's quantisers from printing, and from advising steps that were taken already."""
+    """Silence onnxruntime's quantisers, which print, and advise steps that were taken already."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

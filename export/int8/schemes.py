@@ -1,4 +1,4 @@
-"""How a network may be quantised: the schemes, which of them fit it and its target, and its blocks."""
+"""Quantisation schemes, which of them fit a network and its target, and the blocks of a network."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from zoo.models.int8_speed import FEWEST_TERMS
 TARGETS = ("x86", "x86-vnni", "arm64", "web")
 """What int8 will run on; "x86" has VNNI if this processor does."""
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-"""Operators that int8 makes smaller and faster. The others stay in float, but for ``ABSORBED``."""
-ABSORBED = ("Relu", "Clip")  # the quantiser makes them the lower end of what precedes them: no node is left to run
+"""Operators that int8 makes smaller and faster. All others but ``ABSORBED`` stay in float."""
+ABSORBED = ("Relu", "Clip")  # the quantiser folds them into the range of the tensor before them: no node is left
 ADDITIONS = ("Add",)
 MINMAX, _CLIPPED = "minmax", "percentile"
-_ATTENTION_SHARE = 0.5  # of the weights in matrix products, from which on a network counts as a transformer
+_ATTENTION_SHARE = 0.5  # share of the weights in MatMul from which a network counts as a transformer
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Scheme:
     """How a network is quantised.
 
     Attributes:
-        kind: "static" (QDQ: ranges of activations measured beforehand on images) or "dynamic" (found at each run).
+        kind: "static" (QDQ: activation ranges measured beforehand on images) or "dynamic" (measured in each run).
         activations: "uint8", asymmetric, or "int8", symmetric; one scale per tensor.
-        per_channel: whether each output channel of a weight has a scale of its own; weights are symmetric int8.
-        ranges: with kind static, "minmax" or "percentile" (the most extreme 0.01 % is clipped); else "".
+        per_channel: whether each output channel of a weight has its own scale; weights are symmetric int8.
+        ranges: for kind static, "minmax" or "percentile" (the most extreme 0.01 % is clipped); else "".
         additions: whether residual additions are quantised too.
-        reduce_range: 7 bits for weights, which x86 without VNNI adds up at full speed: sums of 8-bit products saturate
-            there, or take longer, see ``zoo.sessions``.
-        equalized: whether channels are scaled alike beforehand; see ``export.int8.equalization``.
-        bias_corrected: whether the means of channels are set right afterwards; see ``export.int8.bias_correction``.
+        reduce_range: whether weights have 7 bits, for full speed on x86 without VNNI: there, sums of 8-bit products
+            saturate or take longer, see ``zoo.sessions``.
+        equalized: whether channels are equalised beforehand; see ``export.int8.equalization``.
+        bias_corrected: whether the means of channels are corrected afterwards; see ``export.int8.bias_correction``.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class Scheme:
 
     @property
     def name(self) -> str:
-        """Return a name for tables, such as "static u8s8 per-channel minmax"."""
+        """Name for tables, such as "static u8s8 per-channel minmax"."""
         activations = "u8" if self.activations == "uint8" else "s8"
         words = [self.kind, f"{activations}s8", "per-channel" if self.per_channel else "per-tensor", self.ranges]
         words += ["with additions" if self.additions else "", "7-bit weights" if self.reduce_range else ""]
@@ -60,10 +60,11 @@ class Scheme:
 
 
 def schemes_for(network: ModelProto, target: str, vnni: bool = True) -> list[Scheme]:
-    """Return the schemes that fit a network and a target, the usual best first.
+    """Return the schemes that fit a network and a target, the usually best one first.
 
-    Static for convolutional networks, dynamic for transformers, where ranges change from image to image; both for a
-    mixture. On x86 and in browsers activations are uint8, which their kernels want; on arm64 int8 as well.
+    Convolutional networks get static schemes. Transformers get dynamic schemes first, because their ranges change from
+    image to image. Mixtures get both. Activations are uint8 on x86 and in browsers, as their kernels require; on arm64
+    also int8.
 
     Args:
         network: the graph.
@@ -93,10 +94,10 @@ def schemes_for(network: ModelProto, target: str, vnni: bool = True) -> list[Sch
 
 
 def improved(schemes: list[Scheme], network: ModelProto) -> list[Scheme]:
-    """Return what else to try of a network's schemes where these lose: equalised, bias-corrected, and both.
+    """Return variants to try if a network's schemes lose recall: equalised, bias-corrected, and both.
 
-    Of the usual best static scheme alone, since each takes a calibration or a run a layer. Equalised only where
-    there are convolutions to equalise.
+    Only the first static scheme gets variants, because each takes another calibration or a run per layer. Equalised
+    variants need convolutions to equalise.
 
     Args:
         schemes: from :func:`schemes_for`.
@@ -113,9 +114,9 @@ def improved(schemes: list[Scheme], network: ModelProto) -> list[Scheme]:
 
 
 def matmul_share(network: ModelProto) -> float:
-    """Return the share of the weights of convolutions and matrix products that is in MatMul nodes, in [0, 1].
+    """Return the share of MatMul in the weights of Conv and MatMul nodes, in [0, 1].
 
-    Gemm, the embedding head, counts as neither.
+    Gemm, the embedding head, is not counted.
     """
     counts = dict.fromkeys(WEIGHTED, 0)
     for node in network.graph.node:
@@ -126,7 +127,7 @@ def matmul_share(network: ModelProto) -> float:
 
 
 def weights_of(network: ModelProto, nodes: Iterable[str]) -> int:
-    """Return how many weights nodes of these names have, biases aside."""
+    """Return the number of weights, without biases, in nodes with these names."""
     names = set(nodes)
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in network.graph.initializer if len(tensor.dims) > 1}
     return sum(
@@ -138,7 +139,7 @@ def weights_of(network: ModelProto, nodes: Iterable[str]) -> int:
 
 
 def shallow_stem(network: ModelProto) -> list[str]:
-    """Return the names of the convolutions of the image that stay in float; see ``FEWEST_TERMS``."""
+    """Return the names of the convolutions on the image that stay in float; see ``FEWEST_TERMS``."""
     (image,) = (entry.name for entry in network.graph.input)
     shapes = {tensor.name: tensor.dims for tensor in network.graph.initializer}
     return [
@@ -149,10 +150,10 @@ def shallow_stem(network: ModelProto) -> list[str]:
 
 
 def blocks_of(network: ModelProto, most: int = 24) -> dict[str, list[str]]:
-    """Return the names of the nodes that can be quantised, by the module of the torch model that they come from.
+    """Return the names of the nodes that can be quantised, grouped by the torch module they come from.
 
-    Modules are named as in the torch model, as deep as gives no more than ``most`` blocks, but at least one name deep;
-    in the graph's order.
+    Modules are named as in the torch model and follow the graph's order. Names are as deep as possible with at most
+    ``most`` blocks, but at least one level.
     """
     quantised = (*WEIGHTED, *ABSORBED, *ADDITIONS)
     weights = {tensor.name for tensor in network.graph.initializer}
@@ -164,7 +165,7 @@ def blocks_of(network: ModelProto, most: int = 24) -> dict[str, list[str]]:
         blocks: dict[str, list[str]] = {}
         for name, path in paths.items():
             blocks.setdefault(".".join(path[:depth]) or "(model)", []).append(name)
-        # A block without weights has nothing of its own to leave in float.
+        # A block without weights gains nothing from float.
         blocks = {block: names for block, names in blocks.items() if weights_of(network, names)}
         if len(blocks) <= most:
             break
@@ -173,7 +174,7 @@ def blocks_of(network: ModelProto, most: int = 24) -> dict[str, list[str]]:
 
 def _module_path(node: NodeProto, weights: set[str]) -> list[str]:
     for name in node.input:
-        if name in weights and name.endswith(".weight"):  # a convolution and its BatchNorm are one node by now
+        if name in weights and name.endswith(".weight"):  # BatchNorm is already folded into its convolution
             return name.split(".")[:-1]
     for note in node.metadata_props:
         if note.key == MODULE_OF_NODE:

@@ -1,4 +1,4 @@
-"""Which int8 file to ship: of the candidates tried, one is chosen, or all are refused."""
+"""Try int8 candidates, and choose the one to ship or refuse all."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from zoo.versions import has_vnni, machine, versions
 log = logging.getLogger(__name__)
 
 SCHEMA = 2
-_NEAR = 0.95  # of fp32's nearest images found by a candidate inside the budget: nothing is left to improve
-_WIDE = 0.1  # a budget that is likely meant in points
+_NEAR = 0.95  # share of fp32's nearest images found by a candidate within the budget that ends the search
+_WIDE = 0.1  # a larger budget was probably meant in percentage points
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,8 @@ class Chosen:
 
     Attributes:
         network: its graph.
-        entry: what ``candidates.json`` says of it.
-        content: what ``candidates.json`` holds.
+        entry: its entry in ``candidates.json``.
+        content: content of ``candidates.json``.
     """
 
     network: ModelProto
@@ -63,34 +63,34 @@ def choose_int8(
     before: RefusedError | None = None,
     save: Callable[[dict[str, Any]], object] = lambda content: None,
 ) -> Chosen:
-    """Quantise a network, measure what each candidate retrieves and how fast it is, and choose one.
+    """Quantise a network, measure recall and latency of each candidate, and choose one.
 
-    Candidates are judged on validation images, which are of training classes held out, and besides on training images
-    that were not calibrated on; never on test images. The measure is Recall@1, or nDCG@10 where there are continuous
-    labels and no classes.
+    Candidates are judged on validation images, whose classes are held out of training, and on training images not used
+    for calibration; never on test images. The measure is Recall@1, or nDCG@10 if there are continuous labels and no
+    classes.
 
     Args:
         traced: the model.
         splits: its data.
-        search: try all schemes that fit, and where none is inside the budget leave blocks in float, most harmful first;
-            otherwise the usual best scheme alone.
+        search: try all schemes that fit, and if none is within the budget, leave blocks in float, most harmful first;
+            otherwise try only the usually best scheme.
         target: what it will run on: "x86" (with VNNI if this processor has it), "x86-vnni", "arm64" or "web".
-        max_drop: the budget: how far the measure may fall below fp32's, as a fraction; None for no limit.
-        budget_by: what must be inside it, "mean" or "interval"; see :class:`~export.int8.budget.Budget`.
-        calibration_images: how many training images activations are measured on.
-        judged_images: how many images to judge on, at most.
-        max_unreadable: how many unreadable images are left out before an error.
-        latency_runs: how often each candidate is timed; 0 for never.
-        seed: of the choice of images and of bootstrap samples.
-        before: where the model was finished after a refusal, that refusal: drops are against its fp32, and what was
-            tried then stays on record.
-        save: called with what is known after each candidate.
+        max_drop: the budget: largest drop of the measure below fp32's, as a fraction; None for no limit.
+        budget_by: what must be within it, "mean" or "interval"; see :class:`~export.int8.budget.Budget`.
+        calibration_images: number of training images to measure activation ranges on.
+        judged_images: largest number of images to judge on.
+        max_unreadable: unreadable images left out before an error.
+        latency_runs: timed runs per candidate; 0 for none.
+        seed: seed for the choice of images and the bootstrap.
+        before: if the model was fine-tuned after a refusal, that refusal: drops are relative to its fp32, and its
+            candidates stay on record.
+        save: called with the content of ``candidates.json`` after each candidate.
 
     Raises:
-        RefusedError: none is inside the budget.
-        DataError: too few images to calibrate or judge with, or without labels to judge by.
+        RefusedError: no candidate is within the budget.
+        DataError: there are too few images to calibrate or judge with, or no labels to judge by.
         ModelError: the model gives embeddings that are not finite.
-        OptionError: unknown target, or no images to calibrate with are asked for.
+        OptionError: unknown target, or calibration_images or judged_images is below 1.
     """
     require_at_least(1, calibration_images=calibration_images, judged_images=judged_images)
     if max_drop is not None and max_drop > _WIDE:
@@ -153,7 +153,7 @@ def choose_int8(
 
 
 def _search_further(trial: Trial, schemes: list[Scheme]) -> None:
-    """Try what takes longer: first what makes the file neither larger nor slower, then what does."""
+    """Try what takes longer to make: first what makes the file neither larger nor slower, then what does."""
     if any(entry["neighbour_overlap"] >= _NEAR for entry in trial.inside()):
         return
     schemes = [*schemes, *improved(schemes, trial.judge.graphs.network)]
@@ -162,14 +162,14 @@ def _search_further(trial: Trial, schemes: list[Scheme]) -> None:
             trial.add_int8(scheme)
     if not trial.inside():
         for scheme in schemes:
-            if scheme.reduce_range:  # the eighth bit costs time here, but gives recall
+            if scheme.reduce_range:  # an eighth bit costs time on this target, but may restore recall
                 trial.add_int8(replace(scheme, reduce_range=False))
     if not trial.inside():
         trial.add_mixed()
 
 
 def _refusal(trial: Trial) -> tuple[str, str]:
-    """Return what was found, and what can be done."""
+    """Return what was found, and the remedy."""
     measured = [entry for entry in trial.entries if entry["precision"] == "int8" and entry["error"] is None]
     if not measured:
         return "No int8 file could be made; candidates.json says why.", "Ship fp32 or fp16."

@@ -1,4 +1,4 @@
-"""Candidates for int8, tried in order: each is quantised, measured by what it retrieves, timed and noted."""
+"""Candidates for int8, tried in order: each is quantised, measured by retrieval, timed and recorded."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from zoo.retrieval.measures import neighbour_overlap
 
 log = logging.getLogger(__name__)
 
-_MOST_FOR_BLOCKS = 500  # images to find by which blocks harm most
-_LEAST_INT8 = 0.5  # of the weights; a file with less is refused: it would be int8 by name only
+_MOST_FOR_BLOCKS = 500  # images that rank blocks by harm
+_LEAST_INT8 = 0.5  # share of the weights; a file with less is refused, because it would be int8 in name only
 _UNKNOWN: dict[str, Any] = {
     **dict.fromkeys(("score", "drop", "drop_interval", "standard_error", "neighbour_overlap")),
     "parts": [],
@@ -36,15 +36,15 @@ _UNKNOWN: dict[str, Any] = {
     "latency_ms": None,
     "error": None,
 }
-"""What an entry holds of a candidate that was not measured."""
+"""Fields of the entry of a candidate that was not measured."""
 
 
 class Trial:
-    """What was tried, in order; drops are against the first, or against a network given for that.
+    """The candidates tried, in order. Drops are relative to the first, or to ``reference`` if given.
 
     Attributes:
-        scores: of each candidate, on all judged images, float or bool ``(Q,)``; none for those that were measured on
-            the first part only.
+        scores: scores of each candidate on all judged images, float or bool ``(Q,)``; without those measured on the
+            first part only.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class Trial:
         return found
 
     def inside(self) -> list[dict[str, Any]]:
-        """Return the int8 candidates inside the budget."""
+        """Return the int8 candidates within the budget."""
         return [entry for entry in self.entries if entry["precision"] == "int8" and entry["inside_budget"]]
 
     def add(self, name: str, network: ModelProto, scheme: Scheme | None, in_float: tuple[str, ...] = ()) -> None:
-        """Measure a network and note it.
+        """Measure a network and record it.
 
-        An int8 candidate that is outside the budget on the first part, validation classes, is not measured on others.
+        An int8 candidate outside the budget on the first part, the validation classes, is not measured on the other.
         """
         start = time.monotonic()
         precision, name = "int8" if scheme is not None else name, self.prefix + name
@@ -113,7 +113,7 @@ class Trial:
             )
         else:
             entry["error"] = "embeddings that are not finite"
-        if entry["inside_budget"] or not in_float:  # others are neither timed nor shipped, and there may be many
+        if entry["inside_budget"] or not in_float:  # the others are neither timed nor shipped, and may be many
             self.networks[name] = network
         self.entries.append(entry)
         self.save(self.content)
@@ -121,7 +121,7 @@ class Trial:
     def _measured(
         self, network: ModelProto, one_by_one: bool, until_outside: bool = False
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the scores and neighbours on each part, or on the first alone; nothing where they are not finite."""
+        """Return scores and neighbours on each part, or only the first; empty if an embedding is not finite."""
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for part in range(len(self.judge.parts)):
             embeddings = self.judge.embed(network, one_by_one, part)
@@ -135,7 +135,7 @@ class Trial:
         return found
 
     def _compared(self, name: str, found: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-        """Note what a candidate scores, and return it, as its entry holds it, with whether it is inside the budget."""
+        """Record a candidate's scores, and return the fields of its entry that compare it with the reference."""
         assert self._reference is not None
         known = list(zip(found, self._reference, self.judge.parts, strict=False))
         seed = self.judge.seed
@@ -162,7 +162,7 @@ class Trial:
         }
 
     def add_int8(self, scheme: Scheme, in_float: tuple[str, ...] = ()) -> None:
-        """Quantise by a scheme, but for some blocks, measure and note it; a failure is noted too."""
+        """Quantise by a scheme, except some blocks, and measure and record the result; a failure is recorded too."""
         name = scheme.name + (f", in float: {', '.join(in_float)}" if in_float else "")
         try:
             network = self.quantized(scheme, in_float)
@@ -174,7 +174,7 @@ class Trial:
         self.add(name, network, scheme, in_float)
 
     def quantized(self, scheme: Scheme, in_float: tuple[str, ...] = (), only: str | None = None) -> ModelProto:
-        """Quantise but for some blocks, or one block only."""
+        """Return the network quantised except the blocks ``in_float``, or with only one block quantised."""
         network = self.judge.graphs.network
         blocks = blocks_of(network)
         left = [name for block, nodes in blocks.items() if block in in_float for name in nodes]
@@ -183,11 +183,11 @@ class Trial:
         return self.prepared.quantized(scheme, left)
 
     def add_mixed(self) -> None:
-        """Leave blocks in float, those first that harm retrieval most, until a candidate is inside the budget."""
+        """Leave blocks in float, those that harm retrieval most first, until a candidate is within the budget."""
         measured = [entry for entry in self.entries if entry["name"] in self.schemes and entry["error"] is None]
         if not measured:
             return
-        # All were measured on the first part, and only some on others.
+        # All were measured on the first part, but only some on the other.
         scheme = self.schemes[min(measured, key=lambda entry: entry["parts"][0]["drop"])["name"]]
         network = self.judge.graphs.network
         blocks = blocks_of(network)
@@ -203,10 +203,10 @@ class Trial:
                 return
 
     def _most_harmful(self, scheme: Scheme, blocks: list[str]) -> list[str]:
-        """Return the blocks, first the one that changes nearest neighbours most when it alone is in int8."""
+        """Return the blocks, sorted by how much each alone in int8 changes the nearest neighbours, most first."""
         rows = np.sort(judging(self.judge.parts[0].images, _MOST_FOR_BLOCKS, self.judge.seed))
         one_by_one = scheme.kind == "dynamic"
-        scheme = replace(scheme, bias_corrected=False)  # which takes long, and moves the mean only
+        scheme = replace(scheme, bias_corrected=False)  # correction is slow and only shifts means
         _, nearest = self.judge.measure(self.judge.embed(self.judge.graphs.network, one_by_one, rows=rows), rows=rows)
         overlaps = {}
         for block in progress(blocks, "blocks"):
@@ -217,7 +217,7 @@ class Trial:
         return sorted(blocks, key=lambda block: overlaps[block])
 
     def time(self, runs: int) -> None:
-        """Time all candidates in turn, from pixels and from tensors, one image on one thread."""
+        """Time all candidates in turn, from pixels and from tensors, with one image on one thread."""
         if runs < 1:
             return
         images = self.judge.parts[0].images
@@ -239,7 +239,7 @@ class Trial:
 
 
 def _int8_share(network: ModelProto) -> float:
-    """Return which share of the weights that nodes multiply by is in int8, in [0, 1]."""
+    """Return the share of the weights of computing nodes that is in int8, in [0, 1]."""
     computing = Graph(network).computing()
     total = sum(node["weights"] for node in computing)
     return sum(node["weights"] for node in computing if node["precision"] == "int8") / max(total, 1)

@@ -1,1 +1,1 @@
-"""Files for LiteRT (TensorFlow Lite): conversion, int8, metadata that MediaPipe reads, and the gate of recall."""
+"""Files for LiteRT (TensorFlow Lite): conversion, int8, metadata for MediaPipe, and the check of recall."""

@@ -21,20 +21,20 @@ from zoo.models.network import normalize_embeddings
 log = logging.getLogger(__name__)
 
 SIGNATURE, INPUT = "serving_default", "args_0"
-# Names of what the module itself computes: of its parts they go on with a slash.
+# Names of operations in the module itself; in the names of its submodules' operations a slash follows.
 _NORMALIZATION = r"ResizedPixelsToVector;\d+|serving_default_output"
 FP32, INT8 = "fp32", "int8"
 
 
 class ResizedPixelsToVector(nn.Module):
-    """What a LiteRT file must compute: everything but resize and crop."""
+    """What a LiteRT file must compute: everything except resize and crop."""
 
     def __init__(self, whole: PixelsToVector) -> None:
         super().__init__()
         self.normalize, self.network, self.unit = whole.preprocess.normalize, whole.network, whole.normalize
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Take float32 ``(1, h, w, 3)``, pixels 0..255; give float32 ``(1, dim)``."""
+        """Embed float32 ``(1, h, w, 3)``, pixels 0..255; returns float32 ``(1, dim)``."""
         embedding: Tensor = self.network(self.normalize(pixels.permute(0, 3, 1, 2)))
         return normalize_embeddings(embedding) if self.unit else embedding
 
@@ -43,9 +43,9 @@ def convert(module: ResizedPixelsToVector, size: tuple[int, int], name: str) -> 
     """Return a module as a LiteRT model in float32.
 
     Args:
-        module: in eval mode, on the CPU.
-        size: height and width of its input, pixels.
-        name: of the model, for messages.
+        module: the module, in eval mode on the CPU.
+        size: height and width of its input, in pixels.
+        name: name of the model, for messages.
 
     Raises:
         ModelError: litert-torch cannot convert it.
@@ -62,14 +62,14 @@ def convert(module: ResizedPixelsToVector, size: tuple[int, int], name: str) -> 
 
 
 def quantize(model: bytes, images: Sequence[np.ndarray], name: str, unit: bool) -> bytes:
-    """Return a model whose weights and activations are int8, by ranges that images show; input and output stay float.
+    """Return a model with int8 weights and activations, calibrated on images; input and output stay float.
 
     L2 normalisation stays float too: in int8, lengths would be off by a hundredth.
 
     Args:
-        model: of :func:`convert`.
-        images: float32 ``(1, h, w, 3)``, pixels 0..255, to measure ranges on.
-        name: of the model, for messages.
+        model: a model from :func:`convert`.
+        images: calibration images, float32 ``(1, h, w, 3)``, pixels 0..255.
+        name: name of the model, for messages.
         unit: whether the model ends in L2 normalisation.
 
     Raises:
@@ -98,6 +98,6 @@ def quantize(model: bytes, images: Sequence[np.ndarray], name: str, unit: bool) 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the converter's steps off the terminal."""
+    """Silence the converter's progress output."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -1,7 +1,7 @@
-"""Metadata in a ``.tflite`` file by which MediaPipe's ImageEmbedder knows what to give a network.
+"""Metadata in a ``.tflite`` file that tells MediaPipe's ImageEmbedder what input the network takes.
 
-Written by the field numbers of MediaPipe's metadata_schema.fbs, since the package mediapipe is large and needed for no
-more.
+Written by the field numbers of MediaPipe's metadata_schema.fbs, because the package mediapipe is large and not needed
+for anything else.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ NAME = "TFLITE_METADATA"
 _IDENTIFIER = b"M001"
 _RGB = 1
 _FEATURES, _IMAGE, _NORMALIZATION = 1, 2, 1  # members of unions
-# Fields of the schema's tables, by their numbers.
+# Field numbers of the schema's tables.
 _MODEL = {"name": 0, "description": 1, "subgraphs": 3, "min_parser_version": 7}
 _SUBGRAPH = {"inputs": 2, "outputs": 3}
 _TENSOR = {"name": 0, "content": 3, "process_units": 4, "stats": 5}
-_UNION = {"type": 0, "value": 1}  # as Content and ProcessUnit have it
+_UNION = {"type": 0, "value": 1}  # layout of Content and ProcessUnit
 _NORMALIZED, _STATS = {"mean": 0, "std": 1}, {"max": 0, "min": 1}
 
 
 def embedder_metadata(name: str, description: str) -> bytes:
-    """Return the metadata of a network with an input of RGB pixels and one embedding as its output.
+    """Return the metadata of a network that takes RGB pixels and returns one embedding.
 
-    The network takes pixels 0..255 as they are, so the normalisation is by mean 0 and deviation 1.
+    The network takes unscaled pixels 0..255, so the normalisation has mean 0 and deviation 1.
 
     Args:
-        name: of the model.
-        description: of it, in a sentence.
+        name: name of the model.
+        description: one sentence about it.
     """
     import flatbuffers
 
@@ -44,7 +44,7 @@ def embedder_metadata(name: str, description: str) -> bytes:
         return int(builder.EndVector())
 
     def table(fields: Mapping[str, int], kind: int | None = None, **values: int) -> int:
-        """Write a table whose fields are places; ``kind`` is the type of a union in it."""
+        """Write a table whose fields are offsets; ``kind`` is the type of a union in it."""
         builder.StartObject(1 + max(fields.values(), default=0))
         if kind is not None:
             builder.PrependUint8Slot(fields["type"], kind, 0)
@@ -78,7 +78,7 @@ def with_metadata(model: bytes, metadata: bytes) -> bytes:
 
     Args:
         model: the model.
-        metadata: of :func:`embedder_metadata`.
+        metadata: metadata from :func:`embedder_metadata`.
     """
     import flatbuffers
     import numpy as np
@@ -86,7 +86,7 @@ def with_metadata(model: bytes, metadata: bytes) -> bytes:
 
     content: Any = schema.ModelT.InitFromPackedBuf(model, 0)
     for buffer in content.buffers:
-        if buffer.offset > 1:  # the quantiser puts weights behind the model, where packing it anew would lose them
+        if buffer.offset > 1:  # the quantiser stores weights after the model, where repacking would lose them
             buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
     kept = schema.BufferT()

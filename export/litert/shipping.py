@@ -1,4 +1,4 @@
-"""A model as a ``.tflite`` file, refused where recall falls: :func:`write_litert`."""
+"""A model as a ``.tflite`` file, refused if recall drops too far: :func:`write_litert`."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def write_litert(
     """Write a model as a ``.tflite`` file for LiteRT, with MediaPipe's metadata.
 
     Input: float32 ``(1, h, w, 3)``, pixels 0..255, RGB, resized and cropped by the caller. Output: float32
-    ``(1, dim)``, of unit length where the metric is cosine. In float32 it is compared with the torch model. With data,
-    either precision is judged as int8 is in ONNX: by recall on validation classes and other training images.
+    ``(1, dim)``, of unit length if the metric is cosine. In float32 the file is compared with the torch model. With
+    data, either precision is judged like int8 in ONNX: by recall on validation classes and other training images.
 
     Args:
         model: a model folder, or a timm model in memory.
         path: the file.
         precision: fp32 or int8.
-        splits: the data, which int8 is calibrated and judged on; None to judge by the torch model alone.
-        max_drop: as for ``export_model``, as are the options that follow.
+        splits: data to calibrate int8 and to judge on; None to compare with the torch model only.
+        max_drop: as for ``export_model``, like the options that follow.
 
     Raises:
-        RefusedError: the file loses more than the budget; it is not written, and one that was there is removed.
-        ModelError: the model cannot be converted, or the file gives other embeddings.
+        RefusedError: the file loses more than the budget. It is not written, and an earlier one is removed.
+        ModelError: the model cannot be converted, or the fp32 file gives other embeddings.
     """
     require_known("precision of a .tflite file", precision, PRECISIONS)
     require_at_least(1, calibration_images=calibration_images, judged_images=judged_images)
@@ -94,20 +94,20 @@ def write_litert(
             if judge is not None:
                 _require_recall(judge, traced, written, Budget(max_drop, budget_by), precision)
     except RefusedError:
-        path.unlink(missing_ok=True)  # an older one must not pass for this one
+        path.unlink(missing_ok=True)  # an older file must not pass for this one
         raise
     log.info("%s: %.2f MB, differs from torch by %.1e at most", path, path.stat().st_size / 1e6, worst)
 
 
 def _given(traced: Traced, pixels: np.ndarray) -> np.ndarray:
-    """Return what the file takes for an image, float32 ``(1, h, w, 3)``."""
+    """Return the file's input for an image, float32 ``(1, h, w, 3)``."""
     resized = traced.whole.preprocess.resize(torch.from_numpy(pixels)[None].permute(0, 3, 1, 2).float())
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
 
 
 @torch.inference_mode()
 def _difference(traced: Traced, module: ResizedPixelsToVector, written: LiteRtTeacher) -> float:
-    """Return the largest difference of an element, as a share of the largest where that is above 1."""
+    """Return the largest difference of an element, relative to the largest element if that is above 1."""
     worst = 0.0
     for image in smooth_images(5):
         expected = module(torch.from_numpy(_given(traced, image))).numpy()
@@ -119,7 +119,7 @@ def _difference(traced: Traced, module: ResizedPixelsToVector, written: LiteRtTe
 
 
 def _require_recall(judge: Judge, traced: Traced, written: LiteRtTeacher, budget: Budget, precision: str) -> None:
-    """Refuse a file that retrieves worse than the network in float32 by more than the budget allows."""
+    """Refuse a file whose drop in recall below the float32 network exceeds the budget."""
     scores: list[tuple[np.ndarray, np.ndarray]] = []
     for part, tensors in enumerate(judge.tensors):
         expected = judge.measure(judge.embed(traced.graphs.network, one_by_one=False, part=part), part)[0]

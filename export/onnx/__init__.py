@@ -1,1 +1,1 @@
-"""ONNX files: a model traced to a graph, written in fp32, fp16 and int8, and what a graph says of itself."""
+"""ONNX files: tracing a model to a graph, writing it in fp32, fp16 and int8, and inspecting a file."""

@@ -25,7 +25,7 @@ def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = (), *, i
     Input ``image``: uint8 ``(N, H, W, 3)``, RGB, any N, H and W. Output ``embedding``: float32 ``(N, dim)``. Resize
     (antialiased), crop, normalisation, network and, if the metric is cosine, L2 normalisation are inside. With
     ``input="tensor"`` the file has no preprocessing; its input ``tensor`` is float32 ``(N, 3, h, w)``, as the
-    preprocessing would return it. The metadata contain architecture, dim, metric, preprocessing, data, versions and
+    preprocessing would return it. The metadata contains architecture, dim, metric, preprocessing, data, versions and
     digests; see docs/formats.md.
 
     The file is checked (ONNX checker, full mode) and compared with the torch model at batch 1, 2, 3 and 5 and three
@@ -41,7 +41,7 @@ def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = (), *, i
         The path.
 
     Raises:
-        OptionError: unknown input, or a path that is a folder.
+        OptionError: unknown input, or the path is a folder.
         DataError: an image for the comparison cannot be read.
         ModelError: the model cannot be exported, or an embedding differs from the model's by more than 1e-4 (of its
             largest element, if that is above 1).
@@ -57,7 +57,7 @@ def to_onnx(model: ModelLike, path: str | Path, images: Sequence[Any] = (), *, i
 
 
 def write_fp32(traced: Traced, path: Path, images: Sequence[Any], takes: str) -> Path:
-    """Write a traced model in fp32, checked and compared as :func:`to_onnx` says, and return the path."""
+    """Write a traced model in fp32, checked and compared as in :func:`to_onnx`, and return the path."""
     from export.onnx.tracing import difference, join, metadata, save, smooth_images
     from zoo.files import replacing
 

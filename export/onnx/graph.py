@@ -1,4 +1,4 @@
-"""An ONNX graph, and what of it computes and is stored in which precision."""
+"""The precision in which the nodes of an ONNX graph compute and its weights are stored."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from onnx import TensorProto
 
 from zoo.errors import ModelError, first_line
 
-# Operators that multiply by a matrix, which is where time goes. Those of the second row compute in 8 bits as such.
+# Operators that multiply by a matrix, which takes most of the time. Those of the second set always compute in 8 bits.
 _FLOAT_OPERATORS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv"}
 _INT8_OPERATORS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm"} | {
     "DynamicQuantizeMatMul",
     "MatMulIntegerToFloat",
     "QAttention",
 }
-# Which input of theirs is the bias, where there is one beside scales and zero points.
+# Position of the bias among the inputs of integer operators that have one.
 _BIAS = {"QLinearConv": 8, "QGemm": 6, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6, "QAttention": 2}
 _FLOATS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "fp64"}
 _PRECISIONS = _FLOATS | {"INT8": "int8", "UINT8": "int8"}
 
 
 class Graph:
-    """A graph, prepared for questions: where a value comes from and what type it has.
+    """A graph with look-ups for the node that makes a value and for the value's type.
 
     Attributes:
-        nodes: of the graph and of the graphs inside it.
-        initializers: names of its constants that are not nodes.
+        nodes: nodes of the graph and of its subgraphs.
+        initializers: names of the initializers.
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
@@ -48,12 +48,12 @@ class Graph:
         self._types = {name: TensorProto.DataType.Name(kind) for name, kind in kinds.items() if kind in known}
 
     def computing(self) -> list[dict[str, Any]]:
-        """Return name, operator, precision, weight and its size of each node that multiplies by a matrix."""
+        """Return name, operator, precision, weight and number of weights for each node that multiplies by a matrix."""
         known = _FLOAT_OPERATORS | _INT8_OPERATORS
         return [self._described(node) for node in self.nodes if node.op_type in known]
 
     def weights(self) -> dict[str, dict[str, Any]]:
-        """Return for each type of stored weights their number, share of all, and bytes."""
+        """Return number, share of all, and bytes of the stored weights, by type."""
         no_weights, biases = self._quantization_parameters()
         found: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
         for name, tensor in self._constants.items():
@@ -69,7 +69,7 @@ class Graph:
         }
 
     def antialiased(self) -> list[str]:
-        """Return the names of nodes that resize with antialiasing, which few accelerators compute."""
+        """Return the names of nodes that resize with antialiasing, which few accelerators support."""
         return [
             node.name or next(iter(node.output), "")
             for node in self.nodes
@@ -94,7 +94,7 @@ class Graph:
         return known[0] if known else "unknown"
 
     def _dequantized(self, name: str) -> bool:
-        """Whether a value is a DequantizeLinear of 8-bit integers."""
+        """Return whether a value is the output of a DequantizeLinear of 8-bit integers."""
         node = self._maker.get(name)
         if node is None or node.op_type != "DequantizeLinear":
             return False
@@ -102,8 +102,8 @@ class Graph:
         return _PRECISIONS.get(self._types.get(typed, "UINT8")) == "int8"
 
     def _stored(self, name: str) -> str:
-        """Return the constant that a value is a rearrangement or a dequantised form of, else the value's own name."""
-        passed: set[str] = set()  # a broken graph may go round in a circle
+        """Return the constant that a value rearranges, casts or dequantises, else the value's own name."""
+        passed: set[str] = set()  # a broken graph may have a cycle
         while name not in self._constants and name in self._maker and name not in passed:
             node = self._maker[name]
             rearranges = {"DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape", "Identity"}
@@ -114,7 +114,7 @@ class Graph:
         return name
 
     def _quantization_parameters(self) -> tuple[set[str], set[str]]:
-        """Return the names of scales and zero points, and those of biases beside them."""
+        """Return the names of scales and zero points, and the names of integer biases."""
         scales: set[str] = set()
         biases: set[str] = set()
         dynamic = {node.output[1] for node in self.nodes if node.op_type == "DynamicQuantizeLinear"}
@@ -132,14 +132,14 @@ class Graph:
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read the graph of a file, without weights that lie beside it.
+    """Read the graph of a file, without weights stored in other files.
 
     Raises:
-        ModelError: it is not ONNX.
+        ModelError: the file is not ONNX.
     """
     try:
         proto = onnx.load(path, format="protobuf", load_external_data=False)
-    except Exception as error:  # protobuf's exceptions share no base class of its own
+    except Exception as error:  # protobuf's exceptions share no base class
         raise ModelError(
             f"{path} is not an ONNX file ({first_line(error)}). Give a file that ends in .onnx."
         ) from error
@@ -149,7 +149,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and those inside its nodes."""
+    """Yield a graph and its subgraphs."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -159,11 +159,11 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _types(proto: onnx.ModelProto) -> dict[str, int]:
-    """Return the element types of the values of the outer graph, as far as they can be inferred."""
+    """Return the element types of the outer graph's values, as far as they can be inferred."""
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
-    del bare.graph.value_info[:]  # a converter may have left them as they were
-    with contextlib.suppress(Exception):  # operators of other makes
+    del bare.graph.value_info[:]  # a converter may have left stale ones
+    with contextlib.suppress(Exception):  # custom operators may make inference fail
         bare = onnx.shape_inference.infer_shapes(bare)
     values = [*bare.graph.input, *bare.graph.value_info, *bare.graph.output]
     return {value.name: value.type.tensor_type.elem_type for value in values}
@@ -176,7 +176,7 @@ def _factors(node: onnx.NodeProto) -> list[str]:
 
 
 def port(value: onnx.ValueInfoProto) -> dict[str, Any]:
-    """Return name, type and shape of an input or output; a side is a number, a name or "?"."""
+    """Return name, type and shape of an input or output; each dimension is a number, a name or "?"."""
     tensor = value.type.tensor_type
     sides = [entry.dim_value if entry.HasField("dim_value") else entry.dim_param or "?" for entry in tensor.shape.dim]
     kinds = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}

@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself, and what its graph computes in: :func:`inspect`."""
+"""The metadata of an ONNX file and the precision of its nodes: :func:`inspect`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.paths import given_path
 
 SCHEMA = 1
 
-# Metadata of to_onnx; those of the second row are JSON.
+# Metadata that to_onnx writes: plain texts, and JSON documents.
 _TEXTS = ("architecture", "dim", "metric", "parameters", "precision", "loss", "source_digest", "content_digest")
 _DOCUMENTS = ("preprocessing", "quantization", "data", "teacher", "versions")
 
@@ -69,7 +69,7 @@ def inspect(file: str | Path) -> dict[str, Any]:
 
 
 def _json(text: str | None) -> Any:
-    """Return what a metadata entry holds; the text itself where others wrote something else than JSON."""
+    """Parse a metadata entry as JSON; return the text itself if it is not JSON, as in files of other tools."""
     try:
         return None if text is None else parsed(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""An ONNX file that takes prepared tensors, cut out of the one that takes pixels: what is behind the preprocessing."""
+"""An ONNX file that takes preprocessed tensors: the file that takes pixels, with its preprocessing cut off."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from zoo.files import replacing
 from zoo.formats.onnx_content import DIGEST_KEY
 
 INPUT, OUTPUT = "pixel_values", "image_embeds"
-"""Names that transformers.js and fastembed find the input and the embedding by."""
+"""Names of input and embedding that transformers.js and fastembed expect."""
 _PREPROCESSING = "preprocess/"
 
 
 def write_tensor_file(pixels: Path, path: Path) -> None:
-    """Write what a file that takes pixels does to the prepared tensor, in whatever precision it is.
+    """Write the part of a file, of any precision, that follows its preprocessing.
 
     Args:
-        pixels: a file of ours that takes pixels.
+        pixels: a file made by export that takes pixels.
         path: the file to write: input ``pixel_values`` float32 ``(N, 3, h, w)``, output ``image_embeds`` float32
             ``(N, dim)``.
 
     Raises:
-        ModelError: the preprocessing in the file cannot be told from the network.
+        ModelError: the file has no preprocessing that can be separated from the network.
     """
     proto = onnx.load(pixels)
     graph = proto.graph

@@ -1,4 +1,4 @@
-"""The artefact as a torch module, its ONNX graph, and the comparison of the two."""
+"""The exported model as a torch module, its ONNX graph, and the comparison of the two."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PIXELS, TENSOR = INPUTS = ("pixels", "tensor")
 
 
 class PixelsToVector(nn.Module):
-    """Preprocessing, network and normalisation in one: what the ONNX file must compute."""
+    """Preprocessing, network and normalisation in one module: what the ONNX file must compute."""
 
     def __init__(self, preprocess: Preprocess, network: nn.Module, normalize: bool) -> None:
         super().__init__()
@@ -51,19 +51,19 @@ class PixelsToVector(nn.Module):
         self.normalize = normalize
 
     def forward(self, image: Tensor) -> Tensor:
-        """Take uint8 ``(N, H, W, 3)``; give float32 ``(N, dim)``."""
+        """Embed uint8 ``(N, H, W, 3)``; returns float32 ``(N, dim)``."""
         embedding: Tensor = self.network(self.preprocess(image))
         return normalize_embeddings(embedding) if self.normalize else embedding
 
 
 def pixels_to_vector(model: nn.Module) -> PixelsToVector:
-    """Wrap a copy of a model, its branches merged (timm's reparameterisation), in eval mode on the CPU."""
+    """Wrap a copy of a model, in eval mode on the CPU, its branches merged by timm's reparameterisation."""
     network = _with_plain_pooling(reparameterize_model(deepcopy(model).cpu().eval()))
     return PixelsToVector(Preprocess(preprocessing_of(model)), network, facts_of(model).metric == COSINE).eval()
 
 
 def _with_plain_pooling(network: nn.Module) -> nn.Module:
-    """Let maxima over whole maps be taken as such: ONNX has no adaptive pooling, nor has torch 2.11 a way round it."""
+    """Replace adaptive pooling to size 1, in place: ONNX has none, and torch 2.11 does not work around that."""
     for pooling in list(network.modules()):
         if isinstance(pooling, SelectAdaptivePool2d) and getattr(pooling.pool, "output_size", None) == 1:
             pooling.add_module("pool", SelectAdaptivePool2d(pool_type=f"fast{pooling.pool_type}").pool)
@@ -72,14 +72,14 @@ def _with_plain_pooling(network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class Graphs:
-    """The parts of an ONNX file; only the network is ever put in another precision.
+    """The parts of an ONNX file; only the network is ever converted to another precision.
 
-    The other two are shared between models, and are not to be changed in place.
+    The other two are shared between models and must not be modified in place.
 
     Attributes:
         preprocess: ``image`` uint8 ``(N, H, W, 3)``, any N, H and W, to ``tensor`` float32 ``(N, 3, h, w)``.
         network: ``tensor`` to ``vector`` float32 ``(N, dim)``; any N.
-        normalize: ``vector`` to ``embedding`` float32 ``(N, dim)`` of unit norm; None where the metric is not cosine.
+        normalize: ``vector`` to ``embedding`` float32 ``(N, dim)`` of unit norm; None if the metric is not cosine.
     """
 
     preprocess: onnx.ModelProto
@@ -92,8 +92,8 @@ class Traced:
     """A model with its graphs.
 
     Attributes:
-        name: of the model, for messages.
-        folder: where it came from, if from a folder.
+        name: name of the model, for messages.
+        folder: the model folder; None for a model in memory.
         model: the model.
         whole: what the file must compute.
         graphs: its parts, in fp32.
@@ -107,7 +107,7 @@ class Traced:
 
     @property
     def dim(self) -> int:
-        """Return the dimensions of the embedding."""
+        """Dimensions of the embedding."""
         return int(self.graphs.network.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
 
 
@@ -115,7 +115,7 @@ def trace_model(model: ModelLike) -> Traced:
     """Open a model and trace it.
 
     Raises:
-        ModelError: it is missing, broken, or cannot be exported.
+        ModelError: the model is missing, broken, or cannot be exported.
     """
     folder = Path(model) if isinstance(model, str | Path) else None
     network = load_model(model) if isinstance(model, str | Path) else model
@@ -131,7 +131,7 @@ def trace_model(model: ModelLike) -> Traced:
 
 
 def trace(whole: PixelsToVector) -> Graphs:
-    """Export the parts to ONNX by PyTorch's dynamo exporter, weights inside."""
+    """Export the parts to ONNX with PyTorch's dynamo exporter, weights inside."""
     with torch.no_grad():
         tensor = whole.preprocess(_example_image())
         vector = whole.network(tensor)
@@ -148,7 +148,7 @@ def trace(whole: PixelsToVector) -> Graphs:
 
 @lru_cache(maxsize=8)
 def _preprocess_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
-    """Return what depends on no weights, once: tracing it takes as long as a small network."""
+    """Return the graph of the preprocessing; cached, because tracing it takes as long as a small network."""
     return _traced(Preprocess(preprocessing), _example_image(), ("image", "tensor"), {0: "N", 1: "H", 2: "W"})
 
 
@@ -180,22 +180,22 @@ def _traced(module: nn.Module, example: Tensor, names: tuple[str, str], dynamic:
             external_data=False,
             verbose=False,
         )
-    assert program is not None  # only without dynamo is there no program
+    assert program is not None  # it is None only without dynamo
     proto = program.model_proto
-    for node in proto.graph.node:  # of the exporter's notes keep the module, not source lines and paths of this machine
+    for node in proto.graph.node:  # keep the exporter's note of the module, but not source lines and local paths
         modules = [note for note in node.metadata_props if note.key == MODULE_OF_NODE]
         del node.metadata_props[:]
         node.metadata_props.extend(modules)
-    # What the exporter notes of shapes is partly stale after its own rewriting, which breaks quantisers.
+    # After the exporter's own rewriting some of its shapes are stale, which breaks quantisers.
     del proto.graph.value_info[:]
     return onnx.shape_inference.infer_shapes(proto)
 
 
 def join(graphs: Graphs, takes: str) -> onnx.ModelProto:
-    """Return one graph that ends in ``embedding``: from ``image`` if it takes "pixels", from ``tensor`` if "tensor".
+    """Return one graph with output ``embedding`` and input ``image`` (takes "pixels") or ``tensor`` (takes "tensor").
 
     Raises:
-        OptionError: it is to take something else.
+        OptionError: ``takes`` is something else.
     """
     require_known("input", takes, INPUTS)
     joined = graphs.network
@@ -215,19 +215,20 @@ def join(graphs: Graphs, takes: str) -> onnx.ModelProto:
 
 def _merged(first: onnx.ModelProto, second: onnx.ModelProto, name: str) -> onnx.ModelProto:
     versions_of = {entry.domain: entry.version for proto in (first, second) for entry in proto.opset_import}
-    first.ir_version = second.ir_version = max(first.ir_version, second.ir_version)  # merging wants them equal
+    first.ir_version = second.ir_version = max(first.ir_version, second.ir_version)  # merging requires equal versions
     merged = merge_models(first, second, [(name, name)])
-    del merged.opset_import[:]  # it lists what both have twice
+    del merged.opset_import[:]  # entries that both have are listed twice
     merged.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions_of.items())
     return merged
 
 
 @torch.inference_mode()
 def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray], takes: str = PIXELS) -> float:
-    """Return how far an ONNX file is from the module: the largest absolute difference of an element.
+    """Return the largest absolute difference between elements of an ONNX file's and the module's embeddings.
 
-    Taken over batches of 1, 2, 3 and 5 images at three sizes, smaller and larger than what they are resized to; as a
-    share of the largest element where that is above 1. Infinite where a shape differs or a value is not finite.
+    Compares batches of 1, 2, 3 and 5 images at three sizes, smaller and larger than what they are resized to. The
+    difference is relative to the largest element if that is above 1, and infinite if a shape differs or a value is not
+    finite.
 
     Args:
         whole: the module.
@@ -253,7 +254,7 @@ def difference(whole: PixelsToVector, path: Path, images: Sequence[np.ndarray], 
 
 
 def metadata(traced: Traced, takes: str) -> dict[str, str]:
-    """Return what an fp32 file that takes "pixels" or "tensor" says of itself; see docs/formats.md."""
+    """Return the metadata of an fp32 file that takes "pixels" or "tensor"; see docs/formats.md."""
     model, folder = traced.model, traced.folder
     facts, summary = without_places(facts_of(model)), summary_of(model)
     entries: dict[str, Any] = {
@@ -275,8 +276,8 @@ def metadata(traced: Traced, takes: str) -> dict[str, str]:
 
 
 def save(proto: onnx.ModelProto, path: Path, entries: dict[str, str]) -> None:
-    """Write a graph with its metadata and a digest over both, and check it: ONNX checker, full mode."""
-    del proto.metadata_props[:]  # what quantisers note
+    """Write a graph with its metadata and a digest of both, and run the ONNX checker in full mode."""
+    del proto.metadata_props[:]  # notes of the quantisers
     for key, value in entries.items():
         proto.metadata_props.add(key=key, value=value)
     onnx.save(proto, path)
@@ -286,7 +287,7 @@ def save(proto: onnx.ModelProto, path: Path, entries: dict[str, str]) -> None:
 
 
 def smooth_images(count: int = 5) -> list[np.ndarray]:
-    """Return images with structure at several scales, uint8 ``(160, 160, 3)``; the same ones every time."""
+    """Return images with structure at several scales, uint8 ``(160, 160, 3)``; the same in every call."""
     generator = torch.Generator().manual_seed(0)
     layers = [
         functional.interpolate(torch.rand(count, 3, side, side, generator=generator), size=160, mode="bicubic")
@@ -297,6 +298,6 @@ def smooth_images(count: int = 5) -> list[np.ndarray]:
 
 
 def _fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return an image of a size, its pixels as they are: cut off, or mirrored at the edges."""
+    """Return an image cropped, or padded by mirroring at its edges, to a size; nothing is resampled."""
     missing = [(0, max(0, height - image.shape[0])), (0, max(0, width - image.shape[1])), (0, 0)]
     return np.pad(image, missing, mode="symmetric")[:height, :width]

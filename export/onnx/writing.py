@@ -1,4 +1,4 @@
-"""Files of lower precision, and the images that files are compared on."""
+"""Write fp16 and int8 files, and choose the images that files are compared on."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 def write_fp16(traced: Traced, path: Path, images: Sequence[np.ndarray], takes: str) -> None:
     """Write the model in float16.
 
-    Activations are looked at in float32, since onnxruntime computes float16 so on CPUs, where nothing overflows.
+    Overflow is checked on the float32 graph: on CPUs onnxruntime computes float16 in float32, where nothing overflows.
 
     Args:
         traced: the model.
         path: the file to write.
-        images: uint8 ``(H, W, 3)`` images to look at activations on; none for smooth random ones.
+        images: images to measure activations on, uint8 ``(H, W, 3)``; empty for smooth random ones.
         takes: pixels or tensor.
 
     Raises:
-        ModelError: a weight or an activation lies beyond float16's range, or embeddings are not finite.
+        ModelError: a weight or an activation is outside float16's range, or embeddings are not finite.
     """
     limit = float(np.finfo(np.float16).max)
     if not fits_float16(traced.graphs.network):
@@ -53,7 +53,7 @@ def write_fp16(traced: Traced, path: Path, images: Sequence[np.ndarray], takes: 
 
 
 def write_int8(traced: Traced, chosen: Chosen, path: Path, takes: str) -> None:
-    """Write the int8 network that was chosen; the metadata say how it was made."""
+    """Write the chosen int8 network; the metadata records how it was made."""
     entry, content = chosen.entry, chosen.content
     scheme = entry["scheme"] | {"scheme": entry["name"], "float_blocks": entry["float_blocks"]}
     judged = {name: content["judged_on"][name] for name in ("images", "of")} | {"measure": content["measure"]}
@@ -79,12 +79,12 @@ def _write(traced: Traced, graphs: Graphs, path: Path, takes: str, entries: dict
 
 
 def some_images(splits: DataSplits | None, count: int = 5) -> list[np.ndarray]:
-    """Return training images that can be read, of classes far apart, uint8 ``(H, W, 3)``; none without data."""
+    """Return readable training images, spread over the classes, uint8 ``(H, W, 3)``; none without data."""
     found: list[np.ndarray] = []
     if splits is not None and len(splits.train):
         spaced = np.unique(np.linspace(0, len(splits.train) - 1, 10 * count).astype(int))
         for index in (index for start in range(10) for index in spaced[start::10]):
-            with contextlib.suppress(DataError):  # reported when the images were read to train on
+            with contextlib.suppress(DataError):  # unreadable images were reported in training
                 found.append(splits.train.pixels(index))
             if len(found) == count:
                 break

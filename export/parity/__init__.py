@@ -1,1 +1,1 @@
-"""The parity pack: images and the vectors they must give, to check a runtime or an application against this one."""
+"""The parity pack: images and their expected vectors, to check that another runtime or application agrees."""

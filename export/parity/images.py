@@ -1,4 +1,4 @@
-"""Five images that tell one way of preparing them from another: odd sizes, fine detail, saturated colours."""
+"""Five images that reveal differences in preprocessing: odd sizes, fine detail, saturated colours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-# Name, height and width, and how the image is stored as a file. All but the last decode to the same pixels everywhere.
+# Name, height, width and file format. All but the last decode to the same pixels everywhere.
 _IMAGES = (
     ("rings", 161, 203, "png"),
     ("stripes", 97, 310, "png"),
@@ -23,7 +23,7 @@ class ParityImage:
     """An image of the pack.
 
     Attributes:
-        name: of its files.
+        name: name of its files, without suffix.
         pixels: uint8 ``(H, W, 3)``, as Pillow decodes the file.
         file: the file's name.
         content: the file's bytes.
@@ -38,7 +38,7 @@ class ParityImage:
 
 
 def parity_images() -> list[ParityImage]:
-    """Return the five images; the same ones every time."""
+    """Return the five images; the same in every call."""
     return [_made(index, *about) for index, about in enumerate(_IMAGES)]
 
 
@@ -55,10 +55,10 @@ def _made(index: int, name: str, height: int, width: int, kind: str) -> ParityIm
 
 
 def _drawn(index: int, height: int, width: int) -> np.ndarray:
-    """Return rings, stripes or squares that get finer towards an edge, in colours on smooth ground; uint8."""
+    """Return coloured rings, stripes or squares that get finer towards an edge, on a smooth background; uint8."""
     random = np.random.default_rng([index, 27])
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    finest = np.pi * min(height, width) / 2.2  # radians a unit: just below one period in two pixels at the edge
+    finest = np.pi * min(height, width) / 2.2  # radians per unit: just below one period in two pixels at the edge
     radius = np.hypot(x - 0.3, y + 0.2)
     waves = [
         np.cos(finest * radius**2 / 2),

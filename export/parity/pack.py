@@ -29,19 +29,19 @@ from zoo.sessions import cpu_session
 SCHEMA = 1
 CHECKERS = ("check.py", "check.mjs", "self_test.js", "check.cpp")
 _LEAST = {"fp32": 1e-3, "fp16": 5e-3, "int8": 0.02}
-_MARGIN = 2.0  # times what the way of computing was seen to change
+_MARGIN = 2.0  # factor on the change observed between two ways of computing
 
 
 @dataclass(frozen=True, eq=False)
 class _Expected:
-    """What a file gives for the images of the pack, and how much another runtime may differ.
+    """A file's vectors for the images of the pack, and how far another runtime's may be from them.
 
     Attributes:
         vectors: float32 ``(5, dim)``.
-        unit: of distances: how far the vectors lie from their mean.
-        tolerance: the largest distance that passes, in these units.
+        unit: unit of distances: root mean square distance of the vectors from their mean.
+        tolerance: largest distance that passes, in these units.
         tolerance_decoded: the same for images that decoders disagree on.
-        noticed: the largest distance that each change of preprocessing makes, by the change in words.
+        noticed: largest distance that each change of preprocessing causes, by a description of the change.
     """
 
     vectors: np.ndarray
@@ -52,20 +52,20 @@ class _Expected:
 
 
 def write_parity(exported: Mapping[str, Path], folder: Path) -> None:
-    """Write the pack: images, the vectors that each file must give, tolerances, and checkers.
+    """Write the pack: images, the expected vectors of each file, tolerances, and checkers.
 
-    A vector passes if its distance from the expected one is within the tolerance of the precision. Distances are in
-    units of how far the five expected vectors lie from their mean (root mean square). The tolerance allows for other
-    kernels: twice what onnxruntime's optimisations change here, and not less than 1e-3 (fp32), 5e-3 (fp16) or 0.02
-    (int8); for JPEG files it allows for other decoders too. The pack is written only if it notices images resized
-    without antialiasing or by another filter, normalised by another mean, or with red and blue exchanged.
+    A vector passes if its distance from the expected one is within the tolerance of the precision. The unit of distance
+    is the root mean square distance of the five expected vectors from their mean. The tolerance allows for other
+    kernels: twice the change caused by onnxruntime's optimisations here, and at least 1e-3 (fp32), 5e-3 (fp16) or 0.02
+    (int8). For JPEG files it allows for other decoders too. The pack is written only if it detects images resized
+    without antialiasing or with another filter, normalised by another mean, or with red and blue swapped.
 
     Args:
-        exported: files of ours that take pixels, by precision.
-        folder: the pack's; what was in it is replaced.
+        exported: files made by export that take pixels, by precision.
+        folder: the folder of the pack; everything in it is replaced.
 
     Raises:
-        ModelError: a difference in preprocessing would go unnoticed.
+        ModelError: the pack would not detect a difference in preprocessing.
     """
     shown = parity_images()
     expected = {precision: _expected(precision, file, shown) for precision, file in exported.items()}
@@ -139,7 +139,7 @@ def _manifest(
 
 
 def _cases(shown: list[ParityImage], expected: Mapping[str, _Expected]) -> str:
-    """Return what the manifest says in lines of words, for languages that do not read JSON."""
+    """Return the content of the manifest as lines of words, for languages without a JSON reader."""
     lines = [f"dim {next(iter(expected.values())).vectors.shape[1]}"]
     lines += [f"image {image.name}.rgb {image.pixels.shape[0]} {image.pixels.shape[1]}" for image in shown]
     lines += [
@@ -155,7 +155,7 @@ def _embedded(session: onnxruntime.InferenceSession, images: list[np.ndarray]) -
 
 
 def _plain_session(file: Path) -> onnxruntime.InferenceSession:
-    """Open a file so that onnxruntime changes nothing in its graph: int8 is computed as float, node by node."""
+    """Open a file without onnxruntime's graph optimisations: int8 is computed in float, node by node."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -163,14 +163,14 @@ def _plain_session(file: Path) -> onnxruntime.InferenceSession:
 
 
 def _otherwise_decoded(shown: list[ParityImage]) -> list[np.ndarray]:
-    """Return the images as another decoder might have them: values one higher or lower here and there."""
+    """Return the images as another decoder might give them: values changed at random by -1, 0 or 1."""
     random = np.random.default_rng(0)
     changed = [image.pixels + random.integers(-1, 2, image.pixels.shape) for image in shown]
     return [np.clip(pixels, 0, 255).astype(np.uint8) for pixels in changed]
 
 
 def _noticed(file: Path, right: Preprocessing, shown: list[ParityImage], expected: np.ndarray) -> dict[str, float]:
-    """Return the largest distance that each change of preprocessing makes, by the change in words."""
+    """Return the largest distance that each change of preprocessing causes, by a description of the change."""
     other_filter = "bilinear" if right.interpolation == "bicubic" else "bicubic"
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if abs(right.mean[0] - IMAGENET_MEAN[0]) > 1e-3 else ((0.5,) * 3,) * 2
     changes: dict[str, tuple[Preprocessing, bool, bool]] = {
@@ -195,12 +195,12 @@ def _noticed(file: Path, right: Preprocessing, shown: list[ParityImage], expecte
 
 
 def _distances(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Return the distance of each row from what it should be, in units of the spread of the latter."""
+    """Return the distance of each row from the expected one, in units of the spread of the expected rows."""
     distances: np.ndarray = np.linalg.norm(found - expected, axis=1) / _spread(expected)
     return distances
 
 
 def _spread(vectors: np.ndarray) -> float:
-    """Return how far vectors lie from their mean, as the root of the mean square."""
+    """Return the root mean square distance of vectors from their mean."""
     around = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     return max(float(np.sqrt((around**2).sum(axis=1).mean())), 1e-12)

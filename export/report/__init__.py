@@ -1,1 +1,1 @@
-"""Validation: models and searches measured, and the report of them, as content, page and tables."""
+"""Validation: measure models and searches, and report them as content, page and tables."""

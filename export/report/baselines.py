@@ -1,4 +1,4 @@
-"""What needs no training, measured beside every model: networks as they come, and projections by PCA."""
+"""Baselines without training, measured beside every model: pretrained networks before training, and PCA projections."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ from zoo.teachers.ready import ArrayTeacher
 log = logging.getLogger(__name__)
 
 STUDENT, TEACHER_PCA, TEACHER = "student", "teacher-pca", "teacher"
-"""Kinds: a student's network as it comes, the teacher's embeddings by PCA, the teacher's network as it comes."""
+"""Kinds: a student's network before training, the teacher's embeddings by PCA, the teacher's network before training.
+"""
 _MOST_FITTED = 10_000  # images that a projection is fitted on
-_CACHE_BYTES = 1 << 30  # of their pixels
+_CACHE_BYTES = 1 << 30  # decoded pixels of them kept
 _ONNX_ALONE = "an .onnx file does not say which weights its network began with; give its model folder too"
 
 
 class Origin(NamedTuple):
-    """What a network was before it was trained, as ``create_model`` takes it."""
+    """The pretrained network that a model was trained from, as arguments of ``create_model``."""
 
     arch: str
     pretrained: bool | str
@@ -50,10 +51,10 @@ class Baselines:
     """The baselines of a report.
 
     Attributes:
-        searches: exact search with each; its kind is in ``more["baseline"]``.
-        missing: why a model has no baseline of its own network as it comes, by stage.
-        notes: sentences on what is left out.
-        warnings: sentences on what could not be made.
+        searches: exact search with each baseline; its kind is in ``more["baseline"]``.
+        missing: why a model has no baseline of its own pretrained network, by stage.
+        notes: sentences on baselines left out.
+        warnings: sentences on baselines that failed.
     """
 
     searches: list[Search] = field(default_factory=list)
@@ -73,28 +74,28 @@ def make_baselines(
     max_unreadable: int = 10,
     seed: int = 0,
 ) -> Baselines:
-    """Make what needs no training, to stand beside models; what cannot be made is said and left out.
+    """Measure baselines that need no training; one that cannot be made is noted and left out.
 
-    For each number of dimensions among the models these are the teacher's embeddings, projected to it; for each network
-    among the model folders that network as it comes, projected to the folder's dimensions; and the teacher's network as
-    it comes. Projections are fitted on training and validation images.
+    The baselines are: the teacher's embeddings, projected to each number of dimensions among the models; the pretrained
+    network of each model folder before training, projected to the folder's dimensions; and the teacher's pretrained
+    network. Projections are fitted on training and validation images.
 
     Args:
-        models: the models under validation, the teacher left out.
-        teacher: search with the teacher, and its vectors of the images; None where models are measured without one.
-        reference: the teacher, opened.
+        models: the models under validation, without the teacher.
+        teacher: search with the teacher, and its vectors of the images; None if models are measured without one.
+        reference: the opened teacher.
         splits: the data.
-        images: the test images that are measured on.
-        cache: keeps what networks make of images.
-        max_unreadable: how many unreadable training images are left out before no projection is made.
-        seed: of the choice of training images.
+        images: the test images to measure on.
+        cache: stores embeddings.
+        max_unreadable: unreadable training images left out; with more, no projection is made.
+        seed: seed for the choice of training images.
     """
     maker = _Maker(teacher, reference, splits, images, cache, max_unreadable, seed)
     for size in dict.fromkeys(model.dim for model in models):
         if teacher is not None and size is not None and size < teacher.dim:
             maker.add(TEACHER_PCA, f"teacher, PCA to {size}", partial(maker.teacher_projected, size))
-    failed: dict[str | None, str] = {}  # by architecture, why its network as it comes is not there; said already
-    unknown: dict[str | None, str] = {}  # the same of folders that do not tell what it is, not said yet
+    failed: dict[str | None, str] = {}  # architecture -> why its pretrained network was not measured; already noted
+    unknown: dict[str | None, str] = {}  # the same for folders that do not name their weights; not noted yet
     done: set[tuple[Origin, int | None]] = set()
     for model in models:
         origin = origin_of(model)
@@ -129,10 +130,9 @@ def make_baselines(
 
 
 def origin_of(model: MeasuredModel) -> Origin | str:
-    """Return what a model's network was made of where those were pretrained weights, else why that is not known.
+    """Return the pretrained network that a model was trained from, or why it is unknown.
 
-    A model folder names its weight file without a path; where it lies, :func:`~zoo.models.making.pretrained_source`
-    finds.
+    A model folder names its weight file without a path; :func:`~zoo.models.making.pretrained_source` finds it.
     """
     options = model.facts.options
     if "pretrained" not in options:
@@ -142,7 +142,7 @@ def origin_of(model: MeasuredModel) -> Origin | str:
     if not isinstance(arch, str) or not (pretrained is True or (isinstance(pretrained, str) and pretrained)):
         return "it was not made from pretrained weights"
     if isinstance(size, bool) or not isinstance(size, int | None) or not isinstance(crop, float | int | None):
-        return "what it was made with has no usual values"  # the folder's text may be anyone's
+        return "what it was made with has no usual values"  # anyone may have edited the folder
     folder = Path(model.source)
     if isinstance(pretrained, str) and (folder / "config.json").is_file():
         try:
@@ -156,16 +156,16 @@ def origin_of(model: MeasuredModel) -> Origin | str:
 
 
 def is_own(baseline: MeasuredModel, model: MeasuredModel) -> bool:
-    """Return whether a network as it comes is that of a model, and has no more dimensions."""
+    """Return whether a baseline is a model's own pretrained network and has no more dimensions than the model."""
     return baseline.architecture == model.architecture and (baseline.dim or 0) <= (model.dim or 0)
 
 
 class _LeftOutError(UserError):
-    """A baseline does not apply to the data; nothing is wrong."""
+    """A baseline does not apply to the data, which is no error."""
 
 
 class _Maker:
-    """Makes baselines one after the other, and keeps what they share."""
+    """Makes baselines one by one, and keeps what they share."""
 
     def __init__(
         self,
@@ -183,15 +183,15 @@ class _Maker:
         self._named: Counter[str] = Counter()
 
     def add(self, kind: str, name: str, make: Callable[[], tuple[MeasuredModel, np.ndarray]]) -> str:
-        """Add a baseline, or what was in its way.
+        """Add a baseline, or a note on why it is missing.
 
         Args:
-            kind: of the baseline.
+            kind: kind of the baseline.
             name: its stage, or the beginning of it.
-            make: gives the baseline and its vectors of the images.
+            make: returns the baseline and its vectors of the images.
 
         Returns:
-            Why there is none; empty where there is.
+            Why it is missing; empty if it was added.
         """
         log.info("measuring %s (baseline)", name)
         try:
@@ -209,7 +209,7 @@ class _Maker:
         return ""
 
     def teacher_projected(self, size: int) -> tuple[MeasuredModel, np.ndarray]:
-        """Return the teacher, its embeddings projected to a number of dimensions."""
+        """Return the teacher with its embeddings projected to ``size`` dimensions, and its vectors."""
         assert self.teacher is not None
         model, vectors = self.teacher.model, self.teacher.vectors
         assert vectors is not None
@@ -222,11 +222,11 @@ class _Maker:
         return named, np.asarray(comparable(vectors, model.metric) @ directions.T)
 
     def as_it_comes(self, origin: Origin, size: int | None) -> tuple[MeasuredModel, np.ndarray]:
-        """Return a network without training, its pooled features projected where they have more dimensions than size.
+        """Return a pretrained network and its pooled features, projected if they have more than ``size`` dimensions.
 
         Args:
             origin: the network.
-            size: dimensions; None to leave the features as they are.
+            size: number of dimensions; None to leave the features unprojected.
         """
         network = create_model(
             origin.arch, size or 1, origin.pretrained, None, origin.image_size, origin.crop_pct, COSINE
@@ -236,7 +236,7 @@ class _Maker:
             raise ModelError(f"The head of {origin.arch} is not one linear layer, so its features are unknown.")
         width, whole = int(head.weight.shape[1]), sum(parameter.numel() for parameter in network.parameters())
         stage, dim, parameters = f"{origin.arch} as it comes", width, whole - sum(p.numel() for p in head.parameters())
-        # Published weights are known by the version of timm, which is part of the key.
+        # Published weights depend on the version of timm, which the cache adds to the key.
         weights = "published" if origin.pretrained is True else digest(Path(str(origin.pretrained)))
         key = ("pooled", origin.arch, weights, str(preprocessing_of(network)))
         pooled_of = self.cache.through(partial(embed_pooled, network), *key)
@@ -258,7 +258,7 @@ class _Maker:
 
     @cached_property
     def _untested(self) -> ImageSet:
-        """All images that are not tested; those held out in training are as free to use here."""
+        """Training and validation images; those held out in training may be used here."""
         parts = (self.splits.train, self.splits.validation)
         return ImageSet([name for part in parts for name in part.ids], [at for part in parts for at in part.sources])
 
@@ -269,7 +269,7 @@ class _Maker:
 
     @cached_property
     def _teacher_of_training(self) -> np.ndarray:
-        """What the teacher makes of training images; of ready embeddings, those that are there."""
+        """The teacher's embeddings of training images; from ready embeddings, those that exist."""
         assert self.teacher is not None
         if not isinstance(self.reference, ArrayTeacher):
             return self.teacher.model.embed(self._training)
@@ -281,7 +281,7 @@ class _Maker:
         return self.reference.embed_images(self._drawn(np.array(held, dtype=np.int64)))
 
     def _drawn(self, rows: np.ndarray) -> ImageSet:
-        """Return training images, of many a choice."""
+        """Return images by rows, at most ``_MOST_FITTED``, drawn at random."""
         if len(rows) < 2:
             raise _LeftOutError(f"{self.splits.name} has no training images that PCA could be fitted on")
         if len(rows) > _MOST_FITTED:

@@ -1,4 +1,4 @@
-"""What the content of ``report.json`` says: as attributes of a :class:`Report`, and where more than one reader asks."""
+"""Access to ``report.json``: a :class:`Report` with attributes, and look-ups that several readers use."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from zoo.notebook import html_table
 from zoo.retrieval.label_measures import NDCG_K
 
 TEACHER = "teacher"
-"""The teacher's stage, the first where there is one."""
+"""The teacher's stage, which comes first if there is one."""
 
 
 @dataclass(frozen=True)
 class Retention:
-    """The share that a stage keeps of its teacher's Recall@1, or nDCG@10 where there are no classes.
+    """A stage's Recall@1, or nDCG@10 without classes, as a fraction of its teacher's.
 
     Attributes:
-        share: 1 for as much as the teacher.
-        low: lower end of the interval of 95 %, by a paired bootstrap over queries.
+        share: the fraction; 1 means equal to the teacher.
+        low: lower end of the 95 % interval, by a paired bootstrap over queries.
         high: upper end.
     """
 
@@ -32,20 +32,21 @@ class Retention:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StageResult:
-    """What was measured of a stage: a model, an index, a mixed pair or a baseline. Shares lie in [0, 1].
+    """Measurements of a stage: a model, an index, a mixed pair or a baseline. Recall, MAP@R and nDCG are in [0, 1].
 
     Attributes:
-        name: of the stage, such as "onnx-int8".
-        retention: what it keeps of the teacher's retrieval.
-        recall: Recall@K by K; empty where there are no classes.
-        map_at_r: MAP@R; None where there are no classes.
-        ndcg: nDCG@K by K; empty where there are no continuous labels.
-        mean_label_distance: of the nearest K by K, in the labels' unit; empty where there are none.
+        name: name of the stage, such as "onnx-int8".
+        retention: its retrieval relative to the teacher's.
+        recall: Recall@K by K; empty without classes.
+        map_at_r: MAP@R; None without classes.
+        ndcg: nDCG@K by K; empty without continuous labels.
+        mean_label_distance: mean label distance of the K nearest by K, in the labels' unit; empty without continuous
+            labels.
         dim: dimensions of the embedding.
-        parameters: of the network; None if unknown.
-        bytes: of the model's files; None if unknown.
-        latency_ms: median time of one image on one thread; None if not measured.
-        content: all that ``report.json`` says of it.
+        parameters: number of parameters of the network; None if unknown.
+        bytes: size of the model's files; None if unknown.
+        latency_ms: median time for one image on one thread; None if not measured.
+        content: its entry in ``report.json``.
     """
 
     name: str
@@ -62,7 +63,7 @@ class StageResult:
 
     @classmethod
     def of(cls, stage: dict[str, Any]) -> StageResult:
-        """Make one of an entry of ``stages`` in ``report.json``."""
+        """Make a result from an entry of ``stages`` in ``report.json``."""
 
         def by_k(measure: str) -> dict[int, float]:
             return {int(k): value for k, value in stage.get(measure, {}).items()}
@@ -95,9 +96,9 @@ class Report:
     """The result of a validation.
 
     Attributes:
-        folder: where ``report.json`` and ``report.html`` lie.
-        content: what ``report.json`` holds.
-        passed: whether the gates asked for hold; True where none was asked for.
+        folder: folder of ``report.json`` and ``report.html``.
+        content: content of ``report.json``.
+        passed: whether all gates that were set hold; True if none was set.
     """
 
     folder: Path
@@ -106,7 +107,7 @@ class Report:
 
     @property
     def stages(self) -> dict[str, StageResult]:
-        """What was measured of each stage, by its name, the teacher first."""
+        """Measurements of each stage by its name, the teacher first."""
         return {stage["stage"]: StageResult.of(stage) for stage in self.content["stages"]}
 
     def __repr__(self) -> str:
@@ -134,33 +135,33 @@ class Report:
 
 
 def _measure(stage: Mapping[str, Any]) -> str:
-    """Return the name of what retention is of."""
+    """Return the name of the measure that retention compares."""
     return "Recall@1" if "recall" in stage else f"nDCG@{NDCG_K}"
 
 
 def retained(content: Mapping[str, Any]) -> str:
-    """Return the name of the measure of which models keep a share: of classes where they are known."""
+    """Return the name of the measure that retention compares in a report: by class if classes are known."""
     return _measure(content["stages"][0])
 
 
 def models_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the stages that are a model alone, the teacher first: no index, pair or baseline."""
+    """Return the stages of single models, the teacher first, without indexes, pairs and baselines."""
     return [stage for stage in content["stages"] if not {"index", "pair", "baseline"} & stage.keys()]
 
 
 def teacher_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the teacher's stage; None where models were measured without one."""
+    """Return the teacher's stage, or None if models were measured without one."""
     first: dict[str, Any] = content["stages"][0]
     return first if first["stage"] == TEACHER else None
 
 
 def students_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the stages that are a model alone and not the teacher; the last is the one that ships."""
+    """Return the stages of single models without the teacher; the last is the one that ships."""
     return [stage for stage in models_of(content) if stage["stage"] != TEACHER]
 
 
 def judged_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the stages that gates hold for: no teacher, no baseline, and no foreign model unless all models are."""
+    """Return the stages that gates apply to: not the teacher or baselines, and foreign models only if all are."""
     rows = [stage for stage in content["stages"] if stage["stage"] != TEACHER and "baseline" not in stage]
     return [stage for stage in rows if "foreign" not in stage] or rows
 
@@ -171,23 +172,23 @@ def indexes_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def label_of(stage: Mapping[str, Any]) -> str:
-    """Return the name of a stage, by which a baseline is known as one."""
+    """Return the name of a stage, marked if it is a baseline."""
     return f"{stage['stage']} (baseline)" if "baseline" in stage else str(stage["stage"])
 
 
 def score_of(stage: Mapping[str, Any]) -> float:
-    """Return what a stage reaches in that measure."""
+    """Return a stage's Recall@1, or nDCG@10 without classes."""
     score: float = stage["recall"]["1"] if "recall" in stage else stage["ndcg"][str(NDCG_K)]
     return score
 
 
 def ks_of(content: Mapping[str, Any]) -> list[str]:
-    """Return the K that Recall@K was measured at, in order, as the keys they are in JSON."""
+    """Return each K of Recall@K in ascending order, as JSON keys."""
     return sorted(content["stages"][0].get("recall", {}), key=int)
 
 
 def sentences_of(content: Mapping[str, Any]) -> list[str]:
-    """Return what is said of baselines, the verdict on the last model first; nothing where they were left out."""
+    """Return the sentences on baselines, the verdict on the last model first; empty if they were left out."""
     verdict = content["verdict"]
     if verdict is None:
         return []
@@ -195,7 +196,7 @@ def sentences_of(content: Mapping[str, Any]) -> list[str]:
 
 
 def gate_of(content: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the state of the gate, "passed", "failed" or "none", and a sentence or two on it."""
+    """Return the state of the gate, "passed", "failed" or "none", and one or two sentences about it."""
     gate = content["gate"]
     asked = []
     if gate["min_retention"] is not None:

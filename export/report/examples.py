@@ -1,4 +1,4 @@
-"""What the page shows of single queries and of classes, teacher beside model, with thumbnails."""
+"""Example queries and classes for the page, teacher beside model, with thumbnails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Picture:
         uri: the image, as a ``data:`` URI.
         id: its id in the image set.
         caption: its class, or how far its label is from the query's.
-        right: whether it shares the query's class; None for the query itself, and where there are no classes.
+        right: whether it shares the query's class; None for the query itself, and without classes.
     """
 
     uri: str
@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """A query with what the teacher and the model find for it, nearest first."""
+    """A query and its neighbours by teacher and model, nearest first."""
 
     query: Picture
     teacher: list[Picture]
@@ -50,14 +50,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Queries that teacher and model answer differently, or alike.
+    """Queries that only the teacher, only the model, or both answer right.
 
     Attributes:
         kind: "lost", "won" or "right".
-        heading: in words.
+        heading: heading on the page.
         meaning: what the queries have in common.
-        otherwise: said where there is none.
-        total: how many there are.
+        otherwise: text shown if there are none.
+        total: number of such queries.
         shown: some of them.
         choice: how those were chosen.
     """
@@ -72,7 +72,7 @@ class Gallery:
 
 
 def class_comparison(teacher: RetrievalResult, model: RetrievalResult, images: ImageSet, name: str) -> dict[str, Any]:
-    """Return what the page says of single queries and of classes."""
+    """Return the page's examples of queries and classes."""
     labels = _labels(images)
     thumbnails = _Thumbnails(images)
     before, after = teacher.recall[1], model.recall[1]
@@ -113,7 +113,7 @@ def class_comparison(teacher: RetrievalResult, model: RetrievalResult, images: I
 def label_comparison(
     teacher: LabelRetrievalResult, model: LabelRetrievalResult, images: ImageSet, name: str
 ) -> dict[str, Any]:
-    """Return what the page says of single queries, where there are no classes."""
+    """Return the page's examples of queries if there are no classes."""
     thumbnails = _Thumbnails(images)
     change = model.ndcg(NDCG_K) - teacher.ndcg(NDCG_K)
 
@@ -147,7 +147,7 @@ def label_comparison(
 
 
 def _class_changes(teacher: RetrievalResult, model: RetrievalResult, images: ImageSet) -> list[dict[str, Any]]:
-    """Return the classes whose Recall@1 changed, the largest change first; of equal changes, more queries first."""
+    """Return the classes whose Recall@1 changed, largest change first; at equal change, more queries first."""
     labels = _labels(images)[teacher.queries]
     queries = np.bincount(labels, minlength=len(images.class_names))
     before = np.bincount(labels, weights=teacher.recall[1], minlength=len(queries)) / np.maximum(queries, 1)
@@ -166,12 +166,12 @@ def _class_changes(teacher: RetrievalResult, model: RetrievalResult, images: Ima
 
 
 def _spread(rows: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
-    """Choose up to ``count`` of the rows from as many classes as there are, evenly over the classes' order.
+    """Choose up to ``count`` rows from as many classes as possible, spread evenly over the order of classes.
 
     Args:
-        rows: int ``(n,)``, rising, to choose from.
+        rows: int ``(n,)``, ascending, to choose from.
         labels: int, the class of each row; indexed by the values of ``rows``.
-        count: how many.
+        count: largest number of rows.
     """
     met: dict[int, int] = {}
     rounds: dict[int, list[int]] = {}  # the first row of each class, then the second ...
@@ -188,7 +188,7 @@ def _spread(rows: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
 
 
 class _Thumbnails:
-    """Makes the thumbnail of each image once."""
+    """Makes thumbnails, each image's only once."""
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images

@@ -1,4 +1,4 @@
-"""Numbers as people read them, for page and terminal; what is unknown is a dash."""
+"""Numbers formatted for page and terminal; unknown values are a dash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DASH = "–"
 
 
 def readable(value: Any) -> str:
-    """Return a value of the protocol in words: "images 40, classes 8" for a dictionary."""
+    """Return a value of the protocol in words, such as "images 40, classes 8" for a dictionary."""
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')} {readable(entry)}" for key, entry in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -31,12 +31,12 @@ def points(difference: float) -> str:
 
 
 def decimals(value: float | None, digits: int = 2) -> str:
-    """Return a number with so many digits after the point."""
+    """Return a number with a number of decimals."""
     return DASH if value is None else f"{value:.{digits}f}"
 
 
 def significant(value: float) -> str:
-    """Return a label distance, whose unit is that of the labels, in four digits."""
+    """Return a label distance, in the labels' unit, with four significant digits."""
     return f"{value:.4g}"
 
 
@@ -46,5 +46,5 @@ def count(value: int | None) -> str:
 
 
 def megabytes(value: int | None) -> str:
-    """Return bytes in million bytes; of small files with more digits."""
+    """Return bytes as megabytes (1e6 bytes), with more decimals for small files."""
     return DASH if value is None else f"{value / 1e6:.{2 if value >= 100_000 else 4}f}"

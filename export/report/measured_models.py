@@ -1,4 +1,4 @@
-"""The models under validation, all as one: how each embeds a set, and how each is timed."""
+"""The models under validation behind one interface: how each embeds an image set, and how each is timed."""
 
 from __future__ import annotations
 
@@ -36,18 +36,19 @@ class MeasuredModel:
 
     Attributes:
         stage: "teacher", "student", "onnx-fp32" and the like; unique in a report.
-        source: the path or name it was given by.
-        embed: embeds a whole set; float32 ``(N, D)``.
-        embed_one: embeds one image, uint8 ``(H, W, 3)``, with a number of threads; None where nothing can be timed.
+        source: path or name it was given by.
+        embed: embeds an image set; returns float32 ``(N, D)``.
+        embed_one: takes a number of threads and returns a function that embeds one image, uint8 ``(H, W, 3)``; None if
+            nothing can be timed.
         metric: "cosine" or "euclidean".
-        dim: of the embedding, or None if unknown before one is made.
-        parameters: of the network, or None if unknown.
-        bytes: of the weight file, or None if there is none.
+        dim: dimensions of the embedding, or None if unknown before one is made.
+        parameters: number of parameters of the network, or None if unknown.
+        bytes: size of the weight file, or None if there is none.
         runtime: what runs it: "torch" or "onnxruntime"; "" for ready embeddings.
-        facts: what the file or folder says of how it was made.
-        architecture: of the network, timm's name, or None if unknown.
-        foreign: it was not made here: a row to compare with, which no gate judges beside models that were.
-        notes: what is assumed of it, or to be known about it, in sentences.
+        facts: how it was made, as recorded in its file or folder.
+        architecture: timm's name of the architecture, or None if unknown.
+        foreign: whether it was made by another tool; gates ignore such models next to others.
+        notes: sentences on assumptions and anything else to know about it.
         digest: changes when its embeddings do; empty if unknown.
     """
 
@@ -70,13 +71,13 @@ class MeasuredModel:
 def open_models(
     reference: Teacher | None, given: TeacherLike | None, models: Sequence[TeacherLike], cache: EmbeddingCache
 ) -> list[MeasuredModel]:
-    """Return the teacher, where there is one, and then the models, each with a stage name of its own.
+    """Return the teacher, if any, and then the models, each with a unique stage name.
 
     Args:
-        reference: the teacher, opened.
-        given: what the teacher was given as.
-        models: whatever may be a teacher.
-        cache: keeps what they make of images.
+        reference: the opened teacher.
+        given: the teacher as the user gave it.
+        models: anything that can be a teacher.
+        cache: stores their embeddings.
 
     Raises:
         ModelError: a model is missing or broken.
@@ -87,7 +88,7 @@ def open_models(
 
 
 def place_of(model: TeacherLike) -> Hashable:
-    """Return what tells whether two models are one: where a file or folder lies, else the name or object itself."""
+    """Return a key that identifies a model: the resolved path of a file or folder, else the name or the object's id."""
     path = path_of(model)
     if path is not None:
         return path.resolve()
@@ -125,12 +126,12 @@ def _teacher(reference: Teacher, given: object) -> MeasuredModel:
         try:
             return replace(_onnx(path), stage="teacher")
         except ModelError:
-            pass  # made by others
+            pass  # not made by export
     return replace(_foreign("teacher", reference, given), foreign=False, notes=())
 
 
 def _foreign(stage: str, model: Teacher, given: object) -> MeasuredModel:
-    """Return a model that is asked as a teacher is: of another make or runtime, or ready embeddings."""
+    """Return a model that is called like a teacher: made by another tool, in another runtime, or ready embeddings."""
     source = model.source or (str(given) if isinstance(given, str | Path) else model.name)
     if not isinstance(model, PixelsTeacher):
         return MeasuredModel(
@@ -176,7 +177,7 @@ def _foreign(stage: str, model: Teacher, given: object) -> MeasuredModel:
 
 
 def _size(file: Path) -> int:
-    """Return the bytes of a file, and of what an ONNX file refers to."""
+    """Return the size of a file in bytes, including files that an ONNX file refers to."""
     return size_of(file) if file.suffix == ".onnx" else file.stat().st_size
 
 
@@ -196,12 +197,12 @@ def _torch(stage: str, model: TorchTeacher, source: str, weights: Path | None) -
         try:
             return model.to(fastest_device()).embed_images(images)
         finally:
-            model.to(torch.device("cpu"))  # where it is timed
+            model.to(torch.device("cpu"))  # it is timed there
 
     parameters = model.parameters()
     size = weights.stat().st_size if weights is not None and weights.is_file() else None
     summary = summary_of(model.module)
-    dim = summary["dim"] or None  # a network without a head says 0
+    dim = summary["dim"] or None  # 0 for a network without a head
     return MeasuredModel(
         stage,
         source,
@@ -269,10 +270,10 @@ def _named(models: list[MeasuredModel]) -> list[MeasuredModel]:
 
 
 def latencies(models: list[MeasuredModel], images: ImageSet, runs: int) -> dict[str, list[dict[str, Any]]]:
-    """Time all models in turn, so that what disturbs the machine disturbs all of them.
+    """Time all models in turn, so that other load on the machine affects all of them alike.
 
     Returns:
-        For each stage, one entry for 1 thread, 2 and all: ``{"median", "p95"}`` in milliseconds, ``"threads"``.
+        For each stage, one entry each for 1, 2 and all threads: ``{"median", "p95"}`` in milliseconds, ``"threads"``.
     """
     times: dict[str, list[dict[str, Any]]] = {model.stage: [] for model in models}
     if runs < 1:
@@ -292,7 +293,7 @@ def _on(call: Callable[[np.ndarray], object], shown: list[np.ndarray]) -> Callab
 
 
 def seen_in_training(model: MeasuredModel, splits: DataSplits) -> str:
-    """Return a warning where a model may have been trained on the test images of a division, else an empty text."""
+    """Return a warning if a model may have been trained on test images of this split, else an empty text."""
     name, split, here = model.facts.data.get("name"), model.facts.data.get("split"), splits.protocol.get("split")
     if name is None or not same_place(name, splits.name) or same_place(split, here):
         return ""
@@ -303,7 +304,7 @@ def seen_in_training(model: MeasuredModel, splits: DataSplits) -> str:
 
 
 def seen_images(splits: DataSplits) -> str:
-    """Return a warning where test images are among training or validation images too, else an empty text."""
+    """Return a warning if test images are also among training or validation images, else an empty text."""
     count = splits.protocol.get("test_images_seen", 0)
     if not count:
         return ""
@@ -314,7 +315,7 @@ def seen_images(splits: DataSplits) -> str:
 
 
 def other_teacher(model: MeasuredModel, teacher: Teacher) -> str:
-    """Return a warning where a model was distilled from another teacher than this one, else an empty text."""
+    """Return a warning if a model was distilled from a different teacher, else an empty text."""
     known = model.facts.teacher or {}
     if known.get("digest") in (None, teacher.digest):
         return ""

@@ -1,4 +1,4 @@
-"""The report of a validation as a page to hand on."""
+"""The report of a validation as an HTML page."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def render_html(
     """Return the report as one HTML page that needs no other file, no network and no script.
 
     Args:
-        content: what ``report.json`` holds; see :func:`export.report.validation.validate`.
-        results: the measures of each query, by stage; "teacher", where there is one, and the last model of ``content``
-            are compared. Empty where the images have no classes.
+        content: content of ``report.json``; see :func:`export.report.validation.validate`.
+        results: measures of each query, by stage. The teacher, if any, is compared with the last model of ``content``.
+            Empty if the images have no classes.
         images: the labelled images that were measured on.
-        by_labels: the same by continuous labels; needed where there are no classes.
+        by_labels: the same by continuous labels; needed without classes.
 
     Raises:
-        DataError: an image that is to be shown cannot be read.
+        DataError: an image to show cannot be read, or the images have no labels.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -96,12 +96,12 @@ def render_html(
         class_count=None if images.labels is None else len(np.unique(images.labels)),
         dash=DASH,
     )
-    # A file name that is not UTF-8 reaches Python as lone surrogates, which no UTF-8 file can hold.
+    # A file name that is not UTF-8 reaches Python as lone surrogates, which UTF-8 cannot encode.
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
 def _headline(teacher: dict[str, Any] | None, model: dict[str, Any], measure: str) -> str:
-    """Return one sentence: what the model keeps, and what it saves as far as that is known."""
+    """Return one sentence on the model's retention and, as far as known, its savings."""
     if teacher is None:
         return f"{model['stage']} reaches {percent(score_of(model), 1)}\u00a0% {measure}, measured without a teacher."
     low, high = model["retention_interval"]
@@ -127,7 +127,7 @@ def _headline(teacher: dict[str, Any] | None, model: dict[str, Any], measure: st
 
 
 def _times(before: float | None, after: float | None, less: str, more: str) -> str | None:
-    """Return ``less`` or ``more`` with the ratio put in; None where a value is unknown or both are about the same."""
+    """Return ``less`` or ``more`` with the ratio filled in; None if a value is unknown or both are about equal."""
     if not before or not after:
         return None
     ratio = max(before / after, after / before)
@@ -136,7 +136,7 @@ def _times(before: float | None, after: float | None, less: str, more: str) -> s
 
 
 def _beside_no_training(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each comparison with a baseline: both names, and the gains by the measures' names."""
+    """Return a row per comparison with a baseline: both names, and the gains by name of the measure."""
     verdict = content["verdict"]
     if verdict is None:
         return []

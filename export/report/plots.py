@@ -12,14 +12,14 @@ from export.report.content import ks_of, label_of, retained, score_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Ten and nine: each row has a pair of its own, up to 90 of them.
+# Ten colours and nine markers: up to 90 rows have unique combinations.
 _COLOURS = (
     *("#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7"),
     *("#a6761d", "#6a3d9a", "#b2182b", "#17a2b8", "#7f8c1f"),
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _LEGEND_LINE = 0.19  # inches
-# Paths instead of fonts and a fixed salt: the same content gives the same bytes wherever it is opened.
+# Paths instead of fonts, and a fixed salt: the same content gives the same bytes, and looks the same everywhere.
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -44,7 +44,7 @@ def plots_of(content: dict[str, Any]) -> dict[str, str]:
             axes = figure.subplots()
             draw(axes, content)
             handles, names = axes.get_legend_handles_labels()
-            figure.set_figheight(3.6 + _LEGEND_LINE * len(names))  # below the plot, where it hides nothing
+            figure.set_figheight(3.6 + _LEGEND_LINE * len(names))  # room for the legend below the plot
             figure.legend(handles, names, frameon=False, loc="outside lower left", fontsize="small")
             buffer = io.BytesIO()
             figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -53,7 +53,7 @@ def plots_of(content: dict[str, Any]) -> dict[str, str]:
 
 
 def _drawn(content: dict[str, Any]) -> dict[str, Callable[[Axes, dict[str, Any]], None]]:
-    """Return what draws each plot that the content has the numbers for, by name."""
+    """Return the drawing function of each plot that the content has numbers for, by name."""
     measured = content["stages"][0]
     plots: dict[str, Callable[[Axes, dict[str, Any]], None]] = {}
     if "recall" in measured:
@@ -84,7 +84,7 @@ def _draw_label_distance(axes: Axes, content: dict[str, Any]) -> None:
 
 
 def _draw_by_labels(axes: Axes, content: dict[str, Any], measure: str, scale: float) -> None:
-    """Draw a measure over K, between what a random order and the best have."""
+    """Draw a measure over K, with the values of a random and of the best order."""
     ks = sorted(content["stages"][0][measure], key=int)
     places = [int(k) for k in ks]
     for i, stage in enumerate(content["stages"]):
@@ -107,9 +107,9 @@ def _draw_size(axes: Axes, content: dict[str, Any]) -> None:
     measure = retained(content)
     axes.set(xlabel="size of the weights, MB (log scale)", ylabel=f"{measure}, %", title=f"{measure} and size")
     axes.set_xscale("log")
-    axes.set_xlim(min(sizes) / 1.7, max(sizes) * 1.7)  # wide enough for one tick at least
+    axes.set_xlim(min(sizes) / 1.7, max(sizes) * 1.7)  # wide enough for at least one tick
     low, high = axes.get_ylim()
-    room = max(0.0, 5 - (high - low)) / 2  # points; else the smallest difference would look like a cliff
+    room = max(0.0, 5 - (high - low)) / 2  # points; otherwise tiny differences would look large
     axes.set_ylim(low - room, high + room)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -117,7 +117,7 @@ def _draw_size(axes: Axes, content: dict[str, Any]) -> None:
 
 
 def _look(index: int) -> dict[str, Any]:
-    """Return colour and marker of a stage; hollow and of falling size, so that equal points are all seen."""
+    """Return colour and marker of a stage; markers are hollow and shrink, so that equal points stay visible."""
     return {
         "color": _COLOURS[index % len(_COLOURS)],
         "marker": _MARKERS[index % len(_MARKERS)],
@@ -137,5 +137,5 @@ def _sized(content: dict[str, Any]) -> bool:
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """Return content inside an address, so that a page needs no other file."""
+    """Return data as a ``data:`` URI."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

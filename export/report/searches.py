@@ -1,4 +1,4 @@
-"""The ways of searching that a report measures: with each model, with a mixed pair of them, and through indexes."""
+"""The searches that a report measures: with each model, with a mixed pair of models, and through indexes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Search:
 
     Attributes:
         stage: its name.
-        model: the model that embeds the queries, whose size and latency the row has.
+        model: the model that embeds the queries; the row shows its size and latency.
         dim: dimensions of the vectors.
         find: the search.
-        more: what ``report.json`` has for this row alone.
-        vectors: of the images, float32 ``(N, D)``; kept for the teacher alone.
+        more: additional fields of this row in ``report.json``.
+        vectors: vectors of the images, float32 ``(N, D)``; kept only for the first model.
     """
 
     stage: str
@@ -44,17 +44,17 @@ class Search:
 def require_possible(
     pair: Sequence[MeasuredModel], kinds: Sequence[str], last: MeasuredModel, images: ImageSet
 ) -> None:
-    """Refuse, before any work, a pair whose vectors cannot be compared and indexes that cannot be made.
+    """Refuse, before any work, a pair whose vectors cannot be compared and indexes that cannot be built.
 
     Args:
-        pair: the models that embed queries and gallery, or none.
-        kinds: of index.
-        last: the model to be searched through them.
-        images: the roles of the images.
+        pair: the models that embed queries and gallery, or empty.
+        kinds: kinds of index.
+        last: the model whose vectors the indexes hold.
+        images: the images, with their roles.
 
     Raises:
-        ModelError: the two have other dimensions or another metric.
-        OptionError: unknown kind, or a gallery too small for it.
+        ModelError: the two models differ in dimensions or metric.
+        OptionError: unknown kind, or the gallery is too small for it.
     """
     for kind in kinds:
         parameters_for(kind, None, len(queries_and_gallery(images)[1]), last.dim or 1)
@@ -83,13 +83,13 @@ def all_searches(
 
     Args:
         models: the models; each embeds the images once.
-        pair: those of them that embed queries and gallery, or none.
-        kinds: of index, with the parameters chosen for this gallery.
+        pair: those of them that embed queries and gallery, or empty.
+        kinds: kinds of index; their parameters are chosen for this gallery.
         images: the images.
-        k: neighbours that a timed search asks for; ``binary`` looks at as many candidates as for these, however many
+        k: neighbours in a timed search. ``binary`` examines as many candidates as for these, however many neighbours
             the measures need.
         runs: timed searches through each index; 0 for none.
-        seed: of the indexes.
+        seed: seed of the indexes.
     """
     embeddings: dict[str, np.ndarray] = {}
     for model in models:
@@ -112,9 +112,9 @@ def exact_search(
 
     Args:
         model: the model.
-        vectors: what it makes of the images, float ``(N, D)``.
+        vectors: its vectors of the images, float ``(N, D)``.
         images: the images.
-        more: what ``report.json`` has for this row alone.
+        more: additional fields of this row in ``report.json``.
     """
     find = exact(vectors, images, model.metric)
     return Search(model.stage, model, int(vectors.shape[1]), find, dict(more or {}))
@@ -151,7 +151,7 @@ def _indexed(
     }
 
     def find(rows: np.ndarray, count: int, own: np.ndarray) -> np.ndarray:
-        nearest = index.search(vectors[rows], k, own)[1]  # what a search for k finds, which one for more may not
+        nearest = index.search(vectors[rows], k, own)[1]  # a search for more than k may not find these
         if count <= k:
             return nearest[:, :count]
         deep = index.search(vectors[rows], count, own, as_for=k)[1]
@@ -169,21 +169,21 @@ def step(
     resamples: int,
     seed: int,
 ) -> dict[str, Any] | None:
-    """Return what a row gains or loses against the one it comes from.
+    """Return what a row gains or loses against the row it derives from.
 
-    A search through an index comes from the exact one, a model folder from the teacher, an ONNX file of lower precision
-    from the fp32 file before it, where there is one, any other file from the model before it.
+    A search through an index derives from the exact search, a model folder from the teacher, an ONNX file of lower
+    precision from the fp32 file before it if there is one, and any other file from the model before it.
 
     Args:
         search: the row.
-        before: the rows of the report before it.
-        scores: of each query, by stage; bool or float ``(Q,)``.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        before: the earlier rows of the report.
+        scores: scores of each query, by stage; bool or float ``(Q,)``.
+        resamples: resamples of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
-        ``{"from": stage, "difference": of the means, "interval": [low, high]}``; None for what comes from no other: the
-        teacher, or the first model where there is none, pairs, baselines and foreign models.
+        ``{"from": stage, "difference": of the means, "interval": [low, high]}``; None for rows that derive from no
+        other: the teacher, or the first model without a teacher, pairs, baselines and foreign models.
     """
     models = [row["stage"] for row in before if not {"pair", "index", "baseline", "foreign"} & row.keys()]
     if {"pair", "baseline", "foreign"} & search.more.keys() or not (models or "index" in search.more):
@@ -206,15 +206,15 @@ def step(
 def finding(
     stage: str, pair: Mapping[str, Any], scores: Mapping[str, np.ndarray], measure: str, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Return whether a mixed pair lies between the two pure ones, and if not, why that can be.
+    """Return whether a mixed pair scores between its two models alone, and if not, a possible reason.
 
     Args:
-        stage: of the pair.
-        pair: the stages ``query`` and ``gallery`` of the pure ones, and ``agreement``.
-        scores: of each query, by stage; bool or float ``(Q,)``.
-        measure: the name of what their mean is.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        stage: stage of the pair.
+        pair: the stages ``query`` and ``gallery`` of its models, and ``agreement``.
+        scores: scores of each query, by stage; bool or float ``(Q,)``.
+        measure: name of the measure that their mean is.
+        resamples: resamples of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
         ``{"between": bool, "finding": sentence}``.

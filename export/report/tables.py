@@ -1,4 +1,4 @@
-"""What the verbs found, for the terminal."""
+"""Results of the verbs as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _SHOWN_NODES = 5
 
 
 def wide_console(width: int = _TABLE_WIDTH) -> Console:
-    """Return standard output to print tables on, widened where that is a file or pipe, so that nothing is cut."""
+    """Return a console on standard output, widened if that is a file or pipe, so that no table is cut."""
     console = _Console()
     return console if console.is_terminal else _Console(width=max(console.width, width))
 
 
 class _Console(Console):
-    """Raises where the reader has gone, when rich would end the process with an exit code of its own."""
+    """Raises BrokenPipeError when the reader is gone; rich would end the process with its own exit code."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -40,13 +40,12 @@ class _Console(Console):
 def print_table(content: dict[str, Any], console: Console | None = None) -> None:
     """Print the stages as a table: measures and retention in percent, size in MB, median latency on one thread in ms.
 
-    The verdict comes first: how the last model does against what needs no training. Where there are indexes, also what
-    a vector takes in them and how long a search takes, embedding left out; below the table, what was found of mixed
-    pairs. Label distances are what the labels have them in.
+    The verdict on the last model against the baselines comes first. For indexes the table also has the bytes per vector
+    and the search time without embedding. Findings on mixed pairs follow it. Label distances are in the labels' unit.
 
     Args:
-        content: what ``report.json`` holds.
-        console: where to print; standard output if None, widened where that is a file or pipe, so that nothing is cut.
+        content: content of ``report.json``.
+        console: where to print; None for standard output, widened if that is a file or pipe.
     """
     names = max(len(label_of(stage)) for stage in content["stages"])
     console = console or wide_console(_TABLE_WIDTH + names + (_INDEX_WIDTH if indexes_of(content) else 0))
@@ -84,7 +83,7 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
 
 
 def _measure_columns(content: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], str]]:
-    """Return the heading of each column of measures, and what makes its cells of a stage."""
+    """Return the columns of measures: heading, and a function from a stage to its cell."""
 
     def cell(measure: str, k: str, text: Callable[[float], str] = percent) -> Callable[[dict[str, Any]], str]:
         return lambda stage: text(stage[measure][k])
@@ -103,11 +102,11 @@ def _measure_columns(content: dict[str, Any]) -> dict[str, Callable[[dict[str, A
 
 
 def print_bench(content: dict[str, Any], console: Console | None = None) -> None:
-    """Print what :func:`export.bench` found as a table.
+    """Print the result of :func:`export.bench` as a table.
 
     Args:
         content: what it returned.
-        console: where to print; standard output if None, widened where that is a file or pipe, so that nothing is cut.
+        console: where to print; None for standard output, widened if that is a file or pipe.
     """
     of_file = {entry["file"]: entry for entry in content["files"]}
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
@@ -154,11 +153,11 @@ def _notes(content: dict[str, Any]) -> list[str]:
 
 
 def print_candidates(content: dict[str, Any], console: Console | None = None) -> None:
-    """Print the candidates: measure and drop in percent and points, size in MB, median latency of one image in ms.
+    """Print the candidates: measure in percent, drop in points, size in MB, median latency of one image in ms.
 
     Args:
-        content: what ``candidates.json`` holds.
-        console: where to print; standard output if None, widened where that is a file or pipe, so that nothing is cut.
+        content: content of ``candidates.json``.
+        console: where to print; None for standard output, widened if that is a file or pipe.
     """
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("candidate", overflow="fold")
@@ -212,12 +211,12 @@ def _candidate_cells(entry: dict[str, Any], content: dict[str, Any]) -> list[str
 
 
 def print_inspection(content: dict[str, Any], nodes: bool = False, console: Console | None = None) -> None:
-    """Print what :func:`export.inspect` found.
+    """Print the result of :func:`export.inspect`.
 
     Args:
         content: what it returned.
         nodes: name all nodes that compute in float, not only the first few.
-        console: where to print; standard output if None, widened where that is a file or pipe, so that nothing is cut.
+        console: where to print; None for standard output, widened if that is a file or pipe.
     """
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column()
@@ -228,7 +227,7 @@ def print_inspection(content: dict[str, Any], nodes: bool = False, console: Cons
 
 
 def _lines(content: dict[str, Any], nodes: bool) -> Iterator[tuple[str, str]]:
-    """Yield the lines to print: a key, and what is known of it."""
+    """Yield the lines to print: a key and its text."""
     yield "file", content["file"]
     yield "bytes", f"{content['bytes']:,}"
     yield "digest", f"sha256:{content['digest']}"
@@ -283,5 +282,5 @@ def _preprocessing(preprocessing: Any) -> str:
     try:
         where = "inside the file" if preprocessing["inside"] else "left to the caller"
         return f"{where}: {preprocessing_in_words(preprocessing)}"
-    except (KeyError, TypeError, ValueError):  # written by others
+    except (KeyError, TypeError, ValueError):  # written by another tool
         return json.dumps(preprocessing)

@@ -17,7 +17,7 @@ from zoo.training.options import DataOptions, documented
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-EMBEDDINGS = "embeddings"  # a folder beside the report
+EMBEDDINGS = "embeddings"  # a folder next to the report
 
 
 @documented
@@ -91,7 +91,7 @@ def validate(
         The report. The gates are in ``passed``; nothing is raised when one fails.
 
     Raises:
-        UserError: models, teacher, data or options that cannot work.
+        UserError: a model, the teacher, the data or an option is unusable.
     """
     require_valid(
         {"bootstrap": bootstrap, "latency_runs": latency_runs, "seed": seed, "max_unreadable": max_unreadable}
@@ -146,7 +146,7 @@ def validate(
     small = opened if reference is None else opened[1:]
     places = [*added, *given]
     mixed = [small[places.index(place_of(path))] for path in pair]
-    small = sorted(small, key=lambda model: not model.foreign)  # the last one given that was made here is what ships
+    small = sorted(small, key=lambda model: not model.foreign)  # the last model made by this project is what ships
     opened = [*opened[: len(opened) - len(small)], *small]
     require_possible(mixed, kinds, opened[-1], splits.test)
     warnings = [warning for model in opened if (warning := seen_in_training(model, splits))]
@@ -192,7 +192,7 @@ def validate(
         count = 0 if reference is None else 1
         searches = [*trained[:count], *untrained.searches, *trained[count:]]
         warnings += untrained.warnings
-    # What retention compares, query by query.
+    # The scores that retention compares, query by query.
     kept = {stage: result.recall[1] for stage, result in by_class.items()} or {
         stage: result.ndcg(NDCG_K) for stage, result in by_labels.items()
     }
@@ -226,7 +226,7 @@ def validate(
                 **search.more,
             }
         )
-    stage = opened[0].stage  # what follows is the same for all
+    stage = opened[0].stage  # the fields below are the same for all stages
     orders = random_and_best(by_labels[stage], images, seed) if by_labels else {}
     measured = results[stage]
     content: dict[str, Any] = {
@@ -287,10 +287,11 @@ def require_report_options(
     gain_by: str = "mean",
     baselines: bool = True,
 ) -> list[str]:
-    """Return the kinds of index asked for, each once.
+    """Return the kinds of index asked for, without repetition.
 
     Raises:
-        OptionError: K below 1 or without 1, a gate that none can pass or fail, or an unknown kind of index.
+        OptionError: a K is below 1 or 1 is not among them, a gate could never pass or fail, or a kind of index is
+            unknown.
     """
     from export.index.vector_index import OPTIONS
 

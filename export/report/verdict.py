@@ -1,4 +1,4 @@
-"""Whether a model may ship: against what needs no training, and against the gates that were asked for."""
+"""Whether a model may ship: compared with baselines that need no training, and with the gates that were set."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from export.report.formats import percent
 from zoo.retrieval.bootstrap import at_least, drop_interval
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]
-"""Of each query, bool or float ``(Q,)``, by measure and stage."""
+"""Scores of each query, bool or float ``(Q,)``, by measure and stage."""
 
 MEASURES = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R", "ndcg_at_10": "nDCG@10"}
 IMPLAUSIBLE = 1.2
-"""Retention above which, by the lower end of its interval, the teacher is to be doubted and not the student praised."""
+"""If the lower end of the interval of retention is above this, the teacher is probably at fault."""
 
 
 def judge(
     content: Mapping[str, Any], scores: Scores, notes: Sequence[str], resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Compare the models with what needs no training.
+    """Compare the models with baselines that need no training.
 
     Args:
-        content: ``stages`` of ``report.json``.
-        scores: what is compared.
+        content: has ``stages`` of ``report.json``.
+        scores: the scores to compare.
         notes: sentences on baselines that are left out.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: resamples of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
-        ``outcome`` of the last model against its own network as it comes, "worse", "undecided", "better" or
-        "unknown"; ``sentence`` on it, empty where there is no such baseline; ``remarks``, sentences on the other
-        baselines; ``comparisons``, a model's gains over each baseline of its size; ``notes``.
+        ``outcome`` of the last model against its own network before training: "worse", "undecided", "better" or
+        "unknown"; ``sentence`` on it, empty without such a baseline; ``remarks``, sentences on the other baselines;
+        ``comparisons``, the gains of models over each baseline of their size; ``notes``.
     """
     stages = {row["stage"]: row for row in content["stages"]}
     teacher, models = teacher_of(content), students_of(content)
@@ -68,13 +68,13 @@ def judge(
 
 
 def _of_its_size(model: Mapping[str, Any], rows: Any) -> list[Mapping[str, Any]]:
-    """Return what a model is compared with: its network as it comes, and the teacher in as many dimensions."""
+    """Return the baselines of a model: its network before training, and the teacher in as many dimensions."""
     own = [
         row
         for row in rows
         if row.get("baseline") == STUDENT
         and row["architecture"] == model["architecture"]
-        and row["dim"] <= model["dim"]  # of features that are fewer, all
+        and row["dim"] <= model["dim"]  # features with fewer dimensions are not projected
     ]
     projected = [row for row in rows if row.get("baseline") == TEACHER_PCA and row["dim"] == model["dim"]]
     return [*sorted(own, key=lambda row: -row["dim"])[:1], *projected]
@@ -86,7 +86,7 @@ def _gain(model: np.ndarray, baseline: np.ndarray, resamples: int, seed: int) ->
 
 
 def outcome_of(comparison: Mapping[str, Any]) -> str:
-    """Return "worse" where a model is surely below in one measure, "better" where surely above in one, "undecided"."""
+    """Return "worse" if a model is significantly below in a measure, else "better" if above in one, or "undecided"."""
     gains = _gains(comparison).values()
     if any(gain["interval"][1] < 0 for gain in gains):
         return "worse"
@@ -94,12 +94,12 @@ def outcome_of(comparison: Mapping[str, Any]) -> str:
 
 
 def _gains(comparison: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the gains of a comparison by the measures' names."""
+    """Return the gains of a comparison by name of the measure."""
     return {MEASURES[name]: comparison[name] for name in MEASURES if name in comparison}
 
 
 def _on_own(entry: Mapping[str, Any]) -> str:
-    """Say how a model does against its own network as it comes."""
+    """Return a sentence on a model against its own network before training."""
     gains, outcome, name, this = _gains(entry), outcome_of(entry), _in_words(entry["baseline"]), _this(entry["stage"])
     if outcome == "better":
         return f"{_capital(this)} gains {_signed(gains)} over {name.rstrip(',')}."
@@ -121,14 +121,14 @@ def _on_own(entry: Mapping[str, Any]) -> str:
 
 
 def _on_projected(entry: Mapping[str, Any]) -> str:
-    """Say how a model does against the teacher's embeddings projected to its dimensions."""
+    """Return a sentence on a model against the teacher's embeddings projected to its dimensions."""
     is_it = {"better": "above", "undecided": "level with", "worse": "below"}[outcome_of(entry)]
     this, name, gains = _capital(_this(entry["stage"])), _in_words(entry["baseline"]), _signed(_gains(entry))
     return f"{this} is {is_it} {name} which needs the teacher's network: {gains}."
 
 
 def _on_teacher(entry: Mapping[str, Any]) -> list[str]:
-    """Say where the teacher has gained nothing over its network as it comes."""
+    """Return a sentence if the teacher has gained nothing over its network before training."""
     outcome, gains = outcome_of(entry), _signed(_gains(entry))
     if outcome == "worse":
         return [f"The teacher is worse than its network as it comes: {gains}."]
@@ -150,7 +150,7 @@ def _capital(words: str) -> str:
 
 
 def _tenths(share: float) -> str:
-    """Return a difference in points, in tenths, with its sign."""
+    """Return a difference in points with one decimal and its sign."""
     text = f"{100 * share:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\u2212")
 
@@ -165,7 +165,7 @@ def _signed(gains: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _turned(gain: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a loss and its interval from the other side: how much better the baseline is, in points."""
+    """Return a loss and its interval as how much better the baseline is, in points."""
     low, high = (-end for end in reversed(gain["interval"]))
     ends = [_tenths(end).removeprefix("+") for end in (low, high)]
     return _tenths(-gain["difference"]).removeprefix("+"), f"[{ends[0]}, {ends[1]}]"
@@ -181,19 +181,20 @@ def gate(
     min_gain: float | None,
     gain_by: str,
 ) -> dict[str, Any]:
-    """Return the gates asked for and whether they hold, as ``report.json`` has it.
+    """Return the gates that were set and whether they hold, in the form of ``report.json``.
 
     Args:
-        content: ``stages`` of ``report.json``.
-        verdict: what :func:`judge` found; needed for a gain.
+        content: has ``stages`` of ``report.json``.
+        verdict: result of :func:`judge`; needed for min_gain.
         missing: why a model has no baseline of its own, by stage.
-        fault: what is wrong with the teacher as a measure of others; empty where nothing is.
-        min_retention: share of the teacher that every model, index and pair must keep, or None.
-        min_gain: how far every model must be above its own network as it comes, a fraction in each measure, or None.
+        fault: why the teacher is no reference for others; empty if it is.
+        min_retention: smallest retention of every model, index and pair, or None.
+        min_gain: smallest gain of every model over its own network before training, a fraction in each measure, or
+            None.
         gain_by: "mean", or "interval" for the lower end of the gain's interval.
 
     Returns:
-        The options; ``passed``; ``reasons`` why not, as sentences; ``narrow``, rows whose interval holds the limit.
+        The options; ``passed``; ``reasons`` why not, as sentences; ``narrow``, rows whose interval includes the limit.
     """
     reasons: list[str] = []
     narrow: list[str] = []
@@ -249,11 +250,11 @@ def _straddles(low: float, high: float, limit: float) -> bool:
 
 
 def implausible(content: Mapping[str, Any], asked: float | None = None) -> list[str]:
-    """Return a sentence for each model that keeps more of the teacher than a student learns, beyond what chance makes.
+    """Return a sentence for each model whose retention is significantly higher than a student can reach.
 
     Args:
-        content: ``stages`` of ``report.json``.
-        asked: the retention asked for; where that is above 1, more is plausible too.
+        content: has ``stages`` of ``report.json``.
+        asked: the retention asked for; if that is above 1, higher retention is plausible too.
     """
     bound = IMPLAUSIBLE * max(1.0, asked or 1.0)
     return [

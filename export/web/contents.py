@@ -1,4 +1,4 @@
-"""What lies in a page's folder besides the page: its model, the gallery's vectors and thumbnails, and its header."""
+"""The content of a page's folder besides the page: model, the gallery's vectors and thumbnails, and header."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from zoo.formats.onnx_content import files_of, size_of
 from zoo.paths import given_path
 
 SCHEMA = 1
-_THUMBNAIL, _QUALITY = 192, 80  # the longer side in pixels, shown at half of it; of JPEG
+_THUMBNAIL, _QUALITY = 192, 80  # longer side in pixels, displayed at half that size; JPEG quality
 
 
 def open_model(file: Path) -> Embedder:
     """Open a file that a page can load and run.
 
     Raises:
-        ModelError: it is missing or broken, takes prepared tensors, or has weights in other files.
+        ModelError: the file is missing or broken, takes preprocessed tensors, or has weights in other files.
     """
     if file.suffix != ".onnx":
         raise ModelError(f"{file} is no .onnx file. Make one with export: compressor export {file} model.onnx")
@@ -40,11 +40,11 @@ def open_model(file: Path) -> Embedder:
 
 
 def vectors_of(images: ImageSet, encoder: Encoder, vectors: str | Path | None) -> np.ndarray:
-    """Return the images' vectors, float32 ``(N, D)``: made now, or read.
+    """Return the images' vectors, float32 ``(N, D)``: computed now, or read from ``vectors``.
 
     Raises:
         ModelError: the vectors are by another model.
-        DataError: the vectors are not whole, or lack an image.
+        DataError: the vectors are incomplete, or lack an image.
     """
     if vectors is None:
         return encoder.embed(images)
@@ -60,7 +60,7 @@ def vectors_of(images: ImageSet, encoder: Encoder, vectors: str | Path | None) -
 
 
 def write_thumbnails(images: ImageSet, folder: Path) -> None:
-    """Write a JPEG of each image, named by its row: ids may be no names of files, or of addresses."""
+    """Write a JPEG of each image, named by its row, because ids may be invalid in file names or URLs."""
     folder.mkdir()
     for row in range(len(images)):
         image = Image.fromarray(images.pixels(row))
@@ -71,7 +71,7 @@ def write_thumbnails(images: ImageSet, folder: Path) -> None:
 def header_of(
     embedder: Embedder, encoder: Encoder, images: ImageSet, packed: Packed, runtime: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what gallery.json says; see docs/how-to/browser.md."""
+    """Return the content of gallery.json; see docs/how-to/browser.md."""
     said = {key: encoder.facts[key] for key in ("digest", "source_digest", "architecture", "precision")}
     return {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""The verb demo-web: a static folder whose page searches a gallery with the model, in the browser alone."""
+"""The verb demo-web: a static folder with a page that searches a gallery entirely in the browser."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def demo_web(
 ) -> Path:
     """Write a page that searches a gallery in the browser: a static folder, which needs no server of ours.
 
-    The folder has the page, the model, onnxruntime-web, the gallery's vectors and thumbnails, and a parity pack, which
-    the page tests itself with when it starts. The page loads nothing from elsewhere and sends nothing. See
+    The folder has the page, the model, onnxruntime-web, the gallery's vectors and thumbnails, and a parity pack, with
+    which the page tests itself when it starts. The page loads nothing from elsewhere and sends nothing. See
     docs/how-to/browser.md.
 
     Args:
@@ -48,10 +48,10 @@ def demo_web(
             parts of it); in Python also a list, a frame or a data set.
         out: the folder to write; an earlier page in it is replaced.
         runtime: onnxruntime-web as npm installs it: the package's folder, or its dist.
-        kind: how vectors are stored: flat (float32) or sq8 (a byte a dimension).
-        vectors: the images' vectors by this model, a folder that embed wrote; null to embed the images.
+        kind: how vectors are stored: flat (float32) or sq8 (one byte per dimension).
+        vectors: folder that embed wrote with this model, with the images' vectors; null to embed the images.
         webgpu: let browsers that have WebGPU use it, if it passes the test; false saves its part of the runtime, 27 MB.
-        columns: of tables: what their columns are called, such as {path: file}; see docs/data.md.
+        columns: column names of tables, such as {path: file}; see docs/data.md.
         max_unreadable: unreadable images that are reported and left out; one more stops the command.
 
     Returns:
@@ -96,6 +96,6 @@ def demo_web(
 
 
 def _require_ours(place: Path) -> None:
-    """Refuse to replace a folder that holds anything but an earlier page."""
+    """Refuse to replace a folder that holds anything other than an earlier page."""
     if is_taken(place) and not (place / HEADER).is_file():
         raise OptionError(f"{place} is not empty, and holds no page of demo-web. Choose another out.")

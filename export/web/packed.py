@@ -1,4 +1,4 @@
-"""Vectors as a page reads them: rows of floats, or of bytes with an offset and a step for each dimension."""
+"""Vectors in the format that a page reads: rows of floats, or of bytes with an offset and a step per dimension."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Packed:
 
     Attributes:
         kind: "flat" or "sq8".
-        content: row by row: float32, little-endian, or uint8.
+        content: the vectors, row by row: little-endian float32, or uint8.
         offset: D values; None for flat.
         scale: D values; None for flat. A code c stands for ``offset + scale * c``.
     """
@@ -33,13 +33,13 @@ class Packed:
 def pack(vectors: np.ndarray, kind: str, metric: str) -> Packed:
     """Pack vectors.
 
-    sq8 is faiss's ``QT_8bit``: the range of each dimension is divided into 255 steps, and a code, the number of the
-    step that a value is in, stands for the middle of that step.
+    sq8 is faiss's ``QT_8bit``: the range of each dimension is divided into 255 steps. A code is the number of a value's
+    step and stands for the middle of that step.
 
     Args:
         vectors: float ``(N, D)``.
         kind: one of ``KINDS``.
-        metric: "cosine", then they are brought to length 1, or "euclidean".
+        metric: "cosine", which normalises them to length 1, or "euclidean".
 
     Raises:
         DataError: no vectors, or vectors that are not finite.

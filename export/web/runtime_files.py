@@ -1,4 +1,4 @@
-"""The files of onnxruntime-web that a page needs, found where npm installs them."""
+"""The files of onnxruntime-web that a page needs, as npm installs them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _BINARY = re.compile(r"ort-wasm-simd-threaded[.a-z]*\.wasm")
 
 @dataclass(frozen=True)
 class RuntimeFiles:
-    """What a page loads of onnxruntime-web.
+    """The files of onnxruntime-web that a page loads.
 
     Attributes:
-        modules: by backend, "wasm" and perhaps "webgpu": the module and the binary that it loads.
-        version: of the package; "unknown" where package.json is not beside it.
+        modules: the module and the binary that it loads, by backend: "wasm" and perhaps "webgpu".
+        version: version of the package; "unknown" without its package.json.
     """
 
     modules: dict[str, tuple[Path, Path]]
@@ -33,11 +33,11 @@ def find_runtime(folder: Path, webgpu: bool) -> RuntimeFiles:
     """Find the files.
 
     Args:
-        folder: the package's, or dist in it.
-        webgpu: find those for WebGPU too.
+        folder: the package's folder, or its dist.
+        webgpu: whether to find those for WebGPU too.
 
     Raises:
-        OptionError: they are not there; says how to get them.
+        OptionError: files are missing; the message says how to get them.
     """
     dist = folder / "dist" if (folder / "dist").is_dir() else folder
     wanted = {"wasm": _WASM} | ({"webgpu": _WEBGPU} if webgpu else {})
@@ -47,7 +47,7 @@ def find_runtime(folder: Path, webgpu: bool) -> RuntimeFiles:
 
 
 def _with_binary(folder: Path, module: Path) -> tuple[Path, Path]:
-    """Return a module with the binary that its text names."""
+    """Return a module and the binary that it names."""
     try:
         named = _BINARY.search(module.read_text(encoding="utf-8", errors="replace"))
     except OSError:
@@ -70,7 +70,7 @@ def _version(dist: Path) -> str:
 
 
 def copy_runtime(found: RuntimeFiles, folder: Path) -> dict[str, Any]:
-    """Copy the files; return version and modules as the page's header has them."""
+    """Copy the files, and return the page header's entry for them."""
     folder.mkdir()
     for pair in found.modules.values():
         for file in pair:

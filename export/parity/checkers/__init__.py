@@ -1,1 +1,1 @@
-"""Programs that go into a parity pack, as they are; each runs without this package."""
+"""Programs that are copied into a parity pack; each runs without this package."""

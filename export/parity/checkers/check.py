@@ -27,11 +27,12 @@ def check(
 
     Args:
         embed: takes uint8 (H, W, 3), returns the embedding.
-        precision: whose vectors are expected: fp32, fp16 or int8.
+        precision: precision of the expected vectors: fp32, fp16 or int8.
         pack: the folder of the pack.
 
     Returns:
-        For each image its name, the distance from the expected vector in the pack's unit, and the largest that passes.
+        For each image its name, the distance from the expected vector in the pack's unit, and the largest distance
+        that passes.
 
     Raises:
         ValueError: the pack is damaged, or has no vectors of this precision.
