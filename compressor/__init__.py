@@ -1,6 +1,6 @@
-"""What makes a student: relaxed contrastive loss and its rivals, distillation; and the command line.
+"""Training of students by distillation, with relaxed contrastive loss and alternatives; and the command line.
 
-Names are imported when first used, so that ``compressor --help`` answers at once.
+Names are imported on first use, so that ``compressor --help`` answers at once.
 """
 
 from __future__ import annotations

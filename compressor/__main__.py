@@ -6,7 +6,7 @@ import os
 import sys
 
 if sys.path and sys.path[0] in ("", os.getcwd()):  # noqa: PTH109 - pathlib would be imported from there
-    # Python puts the working directory first: a json.py in it would be run. Last, packages in a checkout are found.
+    # Python puts the working directory first, so a json.py in it would be run. Last, it still finds a checkout.
     sys.path.append(sys.path.pop(0))
 
 from compressor.cli import main

@@ -1,4 +1,4 @@
-"""Distilling a teacher into a smaller student: :func:`distill`."""
+"""Distil a teacher into a smaller student: :func:`distill`."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def distill(
         The student's folder.
 
     Raises:
-        UserError: teacher, data, model or options that cannot work.
+        UserError: the teacher, the data, the model or an option is unusable.
     """
     options = filled("distill", locals())
     require_valid(options)
@@ -152,7 +152,7 @@ def distill(
     from zoo.versions import versions
 
     require_transferable(source, splits, asked)
-    # Not the seed that train would take: a student of its teacher's network would begin with its teacher's weights.
+    # Not the seed of train: a student with its teacher's architecture would start from the teacher's initial weights.
     lightning.seed_everything(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]), verbose=False)
     metric = options["metric"] or getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)
     model = create_model(**vars(asked.network), metric=metric)

@@ -1,4 +1,4 @@
-"""Which feature maps of a student are compared with which of a teacher, whatever their architectures."""
+"""Pair the feature maps of a student with those of a teacher of any architecture."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch.nn import functional
 def pair_stages(
     student: Sequence[Tensor], teacher: Sequence[Tensor], most: int = 4
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Choose as many stages of both networks as both have, the last of one paired with the last of the other.
+    """Choose the same number of stages in both networks, paired from the last stage on.
 
-    Where the shape of the maps changes with depth, a stage ends with the last map of a shape, and the last stages are
-    taken. Where all have one shape, as the blocks of a plain transformer do, they are divided evenly by depth.
+    If the shape of the maps changes with depth, each shape is a stage, represented by its last map, and the last stages
+    are chosen. If all maps have one shape, as in a plain transformer, they are divided evenly by depth.
 
     Args:
         student: all maps ``(N, C, H, W)``, first to last.
         teacher: all maps ``(N, C', H', W')``, first to last.
-        most: stages to choose at most; four are the stages of a ResNet, without its stem.
+        most: largest number of stages; a ResNet without its stem has four.
 
     Returns:
-        The chosen maps of the student and of the teacher, as many each, first to last.
+        The chosen maps of student and teacher, equally many, first to last.
     """
     count = min(most, *(len(_stages(maps)) for maps in (student, teacher)))
     return _choose(student, count), _choose(teacher, count)
 
 
 def to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring maps ``(N, C, H, W)`` and ``(N, C', H', W')`` to the smaller height and width, by averaging."""
+    """Average maps ``(N, C, H, W)`` and ``(N, C', H', W')`` down to the smaller height and width."""
     size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
     return functional.adaptive_avg_pool2d(student, size), functional.adaptive_avg_pool2d(teacher, size)
 

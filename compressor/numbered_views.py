@@ -1,4 +1,4 @@
-"""Views that a student sees again and again, so that its teacher embeds each of them once."""
+"""A fixed set of views that a student sees repeatedly, so that the teacher embeds each only once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo.training.batches.augmentation import Views
 
 @dataclass(frozen=True)
 class NumberedViews:
-    """How many views of each image there are in all, and in which folder the teacher's embeddings of them are kept."""
+    """The number of views of each image, and the folder that stores the teacher's embeddings of them."""
 
     count: int
     folder: str | Path
@@ -26,17 +26,17 @@ class NumberedViews:
     def stored(
         self, teacher: Teacher, images: ImageSet, shown: Views, data_digest: str, with_maps: bool = False
     ) -> StoredViews:
-        """Return the teacher's embeddings of the views, those that there are already and room for the others.
+        """Return the store of the teacher's embeddings of the views: those computed so far, and space for the others.
 
         Args:
-            teacher: gives the embeddings.
+            teacher: embeds the views.
             images: the training images.
             shown: their views.
-            data_digest: of the data that they are from.
-            with_maps: the loss needs feature maps too.
+            data_digest: digest of their data.
+            with_maps: whether the loss needs feature maps too.
 
         Raises:
-            OptionError: feature maps are needed, the folder cannot be written to, or the disk has no room.
+            OptionError: feature maps are needed, the folder cannot be written to, or the disk is too full.
         """
         if with_maps:
             raise OptionError(

@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 SHARED = frozenset(
     {"data", "split", "validation", "continuous_labels", "label_metric", "columns", "max_unreadable", "seed", "out"}
 )
-"""Options that all stages have in common; given once."""
+"""Options that all stages share and that are given once."""
 _CONFIG = "config.yaml"
 _OF_READING = frozenset({"continuous_labels", "label_metric", "columns"})
 _MADE = "made"  # digests of what a stage wrote
-# What is used of a stage's records when it is reused: what they must have, and what they may have.
+# Fields of a stage's records that reusing it depends on: required ones, and optional ones.
 _NEEDED: dict[str, dict[str, Kind]] = {
     "report.json": {"gate": MAPPING, "stages": list_of(MAPPING), "data": MAPPING},
     CANDIDATES: {"candidates": list_of(MAPPING)},
@@ -75,15 +75,15 @@ def run(
         export: options of export, such as precision.
         report: options of validate, such as min_retention.
         given_teacher: an existing teacher (a model folder, an .onnx or .npz file, or a name such as hf:NAME, see
-            docs/how-to/own-teacher.md; in Python whatever distill takes); no teacher is trained then.
+            docs/how-to/own-teacher.md; in Python anything that distill takes); then no teacher is trained.
         seed: seed for everything random.
 
     Returns:
         The report.
 
     Raises:
-        RefusedError: no int8 file keeps recall; the report is written without it.
-        UserError: data, models or options that cannot work.
+        RefusedError: no int8 file keeps recall; the report is written without one.
+        UserError: the data, a model or an option is unusable.
     """
     from zoo.retrieval.protocol import require_test_images
 
@@ -115,7 +115,7 @@ def run(
     resolved = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
     if not (out / _CONFIG).exists():
         write_text(out / _CONFIG, resolved)
-    # Objects are not gone through again for each stage; data named by a text are, and so each stage could run alone.
+    # Objects are read only once. Data named by a text is read again in each stage, so that the stage could run alone.
     given, asked = (data, shared) if isinstance(data, str | Path) else (splits, _unread(shared))
 
     if ready is None:
@@ -127,12 +127,12 @@ def run(
     _announce(2, f"student: {student_options['arch']}, {student_options['dim']} dimensions", out / "student")
     small = distill(source, data=given, out=out / "student", **asked, **student_options)
     if not is_first_process():
-        sys.exit(0)  # one of several processes that trained together; the first does the rest
-    with alone_in(out):  # training has locks of its own, one process for all that train together
-        if not _holds(out / _CONFIG, resolved):  # not before: a folder begun with other options keeps its own
+        sys.exit(0)  # of several processes that train together, the first does the rest
+    with alone_in(out):  # training has its own lock, held by one of the processes that train together
+        if not _holds(out / _CONFIG, resolved):  # only now: a folder started with other options keeps its own
             write_text(out / _CONFIG, resolved)
         log.info("[3/4] ONNX")
-        export_options["loss"] = student_options["loss"]  # named by the user, so it may be any module's
+        export_options["loss"] = student_options["loss"]  # named by the user, so it may come from any module
         artefacts, refused = _export(small, source, splits, out / "export", divided, shared | export_options)
         log.info("[4/4] report")
         written = _report([small, *artefacts], source, splits, out / "report", shared | report_options)
@@ -142,14 +142,14 @@ def run(
 
 
 def _unread(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options without those that say how data are read, for data that are read already."""
+    """Return options without those for reading data, for data that are already read."""
     return {name: value for name, value in options.items() if name not in _OF_READING}
 
 
 def _require_possible(
     teacher: dict[str, Any], student: dict[str, Any], export: dict[str, Any], report: dict[str, Any]
 ) -> None:
-    """Refuse what later stages would refuse, before hours of training."""
+    """Refuse before hours of training what later stages would refuse."""
     from compressor.losses import LOSSES
     from zoo.losses import checked_options, find_loss
     from zoo.models.int8_speed import advice
@@ -173,11 +173,11 @@ def _require_possible(
 
 
 def _opened_once(teacher: TeacherLike, splits: DataSplits, precision: str) -> TeacherLike:
-    """Return a given teacher for all stages: a path as it is, and what a name or an object stands for, opened.
+    """Return a given teacher for all stages: a path unchanged, a name or an object opened.
 
     Raises:
-        DataError: it is ready embeddings, and lacks an image's, of whichever part; others see the images themselves.
-        UserError: it is no teacher.
+        DataError: it has ready embeddings, and one is missing for an image of any part.
+        UserError: it is not a teacher.
     """
     from zoo.teachers.address import path_of
     from zoo.teachers.opening import open_teacher
@@ -191,7 +191,7 @@ def _opened_once(teacher: TeacherLike, splits: DataSplits, precision: str) -> Te
 
 
 def _name_of(teacher: TeacherLike) -> str:
-    """Return how a teacher that :func:`_opened_once` gave is called: its path, or its name for reports."""
+    """Return the name of a teacher that :func:`_opened_once` returned: its path, or its name in reports."""
     return str(teacher) if isinstance(teacher, str | Path) else str(getattr(teacher, "name", teacher))
 
 
@@ -211,17 +211,17 @@ def _export(
     divided: dict[str, Any],
     options: dict[str, Any],
 ) -> tuple[list[Path], RefusedError | None]:
-    """Export, unless the files were made of these very weights with these options.
+    """Export, unless the files were already made from exactly these weights with these options.
 
     Returns:
-        The files, and the refusal of int8, now or when this was tried before.
+        The files, and the refusal of int8, now or in an earlier run.
     """
     inputs = names_only(plain({"options": options, "data": splits.digest, "model": model_digest(student)}))
     made_of = folder / "inputs.json"
     asked = files_of(student, folder, options["precision"], options["input"])
     if made_of.is_file():
         made = read_record(made_of)
-        files = [folder / name for name in made.pop("files", [])]  # none where only int8 was asked for, and refused
+        files = [folder / name for name in made.pop("files", [])]  # empty if only int8 was asked for, and refused
         refused, digests = made.pop("refused", None), made.pop(_MADE, {})
         tried = folder / CANDIDATES
         there = all(file.is_file() for file in (*files, *([tried] if refused else [])))
@@ -230,15 +230,15 @@ def _export(
             return files, RefusedError(**refused, content=read_record(tried), network=None) if refused else None
         for stale in files:
             stale.unlink(missing_ok=True)
-    write_json(made_of, {"files": [file.name for file in asked.values()]})  # so that the next run knows them, if killed
-    left = {name: value for name, value in options.items() if name not in divided}  # the data are divided already
+    write_json(made_of, {"files": [file.name for file in asked.values()]})  # for the next run, if this one is killed
+    left = {name: value for name, value in options.items() if name not in divided}  # the data are already divided
     error: RefusedError | None = None
     try:
         files = list(ship(student, folder, teacher=teacher, data=splits, **left).files.values())
     except RefusedError as refusal:
         error, files = refusal, [file for precision, file in asked.items() if precision != "int8"]
     made = inputs | {"files": [file.name for file in files]}
-    if error is not None:  # the search took minutes, and the same would be found again
+    if error is not None:  # recorded, because a new search would take minutes and find the same
         made["refused"] = {"found": error.found, "remedy": error.remedy}
     made[_MADE] = _digests(folder, [*made["files"], CANDIDATES])
     write_json(made_of, made)
@@ -248,13 +248,13 @@ def _export(
 def _report(
     models: list[Path], teacher: TeacherLike, splits: DataSplits, folder: Path, options: dict[str, Any]
 ) -> Report:
-    """Validate, unless the report was made of these very models with these options."""
+    """Validate, unless the report was already made of exactly these models with these options."""
     pair = [given_path(options[name]) for name in ("query_encoder", "gallery_encoder") if options[name] is not None]
     files = [*models, *pair]
     of_models = [_digest_of(teacher), *map(model_digest, files)]
     inputs = names_only(plain({"options": options, "data": splits.digest, "models": of_models}))
     names = told_apart(places := [_name_of(teacher), *map(str, files)])
-    inputs["names"] = [names[place] for place in places]  # as the report has them
+    inputs["names"] = [names[place] for place in places]  # the names in the report
     made_of, finished = folder / "inputs.json", folder / "report.json"
     if finished.is_file() and made_of.is_file():
         made = read_record(made_of)
@@ -269,7 +269,7 @@ def _report(
 
 
 def _digest_of(teacher: TeacherLike) -> str:
-    """Return a digest of a teacher, whether it is a file or folder of ours or another one."""
+    """Return the digest of any teacher, whether this project made its file or folder or not."""
     from zoo.teachers.address import path_of
     from zoo.teachers.opening import open_teacher
 
@@ -284,7 +284,7 @@ def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _is_as_made(folder: Path, digests: Mapping[str, str]) -> bool:
-    """Return whether files are still there, and what was written; of an earlier version no digests are known."""
+    """Return whether files exist and are unchanged; an earlier version of this project recorded no digests."""
     for name, said in digests.items():
         if _digests(folder, [name]) != {name: said}:
             log.warning("%s was changed or removed: its stage runs again", folder / name)
@@ -293,10 +293,10 @@ def _is_as_made(folder: Path, digests: Mapping[str, str]) -> bool:
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """Return what a stage of a run left of itself, as JSON.
+    """Read a JSON record of a stage of a run.
 
     Raises:
-        OptionError: it is no JSON, or has values of another type.
+        OptionError: the file is not JSON, or has values of other types.
     """
     try:
         content = read_document(file)
@@ -316,7 +316,7 @@ def read_record(file: Path) -> dict[str, Any]:
 def _resolved(
     verb: Callable[..., Any], section: str, given: Mapping[str, Any] | None, also_skip: set[str] | None = None
 ) -> dict[str, Any]:
-    """Fill a verb's options up with its defaults; refuse options it does not have, or that have no value."""
+    """Complete a verb's options with its defaults; refuse unknown options and missing values."""
     if not isinstance(given or {}, Mapping):
         raise OptionError(f"{section} is {given!r}; it must hold options by name, such as arch and dim.")
     skipped = SHARED | (also_skip or set())

@@ -1,4 +1,4 @@
-"""What a loss learns of its teacher before training: from the embeddings of some training images."""
+"""What a loss derives from its teacher before training, given its embeddings of some training images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from zoo.retrieval.projection import principal_directions
 TeacherSample = Callable[[], Tensor]
 """Returns the teacher's embeddings of some training images, float32 ``(N, D')``, not normalised."""
 RANDOM_WEIGHT = math.exp(-2)
-"""Relaxed label of a pair of two classes that are orthogonal, with sigma 1: what it is in the paper's setting."""
+"""Relaxed label of a pair from two orthogonal classes with sigma 1, as in the paper's setting."""
 
 
 def fitted_sigma(sample: Tensor) -> float:
-    """Return the width of the kernel with which a random pair weighs exp(-2) on average.
+    """Return the width of the kernel at which a random pair has weight exp(-2) on average.
 
-    A teacher trained with Proxy-Anchor puts classes at right angles, a squared distance of 2: there this is near 1, the
-    published width. Features as they come lie in a narrow cone: with sigma 1 all pairs would look alike.
+    A teacher trained with Proxy-Anchor makes classes orthogonal, at a squared distance of 2: there this is near 1, the
+    published width. Pretrained features lie in a narrow cone, where with sigma 1 all pairs would look alike.
 
     Args:
         sample: float ``(N, D')``, the teacher's embeddings of N >= 2 images.
@@ -34,14 +34,14 @@ def fitted_sigma(sample: Tensor) -> float:
     squared = (2 - 2 * directions @ directions.T).clamp(min=0)
     pairs = squared[~torch.eye(len(sample), dtype=torch.bool)]
     low, high = 1e-6, 1e3
-    for _ in range(80):  # the mean weight grows with sigma
+    for _ in range(80):  # bisection: the mean weight grows with sigma
         middle = math.sqrt(low * high)
         low, high = (low, middle) if float(torch.exp(-pairs / middle).mean()) > RANDOM_WEIGHT else (middle, high)
     return low
 
 
 def projection_to(sample: Tensor, dim: int) -> Tensor:
-    """Return the principal directions of a teacher's embeddings, ``(dim, D')``; the identity where D' is ``dim``.
+    """Return the principal directions of a teacher's embeddings, ``(dim, D')``; the identity if D' is ``dim``.
 
     Raises:
         OptionError: the teacher has fewer dimensions.

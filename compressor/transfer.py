@@ -1,4 +1,4 @@
-"""Brings teacher, student and transfer loss together, and gives each loss what it names; see ``compressor.losses``."""
+"""Train a student with teacher and transfer loss; each loss receives what it names, see ``compressor.losses``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 256
 RANGE_RATE = 0.05
-_SAMPLED = 2000  # training images that a loss may look at through the teacher, before training
+_SAMPLED = 2000  # training images in a teacher sample
 
 _BETTER_TEACHER = "Train a teacher on your classes with compressor train, and distil from that."
 _LABELS = frozenset({"num_classes", "labels"})
@@ -51,13 +51,13 @@ _MAPS = frozenset({"student_channels", "teacher_channels", "student_maps", "teac
 
 
 class TransferLearner(Learner):
-    """Embeds every view with teacher and student, and gives the two to the loss.
+    """Embeds every view with teacher and student, and passes both embeddings to the loss.
 
     Args:
         model: the student.
         loss: a transfer loss.
         validation: see Learner.
-        teacher: what the student learns from.
+        teacher: the teacher.
         images: the training images.
         labels: int64 ``(len(images),)`` in 0..C-1, or None.
         asked: see Learner.
@@ -80,7 +80,7 @@ class TransferLearner(Learner):
         self.labels = labels
         self.teacher_measured: Mapping[str, float] = {}  # on the validation images, where it was measured there
         self.stored: StoredViews | None = None
-        # A loss that compares lengths too must not be given what is thrown away where cosines are compared.
+        # Lengths must not influence a Euclidean loss if the student is compared by cosine, which ignores them.
         by_length = getattr(type(loss), "metric", EUCLIDEAN) == EUCLIDEAN
         self.on_sphere = by_length and facts_of(model).metric == COSINE
         self.named = frozenset(inspect.signature(loss.forward).parameters)
@@ -143,24 +143,24 @@ class TransferLearner(Learner):
 
 
 class QuantizedLearner(TransferLearner):
-    """A TransferLearner whose student computes as if quantised, with ranges that follow the batches until near the end.
+    """A TransferLearner whose student computes as if quantised; its ranges follow the batches for 3/4 of the epochs.
 
     Args:
-        quantization: of the student, whose BatchNorm statistics are kept.
+        quantization: fake quantisation of the student, whose BatchNorm statistics stay fixed.
     """
 
     def __init__(self, *args: Any, quantization: FakeQuantization, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.compile_passes = False  # what it computes changes as ranges follow or stay
-        self.chosen_by = self.measured  # what the int8 file is judged by afterwards, on the same images
+        self.compile_passes = False  # its computation changes when ranges stop following the batches
+        self.chosen_by = self.measured  # the measure that later judges the int8 file, on the same images
         self.quantization = quantization
 
     def setup(self, stage: str) -> None:
-        """Leave BatchNorm layers what they are: their statistics are kept, so there is nothing to synchronise."""
+        """Leave BatchNorm layers unchanged: their statistics stay fixed, so there is nothing to synchronise."""
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if not self.quantization.calibrated:  # else resumed
+        if not self.quantization.calibrated:  # it is after a resume
             chosen = np.linspace(0, len(self.images) - 1, min(CALIBRATION_IMAGES, len(self.images))).astype(int)
             with self.quantization.calibrating():
                 embed(self.model, self.images.subset(chosen), progress=False)
@@ -173,12 +173,12 @@ class QuantizedLearner(TransferLearner):
 
 
 def require_transferable(teacher: Teacher, splits: DataSplits, asked: Training) -> None:
-    """Refuse what :func:`transfer` cannot work on, before a network is made.
+    """Refuse what :func:`transfer` cannot handle, before a network is made.
 
     Raises:
-        OptionError: images are to be turned or mixed, and the teacher does not see images; or they are to be mixed, and
-            the loss takes each view to be of one image.
-        DataError: there are no two training images, or nothing can be measured on the validation images.
+        OptionError: images are to be rotated or mixed, but the teacher has only stored embeddings; or they are to be
+            mixed, but the loss needs each view to show one image.
+        DataError: there are fewer than two training images, or nothing can be measured on the validation images.
     """
     if asked.data.rotate_classes and isinstance(teacher, ArrayTeacher):
         raise OptionError(
@@ -190,7 +190,7 @@ def require_transferable(teacher: Teacher, splits: DataSplits, asked: Training) 
 
 
 def _require_mixable(teacher: Teacher, loss: str, use_labels: bool) -> None:
-    """Refuse views of two images where something takes each to be of one."""
+    """Refuse views of two images if the teacher or the loss needs each view to show one image."""
     if isinstance(teacher, ArrayTeacher):
         raise OptionError(
             f"augment {MIXED} needs a teacher that embeds images; stored embeddings have none of two images in one "
@@ -214,22 +214,22 @@ def transfer(
     make_learner: Callable[..., TransferLearner] = TransferLearner,
     numbered: NumberedViews | None = None,
 ) -> tuple[TransferLearner, dict[str, Any]]:
-    """Train a student from a teacher, which is measured first, and leave the best weights in the student.
+    """Measure the teacher, train the student from it, and leave the best weights in the student.
 
     Args:
         model: the student.
-        teacher: what it learns from.
+        teacher: the teacher.
         splits: training images, and validation images to choose the best epoch on.
-        folder: for logs, and checkpoints to resume from.
-        asked: its options. A student with pretrained weights is measured as it comes, before training.
+        folder: folder for logs, and for checkpoints to resume from.
+        asked: the options. A student with pretrained weights is also measured before training.
         make_learner: takes the arguments of TransferLearner.
-        numbered: views that the teacher embeds once; None for new ones in every epoch.
+        numbered: fixed views that the teacher embeds once; None for new ones in every epoch.
 
     Returns:
-        The learner, and the measures of teacher and student on the validation images, each named by where it was taken.
+        The learner, and the measures of teacher and student, each named by the images it was taken on.
 
     Raises:
-        UserError: teacher, data or options that cannot work.
+        UserError: the teacher, the data or an option is unusable.
     """
     upright = splits.train.checked(asked.data.max_unreadable)
     images = with_rotations(upright) if asked.data.rotate_classes else upright
@@ -270,7 +270,7 @@ def transfer(
 
 
 def _targets_of(loss: nn.Module, teacher: Teacher) -> Callable[[ImageSet], np.ndarray] | None:
-    """Return what gives the vectors that a loss draws embeddings to, where it draws them to any."""
+    """Return a function from images to the vectors that the loss draws their embeddings to, or None if it has none."""
     onto: Any = getattr(loss, "onto", None) or loss
     if not hasattr(onto, "targets"):
         return None
@@ -292,15 +292,15 @@ def create_transfer_loss(
     """Make a transfer loss by name, with its options and the facts that it names.
 
     Args:
-        name: one of ``LOSSES``, or ``module:Class`` for a loss of one's own.
-        options: of the loss; they go over facts of the same name.
+        name: one of ``LOSSES``, or ``module:Class`` for the user's own loss.
+        options: options of the loss; they override facts of the same name.
         student: an embedding model.
-        teacher: what the student learns from.
+        teacher: the teacher.
         images: the training images.
         labels: int64 ``(len(images),)`` in 0..C-1, or None.
 
     Raises:
-        OptionError: no such loss, an option it does not take, or labels or feature maps it needs and cannot have.
+        OptionError: the loss or an option is unknown, or the labels or feature maps that it needs are not available.
     """
     loss_class = find_loss(name, LOSSES)
     made_with = inspect.signature(loss_class).parameters
@@ -323,20 +323,20 @@ def create_transfer_loss(
 
 
 def _sample_of(teacher: Teacher, images: ImageSet) -> Tensor:
-    """Return the teacher's embeddings of some images, evenly spaced, float32 ``(N, D')`` on the CPU."""
+    """Return the teacher's embeddings of evenly spaced images, float32 ``(N, D')`` on the CPU."""
     rows = np.linspace(0, len(images) - 1, min(_SAMPLED, len(images))).astype(int)
     return torch.from_numpy(np.asarray(teacher.to(fastest_device()).embed_images(images.subset(rows)), np.float32))
 
 
 def class_indices(images: ImageSet) -> Tensor | None:
-    """Return the class of each image as int64 ``(N,)`` in 0..C-1, C the classes that these images are of; or None."""
+    """Return the class of each image as int64 ``(N,)`` in 0..C-1, with C the classes among these images; or None."""
     if images.labels is None:
         return None
     return torch.from_numpy(np.unique(images.labels, return_inverse=True)[1].astype(np.int64))
 
 
 def _shapes_of_maps(student: nn.Module, teacher: Teacher, images: ImageSet) -> dict[str, Any]:
-    """Return the facts about the feature maps and the teacher's embedding, by showing a blank view to both."""
+    """Return the facts about feature maps and the teacher's embedding, from a blank view through both networks."""
     embedding, teacher_maps = teacher.embed_views_with_maps(*_blank_view(student, teacher), images)
     was_training = student.training
     with torch.no_grad():
@@ -347,7 +347,7 @@ def _shapes_of_maps(student: nn.Module, teacher: Teacher, images: ImageSet) -> d
 
 
 def _blank_view(student: nn.Module, teacher: Teacher) -> tuple[Tensor, Tensor]:
-    """Return a view of image 0 and its index, where the teacher will run."""
+    """Return a blank view for image 0 and its index, on the teacher's device."""
     device = fastest_device()
     teacher.to(device)
     size = teacher.input_size or preprocessing_of(student).input_size

@@ -1,4 +1,4 @@
-"""The command line: words of the shell to options, a verb carried out, and what is printed of it."""
+"""The command line: parse a command's words, run the verb, and print its result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb, as :func:`compressor.cli.command.main` does, with signals and streams seen to before all else."""
+    """Run one verb with :func:`compressor.cli.command.main`, after setting up signals and streams."""
     from compressor.cli.process import prepared
 
     with prepared() as ended:

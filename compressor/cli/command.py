@@ -1,4 +1,4 @@
-"""The command line: a thin layer over the verbs, whose signatures and docstrings are its options and help."""
+"""The command line: a thin layer over the verbs; their signatures and docstrings are its options and help."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 done, 1 an error the user can fix, 2 bad usage, 3 the gate failed, 130 interrupted.
+        0 done, 1 an error the user can fix, 2 bad usage, 3 a gate failed, 130 interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -54,13 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if manners.log_file is not None:
                 log.info("compressor %s", shlex.join(given), extra={"told": True})
             return _run(words, manners)
-    except OSError as error:  # of the log file
+    except OSError as error:  # the log file cannot be opened
         tell(f"error: {_of_system(error)}")
         return USER_ERROR
 
 
 def _answer(words: list[str]) -> int | None:
-    """Say what there is to say of help and version, and return the exit code; None where there is a verb to run."""
+    """Print help or version if asked for, or an error, and return the exit code; None if there is a verb to run."""
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in _HELP:
@@ -86,13 +86,13 @@ def _answer(words: list[str]) -> int | None:
 
 
 def split_verb(words: list[str]) -> tuple[str, list[str]]:
-    """Split the verb, of one word or two, from what follows it."""
+    """Split the verb, of one or two words, from the words after it."""
     count = 2 if " ".join(words[:2]) in VERBS else 1
     return " ".join(words[:count]), words[count:]
 
 
 def _run(words: list[str], manners: Manners) -> int:
-    """Run the verb that words name, and turn what it raises into a line and an exit code."""
+    """Run a verb, and turn errors into a message and an exit code."""
     from compressor.cli.parsing import parser_of
     from compressor.cli.words import with_leading
     from zoo.extras import is_of_an_extra, missing
@@ -137,7 +137,7 @@ def _carry_out(verb: str, options: Namespace, manners: Manners) -> int:
     try:
         result = _call(verb, options)
     except RefusedError as error:
-        content = error.content  # the name ends with this block
+        content = error.content  # Python deletes the name error after this block
         if manners.json:
             _print(lambda: show_json(content))
         elif "candidates" in content:
@@ -159,7 +159,7 @@ def _carry_out(verb: str, options: Namespace, manners: Manners) -> int:
 
 
 def _print(what: Callable[[], None]) -> None:
-    """Print to standard output, as long as there is a reader; what was done is done."""
+    """Print to standard output; if its reader is gone, go on silently, since the work is done."""
     try:
         what()
         sys.stdout.flush()
@@ -168,7 +168,7 @@ def _print(what: Callable[[], None]) -> None:
 
 
 def _gate(result: Any) -> tuple[str, str]:
-    """Return the state of a result's gate, "passed", "failed" or "none", and a sentence on it."""
+    """Return the state of a result's gate, "passed", "failed" or "none", and a sentence about it."""
     from export.report.content import gate_of
     from export.report.validation import Report
     from zoo.data.checking.findings import Check
@@ -188,7 +188,7 @@ def _call(verb: str, options: Namespace) -> Any:
         require_extra("train", verb)
     given = {name: _plain(value) for name, value in options.items(branches=True) if "." not in name}
     if any(":" in str(part.get("loss")) for part in (given, *given.values()) if isinstance(part, dict)):
-        sys.path.append(str(Path.cwd()))  # where a loss of one's own may lie; last, so that it shadows nothing
+        sys.path.append(str(Path.cwd()))  # it may have the user's own loss; last, so that it shadows nothing
     for home in (VERBS[verb], *([EXPORT_MODEL] if verb == "export" else [])):
         require_given(function_of(home), given)
     return function_of(VERBS[verb])(**given)

@@ -1,4 +1,4 @@
-"""Help: an overview of the verbs, and the options of each by subject, from signatures and docstrings."""
+"""Help: an overview of the verbs, and each verb's options by subject, from signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WIDTH, _INDENT = 80, 24
 
 
 def _names(subject: str) -> tuple[str, ...]:
-    """Return the options of training that belong to a subject."""
+    """Return the training options that belong to a subject."""
     return tuple(each.name for each in fields(OF_TRAINING[subject]))
 
 
@@ -41,7 +41,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "kind of index": ("kind", "options"),
     "machine": (*_names("machine"), "teacher_precision", "teacher_views", "teacher_cache", "engine", "processes"),
 }
-# Where a name means another thing than elsewhere.
+# Options whose name means something else in this verb.
 _ELSEWHERE = {
     ("export", "precision"): "precision",
     ("validate", "index"): "measurement",
@@ -51,7 +51,7 @@ _FLAGS_OF = {"inspect": {"nodes": "Name all nodes that compute in float."}}
 
 
 def overview() -> str:
-    """Return what ``compressor --help`` says."""
+    """Return the text of ``compressor --help``."""
     rows = [(verb, summary(verb)) for verb in VERBS]
     rows += [("help [COMMAND]", "List the options of a command."), ("version", "Print the version.")]
     return "\n".join(
@@ -79,7 +79,7 @@ def overview() -> str:
 
 
 def help_of_group(group: str) -> str:
-    """Return what the first word of verbs of two says alone."""
+    """Return the help of a group: the first word of two-word verbs, without the second."""
     verbs = [verb for verb in VERBS if verb.startswith(f"{group} ")]
     rows = [line for verb in verbs for line in _row(verb, summary(verb), indent=18)]
     return "\n".join([f"usage: compressor {group} COMMAND [options]", "", GROUPS[group], "", *rows])
@@ -95,7 +95,7 @@ def help_of(verb: str) -> str:
     if verb == "export":
         described = _described(function_of(EXPORT_MODEL)) | described
         options = {**signature(function_of(EXPORT_MODEL)).parameters, **options}
-        del options["options"], options["before"]  # those of export_model, and what Python alone gives
+        del options["options"], options["before"]  # the options of export_model, and a Python-only argument
     of_subject: dict[str, list[str]] = {}
     for name, option in options.items():
         if verb == "run" and name in SECTIONS:
@@ -130,7 +130,7 @@ def _usage(verb: str) -> list[str]:
 
 
 def _described(function: Callable[..., Any]) -> dict[str, str]:
-    """Return the texts of a docstring by option, and what comes before them under the empty name."""
+    """Return the descriptions in a docstring by option, and its first sentence under the empty name."""
     from docstring_parser.google import parse
 
     found = parse(function.__doc__ or "")
@@ -143,7 +143,7 @@ def _plain(text: str) -> str:
 
 
 def _lines_of(name: str, option: Parameter, text: str) -> list[str]:
-    """Return an option's lines: its name, what it takes, what it is, and its default."""
+    """Return an option's lines: its name, the type of its value, its description and its default."""
     default = option.default
     if default is Parameter.empty:
         text += " (required)"
@@ -155,7 +155,7 @@ def _lines_of(name: str, option: Parameter, text: str) -> list[str]:
 
 
 def _takes(annotation: str) -> str:
-    """Return in a word what an option of a type takes."""
+    """Return a placeholder for the value of an option of some type."""
     if "bool | str" in annotation:
         return "true|PATH"
     several = " ..." if annotation.startswith("Sequence") else ""
@@ -174,7 +174,7 @@ def _takes(annotation: str) -> str:
 
 
 def _sections() -> Iterator[str]:
-    """Yield the lines on the options of each stage of run."""
+    """Yield the lines about the options of each stage of run."""
     from compressor.pipeline import SHARED
 
     verb_of: Mapping[str, str] = {home: verb for verb, home in VERBS.items()} | {EXPORT_MODEL: "export"}
@@ -182,7 +182,7 @@ def _sections() -> Iterator[str]:
         verb = verb_of[home]
         own = [name for name in signature(function_of(home)).parameters if name not in SHARED | GIVEN_BY[section]]
         if section == "export":
-            own.append("qat_epochs")  # of export itself, which passes the others on
+            own.append("qat_epochs")  # export's own option; it passes the others on
         text = f"{', '.join(own)}. See compressor help {verb}."
         yield f"{section}.OPTION, of {verb}:"
         yield from textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="  ")
@@ -190,7 +190,7 @@ def _sections() -> Iterator[str]:
 
 
 def _row(head: str, text: str, indent: int = _INDENT) -> list[str]:
-    """Return a name and a text beside it, or below it where the name is long."""
+    """Return the lines of a name with a text beside it, or below it if the name is long."""
     below = len(head) > indent - 4
     margin = " " * indent
     lines = textwrap.wrap(

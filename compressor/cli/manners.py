@@ -1,4 +1,4 @@
-"""What holds for every verb: whether results are printed as JSON, what is said on the way, and where it is kept."""
+"""Options of every verb: whether results are printed as JSON, how much is logged, and where."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.paths import given_path
 from zoo.progress import SWITCH, are_bars_shown, close_bars
 
 log = logging.getLogger(__name__)
-log.addHandler(logging.NullHandler())  # outside of heard, Python itself would write what is told a second time
+log.addHandler(logging.NullHandler())  # outside of heard, Python itself would print messages of tell again
 
 FLAGS = {  # and their help
     "json": "Print the result as JSON.",
@@ -26,18 +26,18 @@ LOG_FILE = "log_file"
 ABOUT_LOG_FILE = "Add all that is said, with times, to this file too."
 OWN = ("zoo", "compressor", "export")
 _CHATTY = ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric")
-_TOLD = "told"  # of a record: it is on the terminal already
+_TOLD = "told"  # attribute of a log record that is on the terminal already
 
 
 @dataclass(frozen=True)
 class Manners:
-    """How the shell behaves, whatever the verb.
+    """Options that every verb has.
 
     Attributes:
-        json: results are printed as JSON.
-        quiet: only warnings and errors are said on the way.
-        verbose: libraries are heard too, and errors come with their traceback.
-        log_file: where all that is said is kept too; None for nowhere.
+        json: print results as JSON.
+        quiet: log only warnings and errors.
+        verbose: log messages of libraries too, and print the traceback of an error.
+        log_file: file that messages are added to; None for none.
     """
 
     json: bool = False
@@ -47,10 +47,10 @@ class Manners:
 
 
 def manners_in(words: list[str]) -> tuple[Manners, list[str]]:
-    """Take the options of this module out of a command's words, wherever they stand.
+    """Separate the options of this module, at any position, from the other words of a command.
 
     Returns:
-        Them, and the other words.
+        The options, and the other words.
 
     Raises:
         OptionError: the log file has no name, or quiet and verbose are both given.
@@ -78,9 +78,9 @@ def manners_in(words: list[str]) -> tuple[Manners, list[str]]:
 
 @contextmanager
 def heard(manners: Manners) -> Iterator[None]:
-    """Have messages written to standard error, and to the log file, while the block runs.
+    """Write messages to standard error and the log file while the block runs.
 
-    Our own are shown plainly, of the libraries warnings only.
+    Without ``verbose``, messages of libraries are limited to warnings.
 
     Raises:
         OSError: the log file cannot be opened.
@@ -114,14 +114,14 @@ def heard(manners: Manners) -> Iterator[None]:
 
 
 def tell(text: str) -> None:
-    """Write what a command ends with to standard error, on a line of its own, and to the log file."""
+    """Write the final message of a command to standard error, on its own line, and to the log file."""
     close_bars()
     print(text, file=sys.stderr)
     log.error("%s", text, extra={_TOLD: True})
 
 
 class _Terminal(logging.Handler):
-    """Writes to standard error as it is now, above progress bars."""
+    """Writes to the current ``sys.stderr``, above progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

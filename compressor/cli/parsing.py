@@ -1,4 +1,4 @@
-"""The parser of a verb, made of its signature and docstring."""
+"""The parser of a verb, built from its signature and docstring."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _WORDS |= {"dict": "options by name, such as {a: 1}", "NoneType": "null"}
 
 
 def _read_value(text: str) -> Any:
-    """Return what an option's text means: a list in JSON, as it is made of words, or YAML.
+    """Parse an option's text: a JSON list, as ``compressor.cli.words`` writes them, or YAML.
 
-    YAML's reader refuses names of files that are not UTF-8, which reach Python as lone surrogates, however written.
+    The YAML reader refuses file names that are not UTF-8, which reach Python as lone surrogates, however written.
     """
     if text.startswith("["):
         with contextlib.suppress(ValueError):
@@ -36,7 +36,7 @@ set_loader("yaml", _read_value, (YAMLError,))
 
 
 class Parser(ArgumentParser):
-    """Takes options by their whole names; says what is wrong in a line or two, where argparse would print them all."""
+    """A parser without abbreviations, whose errors are one or two lines instead of argparse's whole usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = {action.dest for action in self._actions} | {*FLAGS, LOG_FILE}
@@ -55,7 +55,7 @@ class Parser(ArgumentParser):
 
 
 def _of_another_type(message: str) -> str | None:
-    """Return in plain words what jsonargparse says of a value of another type; None where it says something else."""
+    """Return jsonargparse's message about a value of the wrong type in plain words; None for other messages."""
     key = re.match(r'Parser key "([\w.]+)"', message)
     value = re.search(r"(?:Given|Got) value: (.*)\Z", message, re.DOTALL)
     types = re.findall(r"Expected a <class '(\w+)'>", message)
@@ -79,7 +79,7 @@ def parser_of(verb: str) -> ArgumentParser:
         skipped = _skip(SHARED | {"model", "teacher", "loss", "layout", "license", "report", "parity"})
         parser.add_function_arguments(function_of(VERBS["export"]), "export", as_group=False, skip=skipped)
     if verb == "validate":
-        next(action for action in parser._actions if action.dest == "teacher").required = False  # null where left out
+        next(action for action in parser._actions if action.dest == "teacher").required = False  # null if left out
     if verb == "export":
         parser.add_function_arguments(function_of(EXPORT_MODEL), as_group=False, skip=_skip(GIVEN_BY["export"]))
     if verb == "inspect":

@@ -1,4 +1,4 @@
-"""What a verb found or wrote, printed for people or as JSON."""
+"""Print the result of a verb, for people or as JSON."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from zoo.errors import printable
 
 
 def show(verb: str, result: Any, queries: Sequence[Any] = (), all_nodes: bool = False) -> None:
-    """Print what a verb found or wrote.
+    """Print the result of a verb.
 
     Args:
-        verb: which.
+        verb: the verb.
         result: what its function returned.
-        queries: of index search.
-        all_nodes: of inspect: name all nodes that compute in float.
+        queries: the queries of index search.
+        all_nodes: for inspect: name all nodes that compute in float.
     """
     if isinstance(result, Report):
         from export.report.tables import print_table
@@ -49,7 +49,7 @@ def show(verb: str, result: Any, queries: Sequence[Any] = (), all_nodes: bool = 
 
 
 def print_check(result: Check) -> None:
-    """Print what the data are, and what was found of them: a row each, with what to do."""
+    """Print facts about the data, and a row with remedy for each finding."""
     from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
@@ -71,26 +71,26 @@ def print_check(result: Check) -> None:
 
 
 def show_candidates(content: dict[str, Any]) -> None:
-    """Print the candidates for int8, by what ``candidates.json`` holds."""
+    """Print the int8 candidates, given the content of ``candidates.json``."""
     from export.report.tables import print_candidates
 
     print_candidates(content)
 
 
 def print_hits(queries: list[str], found: list[list[Hit]]) -> None:
-    """Print query, rank, id and score of each image found, tabs between them."""
+    """Print query, rank, id and score of each image found, separated by tabs."""
     for query, hits in zip(queries, found, strict=True):
         for rank, hit in enumerate(hits, start=1):
             line = f"{query}\t{rank}\t{hit.id}\t{hit.score:.6f}"
-            print(line.encode("utf-8", "replace").decode())  # names of files need not be valid Unicode
+            print(line.encode("utf-8", "replace").decode())  # file names need not be valid Unicode
 
 
 def show_json(result: Any, queries: Sequence[Any] = ()) -> None:
-    """Print what a verb found or wrote as JSON: files by their paths, documents as they are written to files.
+    """Print the result of a verb as JSON: files as paths, documents with the content of their files.
 
     Args:
         result: what its function returned.
-        queries: of index search.
+        queries: the queries of index search.
     """
     content: Any = result
     if isinstance(result, Report):

@@ -1,4 +1,4 @@
-"""The process that a command runs in: signals, and streams that are closed or write other letters than ours."""
+"""The process of a command: signals, and standard streams that are closed or lack characters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Ended:
     """How a command ended.
 
     Attributes:
-        code: what the process exits with.
+        code: exit code of the process.
     """
 
     code: int = INTERRUPTED
@@ -34,10 +34,10 @@ class Ended:
 
 @contextlib.contextmanager
 def prepared() -> Iterator[Ended]:
-    """Run a command with SIGTERM as Ctrl-C, from the first moment on, and with output that cannot fail on a letter.
+    """Run a command with SIGTERM treated as Ctrl-C, and with output that cannot fail on a character.
 
-    Interrupted while modules are imported, where Python or a library may make another error of it, or none in callbacks
-    of its own, the command ends with 130 all the same.
+    An interrupt during imports may become another error in Python or a library, or get lost in one of its callbacks.
+    The command ends with 130 all the same.
     """
     interrupted = threading.Event()
 
@@ -47,7 +47,7 @@ def prepared() -> Iterator[Ended]:
 
     def unraised(what: sys.UnraisableHookArgs) -> None:
         if interrupted.is_set() and isinstance(what.exc_value, KeyboardInterrupt):
-            threading.Timer(0.05, _interrupt).start()  # once more, when the callback has returned
+            threading.Timer(0.05, _interrupt).start()  # again, after the callback has returned
         else:
             hook(what)
 
@@ -77,7 +77,7 @@ def prepared() -> Iterator[Ended]:
 
 
 def _interrupt() -> None:
-    """Interrupt the main thread, also where it sleeps, which a mark that Python looks at later would not."""
+    """Interrupt the main thread, even if it sleeps; ``interrupt_main`` alone would not wake it."""
     main = threading.main_thread().ident
     for number in (signal.SIGINT, signal.SIGTERM):
         if main is not None and callable(signal.getsignal(number)) and hasattr(signal, "pthread_kill"):
@@ -87,7 +87,7 @@ def _interrupt() -> None:
 
 
 def silence() -> None:
-    """Let what is still to be printed go nowhere: the reader of standard output has gone."""
+    """Discard all further output, because the reader of standard output is gone."""
     with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -95,18 +95,18 @@ def silence() -> None:
 
 
 def _handled(number: int, handler: Callable[[int, FrameType | None], None]) -> Any:
-    """Install a handler, and return the one before; None outside the main thread, and where a signal is ignored."""
+    """Install a handler and return the previous one; None outside the main thread, and if the signal is ignored."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is signal.SIG_IGN:
-        return None  # ignored: as nohup and shells do for what runs in the background
+        return None  # nohup, and shells for background jobs, ignore signals
     return signal.signal(number, handler)
 
 
 def _open_streams() -> None:
-    """Give closed standard streams a place to go, and have letters that a terminal lacks written in others."""
+    """Replace closed standard streams by the null device, and characters that a terminal lacks by others."""
     codecs.register_error("plain_letters", _in_plain_letters)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # The lowest free number, so that no file that is opened later is taken for a standard stream.
+            # This takes the lowest free number, so that no file opened later becomes a standard stream.
             nowhere = os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
@@ -115,7 +115,7 @@ def _open_streams() -> None:
 
 
 def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
-    """Write what an encoding has no letter for in ASCII: signs by similar ones, other letters by their number."""
+    """Replace characters that an encoding lacks: signs by similar ASCII ones, others by their escape sequence."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]

@@ -1,6 +1,6 @@
-"""What the shell offers: the verbs, the words that may follow them, and the codes they exit with.
+"""The verbs of the command line, the words that may follow them, and their exit codes.
 
-Functions are imported when asked for, so that one verb does not wait for what another needs.
+Functions are imported on demand, so that one verb does not wait for the imports of another.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 DONE, USER_ERROR, BAD_USAGE, GATE_FAILED = 0, 1, 2, 3
 
-VERBS: dict[str, str] = {  # and the functions that they are
+VERBS: dict[str, str] = {  # verb -> its function
     "check": "zoo.data.checking.check:check",
     "train": "zoo.training.train:train",
     "distill": "compressor.distillation:distill",
@@ -27,10 +27,10 @@ VERBS: dict[str, str] = {  # and the functions that they are
     "index search": "export.index.verbs:search_index",
     "index export": "export.index.exporting:export_index",
 }
-EXPORT_MODEL = "export.shipping:export_model"  # whose options export passes on
-GROUPS = {"index": "Galleries that can be searched."}  # the first word of verbs of two
-NEEDS_TRAIN = ("train", "distill", "export", "validate", "run", "demo-web")  # the extra; the others do without it
-# Options that may be given as plain words right after the verb, in this order; a list takes all of them.
+EXPORT_MODEL = "export.shipping:export_model"  # export passes its options on to this
+GROUPS = {"index": "Galleries that can be searched."}  # first words of two-word verbs
+NEEDS_TRAIN = ("train", "distill", "export", "validate", "run", "demo-web")  # verbs that need the extra train
+# Options that may be given as plain words right after the verb, in this order; a list takes all remaining words.
 LEADING = {
     "check": ["data"],
     "train": ["data", "out"],
@@ -47,14 +47,14 @@ LEADING = {
     "index search": ["index", "queries"],
     "index export": ["index", "out"],
 }
-LISTS = ("models", "files", "queries")  # of those
-SECTIONS: dict[str, str] = {  # of the verb run
+LISTS = ("models", "files", "queries")  # those of them that are lists
+SECTIONS: dict[str, str] = {  # sections of the verb run, one per stage
     "teacher": VERBS["train"],
     "student": VERBS["distill"],
     "export": EXPORT_MODEL,
     "report": VERBS["validate"],
 }
-# Arguments of those, and of export, that are given otherwise or in Python alone.
+# Arguments of these functions, and of export, that run sets itself or that only Python can give.
 GIVEN_BY = {
     "teacher": {"data", "out"},
     "student": {"teacher", "data", "out"},
@@ -71,5 +71,5 @@ def function_of(home: str) -> Callable[..., Any]:
 
 
 def summary(verb: str) -> str:
-    """Return what a verb does, in a line: the first of its docstring."""
+    """Return the first line of a verb's docstring."""
     return (function_of(VERBS[verb]).__doc__ or "").strip().splitlines()[0]

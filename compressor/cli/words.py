@@ -1,4 +1,4 @@
-"""How people may write options: plain words after the verb, dashes, lists; brought to what the parser reads."""
+"""Translate the ways people write options (plain words after the verb, dashes, lists) to what the parser reads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _EXAMPLES = {"teacher": "epochs", "student": "epochs", "export": "precision", "r
 
 
 def with_leading(verb: str, words: list[str]) -> list[str]:
-    """Turn plain words after the verb into options, and dashes in options' names into underscores.
+    """Turn plain words after the verb into options, and dashes in option names into underscores.
 
-    ``export student model.onnx`` becomes ``--model=student --out=model.onnx``. A configuration comes first, so that
-    all other options go over it.
+    ``export student model.onnx`` becomes ``--model=student --out=model.onnx``. A configuration is moved to the front,
+    so that all other options override it.
     """
     words = [_underscored(word) for word in words]
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
@@ -27,9 +27,9 @@ def with_leading(verb: str, words: list[str]) -> list[str]:
         plain[len(names) - 1 :] = [_as_list(plain[len(names) - 1 :], of_numbers=False)]
     options = [f"--{name}={word}" for name, word in zip(names, plain, strict=False)]
     words = [*options, *plain[len(names) :], *_with_values_joined(verb, rest)]
-    named = {word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")}  # not their values
+    named = {word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")}
     if verb == "validate" and "query_encoder" in named and not {"models", "config"} & named:
-        words.append("--models=[]")  # a mixed pair is measured without others, too
+        words.append("--models=[]")  # a mixed pair can be measured without other models
     configs = [word for word in words if word.startswith("--config=")]
     for word in configs:
         _require_config(given_path(word.removeprefix("--config=")), verb)
@@ -48,7 +48,7 @@ def _no_section(name: str) -> str:
 
 
 def _require_config(path: Path, verb: str) -> None:
-    """Refuse a configuration that is not there, or not YAML, by its name; what is in it is the parser's to judge."""
+    """Refuse a configuration that is missing or not YAML, naming the file; the parser checks its options."""
     from zoo.formats.yaml_document import read_yaml
 
     try:
@@ -65,10 +65,9 @@ def _require_config(path: Path, verb: str) -> None:
 
 
 def _with_values_joined(verb: str, words: list[str]) -> list[str]:
-    """Turn the values of options that take several into one list, and a configuration and its option into one word.
+    """Join an option and its values in one word: several values as a list, and a configuration with its file.
 
-    ``--threads 1 2`` becomes ``--threads=[1,2]``; so does ``--threads 1,2``. ``--strict`` alone becomes
-    ``--strict=true``.
+    ``--threads 1 2`` and ``--threads 1,2`` become ``--threads=[1,2]``. ``--strict`` alone becomes ``--strict=true``.
     """
     parts = {"": VERBS[verb]}
     if verb == "run":
@@ -103,7 +102,7 @@ def _with_values_joined(verb: str, words: list[str]) -> list[str]:
 
 
 def _as_list(values: list[str], of_numbers: bool) -> str:
-    """Write values as a list that the parser reads; leave null and what is a list already."""
+    """Write values as a list for the parser; null and an existing list stay as they are."""
     if len(values) == 1 and (values[0] == "null" or values[0].startswith("[")):
         return values[0]
     if of_numbers:

@@ -1,19 +1,19 @@
-"""A float network that computes as if it were quantised to 8 bits, in eager mode: for any timm network.
+"""A float network that computes as if quantised to 8 bits, in eager mode, for any timm network.
 
-What is rounded is what onnxruntime's static quantiser rounds in the exported graph, whose operators are Conv and Gemm
-and whose BatchNorms are folded into the convolutions:
+It rounds what onnxruntime's static quantiser rounds in the exported graph, whose operators are Conv and Gemm and whose
+BatchNorms are folded into the convolutions:
 
-- the weights of every ``nn.Conv2d`` and ``nn.Linear``: int8, symmetric, one scale for each output channel or one a
-  layer. One a layer is taken of the weights as BatchNorm scales them, since that is what the file holds; scales of
-  channels do not depend on it.
-- the input of each such layer, where the tensor is made, so that a shortcut beside it sees the rounded tensor too.
-- the output of each, after the BatchNorm, and after the ReLU or ReLU6 where one follows directly. The network's own
+- the weights of every ``nn.Conv2d`` and ``nn.Linear``: int8, symmetric, one scale per output channel or per layer. A
+  scale per layer is that of the weights as scaled by BatchNorm, since the file holds those; rounding with scales per
+  channel does not depend on it.
+- the input of each such layer, rounded where the tensor is made, so that a shortcut sees the rounded tensor too.
+- the output of each, after the BatchNorm, and after the ReLU or ReLU6 if one follows directly. The network's own
   output, the embedding, stays in float.
 
-A first layer of few products (``zoo.models.int8_speed.FEWEST_TERMS``) stays in float, as there.
+A first layer with few products (``zoo.models.int8_speed.FEWEST_TERMS``) stays in float, as in the file.
 
-Sums, pooling, other activations and the normalisation of the embedding are computed in float, of rounded inputs. Biases
-are not rounded: the file holds them in 32 bits. Products of two activations, as in attention, are not seen.
+Sums, pooling, other activations and the normalisation of the embedding are computed in float from rounded inputs.
+Biases are not rounded: the file holds them in 32 bits. Products of two activations, as in attention, are not covered.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ from zoo.errors import require_known
 class FakeQuantization(nn.Module):
     """Makes a network compute as if quantised, until :meth:`remove`; holds the ranges of its activations.
 
-    Ranges are empty at first: embed some images in a block of :meth:`calibrating` before use.
+    Ranges are empty at first: embed some images in a :meth:`calibrating` block before use.
 
     Args:
-        model: a timm model; stays what it is, but that its layers' weights are parametrised.
+        model: a timm model, modified in place: its layers' weights become parametrised.
         scheme: one of ``SCHEMES``.
-        per_channel: weights have a scale for each output channel, rather than one a layer.
+        per_channel: whether weights have one scale per output channel rather than per layer.
 
     Raises:
-        OptionError: no such scheme.
-        ModelError: branches of the network become one convolution in the exported graph, and would be rounded apart.
+        OptionError: unknown scheme.
+        ModelError: branches of the network become one convolution in the exported graph, but would be rounded
+            separately.
     """
 
     def __init__(self, model: nn.Module, scheme: str = "u8s8", per_channel: bool = True) -> None:
@@ -74,13 +75,13 @@ class FakeQuantization(nn.Module):
 
     @contextlib.contextmanager
     def observing(self, rate: float) -> Iterator[None]:
-        """Let the ranges follow the batches of a block as a moving average; ``rate`` is the weight of a batch."""
+        """Update the ranges as a moving average over the batches in the block; ``rate`` is the weight of a batch."""
         with self._set(lambda bound, seen: torch.lerp(bound, seen, rate)):
             yield
 
     @contextlib.contextmanager
     def calibrating(self) -> Iterator[None]:
-        """Widen the ranges to the least and greatest values that pass in a block, in which nothing is rounded."""
+        """Widen the ranges to the smallest and largest values seen in the block; nothing is rounded in it."""
         with self._set(_wider, rounding=False):
             yield
 
@@ -100,7 +101,7 @@ class FakeQuantization(nn.Module):
                 module.rounding = True  # type: ignore[assignment]
 
     def remove(self) -> None:
-        """Make the network plain again; its weights are what they are before rounding."""
+        """Make the network plain again, with its unrounded weights."""
         for handle in self._handles:
             handle.remove()
         for layer in self._layers:
@@ -112,13 +113,13 @@ class FakeQuantization(nn.Module):
 def fake_quantized(
     model: nn.Module, batches: Iterable[Tensor], scheme: str = "u8s8", per_channel: bool = True
 ) -> Iterator[FakeQuantization]:
-    """Let a network compute as if quantised in a block, for embedding with it.
+    """Make a network compute as if quantised within the block, to embed with it.
 
     Args:
         model: a timm model in eval mode; plain again after the block.
-        batches: float32 ``(N, 3, H, W)``, its input for the calibration images, on its device.
+        batches: its input for the calibration images, float32 ``(N, 3, H, W)``, on its device.
         scheme: one of ``SCHEMES``.
-        per_channel: weights have a scale for each output channel, rather than one a layer.
+        per_channel: whether weights have one scale per output channel rather than per layer.
 
     Raises:
         UserError: see :class:`FakeQuantization`.

@@ -1,4 +1,4 @@
-"""Which tensors of a network are rounded: found by following one image through it."""
+"""Find the tensors of a network to round by following one image through it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TensorKey = tuple[int, int]
 
 
 def require_unbranched(model: nn.Module) -> None:
-    """Raise a ModelError where a network merges its branches when it is exported."""
+    """Raise a ModelError if a network merges its branches when it is exported."""
     for module in model.modules():
         if any(hasattr(module, name) for name in ("fuse", "reparameterize", "switch_to_deploy")):
             raise ModelError(
@@ -30,15 +30,15 @@ def require_unbranched(model: nn.Module) -> None:
 
 @torch.no_grad()
 def follow(model: nn.Module) -> tuple[dict[nn.Module, _BatchNorm | None], list[nn.Module], list[nn.Module]]:
-    """Run a network on a blank image and note which module makes and takes which tensor.
+    """Run a network on a blank image and record which module produces and consumes which tensor.
 
-    Tensors are told apart by identity and version, since activations and sums are often computed in place.
+    Tensors are identified by id and version, because activations and sums are often computed in place.
 
     Returns:
-        Each layer to quantise with the BatchNorm that follows it directly, or None; the modules whose output is to be
-        rounded; and the modules whose input is, since no module makes it.
+        Each layer to quantise with the BatchNorm that follows it directly, or None; the modules whose output to round;
+        and the modules whose input to round because no module produces it.
     """
-    kept: list[Tensor] = []  # so that no identity is given to another tensor
+    kept: list[Tensor] = []  # keeps tensors alive, so that no id is reused
     maker: dict[_TensorKey, nn.Module] = {}
     takers: dict[_TensorKey, list[nn.Module]] = {}
     taken: dict[nn.Module, _TensorKey] = {}
@@ -88,7 +88,7 @@ def follow(model: nn.Module) -> tuple[dict[nn.Module, _BatchNorm | None], list[n
         batchnorm = follower(key, _BatchNorm) if isinstance(layer, nn.Conv2d) else None
         layers[layer] = batchnorm
         if batchnorm is not None:
-            # timm's BatchNorm with an activation inside hands the normalised tensor to that.
+            # timm's BatchNorm with an activation inside passes the normalised tensor to that.
             inner = getattr(batchnorm, "act", None)
             key = made[batchnorm] if inner is None else taken[inner]
         activation = follower(key, nn.ReLU, nn.ReLU6)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FINISH_KEY = "finish_quantized"
-"""The finish's options in the facts of a finished student, among those that it was distilled with."""
+"""Key of the fine-tune's options in a fine-tuned student's facts, next to the options of its distillation."""
 
 
 @locking
@@ -72,13 +72,13 @@ def finish_quantized(
         out: folder for the fine-tuned student.
         scheme: activations: u8s8 (asymmetric, uint8 or int8) or s8s8 (symmetric int8); weights are int8.
         per_channel: one weight scale per output channel; false for one per layer.
-        loss: as in distill; null for the student's own. Name your own, module:Class, again: what a folder names is not
-            imported.
+        loss: as in distill; null for the student's own. A loss of your own, module:Class, must be named again: what a
+            folder names is not imported.
         epochs: passes over the training images.
         lr: learning rate; null for half of the student's.
         split: rule that divides the classes; null for the student's own, as for the options below.
-        continuous_labels: as in distill; null for the student's own, or for those of data that are divided and labelled
-            already.
+        continuous_labels: as in distill; null for the student's own, or for those of data that are already divided and
+            labelled.
         batch_size: images in a batch, over all devices; each counts once per view.
         min_crop: smallest fraction of an image's area that a view may show.
         precision: Lightning's precision for the student.
@@ -88,8 +88,8 @@ def finish_quantized(
         The finished student's folder.
 
     Raises:
-        OptionError: the student's folder names a loss that is not this project's, and none is given.
-        UserError: student, teacher, data or options that cannot work.
+        OptionError: the student's folder names a loss that is not part of this project, and ``loss`` is None.
+        UserError: the student, the teacher, the data or an option is unusable.
     """
     given = dict(locals())
     require_valid(given)
@@ -153,40 +153,40 @@ def finish_quantized(
 
 
 def _options(facts: ModelFacts, given: dict[str, Any]) -> dict[str, Any]:
-    """Return options of distill, by name: what was given, else the student's own, else the default."""
+    """Return options of distill: those given, else the student's own, else the defaults."""
     parameters = inspect.signature(distill).parameters
     own = {name: value for name, value in facts.options.items() if name in parameters}
-    if _is_labelled(given.get("data")):  # a file that labels the rows of a table cannot be read again without the table
+    if _is_labelled(given.get("data")):  # a label file for the rows of a table cannot be read without the table
         own = {name: value for name, value in own.items() if name not in ("continuous_labels", "label_metric")}
-    if facts.teacher is None:  # trained on labels: with another kind of loss, and with null where distill has none
+    if facts.teacher is None:  # trained on labels: its loss is of another kind, and it may have null for a number
         own = {name: value for name, value in own.items() if name not in ("loss", "loss_options")}
         needed = {name for name, parameter in parameters.items() if "None" not in str(parameter.annotation)}
         own = {name: value for name, value in own.items() if value is not None or name not in needed}
-    if given.get("loss") not in (None, own.get("loss")):  # the student's are those of another loss
+    if given.get("loss") not in (None, own.get("loss")):  # the student's loss_options belong to another loss
         own.pop("loss_options", None)
     options = {name: own.get(name, parameter.default) for name, parameter in parameters.items()}
     options |= {name: value for name, value in given.items() if name in options and value is not None}
-    # A student that does not know its rates has weights that are trained, as pretrained ones are.
+    # A student without recorded rates gets those of pretrained weights, because its weights are trained.
     options = filled("distill", options | {"pretrained": True})
     if given["lr"] is None:
         options["lr"] /= 2
-    # The student is no longer a pretrained network as it comes: there is no head to fit or start to average with.
+    # The student is no longer a network before training: there is no head to fit and no start to average with.
     kept = {"freeze_batchnorm": True, "validate_every": 1, "pretrained": False}
     return options | kept | {"workers": given["workers"]}
 
 
 def _is_labelled(data: object) -> bool:
-    """Return whether data are divided already and have continuous labels."""
+    """Return whether data are already divided and have continuous labels."""
     from zoo.data.image_set import DataSplits
 
     return isinstance(data, DataSplits) and data.train.continuous is not None
 
 
 def require_known_loss(student: str | Path, facts: ModelFacts, loss: str | None) -> None:
-    """Refuse to import what a folder names: only a loss that the caller gave may be any module's.
+    """Refuse to import a loss that a folder names: only one named by the caller may come from any module.
 
     Raises:
-        OptionError: the student's own loss is to be used, and it is not one of this project's.
+        OptionError: the student's own loss would be used, but it is not part of this project.
     """
     from compressor.losses import LOSSES
 
@@ -199,14 +199,14 @@ def require_known_loss(student: str | Path, facts: ModelFacts, loss: str | None)
 
 
 def obstacle_to_finish(student: str | Path, loss: str | None = None) -> str | None:
-    """Return why a student cannot be finished, or None.
+    """Return why a student cannot be fine-tuned for int8, or None.
 
     Args:
         student: a model folder.
-        loss: to finish it with; None for its own.
+        loss: the loss to fine-tune it with; None for its own.
 
     Raises:
-        ModelError: it is missing or broken.
+        ModelError: the folder is missing or broken.
     """
     from compressor.int8_finish.following import require_unbranched
     from zoo.models.facts import facts_of

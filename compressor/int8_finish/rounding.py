@@ -1,4 +1,4 @@
-"""Weights and activations rounded to 8 bits and back to float, in eager mode, with gradients.
+"""Round weights and activations to 8 bits and back to float, in eager mode, with gradients.
 
 Rounding passes gradients straight through inside the range and none outside (Jacob et al., "Quantization and Training
 of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, arXiv:1712.05877).
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 SCHEMES = {"u8s8": (0, 255), "s8s8": (-128, 127)}
-"""Activations of each scheme, smallest and largest integer: uint8 and asymmetric, or int8 and symmetric.
+"""Smallest and largest integer of activations by scheme: uint8 and asymmetric, or int8 and symmetric.
 
-Int8 and asymmetric is the arithmetic of u8s8, with all integers lower by 128.
+Asymmetric int8 is the arithmetic of u8s8 with all integers shifted by -128.
 """
-Observe = Callable[[Tensor, Tensor], Tensor]  # from a bound and what was seen to the new bound
+Observe = Callable[[Tensor, Tensor], Tensor]  # takes a bound and the extreme value seen, returns the new bound
 _SMALLEST = torch.finfo(torch.float32).tiny
 
 
@@ -26,12 +26,12 @@ def fake_quantize_weight(weight: Tensor, per_channel: bool, factors: Tensor | No
 
     Args:
         weight: float ``(C, ...)``, output channels first.
-        per_channel: one scale for each output channel, else one for all.
-        factors: float ``(C,)``, what BatchNorm multiplies the output channels by: the weight is rounded as multiplied
-            by them, and divided again. None for no BatchNorm.
+        per_channel: whether there is one scale per output channel rather than one for all.
+        factors: float ``(C,)``, BatchNorm's factor for each output channel: the weight is multiplied by it, rounded,
+            and divided again. None for no BatchNorm.
 
     Returns:
-        The shape of ``weight``, float32.
+        float32, shaped like ``weight``.
     """
     with torch.autocast(weight.device.type, enabled=False):
         folded = weight.float()
@@ -48,16 +48,16 @@ def fake_quantize_weight(weight: Tensor, per_channel: bool, factors: Tensor | No
 
 
 def fake_quantize_activation(tensor: Tensor, low: Tensor, high: Tensor, scheme: str) -> Tensor:
-    """Round an activation to 8 bits, one scale for all of it, and back to float.
+    """Round an activation to 8 bits with one scale, and back to float.
 
     Args:
         tensor: float, any shape.
-        low: float scalar, at most 0: the least value that is not cut off.
-        high: float scalar, at least 0: the greatest.
+        low: float scalar, at most 0: the smallest value that is not clipped.
+        high: float scalar, at least 0: the largest.
         scheme: one of ``SCHEMES``.
 
     Returns:
-        The shape and dtype of ``tensor``.
+        Shape and dtype of ``tensor``.
     """
     smallest, largest = SCHEMES[scheme]
     if scheme == "s8s8":
@@ -74,7 +74,7 @@ def fake_quantize_activation(tensor: Tensor, low: Tensor, high: Tensor, scheme: 
 
 
 class Range(nn.Module):
-    """Rounds what passes to 8 bits in its range, and observes it when told to."""
+    """Rounds a tensor to 8 bits within a range; updates the range first if ``observe`` is set."""
 
     low: Tensor
     high: Tensor
@@ -96,13 +96,13 @@ class Range(nn.Module):
 
 
 class RoundedWeight(nn.Module):
-    """A layer's weight rounded to int8, as its BatchNorm scales it."""
+    """Rounds a layer's weight to int8, as scaled by its BatchNorm."""
 
     def __init__(self, per_channel: bool, batchnorm: _BatchNorm | None) -> None:
         super().__init__()
         self.per_channel = per_channel
         self.rounding = True
-        self._batchnorm = (batchnorm,)  # hidden in a tuple: its parameters are the network's, not this module's
+        self._batchnorm = (batchnorm,)  # in a tuple, so that its parameters are not registered here as well
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.rounding:

@@ -1,4 +1,4 @@
-"""Export with a second chance for int8: :func:`ship`."""
+"""Export, with fine-tuning of the student if int8 is refused: :func:`ship`."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def ship(
 
     Args:
         model: a model folder.
-        out: the .onnx or .tflite file to write, or a folder where there are several; null for the folder export
-            beside the model's. With layout hub, the folder to write.
+        out: the .onnx or .tflite file to write, or a folder if there are several; null for the folder export next to
+            the model's. With layout hub, the folder to write.
         teacher: teacher for fine-tuning the student: a model folder, an .onnx or .npz file; in Python also a torch
             module.
         qat_epochs: epochs of fine-tuning if int8 would otherwise be refused; null for 4 with precision auto and a
             teacher, else none; 0 for none.
-        loss: loss for fine-tuning; null for the student's own. Name your own, module:Class, again.
-        layout: files (ONNX files alone) or hub (one folder that timm, transformers, sentence-transformers,
+        loss: loss for fine-tuning; null for the student's own. A loss of your own, module:Class, must be named again.
+        layout: files (only ONNX files) or hub (one folder that timm, transformers, sentence-transformers,
             transformers.js, fastembed and onnxruntime open, with a card).
-        license: with layout hub, the identifier of the model's licence, such as apache-2.0; null where it is not
-            settled yet, which publish refuses.
-        report: with layout hub, report.json of the model, whose figures its card gets; null for the one in the run
-            that the model lies in.
-        parity: add a folder parity: images, the vectors that they must give, and programs that check a runtime.
+        license: with layout hub, the identifier of the model's licence, such as apache-2.0; null if it is not settled
+            yet, which publish refuses.
+        report: with layout hub, report.json of the model, for the figures on its card; null for the one of the run
+            that the model belongs to.
+        parity: add a folder parity: images, their expected vectors, and programs that check a runtime.
         options: options of export_model.
 
     Returns:
@@ -61,7 +61,7 @@ def ship(
     Raises:
         RefusedError: no int8 file meets the budget, also if the student cannot be fine-tuned or fine-tuning diverged;
             other precisions are written.
-        UserError: model, teacher, data or options that cannot work.
+        UserError: the model, the teacher, the data or an option is unusable.
     """
     require_valid({"qat_epochs": qat_epochs})
     require_known("layout", layout, LAYOUTS)
@@ -99,7 +99,7 @@ def ship(
     from compressor.int8_finish.quantization_aware import finish_quantized, obstacle_to_finish
     from zoo.teachers.opening import open_teacher
 
-    open_teacher(teacher)  # a mistake in it is told before the search, and not only where int8 is refused
+    open_teacher(teacher)  # report a mistake in it before the search, and even if int8 is not refused
     obstacle = obstacle_to_finish(model, loss)
     if obstacle is not None and not automatic:
         log.warning("%s", obstacle)
@@ -126,7 +126,7 @@ def ship(
         )
     except UserError as error:
         if not automatic and not isinstance(error, DivergedError):
-            raise  # a mistake in what was asked for; nobody asked for an automatic one, and the refusal is the news
+            raise  # the user asked for fine-tuning; if it is automatic, the refusal matters more than its failure
         raise RefusedError(refused.found, f"Fine-tuning failed: {error}", refused.content, refused.network) from error
     options["precision"] = next(word for word in asked if word in ("int8", "auto"))
     again = export_model(finished, files["int8"], **options, before=refused)
@@ -142,7 +142,7 @@ def _with_parity(exported: Exported, parity: bool) -> Exported:
 
 
 def require_int8(asked: Sequence[str], qat_epochs: int) -> None:
-    """Refuse a finish for int8 where no int8 file is asked for.
+    """Refuse fine-tuning for int8 if no int8 file is asked for.
 
     Raises:
         OptionError: the precisions have neither int8 nor auto.

@@ -16,21 +16,21 @@ from zoo.losses.proxy_anchor import ProxyAnchorLoss
 
 
 class AttentionTransferLoss(nn.Module):
-    """Keeps where in the image the teacher's features are large, while the labels train the embedding.
+    """Matches where in the image features are large to the teacher's, while the labels train the embedding.
 
         L = weight * attention_transfer(student maps, teacher maps) + label_weight * Proxy-Anchor(student, labels)
 
-    The paper's beta is 1000 over the number of images and positions, which here are in the mean; its 1/2 is left out.
-    The paper adds it to a classification loss. With Proxy-Anchor in its place it is what "Embedding Transfer with Label
-    Relaxation" (CVPR 2021) compares with, whose authors' code gives it the weight 1.
+    The paper's beta is 1000 divided by the number of images and positions, a division that the mean contains here; its
+    1/2 is left out. The paper adds the term to a classification loss. With Proxy-Anchor instead it is the baseline of
+    "Embedding Transfer with Label Relaxation" (CVPR 2021), whose authors' code gives Proxy-Anchor the weight 1.
 
-    Memory is that of the maps, in float32, and O(N C) for C classes.
+    Memory is that of the maps, in float32, plus O(N C) for C classes.
 
     Args:
         num_classes: classes C, one proxy each.
         student_dim: dimensions of the student's embedding.
-        weight: of the attention maps, 0 or more.
-        label_weight: of Proxy-Anchor, above 0, since nothing else trains the embedding.
+        weight: weight of the attention maps, 0 or more.
+        label_weight: weight of Proxy-Anchor, above 0, since nothing else trains the embedding.
 
     Raises:
         OptionError: a weight is out of its range.
@@ -76,8 +76,8 @@ def attention_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> 
     """Return the difference of attention maps (eq. 2), summed over stages.
 
     With Q the map of the channels' mean squares, flattened and divided by its L2 norm, the loss of a stage is the mean
-    over images and positions of (Q_student - Q_teacher)^2. Mean squares of different size are averaged to the smaller
-    before that, which is ours.
+    over images and positions of (Q_student - Q_teacher)^2. Our addition: mean squares of different size are first
+    averaged to the smaller size.
 
     Args:
         student: feature maps ``(N, C, H, W)`` for each stage.

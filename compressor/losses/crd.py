@@ -18,43 +18,43 @@ log = logging.getLogger(__name__)
 
 
 class CRDLoss(nn.Module):
-    """Tells a view's embedding in the other network from those of other images, which a memory keeps.
+    """Contrasts a view's embedding in the other network with those of other images, stored in a memory.
 
-    With s and t the embeddings of a view under the student and the teacher, each projected linearly to
-    ``projection_dim`` dimensions and L2-normalised, and M_t the remembered projections of other images, the student is
-    the anchor of
+    With s and t the embeddings of a view by student and teacher, each projected linearly to ``projection_dim``
+    dimensions and L2-normalised, and M_t the stored projections of other images, the student is the anchor of
 
         l(s, t, M_t) = -log h(s, t) - sum_{m in M_t} log(1 - h(s, m)),
         h(s, m) = p(s, m) / (p(s, m) + |M_t| / num_images),  p(s, m) = exp(s . m / temperature) / Z
 
-    and the teacher that of the other way round: L = weight * mean over views of (l(s, t, M_t) + l(t, s, M_s)). This is
-    noise-contrastive estimation. Its Z is estimated on the first batch and then kept, num_images times the mean of
-    exp(s . m / temperature), one for each way, as in Wu et al. (arXiv:1805.01978), whose memory the paper follows.
+    and the teacher of the reverse term: L = weight * mean over views of (l(s, t, M_t) + l(t, s, M_s)). This is
+    noise-contrastive estimation. Its Z is num_images times the mean of exp(s . m / temperature), estimated on the first
+    batch and then fixed, one for each direction, as in Wu et al. (arXiv:1805.01978), whose memory the paper follows.
     After each batch an image's row of a memory becomes momentum * row + (1 - momentum) * the mean of its views,
-    normalised. Where there are labels, label_weight * Proxy-Anchor(student, labels) is added.
+    normalised. With labels, label_weight * Proxy-Anchor(student, labels) is added.
 
-    The paper's are the linear projections, the temperature, the momentum, the weight, and negatives of other classes
-    where the classes are known. "Embedding Transfer with Label Relaxation" (CVPR 2021) has 4096 negatives and adds
-    Proxy-Anchor. Ours: the last features are the embeddings, which every teacher has; the positive is what the other
-    network makes of the same view now, not what the memory has of it, which before an image's second turn is noise; and
-    one draw of negatives serves all views of a batch. So memory is O(N * negatives + num_images * projection_dim).
+    From the paper: the linear projections, the temperature, the momentum, the weight, and negatives of other classes if
+    classes are known. From "Embedding Transfer with Label Relaxation" (CVPR 2021): 4096 negatives, and Proxy-Anchor.
+    Ours: the features are the embeddings, which every teacher has; the positive is the other network's current
+    embedding of the same view, not the memory's, which is noise until an image was seen once; and one draw of negatives
+    serves all views of a batch. So memory is O(N * negatives + num_images * projection_dim).
 
-    The memories are buffers, so they are in checkpoints, and equal on all processes, which all see the whole batch.
+    The memories are buffers, so they are part of checkpoints. They are equal on all processes, since each sees the
+    whole batch.
 
     Args:
-        num_images: images to train on, a row of the memories each; image ids are their indices.
+        num_images: training images, one row of the memories each; image ids are the rows' indices.
         student_dim: dimensions of the student's embedding.
         teacher_dim: dimensions of the teacher's embedding.
         num_classes: classes, one proxy each; None without labels.
-        negatives: other images to tell from; all of them where there are fewer.
-        temperature: of the similarities.
-        momentum: of the memories, in [0, 1).
+        negatives: number of negatives; all images if there are fewer.
+        temperature: temperature of the similarities, above 0.
+        momentum: momentum of the memories, in [0, 1).
         projection_dim: dimensions of the projections.
-        weight: of the contrastive term.
-        label_weight: of Proxy-Anchor.
+        weight: weight of the contrastive term.
+        label_weight: weight of Proxy-Anchor.
 
     Raises:
-        OptionError: an option out of range.
+        OptionError: an option is out of its range.
     """
 
     metric = "cosine"
@@ -95,12 +95,12 @@ class CRDLoss(nn.Module):
         self.batches: Tensor
         self.register_buffer("student_memory", unit(torch.randn(num_images, projection_dim)))
         self.register_buffer("teacher_memory", unit(torch.randn(num_images, projection_dim)))
-        self.register_buffer("classes", torch.full((num_images,), -1))  # of the images seen so far
+        self.register_buffer("classes", torch.full((num_images,), -1))  # -1 for images not seen yet
         self.register_buffer("log_z", torch.full((2,), torch.nan))
         self.register_buffer("batches", torch.tensor(0))
 
     def forward(self, student: Tensor, teacher: Tensor, image_ids: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the loss, and remember the batch when in training mode.
+        """Return the loss, and store the batch in the memories in training mode.
 
         Args:
             student: ``(N, D)``.
@@ -115,7 +115,7 @@ class CRDLoss(nn.Module):
             dtype = self.student_memory.dtype
             own = unit(self.student_projection(student.to(dtype)))
             other = unit(self.teacher_projection(teacher.detach().to(dtype)))
-            # By the number of the batch: all processes draw the same, and after a resume too.
+            # Seeded by the number of the batch, so that all processes draw the same, also after a resume.
             generator = torch.Generator().manual_seed(int(self.batches))
             drawn = torch.randperm(len(self.classes), generator=generator)[: self.negatives].to(own.device)
             different = drawn != image_ids[:, None]
@@ -131,7 +131,7 @@ class CRDLoss(nn.Module):
         return loss
 
     def _contrast(self, anchors: Tensor, positives: Tensor, memory: Tensor, different: Tensor, way: int) -> Tensor:
-        """Return the mean loss of anchors and positives ``(N, P)`` against ``(K, P)``, as far as ``(N, K)`` allows."""
+        """Return the mean loss of anchors and positives ``(N, P)`` against memory ``(K, P)``, masked by ``(N, K)``."""
         near = (anchors * positives).sum(dim=1) / self.temperature
         far = anchors @ memory.T / self.temperature
         counts = different.sum(dim=1).to(near.dtype)

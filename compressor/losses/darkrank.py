@@ -12,22 +12,22 @@ from zoo.losses.directions import unit
 
 
 class DarkRankLoss(nn.Module):
-    """Makes the teacher's order of each image's nearest neighbours the likeliest order for the student.
+    """Maximises the student's likelihood of the teacher's order of each image's nearest neighbours.
 
-    With the scores S_ij = -alpha ||t_i - t_j||^beta of the L2-normalised student and pi the L images that are nearest
-    to i in the L2-normalised space of the teacher, nearest first:
+    With the scores S_ij = -alpha ||t_i - t_j||^beta of the L2-normalised student and pi the L nearest images of i in
+    the teacher's L2-normalised space, nearest first:
 
         L = -1/n sum_i log P_i,  P_i = product_{a = 1..L} exp(S_i,pi(a)) / sum_{b = a..L} exp(S_i,pi(b))
 
-    Where there are labels, the paper's triplet loss of the student is added, triplet_weight * mean max(0, ||t_a - t_p||
-    - ||t_a - t_n|| + margin). Which triplets is ours: all of the batch for which it is above 0. Memory is O(N^2).
+    With labels, the paper's triplet loss of the student is added, triplet_weight * mean max(0, ||t_a - t_p|| - ||t_a -
+    t_n|| + margin). The choice of triplets is ours: all in the batch whose loss is above 0. Memory is O(N^2).
 
     Args:
         alpha: scale of the scores, above 0.
         beta: contrast of the scores, at least 1.
-        permute_length: L, neighbours in the list, at least 1; all others where a batch has fewer.
-        triplet_weight: of the triplet loss, 0 or more.
-        margin: of the triplet loss.
+        permute_length: L, length of the list, at least 1; in a batch with fewer other images, all of them.
+        triplet_weight: weight of the triplet loss, 0 or more.
+        margin: margin of the triplet loss.
 
     Raises:
         OptionError: an option is out of its range.
@@ -83,10 +83,10 @@ class DarkRankLoss(nn.Module):
 
 
 def _triplet_loss(distances: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Return the mean over the triplets above 0, from distances ``(N, N)`` and labels ``(N,)``; 0 if there is none.
+    """Return the mean of the triplet losses above 0, from distances ``(N, N)`` and labels ``(N,)``; 0 without any.
 
-    With an anchor's negatives sorted, those nearer than a positive's distance + margin are the first few of them, so
-    sums of their distances do, and no array of N x N x N.
+    With an anchor's negatives sorted, those nearer than a positive's distance + margin come first, so cumulative sums
+    of distances suffice, without an N x N x N array.
     """
     same = labels[:, None] == labels
     negatives = distances.masked_fill(same, torch.inf).sort(dim=1).values
@@ -94,5 +94,5 @@ def _triplet_loss(distances: Tensor, labels: Tensor, margin: float) -> Tensor:
     count = torch.searchsorted(negatives.detach(), limits.detach())
     sums = functional.pad(negatives.cumsum(dim=1), (1, 0)).gather(1, count)
     positive = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
-    total = (count * limits - sums).masked_fill(~positive, 0).sum()  # indexing would wait for a GPU
+    total = (count * limits - sums).masked_fill(~positive, 0).sum()  # boolean indexing would synchronise with a GPU
     return total / count.masked_fill(~positive, 0).sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""FitNet, hints at every stage: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv:1412.6550."""
+"""FitNet with hints at every stage: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv:1412.6550."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class FitNetLoss(nn.Module):
         L = weight * sum_stages mean (r(student map) - teacher map)^2 + label_weight * Proxy-Anchor(student, labels)
 
     The mean is over images, channels and positions. The paper trains on the hint of one stage first and on the labels
-    afterwards; hints of several stages together with Proxy-Anchor are what "Embedding Transfer with Label Relaxation"
-    (CVPR 2021) compares with, whose authors' code weights them 1 each. That the paper's 1/2 is left out is ours.
+    afterwards. Hints of several stages together with Proxy-Anchor are the baseline of "Embedding Transfer with Label
+    Relaxation" (CVPR 2021), whose authors' code gives each the weight 1. The paper's 1/2 is left out here.
 
-    Memory is that of the maps, in float32, and O(N C) for C classes.
+    Memory is that of the maps, in float32, plus O(N C) for C classes.
 
     Args:
         num_classes: classes C, one proxy each.
         student_dim: dimensions of the student's embedding.
-        student_channels: of its maps, for each stage.
-        teacher_channels: of the teacher's maps, for each stage.
-        weight: of the regression, 0 or more.
-        label_weight: of Proxy-Anchor, above 0, since nothing else trains the embedding.
+        student_channels: channels of its maps, per stage.
+        teacher_channels: channels of the teacher's maps, per stage.
+        weight: weight of the regression, 0 or more.
+        label_weight: weight of Proxy-Anchor, above 0, since nothing else trains the embedding.
 
     Raises:
         OptionError: a weight is out of its range.

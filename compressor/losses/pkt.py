@@ -13,20 +13,20 @@ _EPSILON = 1e-7
 
 
 class PKTLoss(nn.Module):
-    """Keeps how probable the teacher finds each image as a neighbour of each other.
+    """Matches the teacher's probability of each image being a neighbour of each other image.
 
     With the cosine kernel k(i, j) = (cos(i, j) + 1) / 2 and the conditional probability p(j | i) = k(i, j) /
     sum_j k(i, j), the image itself included, in the space of the teacher (p) and the student (q):
 
         L = weight * 1/n^2 sum_{i, j} p(j | i) log(p(j | i) / q(j | i))
 
-    Inside the logarithm 1e-7 is added to p and q, which are 0 for opposite embeddings. The weight is ours: gradients of
-    the loss as it is are so small that AdamW's 1e-8 beside their size begins to count.
+    Inside the logarithm 1e-7 is added to p and q, which are 0 for opposite embeddings. The weight is ours: with weight
+    1, gradients are so small that AdamW's epsilon of 1e-8 is no longer negligible.
 
     Memory is O(N^2).
 
     Args:
-        weight: of the loss, above 0.
+        weight: weight of the loss, above 0.
 
     Raises:
         OptionError: the weight is not above 0.
@@ -57,7 +57,7 @@ class PKTLoss(nn.Module):
 
 
 def _probabilities(embeddings: Tensor) -> Tensor:
-    """Return ``(N, N)`` conditional probabilities p(j | i), rows summing to 1."""
+    """Return the conditional probabilities p(j | i), ``(N, N)``; rows sum to 1."""
     directions = unit(embeddings)
     kernel = ((directions @ directions.T + 1) / 2).clamp(min=0)
     return kernel / kernel.sum(dim=1, keepdim=True)

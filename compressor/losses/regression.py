@@ -1,4 +1,4 @@
-"""Regression onto the teacher's vector: the simplest transfer of an embedding, and the one asymmetric search needs.
+"""Regression onto the teacher's vector: the simplest embedding transfer, and the one that asymmetric search needs.
 
 As in Budnik and Avrithis, "Asymmetric Metric Learning for Knowledge Transfer", CVPR 2021, arXiv:2006.16331 (their
 "regression", by cosine).
@@ -15,16 +15,16 @@ from zoo.losses.directions import unit
 
 
 class RegressionLoss(nn.Module):
-    """Turns each embedding to the direction of its teacher's, projected to the student's dimensions.
+    """Aligns each embedding with the direction of the teacher's, projected to the student's dimensions.
 
         L = 1/n sum_i (1 - cos(t_i, P s_i))
 
     with t the student's embeddings, s the teacher's, L2-normalised, and P the principal directions of the teacher's
-    embeddings of training images, or the identity where both have as many dimensions.
+    embeddings of training images, or the identity if both have the same number of dimensions.
 
     Args:
         student_dim: dimensions D of the student.
-        teacher_sample: gives the teacher's embeddings of some training images.
+        teacher_sample: returns the teacher's embeddings of some training images.
 
     Raises:
         OptionError: the student has more dimensions than the teacher.
@@ -38,7 +38,7 @@ class RegressionLoss(nn.Module):
         self.register_buffer("projection", projection_to(teacher_sample(), student_dim))
 
     def targets(self, teacher: Tensor) -> Tensor:
-        """Return where embeddings are to point, ``(N, D)`` of length 1, for the teacher's ``(N, D')``."""
+        """Return the target directions, ``(N, D)`` of length 1, for the teacher's embeddings ``(N, D')``."""
         return unit(unit(teacher) @ self.projection.T.to(teacher))
 
     def forward(self, student: Tensor, teacher: Tensor, image_ids: Tensor | None = None) -> Tensor:

@@ -23,7 +23,7 @@ AUTO = "auto"
 
 
 class RelaxedContrastiveLoss(nn.Module):
-    """Pulls pairs together and pushes them apart as far as the teacher holds them similar.
+    """Pulls pairs together and pushes them apart, weighted by the teacher's similarity.
 
     With s the L2-normalised embeddings of the teacher, t those of the student, not normalised:
 
@@ -34,15 +34,15 @@ class RelaxedContrastiveLoss(nn.Module):
     Memory is O(N^2).
 
     Args:
-        sigma: width of the kernel of the teacher's similarity, above 0; or "auto" for the width with which a random
-            pair of images weighs as much as in the paper, exp(-2), whatever the teacher.
+        sigma: width of the kernel of the teacher's similarity, above 0; or "auto" for the width at which a random pair
+            of images has the weight exp(-2), as in the paper, whatever the teacher.
         delta: margin, relative to the mean distance.
-        regression: how many times the loss of :class:`compressor.losses.regression.RegressionLoss` is added.
+        regression: weight of an added :class:`compressor.losses.regression.RegressionLoss`, 0 or more.
         student_dim: dimensions D of the student, for regression.
-        teacher_sample: gives the teacher's embeddings of some training images, for "auto" and regression.
+        teacher_sample: returns the teacher's embeddings of some training images, for "auto" and regression.
 
     Raises:
-        OptionError: sigma is neither "auto" nor above 0, or regression is below 0, or either lacks a teacher.
+        OptionError: sigma is neither "auto" nor above 0, regression is below 0, or one of them lacks a teacher.
     """
 
     metric = "euclidean"

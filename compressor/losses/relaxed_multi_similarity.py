@@ -14,7 +14,7 @@ from zoo.losses.directions import unit
 
 
 class RelaxedMultiSimilarityLoss(nn.Module):
-    """Pulls and pushes pairs as the relaxed contrastive loss does, the hardest pairs of each anchor the most.
+    """Pulls and pushes pairs like the relaxed contrastive loss, the hardest pairs of each anchor most.
 
     With w_ij and d_ij of the relaxed contrastive loss, and w_ij = 1 for two views of one image:
 
@@ -67,7 +67,7 @@ class RelaxedMultiSimilarityLoss(nn.Module):
 
 
 def _log_one_plus_sum_exp(values: Tensor) -> Tensor:
-    """Return log(1 + sum over j != i of exp) of ``(N, N)``, as ``(N,)``."""
-    # exp(0) on the diagonal is the one that is added.
+    """Return log(1 + sum over j != i of exp(values)) for ``(N, N)``, as ``(N,)``."""
+    # exp(0) on the diagonal is the 1 in the formula.
     diagonal = torch.eye(len(values), dtype=torch.bool, device=values.device)
     return torch.logsumexp(values.masked_fill(diagonal, 0.0), dim=1)

@@ -11,11 +11,11 @@ from compressor.losses.distances import full_precision, pairwise_distances
 from zoo.arguments import require_above, require_at_least
 from zoo.losses.directions import unit
 
-_ANCHORS = 8  # angles seen at once: this many times N x N
+_ANCHORS = 8  # anchors at a time, each with N x N angles
 
 
 class RKDLoss(nn.Module):
-    """Keeps the distances between pairs and the angles within triplets as the teacher has them.
+    """Matches the distances between pairs and the angles within triplets to the teacher's.
 
     With psi(i, j) the Euclidean distance divided by the mean distance of all pairs, and phi(i, j, k) the cosine of the
     angle at k between i and j, both over L2-normalised embeddings s of the teacher and raw embeddings t of the student:
@@ -23,12 +23,12 @@ class RKDLoss(nn.Module):
         L = distance_weight * mean_{i, j} smooth_l1(psi_t(i, j) - psi_s(i, j))
           + angle_weight * mean_{i, j, k} smooth_l1(phi_t(i, j, k) - phi_s(i, j, k))
 
-    The means count the zeros of i = j and k = i too, and an angle at the same point is 0. The N^3 angles are computed
-    for some anchors k at a time, and again for the gradient, so memory is O(N^2 + N D).
+    The means include the zeros at i = j and k = i, and the cosine at coinciding points is 0. The N^3 angles are
+    computed for a few anchors k at a time, and again for the gradient, so memory is O(N^2 + N D).
 
     Args:
-        distance_weight: of the distance term, 0 or more.
-        angle_weight: of the angle term, 0 or more.
+        distance_weight: weight of the distance term, 0 or more.
+        angle_weight: weight of the angle term, 0 or more.
 
     Raises:
         OptionError: a weight is below 0, or both are 0.
@@ -89,7 +89,7 @@ def _angle_term(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _angle_differences(student: Tensor, teacher: Tensor, anchors: slice) -> Tensor:
-    """Return the summed smooth L1 difference of the angles at some anchors."""
+    """Return the summed smooth L1 difference of the angles at a block of anchors."""
     return functional.smooth_l1_loss(_angles(student, anchors), _angles(teacher, anchors), reduction="sum")
 
 

@@ -1,7 +1,7 @@
-"""Similarities kept as the teacher has them, after its common direction is taken away.
+"""Match similarities to the teacher's, after subtracting the teacher's common direction.
 
 The squared difference of two matrices of cosines, as in Tung and Mori, "Similarity-Preserving Knowledge Distillation",
-ICCV 2019, arXiv:1907.09682. The centre, and that a pair counts as much as any other, are ours.
+ICCV 2019, arXiv:1907.09682. The centring, and the equal weight of all pairs, are ours.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from zoo.losses.directions import unit
 
 
 class SimilarityLoss(nn.Module):
-    """Gives two images the cosine that they have for the teacher, seen from the centre of its embeddings.
+    """Matches the cosine of two images to that of the teacher's centred embeddings.
 
     With s the teacher's embeddings, L2-normalised, m their mean over training images, and t the student's:
 
         L = weight / (n (n - 1)) sum_{i != j} (cos(t_i, t_j) - cos(s_i - m, s_j - m))^2
 
-    Features of a pretrained network lie in a narrow cone, where all cosines are near 1; from their centre, images that
-    have nothing in common are at right angles. Memory is O(N^2).
+    Features of a pretrained network lie in a narrow cone, where all cosines are near 1. After centring, images that
+    have nothing in common are orthogonal. Memory is O(N^2).
 
     Args:
-        teacher_sample: gives the teacher's embeddings of some training images.
-        weight: of the loss, above 0.
+        teacher_sample: returns the teacher's embeddings of some training images.
+        weight: weight of the loss, above 0.
 
     Raises:
         OptionError: the weight is not above 0.
