@@ -1,4 +1,4 @@
-"""Finished runs as lines of a file, so that a benchmark goes on where it stopped; and their means over seeds."""
+"""Finished runs as lines of a file, so that a benchmark continues where it stopped; and their means over seeds."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Settings = dict[str, Any]
 
 
 class Results:
-    """Finished runs, one JSON object a line, in the order they finished.
+    """Finished runs, one JSON object per line, in the order they finished.
 
     Args:
-        path: the ``.jsonl`` file; made with the first run.
+        path: the ``.jsonl`` file; created with the first run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,12 +36,12 @@ class Results:
             return []
         found = []
         for text in self.path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # the last one, where a run was killed in writing it
+            with contextlib.suppress(json.JSONDecodeError):  # a line whose writing was interrupted
                 found.append(json.loads(text))
         return [line for line in found if all(line.get(name) == value for name, value in values.items())]
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append a run, with the machine, the device and the versions it was made with."""
+        """Append a run, with machine, device and versions."""
         line = {"machine": machine(), "device": _device(), "versions": versions()} | line
         self.path.parent.mkdir(parents=True, exist_ok=True)
         before = self.path.read_bytes() if self.path.is_file() else b""
@@ -50,14 +50,14 @@ class Results:
 
 
 class GridSearch:
-    """The options that are tried for one method: their runs in a file of tuning, and which of them was best.
+    """A grid of options for one method: its tuning runs, and the best of them.
 
     Args:
-        tuning: the file.
-        grid: the options.
-        settings_of: all settings of the run with these options.
-        score: of a run, higher is better.
-        values: what tells these runs from those of other methods.
+        tuning: the file of tuning runs.
+        grid: the sets of options.
+        settings_of: returns all settings of the run with these options.
+        score: returns the score of a run; higher is better.
+        values: values that identify this method's runs.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class GridSearch:
         self.values = values
 
     def run(self, run: Callable[[Settings], dict[str, Any]]) -> None:
-        """Run the options that were not tried yet; where training diverges, that is noted as its result.
+        """Run the options that were not tried yet; if training diverges, that is recorded as the result.
 
         Args:
-            run: takes all settings, and returns what goes into the line beside them and the options.
+            run: takes all settings, and returns the other values of the line.
         """
         for options in self.grid:
             settings = self.settings_of(options)
@@ -93,12 +93,12 @@ class GridSearch:
             self.tuning.add(line)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return the runs of this grid that were made with the settings as they are."""
+        """Return the runs of this grid that were made with the current settings."""
         found = current(self.tuning.lines(**self.values), map(self.settings_of, self.grid))
-        return list({line["settings"]: line for line in found}.values())  # two processes may have made the same
+        return list({line["settings"]: line for line in found}.values())  # two processes may have made the same run
 
     def best(self) -> Options:
-        """Return the options that scored highest; ends the program where some were not tried yet, or all failed."""
+        """Return the options with the highest score; exits if some were not tried yet, or all failed."""
         lines = self.lines()
         if len(lines) < len(self.grid):
             found = f"{self.values} has {len(lines)} of {len(self.grid)} runs"
@@ -111,17 +111,17 @@ class GridSearch:
         return options
 
     def chose(self, options: Options | None) -> bool:
-        """Tell whether all were tried and these are the best."""
+        """Return whether all options were tried and these are the best."""
         return self._all_tried() and options == self.best()
 
     def with_best(
         self, lines: list[dict[str, Any]], settings_of: Callable[[Options], Settings] | None = None
     ) -> list[dict[str, Any]]:
-        """Return the runs that were made with the best options; none while some options were not tried.
+        """Return the runs that were made with the best options; empty until all options are tried.
 
         Args:
-            lines: runs, not of tuning.
-            settings_of: all settings of those runs, where they are not those of tuning.
+            lines: runs other than tuning runs.
+            settings_of: returns all settings of those runs, if they differ from those of tuning.
         """
         if not lines or not self._all_tried():
             return []
@@ -132,16 +132,16 @@ class GridSearch:
 
 
 def digest_of(settings: dict[str, Any]) -> str:
-    """Return 12 hexadecimal digits that change when the settings of a benchmark do, so that old runs count no more.
+    """Return 12 hexadecimal digits that change with the settings of a benchmark, so that old runs no longer count.
 
-    Where the data lies, the seed and the folder of the results do not count.
+    The path of the data, the seed and the folder of the results do not count.
     """
     what = {name: value for name, value in settings.items() if name not in ("data", "seed", "out")}
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def current(lines: list[dict[str, Any]], settings: Iterable[Settings]) -> list[dict[str, Any]]:
-    """Return the runs that were made with one of these settings, so that those of former ones are in no table."""
+    """Return the runs that were made with one of these settings, without runs of former settings."""
     digests = {digest_of(each) for each in settings}
     return [line for line in lines if line["settings"] in digests]
 
@@ -149,7 +149,7 @@ def current(lines: list[dict[str, Any]], settings: Iterable[Settings]) -> list[d
 def grouped(
     lines: Iterable[dict[str, Any]], name: str, score: Callable[[dict[str, Any]], float]
 ) -> dict[str, list[float]]:
-    """Return the scores of the runs in percent, by what they have under a name, in the order they come."""
+    """Return the scores of the runs in percent, grouped by the value of a field, in their order."""
     groups: dict[str, list[float]] = {}
     for line in lines:
         groups.setdefault(line[name], []).append(100 * score(line))
@@ -157,30 +157,30 @@ def grouped(
 
 
 def recall_at_1(line: dict[str, Any]) -> float:
-    """Return what a run measured on the test classes."""
+    """Return a run's Recall@1 on the test classes."""
     recall: float = line["recall"]["1"]
     return recall
 
 
 def percent(line: dict[str, Any], score: Callable[[dict[str, Any]], float]) -> str:
-    """Return the score of a tuning run in percent, or that it failed."""
+    """Return the score of a tuning run in percent, or "failed"."""
     return "failed" if "error" in line else f"{100 * score(line):.2f}"
 
 
 def spread(values: list[float], decimals: int = 2) -> str:
-    """Return the mean, with the standard deviation of a sample where there are several values."""
+    """Return the mean, with the sample standard deviation if there are several values."""
     text = f"{fmean(values):.{decimals}f}"
     return text if len(values) == 1 else f"{text} ± {stdev(values):.{decimals}f}"
 
 
 def in_points(share: float, interval: Sequence[float], form: str = ".2f") -> str:
-    """Return a difference and its interval, shares in 0..1, in points."""
+    """Return a difference and its interval, given as fractions, in percentage points."""
     low, high = interval
     return f"{100 * share:{form}} [{100 * low:{form}}, {100 * high:{form}}]"
 
 
 def gain(differences: list[float]) -> str:
-    """Return the mean of the differences between runs of the same seeds, with its standard error where it has one."""
+    """Return the mean difference between runs of the same seeds, with its standard error if there are several."""
     if not differences:
         return ""
     text = f"{fmean(differences):+.2f}"
@@ -188,12 +188,12 @@ def gain(differences: list[float]) -> str:
 
 
 def gain_over(base: list[dict[str, Any]], found: list[dict[str, Any]], score: Callable[[dict[str, Any]], float]) -> str:
-    """Return by how many points found lines are ahead of the base's lines of the same seeds, as :func:`gain` does.
+    """Return by how many points runs are ahead of the base's runs of the same seeds, in the form of :func:`gain`.
 
     Args:
-        base: lines of runs, one a seed.
-        found: likewise; those of seeds that the base lacks do not count.
-        score: a share in 0..1 of a line.
+        base: lines of runs, one per seed.
+        found: likewise; seeds that the base lacks do not count.
+        score: returns the score of a line, in [0, 1].
     """
     theirs = {line["seed"]: score(line) for line in base}
     return gain([100 * (score(line) - theirs[line["seed"]]) for line in found if line["seed"] in theirs])
@@ -205,7 +205,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def made_with(lines: list[dict[str, Any]]) -> str:
-    """Return a sentence for each machine, device and set of versions that runs were made with."""
+    """Return a sentence for each machine, device and set of versions of the runs."""
     sentences = []
     for line in lines:
         on = f", {line['device']}" if line.get("device", "cpu") != "cpu" else ""

@@ -1,12 +1,12 @@
-"""How fast ``check`` is next to decoding alone, what memory it takes, and which of the copies planted it finds.
+"""Speed of ``check`` compared with decoding alone, its memory, and which of the planted copies it finds.
 
     python -m benchmarks.data.check PHOTOS --images 100000 --work runs/check
 
-Images of 160 pixels are cut at random out of the photographs in a folder, 100 to a class. Among them are planted copies
-of training images: byte for byte, in JPEG quality 40, at half the size, brighter, and with 1 % cut off each side; and
-broken files. Decoding alone, which is what training does with each image, and ``check`` then take turns, both in one
-process per core. Time on the processors tells more than time on the clock where others work on the machine. Memory is
-that of all processes, what they share counted once. Results go to ``results.jsonl``.
+Images of 160 pixels are cut at random from the photographs in a folder, 100 per class. Planted among them are broken
+files and copies of training images: byte for byte, in JPEG quality 40, at half size, brighter, and with 1 % cut off
+each side. Decoding alone, which training does with each image, and ``check`` then take turns, both in one process per
+core. CPU time is more reliable than wall-clock time if the machine has other work. Memory is that of all processes,
+with shared memory counted once. Results go to ``results.jsonl``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SPAN = 256
 
 
 def cut(photos: list[Path], out: Path, seed: int, number: int) -> None:
-    """Write an image: a random part of a photograph, perhaps mirrored, its shorter side 160 pixels."""
+    """Write an image: a random crop of a photograph, perhaps mirrored, with a shorter side of 160 pixels."""
     random = np.random.default_rng([seed, number])
     with Image.open(photos[int(random.integers(len(photos)))]) as opened:
         image = opened.convert("RGB")
@@ -54,12 +54,12 @@ def cut(photos: list[Path], out: Path, seed: int, number: int) -> None:
 
 
 def name_of(out: Path, number: int) -> Path:
-    """Return where an image lies."""
+    """Return the path of an image."""
     return out / f"class{number // _PER_CLASS:05}" / f"{number:07}.jpg"
 
 
 def changed(image: Image.Image, how: str) -> Image.Image:
-    """Return a copy of an image."""
+    """Return an image with one kind of change."""
     width, height = image.size
     if how == "half size":
         return image.resize((width // 2, height // 2), Image.Resampling.BICUBIC)
@@ -77,7 +77,7 @@ def plant(out: Path, count: int, of_each: int) -> dict[str, dict[str, str]]:
     """Replace test images by copies of training images, and training images by broken files.
 
     Returns:
-        By kind, the id of each copy and that of its original.
+        The id of each copy and of its original, by kind.
     """
     random = np.random.default_rng(0)
     trained = random.permutation(count // 2)
@@ -122,13 +122,13 @@ def decoding(images: ImageSet, workers: int) -> None:
 
 
 def spent() -> np.ndarray:
-    """Return the time, and the processors' time that this process and its children took so far, in seconds."""
+    """Return the time, and the CPU time of this process and its children so far, in seconds."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return np.array([time.perf_counter(), sum(each.ru_utime + each.ru_stime for each in used)])
 
 
 class Memory:
-    """The most memory that this process and its children take while a block runs, in bytes."""
+    """Peak memory of this process and its children while a block runs, in bytes."""
 
     def __enter__(self) -> Memory:
         self.peak = 0
@@ -147,7 +147,7 @@ class Memory:
 
 
 def children(process: int) -> list[int]:
-    """Return the processes that a process has started."""
+    """Return the child processes of a process."""
     found: list[int] = []
     for tasks in Path(f"/proc/{process}/task").glob("*/children"):
         try:
@@ -158,10 +158,10 @@ def children(process: int) -> list[int]:
 
 
 def proportional(process: int) -> int:
-    """Return a process's memory, what it shares with others divided among them, in bytes."""
+    """Return a process's memory in bytes, with shared memory divided among those that share it."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it ended meanwhile
+    except OSError:  # the process has ended
         return 0
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
@@ -193,7 +193,7 @@ def main() -> None:
         found = check(folder, max_unreadable=of_each)
         checked.append(spent() - before)
         print("wall and CPU seconds: decoding", alone[-1].round(1), "check", checked[-1].round(1), flush=True)
-    with Memory() as memory:  # not timed, because looking takes time
+    with Memory() as memory:  # not timed, because reading memory takes time
         check(folder, max_unreadable=of_each)
     every = {item["id"]: item["like"] for kind in ("near_across", "copies_across") for item in found[kind].items}
     copies = {copy for those in planted.values() for copy in those}
@@ -215,7 +215,7 @@ def main() -> None:
     }
     print(result)
 
-    from benchmarks.results import Results  # it imports torch, which would count as memory
+    from benchmarks.results import Results  # imports torch, which would have counted as memory
 
     Results(RESULTS).add(result)
     shutil.rmtree(folder)

@@ -1,10 +1,10 @@
-"""The page of demo-web in headless Chromium: time to start, ms per picture, memory, and agreement with ``Embedder``.
+"""The page of demo-web in headless Chromium: start-up time, ms per image, memory, and agreement with ``Embedder``.
 
     NODE_MODULES=PATH python -m benchmarks.ecosystem.browser --models model.onnx model-int8.onnx --photos PATH
 
-NODE_MODULES has onnxruntime-web and playwright-core. Of the folder's photographs, far apart in order, 200 are the
-gallery and 24 others are searched for, three times each; the first round is not timed. The page is served on this
-machine: times to start have no network in them. Writes browser.json and browser.md beside this file.
+NODE_MODULES has onnxruntime-web and playwright-core. 200 evenly spaced photographs of the folder are the gallery; 24
+others are queries, three times each, and the first round is not timed. The page is served on this machine, so start-up
+times include no network. Writes browser.json and browser.md beside this file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GALLERY, QUERIES, ROUNDS, SHOWN = 200, 24, 3, 12
 
 
 def measure(model: Path, gallery: list[Path], queries: list[Path], isolated: bool) -> dict[str, Any]:
-    """Return what a page shows and takes, and how it agrees with ``Embedder``."""
+    """Return a page's times and memory, and how its results agree with those of ``Embedder``."""
     with tempfile.TemporaryDirectory() as temporary:
         runtime = Path(pages.NODE_MODULES) / "onnxruntime-web"
         folder = demo_web(model, gallery, Path(temporary) / "page", runtime=runtime)

@@ -1,4 +1,4 @@
-"""A folder of demo-web, served on this machine and looked at by Chromium, which playwright-core drives."""
+"""Serve a folder of demo-web on this machine, and open it in Chromium with playwright-core."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 NODE_MODULES = os.environ.get("NODE_MODULES", "")
-"""A folder where npm installed playwright-core and onnxruntime-web; empty for none."""
+"""Folder in which npm installed playwright-core and onnxruntime-web; empty for none."""
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or ""
 SOFTWARE_WEBGPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Serves a folder as ``python -m http.server`` does, in silence; isolated, so that pages may use threads."""
+    """Serves a folder like ``python -m http.server``, silently; if ``isolated``, pages may use threads."""
 
     isolated = False
 
@@ -43,7 +43,7 @@ class _Isolated(_Handler):
 
 @contextlib.contextmanager
 def served(folder: Path, isolated: bool = False) -> Iterator[str]:
-    """Serve a folder while the block runs; gives its address."""
+    """Serve a folder while the block runs; yields its URL."""
     handler = partial(_Isolated if isolated else _Handler, directory=str(folder))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -57,7 +57,7 @@ def served(folder: Path, isolated: bool = False) -> Iterator[str]:
 
 
 def obstacle() -> str:
-    """Return why no page can be looked at here; empty where one can."""
+    """Return why no page can be opened here; empty if it can."""
     if not NODE_MODULES or not (Path(NODE_MODULES) / "playwright-core").is_dir():
         return "set NODE_MODULES to a folder with playwright-core and onnxruntime-web"
     if not CHROMIUM:
@@ -76,20 +76,20 @@ def look_at(
     pictures: Path | None = None,
     args: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Open a page and search with files; return what browser.mjs saw, and the page's address as "url".
+    """Open a page and search with files; return what browser.mjs saw, and the page's URL as "url".
 
     Args:
-        folder: that demo-web wrote.
-        files: pictures to search with.
+        folder: folder that demo-web wrote.
+        files: images to search with.
         backend: "wasm" or "webgpu"; None to leave the choice to the page.
         isolated: serve the page cross-origin isolated, so that it may use threads.
-        rounds: how often to search with each.
-        camera: search with a picture of the camera too.
-        pictures: a folder for screenshots.
-        args: for Chromium.
+        rounds: number of searches with each image.
+        camera: search with an image from the camera too.
+        pictures: folder for screenshots.
+        args: arguments for Chromium.
 
     Raises:
-        RuntimeError: Node failed; says how.
+        RuntimeError: Node failed; the message has its output.
     """
     with served(folder, isolated) as url, tempfile.TemporaryDirectory() as temporary:
         job: dict[str, Any] = {"url": url if backend is None else f"{url}?backend={backend}", "args": list(args)}

@@ -3,10 +3,10 @@
     NODE_MODULES=PATH python -m benchmarks.ecosystem.run --model runs/x/student --data grocery:PATH --photos PATH
 
 A trained student and networks of other kinds are exported with ``export --layout hub`` and opened by each library.
-Compared with ``Embedder``: the same prepared tensors, photographs that the library decodes and prepares itself, and, of
-the student, the nearest images in int8, which is calibrated on ``--data``. The other networks have random weights, seed
-0, and the BatchNorm statistics of 64 photographs; pixels matter more to them than to trained ones. ``--photos`` is a
-folder of photographs. Writes results.json and results.md beside this file.
+Three things are compared with ``Embedder``: embeddings of the same preprocessed tensors; embeddings of photographs that
+the library decodes and preprocesses itself; and for the student the nearest images in int8, calibrated on ``--data``.
+The other networks have random weights, seed 0, and the BatchNorm statistics of 64 photographs; they are more sensitive
+to single pixels than trained ones. Writes results.json and results.md beside this file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from zoo.versions import machine
 HERE = Path(__file__).resolve().parent
 PHOTOS, NEIGHBOURS = 200, 10
 TRAINED = "trained student"
-# Architecture, dimensions, side of the input in pixels, metric, pooling.
+# Architecture, dimensions, input side in pixels, metric, pooling.
 KINDS: tuple[tuple[str, int, int, str, str | None], ...] = (
     ("mobilenetv4_conv_small", 64, 96, "cosine", None),
     ("resnet18", 32, 64, "euclidean", "avgmax"),
@@ -47,7 +47,7 @@ LIBRARIES = ("timm", "torch", "transformers", "sentence-transformers", "fastembe
 
 
 def photographs(folder: Path, count: int) -> list[Path]:
-    """Return images of all classes, far apart in order."""
+    """Return evenly spaced images of the sorted folder, so that all classes are included."""
     found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
     return [found[index] for index in np.unique(np.linspace(0, len(found) - 1, count).astype(int))]
 
@@ -66,25 +66,25 @@ def untrained(folder: Path, kind: tuple[str, int, int, str, str | None], photos:
 
 
 def prepared(model: torch.nn.Module, photos: list[Path]) -> np.ndarray:
-    """Return photographs as the network takes them."""
+    """Return photographs preprocessed for the network, float32 ``(N, 3, H, W)``."""
     preprocess = Preprocess(preprocessing_of(model))
     return torch.cat([preprocess(torch.from_numpy(require_pixels(file)[None].copy())) for file in photos]).numpy()
 
 
 def cosines(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Return the cosine of each row with the one it should be."""
+    """Return the cosine between each row and the expected one."""
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     values: np.ndarray = (found * expected).sum(axis=1) / lengths
     return values
 
 
 def normalised(rows: np.ndarray, metric: str) -> np.ndarray:
-    """Return rows of unit length where the metric is cosine."""
+    """Return rows, normalised to unit length if the metric is cosine."""
     return rows / np.linalg.norm(rows, axis=1, keepdims=True) if metric == "cosine" else rows
 
 
 def overlap(found: np.ndarray, expected: np.ndarray, k: int = NEIGHBOURS) -> float:
-    """Return the share of each image's k nearest others that two sets of embeddings have in common, on average."""
+    """Return the mean share of each image's k nearest neighbours that two sets of embeddings have in common."""
 
     def nearest(rows: np.ndarray) -> np.ndarray:
         distances = ((rows[:, None].astype(np.float64) - rows[None]) ** 2).sum(axis=2)
@@ -96,7 +96,7 @@ def overlap(found: np.ndarray, expected: np.ndarray, k: int = NEIGHBOURS) -> flo
 
 
 def measure(folder: Path, photos: list[Path]) -> dict[str, Any]:
-    """Compare every library on a hub folder with ``Embedder``.
+    """Compare every library's embeddings from a hub folder with those of ``Embedder``.
 
     Returns:
         "tensors": the largest difference of an element by library, relative to the largest element if that is above 1;
@@ -134,7 +134,7 @@ def measure(folder: Path, photos: list[Path]) -> dict[str, Any]:
 
 
 def measure_int8(folder: Path, photos: list[Path]) -> dict[str, float]:
-    """Return the share of nearest images that each library's int8 has in common with ``Embedder`` in fp32."""
+    """Return the share of nearest images that int8 in each library has in common with ``Embedder`` in fp32."""
     metric = Embedder(folder / "pixels" / "model.onnx").metric
     expected = Embedder(folder / "pixels" / "model.onnx")(photos)
     found = {"Embedder, int8": Embedder(folder / "pixels" / "model-int8.onnx")(photos)}

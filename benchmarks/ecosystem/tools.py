@@ -1,4 +1,4 @@
-"""One hub folder opened by each library: embeddings of prepared tensors, and of files that the library prepares."""
+"""Open a hub folder in each library, and embed preprocessed tensors, or files that the library preprocesses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 NODE_MODULES = os.environ.get("NODE_MODULES", "")
-"""A folder where npm installed @huggingface/transformers; empty for none."""
+"""Folder in which npm installed @huggingface/transformers; empty for none."""
 BATCH = 32
 
 Rows = np.ndarray
@@ -26,7 +26,7 @@ Tool = Callable[[Path, Sequence[Path]], Rows]
 
 
 def rgb(file: Path) -> Image.Image:
-    """Return an image as libraries are given it."""
+    """Return an image in the form passed to the libraries."""
     return Image.open(file).convert("RGB")
 
 
@@ -54,12 +54,12 @@ def transformers_tensors(folder: Path, tensors: Rows) -> Rows:
 
 
 def transformers_files(folder: Path, files: Sequence[Path]) -> Rows:
-    """As the card says: prepared by config.json, wherever the folder lies."""
+    """Preprocess by config.json, as the card says, whether the folder is on disk or on a hub."""
     return _transformers_files(folder, files, "config.json")
 
 
 def transformers_files_unasked(folder: Path, files: Sequence[Path]) -> Rows:
-    """As transformers does from a hub where it is not told which file to prepare images by."""
+    """Preprocess by preprocessor_config.json, the default of transformers for a folder on a hub."""
     return _transformers_files(folder, files, "preprocessor_config.json")
 
 
@@ -115,10 +115,10 @@ def onnxruntime_files(folder: Path, files: Sequence[Path]) -> Rows:
 def transformers_js(
     folder: Path, files: Sequence[Path], tensors: Rows | None = None, dtype: str = "fp32"
 ) -> dict[str, Rows]:
-    """Return what transformers.js gives: of "tensors" if any, of files by its "pipeline", and by the "pixels" file.
+    """Return embeddings by transformers.js: of "tensors" if any, of files by its "pipeline", and by the "pixels" file.
 
     Raises:
-        RuntimeError: Node failed; says how.
+        RuntimeError: Node failed; the message has its output.
     """
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
@@ -137,12 +137,12 @@ def transformers_js(
 
 
 def has_node() -> bool:
-    """Return whether transformers.js can be run here."""
+    """Return whether transformers.js can run here."""
     return bool(NODE_MODULES) and shutil.which("node") is not None
 
 
 def of_tensors(metric: str) -> dict[str, Callable[[Path, Rows], Rows]]:
-    """Return the Python libraries that embed prepared tensors, by name."""
+    """Return the functions that embed preprocessed tensors, by name of the Python library."""
     tools = {
         "timm": timm_tensors,
         "transformers": transformers_tensors,
@@ -152,7 +152,7 @@ def of_tensors(metric: str) -> dict[str, Callable[[Path, Rows], Rows]]:
 
 
 def of_files(metric: str) -> dict[str, Tool]:
-    """Return the Python libraries that prepare files themselves, by name."""
+    """Return the functions that preprocess and embed files, by name of the Python library."""
     tools: dict[str, Tool] = {
         "timm": timm_files,
         "transformers": transformers_files,
@@ -164,6 +164,6 @@ def of_files(metric: str) -> dict[str, Tool]:
 
 
 def quiet() -> None:
-    """Leave out what the libraries say about heads that they leave out."""
+    """Silence the libraries' warnings about weights of the head that they do not use."""
     for name in ("transformers", "sentence_transformers", "fastembed"):
         logging.getLogger(name).setLevel(logging.ERROR)

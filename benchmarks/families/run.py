@@ -4,11 +4,11 @@
 
 Each script is run as a user would run it, in a folder with ``photos`` and the teacher, and must end with a report on
 the student and its ONNX file. The teachers are small and have random weights, so that nothing is downloaded: their
-figures show that the lines work, and no more. For the same reason ``weights='DEFAULT'`` is made ``weights=None``,
-and options of a small student and a report without times, ``$SMALL`` and ``small``, are added, which a user leaves out.
-``--photos`` is a folder with a folder for each class, of which 16 classes with 30 images each are taken. Each family's
-row is written when it is measured, to results.json beside this file, from which results.md is made; ``--families``
-chooses those to measure anew.
+figures show only that the lines work. For the same reason ``weights='DEFAULT'`` is replaced by ``weights=None``, and
+``$SMALL`` and ``small`` add options for a small student and a report without times, which a user leaves out.
+``--photos`` is a folder with one folder per class; 16 classes with 30 images each are used. Each family's row is
+written to results.json beside this file when it is measured, and results.md is made from that. ``--families`` chooses
+the families to measure again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CLASSES, IMAGES = 16, 30
 MOST_LINES = 5
-SMALL: dict[str, Any] = {  # random weights are told from chance on all training classes, which are few
+SMALL: dict[str, Any] = {  # no validation classes: all classes are needed to tell random weights from chance
     "validation": 0,
     "student": {"arch": "test_resnet", "dim": 16, "image_size": 64, "epochs": 3, "batch_size": 32},
     "report": {"latency_runs": 0},
@@ -49,11 +49,11 @@ _RUN = "compressor run --data folder:photos --out runs/mine --given_teacher {} $
 
 @dataclass(frozen=True)
 class Script:
-    """What a user writes.
+    """The lines that a user writes.
 
     Attributes:
         text: the lines.
-        python: they are Python, else they are for the shell.
+        python: whether they are Python; else they are for the shell.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Script:
 
     @property
     def lines(self) -> int:
-        """How many lines are not blank."""
+        """Number of lines that are not blank."""
         return sum(1 for line in self.text.splitlines() if line.strip())
 
 
@@ -99,11 +99,11 @@ def carry_out(family: str, photos: Path, folder: Path) -> dict[str, Any]:
 
     Args:
         family: a key of ``SCRIPTS``.
-        photos: a folder of photographs, a folder for each class.
+        photos: folder of photographs, with one folder per class.
         folder: an empty folder.
 
     Raises:
-        RuntimeError: the script failed, or left no report on the student and its ONNX file; ends with what it said.
+        RuntimeError: the script failed or wrote no report; the message ends with its output.
     """
     torch.manual_seed(0)
     (folder / "photos").symlink_to(photos.resolve(), target_is_directory=True)
@@ -135,7 +135,7 @@ def _indented(text: str) -> str:
 
 
 def some_of(photos: Path, folder: Path) -> Path:
-    """Copy the first images of classes that are far apart in order."""
+    """Copy the first images of evenly spaced classes."""
     classes = sorted(each for each in photos.iterdir() if each.is_dir() and len(list(each.glob("*.jpg"))) >= IMAGES)
     for each in classes[:: max(1, len(classes) // CLASSES)][:CLASSES]:
         (folder / each.name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Small teachers of every family, made of a configuration and saved as each library saves its models."""
+"""Small teachers of every family, made from a configuration and saved the way each library saves its models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ network = nn.Sequential(
 
 
 def zoo_network(photos: Path) -> nn.Module:
-    """Return a network with random weights whose BatchNorm knows some of the photographs."""
+    """Return a network with random weights and the BatchNorm statistics of some photographs."""
     model = create_model("test_resnet", 32, image_size=64)
     images, prepare = load_images(photos), Preprocess(preprocessing_of(model))
     shown = [images.pixels(index) for index in range(0, len(images), max(1, len(images) // 64))]
@@ -101,7 +101,7 @@ def make_sentence_transformers(folder: Path, photos: Path) -> None:
 
 
 def make_onnx(folder: Path, photos: Path) -> None:
-    """Export a network as another team might: normalised floats in, vectors out, nothing said of its preprocessing."""
+    """Export a network as another team might: normalised floats in, vectors out, no metadata on preprocessing."""
     shape = (torch.zeros(2, 3, 64, 64),)
     options: dict[str, Any] = {"input_names": ["pixel_values"], "output_names": ["embedding"], "verbose": False}
     batch = {"x": {0: torch.export.Dim("batch")}}
@@ -116,7 +116,7 @@ def make_vectors(folder: Path, photos: Path) -> None:
 
 
 def make_module(folder: Path, photos: Path) -> None:
-    """Write a network of one's own as Python code."""
+    """Write a user's own network as Python code."""
     (folder / "network.py").write_text(_NETWORK)
 
 
@@ -135,4 +135,4 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "stored vectors": make_vectors,
     "torch module": make_module,
 }
-"""What makes the teacher of a family in a folder, given the photographs."""
+"""Functions that make the teacher of each family in a folder, given the photographs."""

@@ -1,8 +1,8 @@
-"""The rate that labels alone trains with in the main job: what suits distillation need not suit it.
+"""Tune the learning rate of training on labels alone for the main job: the rate of distillation may not suit it.
 
-Each configuration gets six runs, two factors of the proxies' rate with each of three rates, with the seed 0, and is
-judged by MAP@R on validation classes, which are training classes held out. A finished run is a line in the results and
-is not run again while its settings stay.
+Each configuration gets six runs with seed 0, two factors of the proxies' rate with each of three rates, and is judged
+by MAP@R on validation classes, which are training classes held out. A finished run is a line in the results and is not
+run again while its settings stay the same.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ TUNED_WITH: dict[str, Options] = {
     "omniglot": {"split": f"list:configs/splits/{HELD_OUT}.yaml", "epochs": 20},
     "grocery": {"validation": 0.5, "epochs": 50},
 }
-"""What is held out where the configuration trains on all its classes, and how long these runs train."""
+"""The split or fraction held out if a configuration trains on all its classes, and the epochs of these runs."""
 
 
 def tune(config: str, settings: Settings, data: str, work: Path) -> None:
-    """Run what was not tried yet.
+    """Run the options that were not tried yet.
 
     Args:
         config: name of the configuration.
         settings: its content.
-        data: where the data is.
+        data: the data.
         work: folder for the runs.
     """
 
@@ -43,7 +43,7 @@ def tune(config: str, settings: Settings, data: str, work: Path) -> None:
 
 
 def search(config: str, settings: Settings) -> GridSearch:
-    """Return the runs of a configuration's tuning and which of them is best."""
+    """Return the grid search that tunes a configuration."""
     shared = as_labels_only(settings["student"], settings["teacher"]) | data_options(settings)
     shared |= TUNED_WITH.get(config, {})
     shared["validate_every"] = shared["epochs"]
@@ -56,5 +56,5 @@ def search(config: str, settings: Settings) -> GridSearch:
 
 
 def data_options(settings: Settings) -> Options:
-    """Return what a configuration says of its data, as ``train`` and ``validate`` take it."""
+    """Return a configuration's data options for ``train`` and ``validate``."""
     return {name: settings[name] for name in ("split", "validation", "max_unreadable") if name in settings}

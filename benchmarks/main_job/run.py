@@ -3,10 +3,10 @@
     python -m benchmarks.main_job.run omniglot --data folder:PATH --tune
     python -m benchmarks.main_job.run omniglot --data folder:PATH --seeds 0 1 2 --work runs/main_job
 
-With ``--tune`` the rate of labels alone is chosen, see ``labels_only_tuning``. Each seed has two parts: what
-distillation makes, and labels alone. A finished part is a line in results.jsonl beside this file, and is not run again
-while its settings stay; an interrupted one goes on from its last whole epoch when the command is repeated with the same
---work. The table is made anew after every part, of the lines that were made with the settings as they are.
+With ``--tune`` the rate for labels alone is chosen, see ``labels_only_tuning``. Each seed has two parts: distillation,
+and labels alone. A finished part is a line in results.jsonl beside this file and is not run again while its settings
+stay the same. To resume an interrupted part from its last complete epoch, repeat the command with the same --work. The
+table is rewritten after every part, from the lines made with the current settings.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def finish(seed: int, part: str, options: argparse.Namespace) -> None:
-    """Run a part of a seed and write the table, unless that was done."""
+    """Run a part of a seed and write the table, unless the part is in the results."""
     run_part, stage = PARTS[part]
     lines = counting(RESULTS.lines(config=options.config, seed=seed))
     if any(stage in line["stages"] for line in lines):
@@ -76,7 +76,7 @@ def finish(seed: int, part: str, options: argparse.Namespace) -> None:
 
 
 def counting(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the lines made with what the configurations have now, compiled or not, and what tuning chose."""
+    """Return the lines made with the current configurations, compiled or not, and the options that tuning chose."""
 
     def what(settings: dict[str, Any]) -> str:
         student = {name: value for name, value in settings["student"].items() if name != "compile"}
@@ -102,14 +102,14 @@ def settings_of(config: str) -> dict[str, Any]:
 
 
 def distilled(config: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Run teacher, student and files, and return what they measured, with indexes over the int8 file's embeddings."""
+    """Make teacher, student and files, and return their measurements, with indexes of the int8 file's embeddings."""
     folder = settings["out"]
     changed = {"min_retention": None, "baselines": False}
     report = run(**settings | {"report": settings.get("report", {}) | changed})
-    begun = (folder / "teacher" / "options.json").stat().st_mtime  # what lay between interruptions counts too
+    begun = (folder / "teacher" / "options.json").stat().st_mtime  # interruptions count too
     seconds = round((report.folder / "report.json").stat().st_mtime - begun)
     ordered = [folder / "export" / f"model{ending}.onnx" for ending in ("", "-fp16", "-int8")]
-    files = [file for file in ordered if file.is_file()]  # int8 last: indexes are measured over it
+    files = [file for file in ordered if file.is_file()]  # int8 last, because indexes are measured with the last
     int8 = folder / "export" / "model-int8.onnx"
     more: dict[str, Any] = {}
     if int8 in files:
@@ -118,14 +118,14 @@ def distilled(config: str, settings: dict[str, Any]) -> dict[str, Any]:
     candidates = folder / "export" / "candidates.json"
     tried = json.loads(candidates.read_text(encoding="utf-8")) if candidates.is_file() else None
     if tried is not None:
-        tried["model"], tried["judged_on"]["data"] = "student", config  # not where they lay
+        tried["model"], tried["judged_on"]["data"] = "student", config  # instead of local paths
     return line | {"seconds": seconds, "int8": tried}
 
 
 def labels_only(config: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train the student's network on labels alone, and return what it measured, and kept of the teacher's Recall@1.
+    """Train the student's network on labels alone, and return its measurements and retention.
 
-    That is in the results already, so that this part can run elsewhere, or later.
+    The teacher's Recall@1 is read from the results, so that this part can run later or on another machine.
     """
     lines = counting(RESULTS.lines(config=config, seed=settings["seed"]))
     teachers = [line["stages"]["teacher"] for line in lines if "teacher" in line["stages"]]
@@ -142,7 +142,7 @@ def labels_only(config: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured(config: str, settings: dict[str, Any], models: list[Path], out: Path, **more: Any) -> dict[str, Any]:
-    """Return the stages of a report on the test classes, with all it was made with."""
+    """Return the stages of a report on the test classes, with settings, machine and versions."""
     teacher = settings["out"] / "teacher"
     report = validate(models, teacher, settings["data"], out, latency_runs=20, **data_options(settings), **more)
     return {
@@ -162,7 +162,7 @@ PARTS = {"distilled": (distilled, "student"), "labels-only": (labels_only, LABEL
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: one row per configuration and stage, means over seeds with standard deviation."""
+    """Return the results as Markdown: one row per configuration and stage, mean and standard deviation over seeds."""
     rows = []
     for config in dict.fromkeys(line["config"] for line in lines):
         of_config = sorted((line for line in lines if line["config"] == config), key=_order)

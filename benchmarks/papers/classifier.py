@@ -3,11 +3,11 @@
     python -m benchmarks.papers.classifier --data folder:PATH --tune
     python -m benchmarks.papers.classifier --data folder:PATH --seeds 0 1 2
 
-Here the classes are the same in training and test: of the 20 drawings of each training character 12 train, 3 are for
-validation, 5 for the test. The output of a network is the logits of the classes, and what is transferred are the
-features before them. With ``--tune`` every method gets the four runs of ``GRID`` with the seed 0 and is judged on the
-validation drawings; without it every method runs with what was best there and is judged on those of the test. A
-finished run is a line in the results and is not run again while its settings stay.
+Here the classes are the same in training and test: of the 20 drawings of each training character, 12 are for training,
+3 for validation and 5 for the test. A network's output is the logits of the classes, and the features before them are
+transferred. With ``--tune`` every method gets the four runs of ``GRID`` with seed 0, judged on the validation drawings.
+Without it every method runs with its best options and is measured on the test drawings. A finished run is a line in the
+results and is not run again while its settings stay the same.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _weighted(relaxed: float, logits: float, lr: float) -> Options:
     return {"lr": lr, "loss_options": {"relaxed": relaxed, "logits": logits}}
 
 
-# Four runs for each: rates of the cross-entropy alone, else two rates and two weights of what is beside it.
+# Four runs each: four rates for cross-entropy alone, else two rates with two weights of the added losses.
 RATES = (1e-2, 3e-2)
 GRID: dict[str, list[Options]] = {
     ALONE: [_weighted(0.0, 0.0, lr) for lr in (1e-3, 3e-3, 1e-2, 3e-2)],
@@ -71,7 +71,7 @@ GRID: dict[str, list[Options]] = {
 
 
 class CrossEntropy(nn.Module):
-    """Trains a teacher's logits on the labels."""
+    """Cross-entropy of a teacher's logits."""
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class AssistedCrossEntropy(nn.Module):
     Args:
         relaxed: weight of the relaxed contrastive loss.
         logits: weight of the divergence from the teacher's softened logits (arXiv:1503.02531).
-        temperature: that softens the logits.
+        temperature: temperature of the softened logits.
     """
 
     def __init__(self, relaxed: float, logits: float, temperature: float = 4.0) -> None:
@@ -106,7 +106,7 @@ class AssistedCrossEntropy(nn.Module):
         student_maps: Sequence[Tensor],
         teacher_maps: Sequence[Tensor],
     ) -> Tensor:
-        """Return the loss of logits ``(N, C)`` and of the last maps ``(N, D, H, W)``."""
+        """Return the loss of logits ``(N, C)`` and last feature maps ``(N, D, H, W)``."""
         loss = functional.cross_entropy(student, labels)
         if self.relaxed:
             features = (maps[-1].float().mean(dim=(2, 3)) for maps in (student_maps, teacher_maps))
@@ -121,7 +121,7 @@ class AssistedCrossEntropy(nn.Module):
 
 @heard(Manners())
 def main() -> None:
-    """Run what is not in the results yet, then write the table and the plot."""
+    """Make the runs that are not in the results yet, then write the table and the plot."""
     options = arguments(__doc__).parse_args()
     data = within_classes(load_data(options.data, SPLIT, validation=0.0))
     work = options.work / "classifier"
@@ -138,7 +138,7 @@ def main() -> None:
 
 
 def within_classes(data: DataSplits) -> DataSplits:
-    """Return the training classes with a fourth of each one's images for the test, of the rest a fourth to validate."""
+    """Return the training classes, a quarter of each class's images as test and a quarter of the rest as validation."""
     assert data.train.labels is not None
     classes, labels = np.unique(data.train.labels, return_inverse=True)
     images = replace(data.train, labels=labels, class_names=[data.train.class_names[label] for label in classes])
@@ -154,7 +154,7 @@ def within_classes(data: DataSplits) -> DataSplits:
 
 
 def tune(data: DataSplits, work: Path) -> None:
-    """Try the grid of each method and note its accuracy on the validation drawings."""
+    """Try the grid of each method, and record the accuracy on the validation drawings."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         return {"accuracy": accuracy(make(settings, data, 0, work), data.validation)}
@@ -164,7 +164,7 @@ def tune(data: DataSplits, work: Path) -> None:
 
 
 def compare(data: DataSplits, seed: int, work: Path) -> None:
-    """Train teacher and students of a seed and judge them."""
+    """Train teacher and students of a seed, and measure them on the test drawings."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         return {"accuracy": accuracy(make(settings, data, seed, work), data.test)}
@@ -174,7 +174,7 @@ def compare(data: DataSplits, seed: int, work: Path) -> None:
 
 
 def settings_of(method: str, tried: Options) -> Settings:
-    """Return all settings of a method's run with these options, but data and seed."""
+    """Return all settings of a method's run with these options, except data and seed."""
     settings: Settings = {"teacher": TEACHER_OPTIONS | {"loss": f"{MODULE}:CrossEntropy"}}
     if method == TEACHER:
         return settings
@@ -182,9 +182,9 @@ def settings_of(method: str, tried: Options) -> Settings:
 
 
 def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
-    """Train the classifier that students learn from, or a smaller one with it, or find it trained.
+    """Train the teacher, or a student with it, unless it is trained already.
 
-    The last epoch counts: one on validation images would be chosen by what their logits retrieve.
+    The last epoch counts: a choice on validation images would go by how well logits retrieve.
     """
     data = replace(data, validation=data.validation.subset([]))
     shared: dict[str, Any] = {"dim": len(data.train.class_names), "data": data, "seed": seed}
@@ -195,7 +195,7 @@ def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
 
 
 def accuracy(folder: Path, images: ImageSet) -> float:
-    """Return the part of the images whose largest logit is that of their class."""
+    """Return the fraction of images whose largest logit is that of their class."""
     return float((embed(load_model(folder), images).argmax(axis=1) == images.labels).mean())
 
 
@@ -214,7 +214,7 @@ KEYS = [{"method": method} for method in (TEACHER, *GRID)]
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: one row a method, then what tuning found."""
+    """Return the results as Markdown: one row per method, then the results of tuning."""
     alone = [line for line in lines if line["method"] == ALONE]
     text = ["# Relaxed contrastive loss beside a classifier's cross-entropy, on Omniglot", ""]
     rows = []

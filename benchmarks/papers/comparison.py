@@ -1,4 +1,4 @@
-"""The runs behind a paper's table: methods that are tuned with the same budget, then compared over seeds."""
+"""The runs for a paper's table: methods are tuned with the same budget, then compared over seeds."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from benchmarks.results import GridSearch, Options, Results, Settings, current, 
 HERE = Path(__file__).resolve().parent
 
 Key = dict[str, str]
-"""What a method's lines have and others' have not, such as ``{"setting": "self", "method": "rkd"}``."""
+"""Values that identify a method's lines, such as ``{"setting": "self", "method": "rkd"}``."""
 Run = Callable[[Settings], dict[str, Any]]
-"""Trains with all settings but data and seed, and returns what goes into the line beside them."""
+"""Takes all settings except data and seed, trains, and returns the other values of the line."""
 
 
 class Comparison:
-    """What was run for a table, what counts of it, and what is still to run.
+    """The runs of a table: those finished, those that count, and those still to make.
 
-    A finished run is a line in a file and is not run again while its settings stay. In a table are the runs that have
-    the settings as they are, and the options that tuning found best.
+    A finished run is a line in a file and is not run again while its settings stay the same. A table has the runs with
+    the current settings and the options that tuning found best.
 
     Args:
-        name: of the files in ``results``: ``NAME-tuning.jsonl``, ``NAME.jsonl``, ``NAME.md`` and ``NAME.png``.
-        grid: the options that are tried for a method; none for one that is not tuned.
-        settings: all settings of a run with these options, but data and seed.
-        score: of a run, higher is better.
-        tuned_as: the method whose tuning a method shares.
+        name: name of the files in ``results``: ``NAME-tuning.jsonl``, ``NAME.jsonl``, ``NAME.md`` and ``NAME.png``.
+        grid: returns the options to try for a method; empty for one that is not tuned.
+        settings: returns all settings of a run with these options, except data and seed.
+        score: returns the score of a run; higher is better.
+        tuned_as: returns the method whose tuning a method shares.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Comparison:
         self._search(key).run(run)
 
     def compare(self, key: Key, run: Run, **values: Any) -> None:
-        """Run a method with what tuning found best, unless that was done.
+        """Run a method with the options that tuning found best, unless it is in the results.
 
         Args:
             key: the method.
-            run: what to do with its settings.
-            values: what else the line is known by, such as the seed.
+            run: trains and measures with given settings.
+            values: other values that identify the line, such as the seed.
         """
         options = self._search(key).best() if self.grid(key) else {}
         settings = self.settings(key, options)
@@ -66,7 +66,7 @@ class Comparison:
             self.results.add(known | {"options": options, "run": settings} | run(settings))
 
     def lines(self, keys: Iterable[Key]) -> list[dict[str, Any]]:
-        """Return the results of these methods that were made with what tuning chose and the settings as they are."""
+        """Return the results of these methods that were made with the current settings and the options tuning chose."""
         found: list[dict[str, Any]] = []
         for key in keys:
             lines = self.results.lines(**key)
@@ -77,7 +77,7 @@ class Comparison:
         return found
 
     def tuning_lines(self, keys: Iterable[Key]) -> list[dict[str, Any]]:
-        """Return the tuning runs of these methods that were made with the settings and grids as they are."""
+        """Return the tuning runs of these methods that were made with the current settings and grids."""
         return [line for key in keys if self.grid(key) for line in self._search(key).lines()]
 
     def write(self, text: str) -> None:

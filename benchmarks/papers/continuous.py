@@ -1,14 +1,14 @@
-"""Continuous labels (CVPR 2019): log-ratio loss with dense triplet mining beside dense and binary triplet loss.
+"""Continuous labels (CVPR 2019): log-ratio loss with dense triplet mining compared with dense and binary triplet loss.
 
     python -m benchmarks.papers.continuous omniglot-strokes --folder FOLDER --tune
     python -m benchmarks.papers.continuous omniglot-strokes --folder FOLDER --seeds 0 1 2
 
-FOLDER is what ``label_distances`` takes; the label file is made first if it is not there. With ``--tune`` every loss
-gets the four runs of ``GRID`` with the seed 0 and is judged by nDCG@10 on the validation classes, which are training
-classes held out; without it every loss runs with what was best there, and is measured on the test classes. All see the
-same batches: an anchor, its 5 nearest by label distance, others at random; an epoch has as many batches as it takes to
-see as many images as there are, so only some images are anchors in it. A finished run is a line in the results and is
-not run again while its settings stay.
+FOLDER is what ``label_distances`` takes; the label file is made first if it does not exist. With ``--tune`` every loss
+gets the four runs of ``GRID`` with seed 0, judged by nDCG@10 on the validation classes, which are training classes held
+out. Without it every loss runs with its best options and is measured on the test classes. All losses see the same
+batches: an anchor, its 5 nearest images by label distance, and others at random. An epoch shows as many images as there
+are, so only some of them are anchors. A finished run is a line in the results and is not run again while its settings
+stay the same.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ TASKS: dict[str, dict[str, Any]] = {
     | {"image_size": 32, "crop_pct": 0.875, "augment": "photo", "min_crop": 0.2, "epochs": 40}
     | {"precision": "auto"},
 }
-# The four runs of each: two rates, and two values of what matters most in the loss. Photographs of one product are at
-# label distance 0, which eps keeps from ruling log-ratio loss; label_eps, which came later, does so for any unit.
+# Four runs each: two rates with two values of the loss's most important option. Photographs of one product have label
+# distance 0, and eps keeps these from dominating log-ratio loss; label_eps, added later, does so in any unit.
 RATES = (3e-3, 1e-2)
 GRID: dict[str, list[Options]] = {
     "log_ratio": [{"lr": lr, "loss_options": {"eps": eps, "label_eps": 0.0}} for lr in RATES for eps in (1e-6, 0.05)],
@@ -58,7 +58,7 @@ GRID: dict[str, list[Options]] = {
 
 @heard(Manners())
 def main() -> None:
-    """Run what is not in the results yet, then write table and plot."""
+    """Make the runs that are not in the results yet, then write table and plot."""
     parser = arguments(__doc__, data=None)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--folder", type=Path, required=True, help="where the data is")
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def read_task(task: str, folder: Path, work: Path) -> DataSplits:
-    """Return the images of a task with their continuous labels, computed where they are not there yet."""
+    """Return the images of a task with their continuous labels, computed if they do not exist yet."""
     labels = work / f"{task}.npz"
     work.mkdir(parents=True, exist_ok=True)
     if task == "omniglot-strokes":
@@ -90,7 +90,7 @@ def read_task(task: str, folder: Path, work: Path) -> DataSplits:
 
 
 def tune(task: str, data: DataSplits, losses: list[str], work: Path) -> None:
-    """Try the grid of each loss and note nDCG@10 on the validation classes."""
+    """Try the grid of each loss, and record nDCG@10 on the validation classes."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         return {"validation": validated(make(task, settings, data, 0, work))}
@@ -100,7 +100,7 @@ def tune(task: str, data: DataSplits, losses: list[str], work: Path) -> None:
 
 
 def compare(task: str, data: DataSplits, losses: list[str], seed: int, work: Path) -> None:
-    """Train with each loss and measure on the test classes."""
+    """Train with each loss, and measure on the test classes."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         folder = make(task, settings, data, seed, work)
@@ -113,7 +113,7 @@ def compare(task: str, data: DataSplits, losses: list[str], seed: int, work: Pat
 
 
 def make(task: str, settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
-    """Train with these settings, or find it trained."""
+    """Train with these settings, unless the model is trained already."""
     return train(data, work / f"{task}-{settings['loss']}-{digest_of(settings)}-{seed}", seed=seed, **settings)
 
 
@@ -132,7 +132,7 @@ KEYS = [{"task": task, "loss": loss} for task, loss in product(TASKS, GRID)]
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: for each task one row a loss, between a random and the best order."""
+    """Return the results as Markdown: for each task one row per loss, then those of a random and the best order."""
     text = ["# Continuous labels", ""]
     for task in TASKS:
         of_task = [line for line in lines if line["task"] == task]
@@ -167,7 +167,7 @@ def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
-    """Draw both measures against K, mean over seeds, a row of plots for each task."""
+    """Draw both measures against K, mean over seeds, with one row of plots per task."""
     from matplotlib.figure import Figure
 
     tasks = [task for task in TASKS if any(line["task"] == task for line in lines)]
@@ -190,7 +190,7 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
 
 
 def _behind(lines: list[dict[str, Any]], loss: str) -> list[str]:
-    """Return how far a loss is behind log-ratio loss, over the same seeds, in both measures."""
+    """Return how far a loss is behind log-ratio loss in both measures, over the same seeds."""
     by_seed = {(line["loss"], line["seed"]): line for line in lines}
     theirs = {seed: line for (name, seed), line in by_seed.items() if name == loss}
     pairs = [(by_seed["log_ratio", seed], theirs[seed]) for seed in theirs if ("log_ratio", seed) in by_seed]

@@ -4,11 +4,11 @@
     python -m benchmarks.papers.label_distances grocery-text FOLDER text.npz
 
 omniglot-strokes: FOLDER holds the archives images_background_small1 and 2 and strokes_background_small1 and 2. The
-label distance of two drawings is the Chamfer distance of their pens' paths. For ``folder:FOLDER`` with the split of
-configs/splits/omniglot.yaml; some minutes on one core.
+label distance of two drawings is the Chamfer distance of their pen paths. For ``folder:FOLDER`` with the split of
+configs/splits/omniglot.yaml; takes some minutes on one core.
 
 grocery-text: FOLDER is the Grocery Store repository, or a zip archive of it. The label of a photograph is the TF-IDF
-vector of the description of its product, to be compared with ``label_metric: cosine``. For ``grocery:FOLDER``.
+vector of its product's description, to compare with ``label_metric: cosine``. For ``grocery:FOLDER``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zoo.errors import DataError
 from zoo.files import replacing
 
 POINTS = 64
-_PAIRS = 64  # compared at a time: 64 x 64 x 64 float32 numbers stay in the cache
+_PAIRS = 64  # pairs compared at a time: 64 x 64 x 64 float32 numbers fit in the cache
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def write_stroke_distances(folder: Path, out: Path) -> None:
-    """Write ``ids`` and ``distances`` of all drawings that the protocol trains or tests on."""
+    """Write ``ids`` and ``distances`` of all training and test drawings of the protocol."""
     data = load_data(f"folder:{folder}", SPLIT, validation=0)
     ids = [*data.train.ids, *data.test.ids]
     paths = np.stack([normalised(resampled(strokes)) for strokes in read_strokes(folder, ids)])
@@ -67,17 +67,17 @@ def write_text_vectors(folder: Path, out: Path) -> None:
 
 
 def read_strokes(folder: Path, ids: Sequence[str]) -> list[list[np.ndarray]]:
-    """Read the pen strokes of drawings from the archives that lie beside those of the images.
+    """Read the pen strokes of drawings from the archives next to those of the images.
 
     Args:
-        folder: holds the archives.
-        ids: of the images, such as ``images_background_small1/Greek/character01/0394_01.png``.
+        folder: folder of the archives.
+        ids: ids of the images, such as ``images_background_small1/Greek/character01/0394_01.png``.
 
     Returns:
-        For each drawing its strokes, float64 ``(n, 2)`` each.
+        The strokes of each drawing, float64 ``(n, 2)`` each.
 
     Raises:
-        DataError: an archive or a drawing in it is missing or malformed; names it.
+        DataError: an archive, or a drawing in it, is missing or malformed; the message names it.
     """
     drawings = []
     archives: dict[str, zipfile.ZipFile] = {}
@@ -98,10 +98,10 @@ def read_strokes(folder: Path, ids: Sequence[str]) -> list[list[np.ndarray]]:
 
 
 def parse_strokes(text: str) -> list[np.ndarray]:
-    """Return the strokes of a drawing, float64 ``(n, 2)`` each: START, then lines ``x,y,ms``, BREAK after each stroke.
+    """Parse the strokes of a drawing, float64 ``(n, 2)`` each: START, then lines ``x,y,ms``, BREAK after each stroke.
 
     Raises:
-        ValueError: a line is none of these, or there is no point.
+        ValueError: a line is something else, or there is no point.
     """
     strokes: list[list[list[float]]] = [[]]
     for line in text.split():
@@ -117,11 +117,11 @@ def parse_strokes(text: str) -> list[np.ndarray]:
 
 
 def resampled(strokes: Sequence[np.ndarray], count: int = POINTS) -> np.ndarray:
-    """Return points at even steps along the ink, from the first point to the last; lifts of the pen have no length.
+    """Return evenly spaced points along the ink, from the first point to the last; pen lifts have no length.
 
     Args:
         strokes: float ``(n, 2)`` each, in the order of drawing.
-        count: how many points, at least 2.
+        count: number of points, at least 2.
 
     Returns:
         float64 ``(count, 2)``.
@@ -133,7 +133,7 @@ def resampled(strokes: Sequence[np.ndarray], count: int = POINTS) -> np.ndarray:
     steps[np.cumsum([len(stroke) for stroke in strokes[:-1]], dtype=int) - 1] = 0
     along = np.concatenate([[0], np.cumsum(steps)])
     wanted = np.linspace(0, along[-1], count)
-    # The segment each falls into; of several that end there, the first, so that no point lies within a lift.
+    # The segment that each point is on; if several end there, the first, so that no point is on a pen lift.
     end = np.maximum(np.searchsorted(along, wanted), 1)
     start = end - 1
     length = along[end] - along[start]
@@ -143,7 +143,7 @@ def resampled(strokes: Sequence[np.ndarray], count: int = POINTS) -> np.ndarray:
 
 
 def normalised(points: np.ndarray) -> np.ndarray:
-    """Return ``(P, 2)`` points centred and scaled to a root mean square radius of 1; a single dot stays a dot."""
+    """Centre ``(P, 2)`` points, and scale them to a root mean square radius of 1; a single dot stays a dot."""
     centred = points - points.mean(axis=0)
     radius = np.sqrt((centred**2).sum(axis=1).mean())
     result: np.ndarray = centred / radius if radius > 1e-12 else 0 * centred
@@ -153,7 +153,7 @@ def normalised(points: np.ndarray) -> np.ndarray:
 def chamfer_distances(paths: np.ndarray) -> np.ndarray:
     """Return the Chamfer distance of each pair: the mean distance from a point of one to the nearest of the other.
 
-    Both ways, and the mean of the two; distances are Euclidean, not squared.
+    It is the mean over both directions; distances are Euclidean, not squared.
 
     Args:
         paths: float ``(N, P, 2)``.
@@ -162,7 +162,7 @@ def chamfer_distances(paths: np.ndarray) -> np.ndarray:
         float32 ``(N, N)``, symmetric, with a diagonal of zeros.
     """
     count, points, _ = paths.shape
-    # Pairs come last, so that all steps run along them.
+    # Pairs are the last axis, so that all operations run along it.
     x, y = (np.ascontiguousarray(paths[:, :, axis].T, dtype=np.float32) for axis in (0, 1))
     distances = np.zeros((count, count), dtype=np.float32)
     squares, other = np.empty((2, points, points, _PAIRS), dtype=np.float32)
@@ -186,7 +186,7 @@ def read_descriptions(folder: Path) -> list[str]:
     """Return the description of each product, in the order of their ids.
 
     Raises:
-        DataError: a file is missing or malformed; names it.
+        DataError: a file is missing or malformed; the message names it.
     """
     root = Root(str(folder), "dataset/classes.csv")
     rows = [row for row in csv.reader(io.StringIO(root.text("dataset/classes.csv"))) if row][1:]
@@ -198,13 +198,13 @@ def read_descriptions(folder: Path) -> list[str]:
 
 
 def tf_idf(texts: Sequence[str]) -> np.ndarray:
-    """Return a vector for each text: how often it has each word, times how rare the word is among the texts.
+    """Return the TF-IDF vector of each text: the count of each word, weighted by how rare it is among the texts.
 
-    A word that n of N texts have counts log((1 + N) / (1 + n)) + 1. Words are runs of letters in lower case, in the
-    order of the alphabet. Vectors have length 1.
+    A word in n of N texts has weight log((1 + N) / (1 + n)) + 1. Words are runs of letters in lower case, in
+    alphabetical order. Vectors have length 1.
 
     Args:
-        texts: each with a word at least.
+        texts: the texts, each with at least one word.
 
     Returns:
         float32 ``(N, L)``.

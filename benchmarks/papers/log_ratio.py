@@ -2,10 +2,10 @@
 
     python -m benchmarks.papers.log_ratio --seeds 0 1 2
 
-A small task with a known answer: a wedge on a noisy ground, whose label is its pose (place and direction). In the task
-"ties" there are 60 poses only, so that many label distances are 0. Both distances are tried with label distances as
-they are but for 1e-6 (``label_eps`` 0) and with a share of their mean added; the default is what has the smaller label
-distances. A finished run is a line in the results; all take some minutes of one core.
+A small task with a known answer: a wedge on a noisy background, whose label is its pose (position and direction). The
+task "ties" has only 60 poses, so that many label distances are 0. Both kinds of distance are tried with 1e-6 added to
+label distances (``label_eps`` 0) and with a fraction of their mean added; the one with the smaller label distances
+became the default. A finished run is a line in the results; all runs take some minutes on one core.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TRAINED, TESTED, POSES, SIDE = 900, 600, 60, 32
 
 @heard(Manners())
 def main() -> None:
-    """Run what is not in the results yet, then write the table."""
+    """Make the runs that are not in the results yet, then write the table."""
     options = arguments(__doc__, data=None, tuned=False).parse_args()
     results = Results(HERE / "results" / "log-ratio.jsonl")
     for seed, task, tried in product(options.seeds, TASKS, TRIED):
@@ -53,11 +53,11 @@ def main() -> None:
 
 
 def poses(ties: bool, seed: int) -> DataSplits:
-    """Return images of wedges with their poses as labels, other ones to train and to test on.
+    """Return images of wedges with their poses as labels, different ones for training and test.
 
     Args:
         ties: whether many images of a part share a pose.
-        seed: of everything.
+        seed: seed of all random choices.
     """
     random = np.random.default_rng([seed, ties])
 
@@ -75,7 +75,7 @@ def poses(ties: bool, seed: int) -> DataSplits:
 
 
 def _wedge(place: np.ndarray, turn: float, random: np.random.Generator) -> np.ndarray:
-    """Draw a wedge of a random colour with its tip at a place, pointing in a direction; uint8 ``(32, 32, 3)``."""
+    """Draw a wedge of random colour with its tip at a place, pointing in a direction; uint8 ``(32, 32, 3)``."""
     rows, columns = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE
     x, y = columns - place[0], rows - place[1]
     along, across = x * np.cos(turn) + y * np.sin(turn), -x * np.sin(turn) + y * np.cos(turn)
@@ -86,7 +86,7 @@ def _wedge(place: np.ndarray, turn: float, random: np.random.Generator) -> np.nd
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: for each task one row for each that was tried."""
+    """Return the results as Markdown: for each task one row per set of options."""
     text = ["# Log-ratio loss: squared and plain distances", ""]
     text += ["Mean over seeds ± standard deviation on the test images; the label distance is to be small.", ""]
     header = ["task", "distances", "label_eps", "seeds", "mean label distance @10", "nDCG@10, percent"]

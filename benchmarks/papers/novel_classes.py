@@ -3,10 +3,10 @@
     python -m benchmarks.papers.novel_classes --data folder:PATH --tune
     python -m benchmarks.papers.novel_classes --data folder:PATH --seeds 0 1 2 3 4
 
-With ``--tune`` each loss gets the four runs of ``grid`` in each variant, with the seed 0, and is judged on two
-alphabets of the training classes that are held out; without it they run on all training classes with what was best
-there, and are measured on the test classes. The last epoch is measured, and no other chosen. A finished run is a line
-in the results and is not run again while its settings stay.
+With ``--tune`` each loss gets the four runs of ``grid`` in each variant, with seed 0, judged on two held-out alphabets
+of the training classes. Without it they run on all training classes with their best options and are measured on the
+test classes, always after the last epoch. A finished run is a line in the results and is not run again while its
+settings stay the same.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ OPTIONS: dict[str, Any] = {
     "validate_every": EPOCHS,
 }
 RATES = (1e-3, 3e-3)
-_BATCHES = {"proxy_anchor": {"images_per_class": 1}, "proxy_nca": {"images_per_class": 4}}  # as Proxy-Anchor's table
+_BATCHES = {"proxy_anchor": {"images_per_class": 1}, "proxy_nca": {"images_per_class": 4}}  # as in Proxy-Anchor's table
 
 
 def grid(base: str, variant: str) -> list[Options]:
-    """Return four sets of options: two rates, and two values of what matters most in the variant."""
+    """Return four sets of options: two rates with two values of the variant's most important option."""
     if variant == WITHOUT:
         return [
             {"loss": base, "lr": lr, "proxy_lr_factor": factor} | _BATCHES[base]
@@ -62,7 +62,7 @@ def grid(base: str, variant: str) -> list[Options]:
     sets: list[Options] = []
     for lr, weight in product(RATES, (0.3, 1.0)):
         options = {"base": base, "synthetic_weight": weight, "novel_classes": 64}
-        options["generator_lr_factor"] = 3e-3 / lr  # the generator wants a rate of its own, whatever the network's is
+        options["generator_lr_factor"] = 3e-3 / lr  # the generator's rate is 3e-3, whatever the network's
         known = {"loss": "novel_classes", "lr": lr, "proxy_lr_factor": 10.0, "loss_options": options}
         sets.append(known | _BATCHES[base])
     return sets
@@ -70,7 +70,7 @@ def grid(base: str, variant: str) -> list[Options]:
 
 @heard(Manners())
 def main() -> None:
-    """Run what is not in the results yet, then write the table and the plot."""
+    """Make the runs that are not in the results yet, then write the table and the plot."""
     parser = arguments(__doc__, seeds=(0, 1, 2, 3, 4))
     parser.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
     options = parser.parse_args()
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def tune(data: DataSplits, base: str, work: Path) -> None:
-    """Try the grids of a base loss and note MAP@R on the alphabets held out."""
+    """Try the grids of a base loss, and record MAP@R on the held-out alphabets."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         return {"validation": validated(make(settings, data, 0, work))}
@@ -110,7 +110,7 @@ def compare(data: DataSplits, base: str, seed: int, work: Path) -> None:
 
 
 def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
-    """Train with these settings, or find it trained."""
+    """Train with these settings, unless the model is trained already."""
     return train(data, work / f"{data.digest}-{digest_of(settings)}-{seed}", seed=seed, **settings)
 
 
@@ -124,7 +124,7 @@ KEYS = [{"base": base, "variant": variant} for base, variant in product(BASES, V
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: for each base, without and with the generator, and the difference."""
+    """Return the results as Markdown: for each base loss, without and with the generator, and the difference."""
     text = ["# Generated novel classes on Omniglot", ""]
     rows = []
     for base in dict.fromkeys(line["base"] for line in lines):

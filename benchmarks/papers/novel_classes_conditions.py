@@ -1,11 +1,11 @@
-"""Where generated novel classes might gain: new alphabets after long training, few classes, a network trained before.
+"""Conditions in which generated novel classes might help: long training, few classes, a network trained before.
 
     python -m benchmarks.papers.novel_classes_conditions --data folder:PATH --seeds 0 1 2
 
-Proxy-NCA with and without the generator, where 30 epochs on all training classes, from random weights, gained nothing;
-of these conditions the table of novel classes took long training. All of it is judged on alphabets of the training
-classes that are held out; no test class is looked at. A finished run is a line in the results and is not run again
-while its settings stay.
+Compares Proxy-NCA with and without the generator. 30 epochs on all training classes, from random weights, had gained
+nothing; of these conditions ``novel_classes`` adopted long training. All runs are judged on held-out alphabets of the
+training classes, never on test classes. A finished run is a line in the results and is not run again while its settings
+stay the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONDITIONS: dict[str, Settings] = {
     "few classes": {"split": ONE_ALPHABET, "epochs": 90, "proxy_lr_factor": 10.0},
     "trained before": {"split": HELD_OUT, "epochs": 30, "proxy_lr_factor": 30.0, "pretrained": LETTERS},
 }
-"""The characters that train: 90 of three alphabets, 40 of one; and the letters of ``make demo`` before them."""
+"""Training characters: 90 of three alphabets, 40 of one; or 90 after pretraining on the letters of ``make demo``."""
 _BASE = {"lr": 3e-3, "images_per_class": 4}
 _GENERATOR = {"base": "proxy_nca", "synthetic_weight": 1.0, "novel_classes": 64, "generator_lr_factor": 1.0}
 _ON_LETTERS = OPTIONS | {"epochs": 12, "validate_every": 5, "lr": 1e-2, "proxy_lr_factor": 10.0, "images_per_class": 1}
@@ -38,7 +38,7 @@ _ON_LETTERS = OPTIONS | {"epochs": 12, "validate_every": 5, "lr": 1e-2, "proxy_l
 
 @heard(Manners())
 def main() -> None:
-    """Run what is not in the results yet, then write the table."""
+    """Make the runs that are not in the results yet, then write the table."""
     parser = arguments(__doc__, tuned=False)
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     options = parser.parse_args()
@@ -53,16 +53,16 @@ def main() -> None:
 
 
 def settings_of(key: Key, tried: Options) -> Settings:
-    """Return the settings of a run: those of the table of novel classes, and what the condition changes."""
+    """Return the settings of a run: those of ``novel_classes``, with the changes of the condition."""
     settings = OPTIONS | CONDITIONS[key["condition"]] | _BASE | tried
-    settings["validate_every"] = settings["epochs"]  # the last epoch is measured, and no other chosen
+    settings["validate_every"] = settings["epochs"]  # only the last epoch is measured
     if key["variant"] == WITHOUT:
         return settings | {"loss": "proxy_nca"}
     return settings | {"loss": "novel_classes", "loss_options": _GENERATOR}
 
 
 def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
-    """Train with these settings, or find it trained."""
+    """Train with these settings, unless the model is trained already."""
     options = {name: value for name, value in settings.items() if name != "split"}
     if options.get("pretrained") == LETTERS:
         before = train("glyphs", work / f"{LETTERS}-{seed}", seed=seed, **_ON_LETTERS)
@@ -72,7 +72,7 @@ def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
 
 
 def generated(folder: Path) -> dict[str, Any]:
-    """Return how far generated classes are from real ones; nothing of a run without the generator."""
+    """Return how far generated classes are from real ones; empty for a run without the generator."""
     file = folder / "generated.json"
     return {"generated": json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
 

@@ -1,4 +1,4 @@
-"""Bars with error bars, for the tables that compare methods."""
+"""Bar charts with error bars for the tables that compare methods."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from zoo.files import replacing
 
 
 def draw_bars(panels: Mapping[str, Mapping[str, Sequence[float]]], measure: str, path: Path) -> None:
-    """Draw, for each panel, a bar a method: the mean over seeds, and as error bar the standard deviation.
+    """Draw panels with one bar per method: the mean over seeds, with the standard deviation as error bar.
 
     Args:
-        panels: by title, by method, one value a seed.
-        measure: what the values are, for the axis.
+        panels: one value per seed, by title of the panel and by method.
+        measure: name of the measure, for the axis.
         path: the ``.png`` file.
     """
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""How good frozen embeddings are for telling classes apart: linear probe and k nearest neighbours."""
+"""Classification accuracy of frozen embeddings: linear probe and k nearest neighbours."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def linear_probe(
     """Return the accuracy of multinomial logistic regression on standardised embeddings.
 
     Args:
-        train: float ``(N, D)``, to fit on.
+        train: embeddings to fit on, float ``(N, D)``.
         train_labels: int ``(N,)`` in 0..C-1.
-        test: float ``(M, D)``, to judge on.
+        test: embeddings to measure on, float ``(M, D)``.
         test_labels: int ``(M,)``.
-        decay: weight of the squared norm of the weights beside the mean cross-entropy.
+        decay: weight of the weights' squared norm, added to the mean cross-entropy.
 
     Returns:
         Accuracy in [0, 1].
@@ -52,20 +52,20 @@ def knn_accuracy(
     metric: str = "cosine",
     k: int = 5,
 ) -> float:
-    """Return the accuracy of the majority of the k nearest; of equal counts, the class of the nearest.
+    """Return the accuracy of a majority vote of the k nearest neighbours; a tie goes to the class of the nearest.
 
     Args:
-        train: float ``(N, D)``, the neighbours.
+        train: embeddings of the neighbours, float ``(N, D)``.
         train_labels: int ``(N,)`` in 0..C-1.
-        test: float ``(M, D)``, to judge on.
+        test: embeddings to measure on, float ``(M, D)``.
         test_labels: int ``(M,)``.
         metric: how embeddings are compared, "cosine" or "euclidean".
-        k: neighbours that vote.
+        k: number of neighbours that vote.
 
     Returns:
         Accuracy in [0, 1].
     """
     votes = train_labels[nearest(comparable(test, metric), comparable(train, metric), k)]
     counts = (votes[:, :, None] == votes[:, None, :]).sum(axis=2)
-    found = votes[np.arange(len(votes)), counts.argmax(axis=1)]  # argmax takes the nearest of equal counts
+    found = votes[np.arange(len(votes)), counts.argmax(axis=1)]  # at equal counts argmax takes the nearest
     return float((found == test_labels).mean())

@@ -1,4 +1,4 @@
-"""What the papers' tables share: the protocol on Omniglot, the command line, how a model folder is measured."""
+"""Shared by the papers' tables: the protocol on Omniglot, the command line, and measuring a model folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from zoo.models.facts import facts_of
 
 SPLITS = Path(__file__).resolve().parents[2] / "configs" / "splits"
 SPLIT = f"list:{SPLITS / 'omniglot.yaml'}"
-"""Characters of the first small background set train, those that only the second has test."""
+"""Trains on the characters of the first small background set, tests on those that only the second has."""
 HELD_OUT = "omniglot-validation"
-"""Name of the split that holds two of the training alphabets out, to choose by."""
+"""Name of the split that holds out two of the training alphabets for tuning."""
 
 
 def arguments(
@@ -27,12 +27,12 @@ def arguments(
     seeds: Sequence[int] = (0, 1, 2),
     tuned: bool = True,
 ) -> argparse.ArgumentParser:
-    """Return a parser of the options that the tables have.
+    """Return a parser with the options that the tables share.
 
     Args:
         description: the script's docstring.
         data: what ``--data`` takes; None for a script without it.
-        seeds: that run where none are named.
+        seeds: default seeds.
         tuned: whether there is something to tune.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,30 +48,30 @@ def arguments(
 
 
 def sets_of_options(option: str, tried: Sequence[tuple[float, float]]) -> list[Options]:
-    """Return what a grid tries: a rate and a value of one of the loss's options in each set."""
+    """Return the sets of options of a grid, each with a rate and a value of one option of the loss."""
     return [{"lr": lr, "loss_options": {option: value}} for lr, value in tried]
 
 
 def measured(folder: Path, images: ImageSet) -> dict[str, Any]:
-    """Return what a model folder retrieves among images: Recall@K, R-Precision, MAP@R."""
+    """Return Recall@K, R-Precision and MAP@R of a model folder on images."""
     model = load_model(folder)
     return measure(embed(model, images), images, facts_of(model).metric).summary()
 
 
 def validated(folder: Path) -> dict[str, Any]:
-    """Return what a model folder measured on its validation classes when its epoch was chosen."""
+    """Return the measures on the validation classes that are recorded in a model folder."""
     found: dict[str, Any] = facts_of(load_model(folder)).measured["validation"]
     return found
 
 
 def validated_map_at_r(line: dict[str, Any]) -> float:
-    """Return MAP@R on the validation classes from the line of a run, by which its options are chosen."""
+    """Return MAP@R on the validation classes from the line of a run; tuning maximises it."""
     score: float = line["validation"]["map_at_r"]
     return score
 
 
 def every_fourth(labels: np.ndarray) -> np.ndarray:
-    """Return which images are the fourth, eighth ... of their class, bool ``(N,)``: a quarter to judge by.
+    """Return a mask, bool ``(N,)``, of every fourth image of each class: a quarter to measure on.
 
     Args:
         labels: int ``(N,)``.

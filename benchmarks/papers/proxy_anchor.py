@@ -1,12 +1,13 @@
-"""Proxy-Anchor's claims (CVPR 2020): Recall@1 against epochs beside other losses, and with corrupted training labels.
+"""Proxy-Anchor's claims (CVPR 2020): Recall@1 over epochs compared with other losses, and with corrupted labels.
 
     python -m benchmarks.papers.proxy_anchor --data folder:PATH --tune
     python -m benchmarks.papers.proxy_anchor --data folder:PATH --noise 0 0.2 0.4 --seeds 0 1 2
 
-The rivals are pytorch-metric-learning's. With ``--tune`` every loss gets the same number of runs, ``GRID``, with clean
-labels and the seed 0, and is judged on the validation classes, which are training classes held out, their labels never
-corrupted; without it every loss runs with what was best there and is measured on the test classes. The curves over
-epochs are of the validation classes. A finished run is a line in the results and is not run again.
+The other losses are pytorch-metric-learning's. With ``--tune`` every loss gets six runs, see ``grid``, with clean
+labels and seed 0, judged on the validation classes, which are training classes held out and whose labels are never
+corrupted. Without it every loss runs with its best options and is measured on the test classes. The curves over epochs
+are of the validation classes. A finished run is a line in the results and is not run again while its settings stay the
+same.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ LOSSES = {
     "triplet": "benchmarks.papers.rivals:Triplet",
     "contrastive": "benchmarks.papers.rivals:Contrastive",
 }
-# Losses with proxies need no second image of a class in a batch, and their authors draw images at random.
+# Proxy losses need no second image of a class in a batch, and their authors draw images at random.
 _ONE_OF_A_CLASS = {"images_per_class": 1}
 _WITH_PROXIES: dict[str, list[Options]] = {
     name: [{"proxy_lr_factor": 10.0}, {"proxy_lr_factor": 30.0}, {"proxy_lr_factor": 10.0} | _ONE_OF_A_CLASS]
@@ -76,7 +77,7 @@ _OF_PAIRS: dict[str, list[Options]] = {
 
 
 def grid(name: str) -> list[Options]:
-    """Return six sets of options: rates, and what matters most in the loss."""
+    """Return six sets of options: rates with values of the loss's most important options."""
     if name in _WITH_PROXIES:
         return [{"lr": lr} | options for lr in RATES for options in _WITH_PROXIES[name]]
     return [{"lr": lr, "loss_options": options} for lr in (1e-3, *RATES) for options in _OF_PAIRS[name]]
@@ -84,7 +85,7 @@ def grid(name: str) -> list[Options]:
 
 @heard(Manners())
 def main() -> None:
-    """Run what is not in the results yet, then write table and plot."""
+    """Make the runs that are not in the results yet, then write table and plot."""
     parser = arguments(__doc__)
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.2, 0.4])
@@ -103,7 +104,7 @@ def main() -> None:
 
 
 def tune(data: DataSplits, names: list[str], work: Path) -> None:
-    """Try the grid of each loss and note Recall@1 on the validation classes."""
+    """Try the grid of each loss, and record Recall@1 on the validation classes."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         return {"curve": curve(make(settings, data, 0.0, 0, work))}
@@ -113,7 +114,7 @@ def tune(data: DataSplits, names: list[str], work: Path) -> None:
 
 
 def compare(data: DataSplits, names: list[str], noise: float, seed: int, work: Path) -> None:
-    """Train with each loss on labels of which a part is wrong, and measure on the test classes."""
+    """Train with each loss on labels of which a fraction is wrong, and measure on the test classes."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         folder = make(settings, data, noise, seed, work)
@@ -124,14 +125,14 @@ def compare(data: DataSplits, names: list[str], noise: float, seed: int, work: P
 
 
 def make(settings: Settings, data: DataSplits, noise: float, seed: int, work: Path) -> Path:
-    """Train on labels of which a part is wrong, or find it trained."""
+    """Train on labels of which a fraction is wrong, unless the model is trained already."""
     corrupted = replace(data, train=corrupt(data.train, noise, seed))
     name = settings["loss"].rpartition(":")[2]
     return train(corrupted, work / f"{name}-{digest_of(settings)}-{noise}-{seed}", seed=seed, **settings)
 
 
 def corrupt(images: ImageSet, fraction: float, seed: int) -> ImageSet:
-    """Return the images with the labels of a fraction of them replaced by another class's, drawn evenly."""
+    """Return the images with a fraction of the labels replaced by those of other classes, drawn uniformly."""
     generator = np.random.default_rng([seed, round(1000 * fraction)])
     assert images.labels is not None
     labels = images.labels.copy()
@@ -163,7 +164,7 @@ KEYS = [{"loss": name} for name in LOSSES]
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: one row a loss."""
+    """Return the results as Markdown: one row per loss."""
     text = ["# Proxy-Anchor and other losses on Omniglot", ""]
     if lines:
         noises = sorted({line["noise"] for line in lines})
@@ -202,7 +203,7 @@ def _lost(lines: list[dict[str, Any]], name: str, noise: float) -> str:
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
-    """Draw Recall@1 on the validation classes against epochs, clean labels, mean over seeds."""
+    """Draw Recall@1 on the validation classes over epochs, with clean labels, mean over seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -228,7 +229,7 @@ def _best(lines: list[dict[str, Any]]) -> float:
 
 
 def _epochs_to(lines: list[dict[str, Any]], recall: float) -> str:
-    """Return the mean number of epochs until a recall is reached, or a dash where a seed never reaches it."""
+    """Return the mean number of epochs until a recall is reached, or a dash if a seed never reaches it."""
     reached = [next((i + 1 for i, value in enumerate(line["curve"]) if value >= recall), None) for line in lines]
     if not reached or None in reached:
         return "–"

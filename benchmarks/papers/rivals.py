@@ -1,6 +1,7 @@
-"""Losses of pytorch-metric-learning, made as ours are, so that ``train`` takes them by ``module:Class``.
+"""Losses of pytorch-metric-learning with the interface of ours, so that ``train`` takes them as ``module:Class``.
 
-They compute in float32, outside autocast, and proxies begin as ours do: all as the losses they are compared with.
+Like the losses they are compared with, they compute in float32, outside autocast, and initialise proxies in the same
+way.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from torch.nn import init
 
 
 class _Rival(nn.Module):
-    """A loss on what its miner finds in the batch, or on all of it.
+    """A loss on the pairs or triplets that its miner finds in the batch, or on all.
 
     Args:
-        loss: pytorch-metric-learning's.
+        loss: a loss of pytorch-metric-learning.
         miner: its miner.
-        proxies: the loss's vectors of the classes, which learn at the proxies' rate because they go by that name here.
-        mode: of their Kaiming start. Such losses look at directions only, and long vectors turn slowly at a rate: the
-            length they begin with is Proxy-Anchor's, as the rates are.
+        proxies: the loss's class vectors. Under this name they learn at the proxies' rate.
+        mode: mode of their Kaiming initialisation. These losses depend only on directions, and at a given rate long
+            vectors turn slowly, so the initial length is Proxy-Anchor's, like the rates.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class _Rival(nn.Module):
     ) -> None:
         super().__init__()
         if proxies is not None:
-            self.proxies = proxies  # before the loss: a parameter has the name it is met by first
+            self.proxies = proxies  # before the loss, because a parameter gets the first name it is found under
             init.kaiming_normal_(self.proxies, mode=mode)
         self.loss = loss
         self.miner = miner
@@ -70,7 +71,7 @@ class MultiSimilarity(_Rival):
 class ProxyNCA(_Rival):
     """Proxy-NCA.
 
-    The scale is of squared distances: 9 is that of Proxy-NCA++ (arXiv:2004.01113), which multiplies vectors by 3.
+    The scale applies to squared distances: 9 is that of Proxy-NCA++ (arXiv:2004.01113), which multiplies vectors by 3.
     """
 
     def __init__(self, num_classes: int, dim: int, softmax_scale: float = 9.0) -> None:
@@ -87,7 +88,7 @@ class NormalizedSoftmax(_Rival):
 
 
 class NTXent(_Rival):
-    """SimCLR's loss; with every image a class of its own, its views in the batch are the positives."""
+    """SimCLR's loss; if every image is its own class, its views in the batch are the positives."""
 
     def __init__(self, num_classes: int, dim: int, temperature: float = 0.1) -> None:
         super().__init__(losses.NTXentLoss(temperature))

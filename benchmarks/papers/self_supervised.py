@@ -3,12 +3,12 @@
     python -m benchmarks.papers.self_supervised --data folder:PATH --tune
     python -m benchmarks.papers.self_supervised --data folder:PATH --seeds 0 1 2
 
-No label is seen in training: the teacher learns by SimCLR's loss that views of an image belong together, the students
+Training sees no labels: the teacher learns with SimCLR's loss that views of an image belong together, and the students
 learn from the teacher on the same unlabelled drawings. All are judged frozen, by a linear probe and by 5 nearest
-neighbours, both fitted on three quarters of each character's drawings and judged on the others. With ``--tune`` every
-method gets the six runs of ``GRID`` with the seed 0 and is judged on the validation characters, which are training
-characters held out; without it every method runs with what was best there and is judged on those of the test split. A
-finished run is a line in the results and is not run again while its settings stay.
+neighbours, both fitted on three quarters of each character's drawings and measured on the others. With ``--tune`` every
+method gets the six runs of ``GRID`` with seed 0, judged on the validation characters, which are training characters
+held out. Without it every method runs with its best options and is judged on the test characters. A finished run is a
+line in the results and is not run again while its settings stay the same.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ SELF_SUPERVISED = COMMON | {
 TEACHER_OPTIONS = SELF_SUPERVISED | {"arch": "resnet10t", "dim": 512, "epochs": 40, "lr": 3e-3}
 STUDENT: dict[str, Any] = {"arch": "test_efficientnet", "dim": 64, "epochs": 20}
 TRANSFER = COMMON | STUDENT | {"batch_size": 64, "use_labels": False, "teacher_precision": "auto"}
-# Its batch holds two views of half as many images: twice the epochs make as many steps, of as many views.
+# Its batch of 128 has two views of 64 images each: with twice the epochs it makes as many steps, with as many views.
 ALONE_OPTIONS = SELF_SUPERVISED | STUDENT | {"epochs": 40}
 TEACHER, ALONE = "teacher", "the student alone, self-supervised"
 
-# Six runs for each: two rates by two values of what matters most in the method, then two beyond the best of those.
+# Six runs each: two rates with two values of the method's most important option, then two beyond the best of those.
 GRID: dict[str, list[Options]] = {
     "relaxed_contrastive": sets_of_options(
         "sigma", [(1e-2, 1.0), (1e-2, 0.5), (3e-2, 1.0), (3e-2, 0.5), (1e-2, 2.0), (3e-3, 1.0)]
@@ -77,7 +77,7 @@ GRID: dict[str, list[Options]] = {
 
 @heard(Manners())
 def main() -> None:
-    """Run what is not in the results yet, then write the table and the plot."""
+    """Make the runs that are not in the results yet, then write the table and the plot."""
     parser = arguments(__doc__)
     parser.add_argument("--methods", nargs="+", choices=GRID, default=list(GRID))
     options = parser.parse_args()
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def tune(data: DataSplits, methods: list[str], work: Path) -> None:
-    """Try the grid of each method and note what the probes find on the validation characters."""
+    """Try the grid of each method, and record the accuracy of the probes on the validation characters."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         return judge(make(settings, data, 0, work), data.validation)
@@ -106,7 +106,7 @@ def tune(data: DataSplits, methods: list[str], work: Path) -> None:
 
 
 def compare(data: DataSplits, seed: int, methods: list[str], work: Path) -> None:
-    """Train teacher and students of a seed without labels and judge them."""
+    """Train teacher and students of a seed without labels, and judge them."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         return judge(make(settings, data, seed, work), data.test)
@@ -116,7 +116,7 @@ def compare(data: DataSplits, seed: int, methods: list[str], work: Path) -> None
 
 
 def settings_of(method: str, tried: Options) -> Settings:
-    """Return all settings of a run but data and seed."""
+    """Return all settings of a run except data and seed."""
     if method == ALONE:
         return {"alone": ALONE_OPTIONS | tried}
     teacher = {"teacher": TEACHER_OPTIONS}
@@ -124,9 +124,9 @@ def settings_of(method: str, tried: Options) -> Settings:
 
 
 def make(settings: Settings, data: DataSplits, seed: int, work: Path) -> Path:
-    """Train a teacher, a student with its teacher, or a student by itself, or find it trained.
+    """Train a teacher, a student with its teacher, or a student alone, unless it is trained already.
 
-    The last epoch counts: to choose one on validation classes would take labels.
+    The last epoch counts, because choosing one on validation classes would need labels.
     """
     data = replace(data, validation=data.validation.subset([]))
     if "alone" in settings:
@@ -156,7 +156,7 @@ KEYS = [{"method": method} for method in (TEACHER, *GRID)]
 
 
 def each_its_own_class(data: DataSplits) -> DataSplits:
-    """Return the data with every training image a class of its own, as instance discrimination has it."""
+    """Return the data with every training image as its own class, for instance discrimination."""
     count = len(data.train)
     return replace(
         data, train=replace(data.train, labels=np.arange(count, dtype=np.int64), class_names=list(data.train.ids))
@@ -164,7 +164,7 @@ def each_its_own_class(data: DataSplits) -> DataSplits:
 
 
 def judge(folder: Path, images: ImageSet) -> dict[str, float]:
-    """Return the accuracy of the probes on a quarter of each class's images, fitted on the others."""
+    """Return the accuracy of both probes on a quarter of each class's images, fitted on the others."""
     model = load_model(folder)
     embeddings = embed(model, images)
     assert images.labels is not None
@@ -175,7 +175,7 @@ def judge(folder: Path, images: ImageSet) -> dict[str, float]:
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: one row a method, then what tuning found."""
+    """Return the results as Markdown: one row per method, then the results of tuning."""
     alone = [line for line in lines if line["method"] == ALONE]
     text = ["# Transfer of a self-supervised teacher on Omniglot", ""]
     rows = []

@@ -1,15 +1,15 @@
-"""Embedding transfer (CVPR 2021): relaxed contrastive loss beside its rivals, and the student on labels alone.
+"""Embedding transfer (CVPR 2021): relaxed contrastive loss compared with other losses, and with labels alone.
 
     python -m benchmarks.papers.transfer compression --data folder:PATH --tune
     python -m benchmarks.papers.transfer compression --data folder:PATH --seeds 0 1 2
     python -m benchmarks.papers.transfer grocery --data grocery:PATH --tune
 
-The settings are ``configs/transfer/SETTING.yaml``; ``grocery`` is compression on photographs, of some of the methods.
-With ``--tune`` every method gets the same number of runs, ``GRID``, with the seed 0, in the compression setting or in
-grocery with half the epochs, and is judged by MAP@R on the validation classes, which are training classes held out;
-without it every method runs with what was best there, and is measured on the test classes. All see as many views: a
-batch of distillation has two of each image, so labels alone get twice the epochs. A finished run is a line in the
-results and is not run again while its settings stay; an interrupted one goes on when the command is repeated.
+The settings are ``configs/transfer/SETTING.yaml``; ``grocery`` is compression on photographs, with some of the methods.
+With ``--tune`` every method gets the six runs of ``GRID`` with seed 0, in the compression or grocery setting with 15
+epochs, judged by MAP@R on the validation classes, which are training classes held out. Without it every method runs
+with its best options and is measured on the test classes. All methods see the same number of views: a batch of
+distillation has two of each image, so labels alone get twice the epochs. A finished run is a line in the results and is
+not run again while its settings stay the same. To resume an interrupted one, repeat the command.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ TITLES = {
     "compression": "Compression, Omniglot",
     "grocery": "Compression, Grocery Store",
 }
-VIEWS = 2  # of an image in a batch of distillation
+VIEWS = 2  # views of an image in a batch of distillation
 
-PROXIES = 0.03  # the rate of proxies, whatever the network's is
+PROXIES = 0.03  # learning rate of proxies, whatever the network's
 
 
 def _sets(name: str, tried: list[tuple[float, float]], proxies: bool = False) -> list[Options]:
@@ -68,8 +68,8 @@ def _sets(name: str, tried: list[tuple[float, float]], proxies: bool = False) ->
     return [options | {"proxy_lr_factor": PROXIES / options["lr"]} for options in sets] if proxies else sets
 
 
-# Six runs for each: two rates by two values of what matters most in the method, then two beyond what was best of
-# those in compression; for labels alone, of batches of one image of each class.
+# Six runs each: two rates with two values of the method's most important option, then two beyond the best of those in
+# compression; for labels alone, the last two have batches with one image per class.
 GRID: dict[str, list[Options]] = {
     "relaxed_contrastive": _sets(
         "sigma", [(1e-2, 1.0), (1e-2, 0.5), (3e-2, 1.0), (3e-2, 0.5), (3e-2, 0.25), (1e-1, 0.5)]
@@ -110,7 +110,7 @@ ON_GROCERY = ["relaxed_contrastive", "rkd", "pkt", LABELS_ONLY]
 
 @heard(Manners())
 def main() -> None:
-    """Run what is not in the results yet, then write the table and the plot."""
+    """Make the runs that are not in the results yet, then write the table and the plot."""
     parser = arguments(__doc__, "folder:PATH of Omniglot's two small background sets, or grocery:PATH")
     parser.add_argument("setting", choices=TITLES)
     parser.add_argument("--methods", nargs="+", choices=GRID, help="all, or on grocery four, where none is named")
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def tune(setting: str, data: str, methods: list[str], work: Path) -> None:
-    """Try the grid of each method and note MAP@R on the validation classes."""
+    """Try the grid of each method, and record MAP@R on the validation classes."""
 
     def judged(settings: Settings) -> dict[str, Any]:
         return {"validation": validated(make(settings, data, 0, work))}
@@ -150,12 +150,12 @@ def compare(setting: str, data: str, seed: int, methods: list[str], work: Path) 
 
 
 def settings_of(setting: str, method: str, tried: Options) -> Settings:
-    """Return all settings of a run but data and seed: of its data, of the teacher, and where there is one, the student.
+    """Return all settings of a run except data and seed: the division, the teacher, and the student if there is one.
 
     Args:
-        setting: a configuration, or one in short.
-        method: a loss of distill, or the teacher, or labels alone, which is trained by the teacher's loss.
-        tried: options that go before the configuration's.
+        setting: a configuration, or its short form.
+        method: a loss of distill, the teacher, or labels alone, which trains with the teacher's loss.
+        tried: options that override the configuration's.
     """
     file = CONFIGS / f"{setting.removesuffix(SHORT)}.yaml"
     configured = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -171,10 +171,10 @@ def settings_of(setting: str, method: str, tried: Options) -> Settings:
 
 
 def make(settings: Settings, data: str, seed: int, work: Path) -> Path:
-    """Train a teacher, a student with its teacher, or a student on labels alone, or find it trained.
+    """Train a teacher, a student with its teacher, or a student on labels alone, unless it is trained already.
 
-    Folders have their names by settings and seed, so that settings share a teacher, and tuning its runs of seed 0. All
-    students of a teacher see the same views: it is run once, but for losses of feature maps.
+    Folders are named by settings and seed, so that methods share teachers, and tuning shares those of seed 0. All
+    students of a teacher see the same views, so it embeds them once, except for losses on feature maps.
     """
     shared = {"split": settings["split"], "validation": settings["validation"], "seed": seed}
     if "labels_only" in settings:
@@ -205,7 +205,7 @@ TUNED_KEYS = [{"setting": setting, "method": method} for setting, method in prod
 
 
 def table(lines: list[dict[str, Any]], tuning: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: a table for each setting, best first, then what tuning found."""
+    """Return the results as Markdown: a table for each setting, best method first, then the results of tuning."""
     text = ["# Embedding transfer", ""]
     text += [
         "Recall and MAP in percent on the test classes, mean over seeds ± standard deviation; of the last columns,"

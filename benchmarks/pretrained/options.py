@@ -1,12 +1,12 @@
-"""The defaults for pretrained weights, each changed on its own: which keep what a network knows?
+"""The defaults for pretrained weights, each changed on its own: which of them preserve what a network has learned?
 
     python -m benchmarks.pretrained.options grocery --data grocery:PATH --weights runs/weights --seeds 0 1 2
 
 Trains an EfficientNet-Lite0 from ImageNet weights at 128 pixels with the defaults, and with one option changed at a
-time. Everything is measured on the validation classes, training classes held out; test classes are not looked at.
-Averaging with the initial weights is left out but in its own row, so that a row shows what training did. A finished run
-is a line in options.jsonl beside this file and is not run again while its settings stay; an interrupted one goes on
-when the command is repeated with the same --work.
+time. Everything is measured on the validation classes, which are training classes held out; test classes are not used.
+Averaging with the initial weights is off except in its own row, so that a row shows the effect of training. A finished
+run is a line in options.jsonl beside this file and is not run again while its settings stay the same. To resume an
+interrupted one, repeat the command with the same --work.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def main() -> None:
 
 
 def settings_of(name: str, changed: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run depends on."""
+    """Return all settings that a run depends on, except places and seed."""
     return {"set": name, "split": SPLITS[name]} | COMMON | changed
 
 
 def found_in(folder: Path) -> dict[str, Any]:
-    """Return what a trained model's folder says of the validation classes: before, after each epoch, and kept."""
+    """Return a model folder's measures on the validation classes: before training, after each epoch, and kept."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kept = config["embedding_compressor"]["measured"]["validation"]
     history = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
@@ -80,7 +80,7 @@ def found_in(folder: Path) -> dict[str, Any]:
 
 
 def table() -> str:
-    """Return the results as Markdown: a table a set, means over seeds."""
+    """Return the results as Markdown: one table per set, means over seeds."""
     text = ["# Options of training from pretrained weights", ""]
     for name in SPLITS:
         rows, shown = [], []

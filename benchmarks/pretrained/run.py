@@ -1,14 +1,14 @@
-"""Pretrained networks on photographs, seed by seed: never worse than as they come?
+"""Pretrained networks on photographs, seed by seed: is training never worse than the network before training?
 
     python -m benchmarks.pretrained.run grocery --data grocery:PATH --weights runs/weights --seeds 0 1 2 3 4
     python -m benchmarks.pretrained.run caltech --data folder:PATH --weights runs/weights --seeds 0 1 2 3 4
 
 Each seed trains an EfficientNet-Lite2 from ImageNet weights, distils it into an EfficientNet-Lite0 of 64 dimensions
-that has such weights too, exports that in fp32 and int8, and validates all beside their baselines: the networks as
-they come, and the teacher, by PCA. A finished seed is a line in results.jsonl beside this file, and is not run again
-while its settings stay; an interrupted one goes on when the command is repeated with the same --work. ``weights.py``
-makes the files in --weights. The best epoch, the head to begin with, and the share of averaged weights are chosen on
-validation classes, training classes held out; test classes are measured once.
+that starts from such weights too, exports that in fp32 and int8, and validates all next to their baselines: the
+networks before training, and the teacher reduced by PCA. A finished seed is a line in results.jsonl beside this file
+and is not run again while its settings stay the same. To resume an interrupted one, repeat the command with the same
+--work. ``weights.py`` makes the files in --weights. The best epoch, the initial head and the share of averaged weights
+are chosen on validation classes, which are training classes held out; test classes are measured once.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def settings_of(name: str, size: int) -> dict[str, Any]:
-    """Return the options of a run, but for places and seed."""
+    """Return all settings of a run except places and seed."""
     return {
         "split": SPLITS[name],
         "teacher": {"arch": TEACHER, "dim": 512, "image_size": size, "epochs": TEACHER_EPOCHS[name]},
@@ -69,7 +69,7 @@ def settings_of(name: str, size: int) -> dict[str, Any]:
 
 
 def run_seed(settings: dict[str, Any], options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Run a seed in a folder of its own, and return what is kept of its report."""
+    """Run a seed in its own folder, and return the parts of its report to keep."""
     began = time.monotonic()
     parts = {name: dict(settings[name]) for name in ("teacher", "student", "export", "report")}
     for part in ("teacher", "student"):
@@ -89,7 +89,7 @@ def run_seed(settings: dict[str, Any], options: argparse.Namespace, seed: int) -
 
 
 def table() -> str:
-    """Return the results as Markdown: a table a set and size, mean and standard deviation over seeds."""
+    """Return the results as Markdown: one table per set and size, mean and standard deviation over seeds."""
     text = ["# Pretrained networks on photographs", ""]
     for name in SPLITS:
         for size in sorted({line["size"] for line in RESULTS.lines(set=name)}):

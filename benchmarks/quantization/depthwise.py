@@ -1,15 +1,15 @@
-"""What int8 takes from pretrained depthwise networks, and what equalisation and bias correction give back.
+"""Recall that int8 loses in pretrained depthwise networks, and that equalisation and bias correction restore.
 
     python -m benchmarks.quantization.depthwise --lite0 LITE0.safetensors --mobilenetv2 MNV2.safetensors \
         --caltech FOLDER --grocery FOLDER --seeds 0 1 2
 
-EfficientNet-Lite0 and MobileNetV2 as they come, with ImageNet's weights, at 128 pixels; their head is the PCA of their
-pooled features to 64 dimensions, fitted on training images. Nothing is trained. Every scheme is judged as ``export``
-judges it, on validation classes and on training images that were not calibrated on, for the target x86-vnni; then
-measured on the test classes, which decide nothing. ``chosen`` is what ``--precision auto`` would ship of them.
+EfficientNet-Lite0 and MobileNetV2 with ImageNet weights, at 128 pixels, without training; their head is the PCA of
+their pooled features to 64 dimensions, fitted on training images. Every scheme is judged as ``export`` judges it, for
+the target x86-vnni, on validation classes and on training images not used for calibration. Then it is measured on the
+test classes, which decide nothing. ``chosen`` is the scheme that ``--precision auto`` would ship.
 
-A seed draws the images that the PCA is fitted on, those to calibrate on and those to judge on. A finished run is a line
-in the results and is not made again while its settings stay. ``--most`` takes fewer images, for a quick look.
+A seed draws the images for PCA, calibration and judging. A finished run is a line in the results and is not made again
+while its settings stay the same. ``--most`` uses fewer images, for a quick look.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NETWORKS = {"lite0": "tf_efficientnet_lite0", "mobilenetv2": "mobilenetv2_100"}
 DATA = {"caltech": ("folder", "first-half"), "grocery": ("grocery", "even-odd")}
 DIM, IMAGE_SIZE = 64, 128
 TARGET, MAX_DROP = "x86-vnni", 0.005
-FITTED_ON = 1000  # training images, balanced over classes, more than DIM by far
+FITTED_ON = 1000  # training images for PCA, balanced over classes, far more than DIM
 
 
 @heard(Manners())
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def settings(options: dict[str, Any]) -> Settings:
-    """Return what a run depends on."""
+    """Return all settings that a run depends on, except places and seed."""
     numbers = {"dim": DIM, "image_size": IMAGE_SIZE, "target": TARGET, "max_drop": MAX_DROP, "fitted_on": FITTED_ON}
     return numbers | {"most": options["most"]}
 
@@ -131,7 +131,7 @@ def run(arch: str, weights: Path, splits: DataSplits, seed: int, most: int) -> d
 
 
 def table(lines: list[dict[str, Any]], most: int) -> str:
-    """Return the results as Markdown: by network, set and scheme the drops, means over seeds."""
+    """Return the results as Markdown: drops by network, set and scheme, means over seeds."""
     text = [
         "# Pretrained depthwise networks in int8",
         "",

@@ -1,20 +1,20 @@
-"""What int8 takes from a student whose channels differ in scale, and what a quantisation-aware finish gives back.
+"""Recall that int8 loses in a student whose channels differ in scale, and that quantisation-aware tuning restores.
 
     python -m benchmarks.quantization.finish --seeds 0 1 2
 
-On rendered glyphs, with the networks of the quickstart. Students this small, trained from random weights, come
-through post-training int8 nearly unharmed. Networks trained long on large sets often do not: their channels differ in
-scale, and one scale for a whole tensor leaves the small ones few levels (Nagel et al., "Data-Free Quantization Through
-Weight Equalization and Bias Correction", ICCV 2019, arXiv:1906.04721). So the student is given such channels: what a
-BatchNorm multiplies a channel by, at most ``UNEVEN`` times up or down, the convolution behind the ReLU divides by. In
-float that changes nothing.
+On rendered glyphs, with the networks of the quickstart. Students this small, trained from random weights, lose almost
+nothing in post-training int8. Networks trained long on large sets often do: their channels differ in scale, and one
+scale for a whole tensor leaves the small ones few levels (Nagel et al., "Data-Free Quantization Through Weight
+Equalization and Bias Correction", ICCV 2019, arXiv:1906.04721). So the student is given such channels: a BatchNorm
+multiplies each channel by a factor of at most ``UNEVEN`` up or down, and the convolution after the ReLU divides by it.
+In float that changes nothing.
 
-One teacher; for each seed a student, exported as its user would: ``compressor.ship`` with ``precision="int8"``, a
-budget, and ``qat_epochs``, which finishes the student where int8 is refused and tries again. Beside the file that
-ships, or in place of one that is refused, int8 files are made with no budget. All are measured on the test classes;
-what is chosen is chosen on the validation classes, which are training classes held out. A finished seed is a line in
-the results and is not run again while its settings stay; an interrupted one goes on when the command is repeated with
-the same --work.
+There is one teacher, and for each seed a student, exported as its user would: ``compressor.ship`` with
+``precision="int8"``, a budget, and ``qat_epochs``, which fine-tunes the student if int8 is refused and tries again. In
+addition, int8 files are made without a budget: of the original student, and of the fine-tuned one if it is refused. All
+are measured on the test classes; choices are made on the validation classes, which are training classes held out. A
+finished seed is a line in the results and is not run again while its settings stay the same. To resume an interrupted
+one, repeat the command with the same --work.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def run_seed(data: DataSplits, seed: int, work: Path) -> dict[str, Any]:
-    """Distil, quantise, finish and quantise again; return what was found."""
+    """Distil, quantise, fine-tune and quantise again; return the measurements."""
     shared = {"data": data, "validation": VALIDATION}
     often = {"validate_every": TEACHER["epochs"], "precision": "auto"}
     teacher = train(out=work / "teacher", **shared, **often, **TEACHER)
@@ -100,7 +100,7 @@ def run_seed(data: DataSplits, seed: int, work: Path) -> dict[str, Any]:
             files["finished int8"] = shipped.files["int8"]
     except RefusedError as error:
         candidates = error.content
-        path = work / f"refused-{seed}"  # what was refused is measured too
+        path = work / f"refused-{seed}"  # the refused file is measured too
         files["finished int8"] = export_model(out / FINISHED, path, **shared, **unlimited, seed=seed).files["int8"]
     images = data.test
     pixels = [images.pixels(i) for i in range(len(images))]
@@ -122,7 +122,7 @@ def run_seed(data: DataSplits, seed: int, work: Path) -> dict[str, Any]:
 
 
 def unevenly_scaled(model: nn.Module, seed: int) -> nn.Module:
-    """Scale the channels between the convolutions of a ResNet's stem and blocks, so that it computes the same."""
+    """Scale the channels between the convolutions of a ResNet's stem and blocks without changing its output."""
     stem = model.conv1
     pairs = [(stem[1], stem[3]), (stem[4], stem[6])]
     for layer in (model.layer1, model.layer2, model.layer3, model.layer4):
@@ -141,7 +141,7 @@ def unevenly_scaled(model: nn.Module, seed: int) -> nn.Module:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: one row a seed, and the mean of those that were finished."""
+    """Return the results as Markdown: one row per seed, and the mean of those that were fine-tuned."""
     rows = []
     for line in sorted(lines, key=lambda line: line["seed"]):
         judged = {entry["name"]: in_points(entry["drop"], entry["drop_interval"]) for entry in line["validation"]}

@@ -1,4 +1,4 @@
-"""Whole files of what data and results are kept in: tables, archives, stored embeddings, reports, hub folders."""
+"""Valid files of data and results: tables, archives, stored embeddings, reports, hub folders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _IMAGES, _DIM = 12, 8
 
 
 def said(*values: Any) -> str:
-    """Return a digest of values, which are arrays, or have a ``repr`` that says all of them."""
+    """Return a digest of values that are arrays or have a complete ``repr``."""
     hashed = hashlib.sha256()
     for value in values:
         hashed.update(np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
@@ -35,7 +35,7 @@ def said(*values: Any) -> str:
 
 
 class _Fixed(Teacher):
-    """Gives an image the row of an array that it is in."""
+    """Returns row i of an array for image i."""
 
     name, metric, digest = "fixed", "cosine", "0"
 
@@ -50,13 +50,13 @@ class _Fixed(Teacher):
 
 
 def make_data_specimens(folder: Path, model: Path, onnx_file: Path, index: Path) -> None:
-    """Write a folder for each entry of :data:`DATA_USES`; the folders themselves are there already.
+    """Fill the folder of each entry of :data:`DATA_USES`; the folders exist already.
 
     Args:
-        folder: of all specimens.
+        folder: folder of all specimens.
         model: a model folder.
-        onnx_file: what export made of it.
-        index: what index build made of that.
+        onnx_file: its ONNX file, made by export.
+        index: an index built with that file.
     """
     import pyarrow
     from pyarrow import parquet
@@ -117,7 +117,7 @@ def make_data_specimens(folder: Path, model: Path, onnx_file: Path, index: Path)
     validate([model], teacher=model, data=data, out=folder / "report" / "report", **options)
     write_hub(model, folder / "hub", license="mit")
     shutil.copyfile(folder / "hub" / "preprocessor_config.json", folder / "processor" / "preprocessor_config.json")
-    with_preprocessing = folder / "hub" / "pixels" / "model.onnx"  # which the pack checks that it would notice
+    with_preprocessing = folder / "hub" / "pixels" / "model.onnx"  # the pack needs a file with preprocessing
     shutil.copyfile(with_preprocessing, folder / "parity" / "model.onnx")
     write_parity({"fp32": with_preprocessing}, folder / "parity" / "pack")
 
@@ -167,7 +167,7 @@ def _use_parts(folder: Path) -> str:
 
 
 def _use_views(folder: Path) -> str:
-    """Embed views of all images, twice: what is not stored whole is embedded, and stored, again."""
+    """Embed views of all images, twice: whatever is not stored intact is embedded and stored again."""
     from zoo.teachers.stored_views import StoredViews
 
     images = ImageSet([str(row) for row in range(_IMAGES)], [np.zeros((8, 8, 3), np.uint8)] * _IMAGES)
@@ -195,7 +195,7 @@ def _use_vectors(folder: Path) -> str:
 
 
 def _use_hub(folder: Path) -> str:
-    """Publish it as far as that goes without a network and a word of confirmation."""
+    """Publish the folder up to the confirmation, without a network."""
     from export import publish
 
     try:
@@ -213,7 +213,7 @@ def _use_processor(folder: Path) -> str:
 
 
 def _use_report(folder: Path) -> str:
-    """Look for the figures of a model, and write them into its card."""
+    """Find the figures of a model, and write them into its card."""
     from export.hub.agreement import Agreement
     from export.hub.card import hub_card
     from export.hub.measured import find_report
@@ -236,7 +236,7 @@ def _use_report(folder: Path) -> str:
 
 
 def _use_parity(folder: Path) -> str:
-    """Check the file as whoever received the pack would; what it does not pass counts as refused."""
+    """Check the file as a recipient of the pack would; a failed check counts as refused."""
     specification = importlib.util.spec_from_file_location("parity_check", folder / "pack" / "check.py")
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -265,4 +265,4 @@ DATA_USES: dict[str, Callable[[Path], str]] = {
     "report": _use_report,
     "parity": _use_parity,
 }
-"""What is done with the files of each folder, as ``USES`` says for all."""
+"""Functions that use the files of each folder; see ``USES``."""

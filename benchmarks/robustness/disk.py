@@ -1,11 +1,11 @@
-"""Verbs on a disk that is full, and in folders that cannot be written to: one line, and nothing is lost.
+"""Verbs on a full disk, and in folders that cannot be written to: each ends in one line, and nothing is lost.
 
     python -m benchmarks.robustness.disk --points 8
 
-Each verb that writes works on a disk of its own (a tmpfs in a mount namespace, for which it needs Linux and the right
-to make one) that is smaller than what it writes. It ends in one line, or it had room after all; then the disk grows, it
-runs again in the same folder, and the result is compared file by file with that of a disk without limit. Last, what is
-finished is asked for again on a disk that is read-only, which reuses it, and a new folder is, which is refused.
+Each verb that writes runs on its own disk (a tmpfs in a mount namespace, which needs Linux and the right to make one)
+that is smaller than what it writes. It must end in one line, unless there was enough space after all. Then the disk
+grows, the verb runs again in the same folder, and the result is compared file by file with that of an unlimited disk.
+Last, on a read-only disk, finished work must be reused and a new folder refused.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _REUSED = ("train", "distill", "run")  # verbs that know their own finished work
 
 
 def mount(folder: Path, size: int, flags: int = 0) -> None:
-    """Mount a disk of so many bytes on a folder; or, with ``_REMOUNT``, give the one there another size.
+    """Mount a disk of ``size`` bytes on a folder; with ``_REMOUNT``, resize the one mounted there.
 
     Raises:
-        OSError: the system does not let.
+        OSError: the system does not allow it.
     """
     _call("mount", b"tmpfs", os.fsencode(folder), b"tmpfs", flags, f"size={size}".encode())
 
@@ -47,7 +47,7 @@ def _call(name: str, *arguments: object) -> None:
 
 
 def apart(work: Callable[[], tuple[str, str]], answer: Path) -> tuple[str, str]:
-    """Do work in a process with mounts of its own, which end with it, and return what it returned."""
+    """Call ``work`` in a process with its own mounts, which end with it, and return its result."""
     process = os.fork()
     if process == 0:
         try:
@@ -65,7 +65,7 @@ def apart(work: Callable[[], tuple[str, str]], answer: Path) -> tuple[str, str]:
 
 
 def outcome_of(ended: Ended, expected: Ended) -> tuple[str, str]:
-    """Return what a run that may end in an error came to, and its last words."""
+    """Return the outcome of a run that may end in an error, and its last line."""
     lines = [line for line in ended.said.replace("\r", "\n").splitlines() if line.strip()]
     last = lines[-1][-300:] if lines else ""
     if ended.fault:
@@ -77,7 +77,7 @@ def outcome_of(ended: Ended, expected: Ended) -> tuple[str, str]:
 
 
 def on_small_disk(verb: Verb, expected: Ended, tree: dict[str, str], size: int, log: Path) -> tuple[str, str]:
-    """Run a verb on a disk of so many bytes, then again on an ample one."""
+    """Run a verb on a disk of ``size`` bytes, then again on a large one."""
     verb.out.mkdir()
     mount(verb.out, size)
     outcome, said = outcome_of(carried_out(verb.words, log), expected)
@@ -95,7 +95,7 @@ def on_small_disk(verb: Verb, expected: Ended, tree: dict[str, str], size: int, 
 
 
 def in_read_only_folder(verb: Verb, expected: Ended, log: Path, finished: Path | None) -> tuple[str, str]:
-    """Run a verb where its folder cannot be written to: an empty one, or a copy of finished work."""
+    """Run a verb in a read-only folder: an empty one, or a copy of finished work."""
     verb.out.mkdir()
     mount(verb.out, _AMPLE)
     if finished is not None:
@@ -113,7 +113,7 @@ def in_read_only_folder(verb: Verb, expected: Ended, log: Path, finished: Path |
 
 
 def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
-    """Try all verbs, print what came of each, and return the outcomes by verb."""
+    """Try all verbs, print each outcome, and return the outcomes by verb."""
     log, answer = folder / "log.txt", folder / "answer.json"
     verbs = prepare(folder, log)
     found: dict[str, Counter[str]] = defaultdict(Counter)
@@ -121,12 +121,12 @@ def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
         if only and name not in only:
             continue
         expected = carried_out(verb.words, log)
-        if not verb.out.exists():  # of check, which writes nothing
+        if not verb.out.exists():  # check writes nothing
             continue
         tree, kept = tree_of(verb.out), folder / "kept"
         written = sum(file.stat().st_size for file in verb.out.rglob("*") if file.is_file())
         verb.out.rename(kept)
-        # From nearly nothing to twice what is left in the end, since some of what is written is removed again.
+        # From nearly nothing to twice the final size, since some files are removed again.
         sizes = [4096 * max(2, round((share + 0.5) / points * 2 * written / 4096)) for share in range(points)]
         trials = {
             f"a disk of {size // 1024} KiB": partial(on_small_disk, verb, expected, tree, size, log) for size in sizes
@@ -138,13 +138,13 @@ def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
             outcome, said = apart(work, answer)
             found[name][outcome] += 1
             print(f"{name}, {where}: {outcome}; {said}", flush=True)
-            verb.out.rmdir()  # what was mounted on it is gone with its process
+            verb.out.rmdir()  # the mount is gone with its process
         shutil.rmtree(kept)
     return found
 
 
 def main() -> int:
-    """Run it, print the table and keep it; 1 where something came out that should not."""
+    """Run the benchmark, print and store the table; return 1 if there was an unwanted outcome."""
     return int(failed(tried("disk", __doc__ or "", 8, "sizes of disk that each verb is tried on", run)))
 
 

@@ -1,10 +1,10 @@
-"""Broken, damaged and hostile files of every format, by the thousand: each works as before, or is refused in a line.
+"""Thousands of broken, damaged and hostile files of every format: each must work as before or be refused in one line.
 
     python -m benchmarks.robustness.fuzz --cases 10000 --seed 0
 
-Each case changes one file of a specimen, in bytes or in values, and uses it as a verb would. A case is named by its
-number and the seed, so it can be repeated alone with ``--only``. Cases run in a process of their own, which is watched
-for time and memory and started anew where it does not come back. Linux only, for the memory.
+Each case changes one file of a specimen, in bytes or in values, and uses it as a verb would. A case is identified by
+its number and the seed, so ``--only`` can repeat it alone. Cases run in a separate process, which is watched for time
+and memory and restarted if it hangs or dies. Linux only, because of the memory.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Change = Callable[[Path, np.random.Generator], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """A file of a specimen, how it is changed, and whether what comes out of it must stay the same.
+    """A file of a specimen, how it is changed, and whether its use must still give the same result.
 
-    The file may be a pattern, of which the largest one that fits is meant.
+    The file may be a pattern; then the largest file that matches is meant.
     """
 
     specimen: str
@@ -99,13 +99,13 @@ def outcome_of(number: int, seed: int, specimens: Path, expected: dict[str, str]
     """Run one case.
 
     Args:
-        number: of the case.
-        seed: of all.
+        number: number of the case.
+        seed: seed of all cases.
         specimens: folder of ``make_specimens``.
-        expected: what comes out of each specimen unchanged; filled when first asked for.
+        expected: result of each unchanged specimen; filled on first use.
 
     Returns:
-        The kind, the outcome, and what was said.
+        The kind, the outcome, and the message.
     """
     name = list(KINDS)[number % len(KINDS)]
     kind = KINDS[name]
@@ -123,7 +123,7 @@ def outcome_of(number: int, seed: int, specimens: Path, expected: dict[str, str]
         except UserError as error:
             found, said = "", str(error)
             outcome = "refused in one line" if "\n" not in said and len(said) < _LONGEST_LINE else "traceback"
-        except SystemExit as stop:  # how the command line ends on bad usage
+        except SystemExit as stop:  # the command line exits on bad usage
             found, said, outcome = "", f"exit {stop.code}", "refused in one line"
         except BaseException as error:
             found, said, outcome = "", "".join(traceback.format_exception(error)[-3:]), "traceback"
@@ -138,7 +138,7 @@ def outcome_of(number: int, seed: int, specimens: Path, expected: dict[str, str]
 
 @contextmanager
 def _peak() -> Iterator[list[int]]:
-    """Give the bytes by which this process's memory grew at its peak; known when the block ends."""
+    """Yield a list with the peak growth of this process's memory in bytes, set when the block ends."""
     found = [0]
     reset = Path("/proc/self/clear_refs")
     known = reset.exists()
@@ -158,13 +158,13 @@ def _serve(pipe: Connection, seed: int, specimens: Path) -> None:
 
 
 def run(numbers: list[int], seed: int, specimens: Path, seconds: float) -> dict[str, Counter[str]]:
-    """Run cases in a watched process; return the outcomes by kind, and print those that should not be.
+    """Run cases in a watched process; return the outcomes by kind, and print unwanted ones.
 
     Args:
-        numbers: of the cases.
-        seed: of all.
+        numbers: numbers of the cases.
+        seed: seed of all cases.
         specimens: folder of ``make_specimens``.
-        seconds: that a case may take; the first of a process, which imports everything, ten times as many.
+        seconds: time limit of a case; ten times as much for the first in a process, which imports everything.
     """
     context = multiprocessing.get_context("spawn")
     found: dict[str, Counter[str]] = defaultdict(Counter)
@@ -199,7 +199,7 @@ def run(numbers: list[int], seed: int, specimens: Path, seconds: float) -> dict[
 
 
 def main() -> int:
-    """Run the cases, print the table and keep it; 1 where one of them was neither fine nor refused."""
+    """Run the cases, print and store the table; return 1 if one neither worked nor was refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

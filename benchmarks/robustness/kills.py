@@ -1,10 +1,10 @@
-"""Verbs killed at any point and run again: what is there in the end is bit for bit what it would have been.
+"""Verbs killed at any point and run again: the result must be bit for bit that of an undisturbed run.
 
     python -m benchmarks.robustness.kills --points 60
 
 Each verb that writes runs once undisturbed. Then it is killed (SIGKILL) at points spread over its duration, half of
-them just before a file or folder changes, the others at a time, and run again in the same folder. The result is
-compared file by file with the undisturbed one; logs of training, which tell of the resume, are left out.
+them just before a file or folder changes, the others at a given time, and run again in the same folder. The result is
+compared file by file with the undisturbed one, except training logs, which show the resume.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.robustness.trials import (
 
 _WEIGHTS = {"train": 3, "distill": 2, "export": 2, "export, with a finish": 2, "validate": 2, "run": 3}
 _WEIGHTS |= {"distill, stored views": 2, "demo-web": 2, "export, for hubs": 2}
-"""Of the points, by verb, 1 where there is none: as many as it has to lose."""
+"""Relative number of points by verb, 1 if not listed: higher for verbs with more work to lose."""
 
 
 def trial(verb: Verb, expected: Ended, tree: dict[str, str], at: int | float, log: Path) -> tuple[str, str]:
@@ -37,13 +37,13 @@ def trial(verb: Verb, expected: Ended, tree: dict[str, str], at: int | float, lo
 
     Args:
         verb: what to run.
-        expected: how it ended undisturbed.
-        tree: what it left then.
-        at: a whole number of changes to files, or seconds, after which it is killed.
-        log: where it prints to.
+        expected: how the undisturbed run ended.
+        tree: the files it wrote.
+        at: when to kill it: an int is a number of changes to files, a float is seconds.
+        log: file for its output.
 
     Returns:
-        The outcome, and what is to be said of it.
+        The outcome, and a message about it.
     """
     shutil.rmtree(verb.out, ignore_errors=True)
     by_change = isinstance(at, int)
@@ -62,7 +62,7 @@ def trial(verb: Verb, expected: Ended, tree: dict[str, str], at: int | float, lo
 
 
 def points_of(changes: int, seconds: float, count: int) -> list[int | float]:
-    """Return where to kill a verb, evenly spread: every other point at a change of a file, if any; others at a time."""
+    """Return evenly spread points to kill a verb at: every other one is a change of a file, if any, the rest times."""
     points: list[int | float] = []
     for place in range(count):
         share = (place + 0.5) / count
@@ -71,7 +71,7 @@ def points_of(changes: int, seconds: float, count: int) -> list[int | float]:
 
 
 def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
-    """Kill all verbs, print what should not be, and return the outcomes by verb."""
+    """Kill all verbs, print each outcome, and return the outcomes by verb."""
     log, counted = folder / "log.txt", folder / "changes.txt"
     verbs = prepare(folder, log)
     found: dict[str, Counter[str]] = defaultdict(Counter)
@@ -83,7 +83,7 @@ def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
         if expected.has_traceback or (not tree and name != "check"):
             raise SystemExit(f"{name} undisturbed ended with {expected.code}: {expected.said[-2000:]}")
         shutil.rmtree(verb.out, ignore_errors=True)
-        seconds = carried_out(verb.words, log).seconds  # the first run of all was slower
+        seconds = carried_out(verb.words, log).seconds  # the first run was slower
         if tree_of(verb.out) != tree:
             raise SystemExit(f"{name} undisturbed is not the same twice.")
         share = _WEIGHTS.get(name, 1) / sum(_WEIGHTS.get(each, 1) for each in verbs)
@@ -98,7 +98,7 @@ def run(folder: Path, points: int, only: list[str]) -> dict[str, Counter[str]]:
 
 
 def main() -> int:
-    """Run it, print the table and keep it; 1 where a verb did not end as it would have undisturbed."""
+    """Run the benchmark, print and store the table; return 1 if a verb did not end like its undisturbed run."""
     found = tried("kills", __doc__ or "", 60, "about how often a verb is killed, all verbs together", run)
     return int(failed(found) or any(counts[REFUSED] for counts in found.values()))
 

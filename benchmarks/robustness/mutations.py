@@ -1,4 +1,4 @@
-"""How a file is broken, damaged or made hostile: in its bytes, its text, or the values it holds."""
+"""Break or damage a file, or make it hostile: in its bytes, its text, or its values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# Of every type, length and size.
+# Values of every type, length and size.
 VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 3, 7, 10**18, -(10**18), 10**400, 1e-4, 1e308, -0.5, 0.5),
     *(float("nan"), float("inf"), "", "x", "0", "1e9", "../../x", "/dev/zero", "\ud800", "\x00", "x" * 10_000),
@@ -19,7 +19,7 @@ DEEP = "[" * 20_000 + "]" * 20_000
 
 
 def bytes_changed(file: Path, random: np.random.Generator) -> None:
-    """Flip bits, cut off, insert, or overwrite bytes."""
+    """Flip bits, truncate, or insert or overwrite bytes."""
     content = bytearray(file.read_bytes())
     place = int(random.integers(len(content)))
     how = int(random.integers(8))
@@ -40,7 +40,7 @@ def bytes_changed(file: Path, random: np.random.Generator) -> None:
 
 
 def document_changed(file: Path, random: np.random.Generator) -> None:
-    """Put another value into a JSON document, or take one out; now and then it is no document at all."""
+    """Replace or remove values in a JSON document; sometimes make it something else altogether."""
     document = json.loads(file.read_text(encoding="utf-8"))
     how = int(random.integers(20))
     if how == 0:
@@ -56,7 +56,7 @@ def document_changed(file: Path, random: np.random.Generator) -> None:
 
 
 def _change(document: Any, random: np.random.Generator) -> None:
-    """Change one value somewhere in a document, those near the top as often as those deep in it."""
+    """Change one value somewhere in a document, near the top or deep inside."""
     holder = document
     while True:
         keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
@@ -80,7 +80,7 @@ def _change(document: Any, random: np.random.Generator) -> None:
 
 
 def metadata_changed(file: Path, random: np.random.Generator) -> None:
-    """Put another value into an entry of an ONNX file's metadata, or into the JSON that it holds."""
+    """Replace an entry of an ONNX file's metadata, or a value in its JSON."""
     import onnx
 
     proto = onnx.load(file)

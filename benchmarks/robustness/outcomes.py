@@ -1,4 +1,4 @@
-"""What came of many trials, as a table and as files beside this one."""
+"""The outcomes of many trials, as a table and as files beside this one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ WORKED, REFUSED, TRACEBACK, HANG, OVER, DIFFERENT = (
     *("worked", "refused in one line", "traceback", "hang", "over 1 GB", "silently different"),
 )
 OUTCOMES = (WORKED, REFUSED, TRACEBACK, HANG, OVER, DIFFERENT)
-"""The last four should not be."""
+"""All outcomes; the last four are unwanted."""
 
-LIMIT = 2**30  # bytes of memory that a trial may take beside the modules it imports
+LIMIT = 2**30  # bytes of memory that a trial may take besides the modules it imports
 _FOLDER = Path(__file__).parent
 _TITLES = {
     "fuzz": "Broken, damaged and hostile files",
@@ -31,10 +31,10 @@ _TITLES = {
 def table(
     found: Mapping[str, Counter[str]], names: Sequence[str], what: str, outcomes: Sequence[str] = OUTCOMES
 ) -> str:
-    """Return outcomes as a table in Markdown, with a row for each name and one for all.
+    """Return outcomes as a Markdown table, with a row for each name and one for the total.
 
     Args:
-        found: how often each outcome came, by name.
+        found: number of each outcome, by name.
         names: the rows.
         what: heading of the names.
         outcomes: the columns.
@@ -56,14 +56,14 @@ def write(
     folder: Path = _FOLDER,
     outcomes: Sequence[str] = OUTCOMES,
 ) -> None:
-    """Keep the outcomes of a benchmark in ``results.json``, and the tables of all in ``results.md``.
+    """Store the outcomes of a benchmark in ``results.json``, and the tables of all benchmarks in ``results.md``.
 
     Args:
-        name: of the benchmark: fuzz, kills, disk or random_teachers.
-        command: that was run.
-        found: how often each outcome came, by row.
+        name: name of the benchmark: fuzz, kills, disk or random_teachers.
+        command: the command that was run.
+        found: number of each outcome, by row.
         what: heading of the rows.
-        folder: where the files are.
+        folder: folder of the files.
         outcomes: the columns.
     """
     file = folder / "results.json"
@@ -82,11 +82,11 @@ def write(
 
 
 def resident(key: str = "VmRSS") -> int:
-    """Return the bytes of memory that this process has in use, or, by the key VmHWM, had at most; Linux only."""
+    """Return the resident memory of this process in bytes, or its peak for the key VmHWM; Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def failed(found: Mapping[str, Counter[str]]) -> bool:
-    """Return whether anything came out that should not be."""
+    """Return whether there was an unwanted outcome."""
     return any(counts[outcome] for counts in found.values() for outcome in OUTCOMES[2:])

@@ -1,10 +1,10 @@
-"""How often teachers that know nothing pass as better than chance; ``zoo.teachers.proof`` says 1.35 of 1000.
+"""How often random teachers pass as better than chance; ``zoo.teachers.proof`` promises 1.35 in 1000.
 
     python -m benchmarks.robustness.random_teachers --teachers 3000
 
-Embeddings are random. 500 teachers at a time are the same rows, given to the images in another order each: their bound
-is computed once. What they score is computed here, by the published formulas on all pairs of images. Where the images
-are too few to tell a good teacher from chance, chance is the bound, and that is said; these are counted for themselves.
+Embeddings are random. 500 teachers at a time share the same rows, each in another order, so that their bound is
+computed once. Their scores are computed here, by the published formulas on all pairs of images. If the images are too
+few to distinguish a good teacher from chance, the bound is chance, with a warning; these cases are counted separately.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _TOGETHER = 500
 
 @dataclass(frozen=True)
 class Setting:
-    """What random teachers are judged on.
+    """The images that random teachers are judged on.
 
     Attributes:
-        images: how many.
-        kind: how many images a class has; or of continuous labels "normal", in two dimensions, "heavy", with a long
-            tail, or "few values", of which there are four.
-        dims: of the embeddings; few make hubs, which are near to many.
+        images: number of images.
+        kind: images per class; or the distribution of continuous labels: "normal", in two dimensions, "heavy", with a
+            long tail, or "few values", four of them.
+        dims: dimensions of the embeddings; few make hubs, which are near many images.
     """
 
     images: int
@@ -57,7 +57,7 @@ SETTINGS = (
 
 
 def trials(setting: Setting, random: np.random.Generator, teachers: int = _TOGETHER) -> Counter[str]:
-    """Return what random teachers of one bound come to."""
+    """Return the outcomes of random teachers that share one bound."""
     count = setting.images
     rows = random.normal(size=(count, setting.dims)).astype(np.float32)
     blank = [str(number) for number in range(count)], [np.zeros((8, 8, 3), np.uint8)] * count
@@ -85,7 +85,7 @@ def trials(setting: Setting, random: np.random.Generator, teachers: int = _TOGET
         return Counter({TOO_FEW: teachers})
     passed = 0
     for _ in range(teachers):
-        owner = random.permutation(count)  # of each row
+        owner = random.permutation(count)  # the image that each row is given to
         gains = relevance[owner[:, None], owner[found]] @ discounts
         passed += float((gains / best[owner]).mean()) > proof.bound
     return Counter({PASSED: passed, REFUSED: teachers - passed})
@@ -105,7 +105,7 @@ def run(teachers: int) -> dict[str, Counter[str]]:
 
 
 def main() -> int:
-    """Run it, print the table and keep it."""
+    """Run the benchmark, print and store the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teachers", type=int, default=3000, help="random teachers of each setting")
     options = parser.parse_args()

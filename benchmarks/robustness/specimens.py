@@ -1,4 +1,4 @@
-"""Whole files of every format, and what is done with them."""
+"""Valid files of every format, and functions that use them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def make_specimens(folder: Path, onnx_file: Path | None = None) -> None:
     """Write a folder for each entry of :data:`USES`.
 
     Args:
-        folder: where to; what is there already is left as it is.
-        onnx_file: an ONNX file made by export, to spare the time of making one.
+        folder: folder to write to; if it is complete already, nothing is done.
+        onnx_file: an ONNX file made by export, to save the time of making one.
     """
     import onnx
     import torch
@@ -156,7 +156,7 @@ def _use_cache(folder: Path) -> str:
 
     try:
         return said(read_entry(folder / "entry.npy", 6))
-    except (OSError, ValueError) as error:  # what the cached teacher warns of before it asks the teacher
+    except (OSError, ValueError) as error:  # the cached teacher logs these as warnings and asks the teacher
         raise DataError(str(error)) from error
 
 
@@ -195,7 +195,7 @@ def _use_yaml(folder: Path) -> str:
 
     options = parser_of("run").parse_args(with_leading("run", [str(folder / "run.yaml")]))
     for section in ("teacher", "student", "report"):
-        require_valid(options[section].as_dict() if options[section] else {})  # a section may be left blank
+        require_valid(options[section].as_dict() if options[section] else {})  # a section may be empty
     return ""
 
 
@@ -233,4 +233,4 @@ USES: dict[str, Callable[[Path], str]] = {
     "table": _use_table,
     "image": _use_image,
 } | DATA_USES
-"""What is done with the files of each folder, and what comes out, as a digest; "" where nothing is to be compared."""
+"""Functions that use the files of each folder and return a digest of the result; "" if there is nothing to compare."""

@@ -1,6 +1,6 @@
 """The verbs that write, on data so small that each takes seconds, as processes that can be killed.
 
-A process is forked from one that has imported everything, so that a trial costs what the verb costs. Linux only.
+A process is forked from one that has imported everything, so that a trial costs no more than the verb. Linux only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _IMPORTED = (
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb as the shell has it: its words, and where it writes to."""
+    """A command: its words, and the path it writes to."""
 
     words: list[str]
     out: Path
@@ -53,10 +53,10 @@ class Ended:
     """How a trial ended.
 
     Attributes:
-        code: exit code; negative for a signal, None where it took too long and was killed.
-        said: what it printed.
-        seconds: how long it took.
-        grown: bytes of memory that it took beside what was imported.
+        code: exit code; negative for a signal, None if it took too long and was killed.
+        said: its output.
+        seconds: its duration.
+        grown: bytes of memory that it took besides the imported modules.
     """
 
     code: int | None
@@ -66,7 +66,7 @@ class Ended:
 
     @property
     def has_traceback(self) -> bool:
-        """Whether it ended in another way than the command line ends in."""
+        """Whether it printed a traceback, or its exit code is not one of the command line's."""
         return "Traceback (most recent call last)" in self.said or self.code not in (0, 1, 2, 3, 130)
 
     @property
@@ -76,7 +76,7 @@ class Ended:
 
     @property
     def fault(self) -> tuple[str, str] | None:
-        """The outcome that it is whatever was expected, and what there is to say of it; None for none."""
+        """An unwanted outcome, whatever was expected, and a message about it; None if there is none."""
         if self.code is None:
             return HANG, ""
         if self.has_traceback:
@@ -85,13 +85,13 @@ class Ended:
 
 
 def import_all() -> None:
-    """Import what the verbs import, so that the processes that are forked need not."""
+    """Import what the verbs import, so that forked processes need not."""
     for name in _IMPORTED:
         import_module(name)
 
 
 def verbs_in(folder: Path) -> dict[str, Verb]:
-    """Return the verbs that write, and check, by name; each needs what those before it made."""
+    """Return the verbs that write, and check, by name; each needs the results of those before it."""
     data, teacher, student = f"folder:{folder / 'photos'}", folder / "teacher", folder / "student"
     model, out = folder / "export" / "model.onnx", folder / "out"
     to, untimed = f"--out={out}", "--latency_runs=0"
@@ -147,13 +147,13 @@ def prepare(folder: Path, log: Path) -> dict[str, Verb]:
 def carried_out(
     words: Sequence[str], log: Path, before: Callable[[], None] | None = None, kill_after: float | None = None
 ) -> Ended:
-    """Run the command line in a process of its own and wait for it, ten minutes at most.
+    """Run the command line in a forked process and wait for it, ten minutes at most.
 
     Args:
-        words: of the command line, without the program's name.
-        log: where it prints to.
+        words: words of the command line, without the program's name.
+        log: file for its output.
         before: called in the process, before the command.
-        kill_after: seconds, after which it is killed; None for never.
+        kill_after: seconds after which it is killed; None for never.
     """
     begun, size = time.monotonic(), resident()
     process = os.fork()
@@ -175,7 +175,7 @@ def carried_out(
 
 
 def _child(words: Sequence[str], log: Path, before: Callable[[], None] | None) -> None:
-    """Be the process of a command: never returns."""
+    """Run a command in the forked process; never returns."""
     code = 70
     try:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -195,10 +195,10 @@ def _child(words: Sequence[str], log: Path, before: Callable[[], None] | None) -
 
 
 def killed_at(event: int) -> Callable[[], None]:
-    """Return what has a process kill itself just before its n-th change to a file or folder: opened to write, renamed.
+    """Return a function that makes a process kill itself just before its n-th change to a file or folder.
 
     Args:
-        event: counted from 1.
+        event: number of the change, from 1, such as opening a file to write, or renaming one.
     """
 
     def watch() -> None:
@@ -216,7 +216,7 @@ def killed_at(event: int) -> Callable[[], None]:
 
 
 def counting(file: Path) -> Callable[[], None]:
-    """Return what has a process write how many such changes it made so far into a file, after each."""
+    """Return a function that makes a process write its number of such changes to a file, at each change."""
 
     def watch() -> None:
         found = [0]
@@ -239,7 +239,7 @@ def _is_change(name: str, arguments: tuple[object, ...]) -> bool:
 
 
 def tree_of(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file below a folder, by name, but for the logs of training, which tell of a resume."""
+    """Return the SHA-256 of each file below a folder, by name, except training logs, which show a resume."""
     return {
         name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
@@ -249,7 +249,7 @@ def tree_of(folder: Path) -> dict[str, str]:
 
 
 def differing(found: dict[str, str], expected: dict[str, str]) -> str:
-    """Return the names of the files, eight at most, that are other ones in one tree than in the other."""
+    """Return the names of files that differ between two trees, eight at most."""
     names = (name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     return ", ".join(sorted(names)[:8])
 
@@ -257,14 +257,14 @@ def differing(found: dict[str, str], expected: dict[str, str]) -> str:
 def tried(
     name: str, about: str, points: int, what: str, run: Callable[[Path, int, list[str]], dict[str, Counter[str]]]
 ) -> dict[str, Counter[str]]:
-    """Be the command of a benchmark: try the verbs, print the table and keep it.
+    """Run the command of a benchmark: try the verbs, print and store the table.
 
     Args:
-        name: of the benchmark, "kills" or "disk".
+        name: name of the benchmark, "kills" or "disk".
         about: its description.
-        points: how many there are where none are asked for.
-        what: the points are, for the help.
-        run: tries the verbs in a folder, at so many points, only these where some are named.
+        points: default number of points.
+        what: what the points are, for the help.
+        run: tries the verbs in a folder at a number of points; a non-empty list limits it to these verbs.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=points, help=what)

@@ -1,11 +1,11 @@
-"""What embedding into a folder costs: an image decoded, embedded and written, and memory by the number of images.
+"""Cost of embedding into a folder: CPU time to decode, embed and write an image, and memory by number of images.
 
     taskset -c 0 python -m benchmarks.speed.embedding rate PHOTOS MODEL.onnx MODEL-int8.onnx
     python -m benchmarks.speed.embedding memory MODEL.onnx 10000 100000
 
-Costs are processor seconds of all threads, which other work on the machine lengthens less than wall-clock time; on one
-core, none of them is spent on waiting for other threads. Each part replaces what embedding.json beside this file has of
-it; docs/how-to/scale.md has its figures from there.
+Costs are CPU seconds of all threads, which other work on the machine affects less than wall-clock time; on one core, no
+thread busy-waits for others. Each part replaces its entry in embedding.json beside this file, the source of the figures
+in docs/how-to/scale.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DISTINCT = 64  # images; the others are links to them
 
 
 def main() -> None:
-    """Run a part and keep its figures."""
+    """Run a part and store its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["rate", "memory", "once"])
     parser.add_argument("first", type=Path)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def rate(model: Path, photos: Path, count: int) -> dict[str, Any]:
-    """Return processor milliseconds an image: decoding alone, the model alone, and the verb; and bytes of a row."""
+    """Return CPU milliseconds per image for decoding alone, the model alone, and the verb; and bytes per row."""
     images = load_images(photos)
     images = images.subset(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int))
     embedder = Embedder(model)
@@ -68,7 +68,7 @@ def rate(model: Path, photos: Path, count: int) -> dict[str, Any]:
     network = cost_of(lambda: embedder(pixels))
     sizes = [file.stat().st_size for file in images.sources if isinstance(file, Path)]
     with tempfile.TemporaryDirectory() as folder:
-        embed_data(model, images.subset([0]), Path(folder) / "first")  # imports what it needs
+        embed_data(model, images.subset([0]), Path(folder) / "first")  # so that imports are not timed
         whole = cost_of(lambda: embed_data(model, images, Path(folder) / "out", dtype="float16"))
         facts = read_facts(Path(folder) / "out")
         written = sum(part_file(Path(folder) / "out", part).stat().st_size for part in range(facts.parts))
@@ -87,14 +87,14 @@ def rate(model: Path, photos: Path, count: int) -> dict[str, Any]:
 
 
 def cost_of(work: Callable[[], object]) -> float:
-    """Return the processor seconds that all threads of this process spend on something."""
+    """Return the CPU seconds that all threads of this process spend in a call."""
     began = time.process_time()
     work()
     return time.process_time() - began
 
 
 def memory(model: Path, count: int) -> dict[str, Any]:
-    """Return the greatest memory of a process that embeds so many images of 32 x 32 pixels, and what else it took."""
+    """Return peak memory and CPU seconds of a process that embeds ``count`` images of 32 x 32 pixels."""
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"
         photos.mkdir()
@@ -109,7 +109,7 @@ def memory(model: Path, count: int) -> dict[str, Any]:
 
 
 def embedded_once(model: Path, photos: Path, out: Path) -> dict[str, Any]:
-    """Embed in this process, and return its greatest memory in MB, before and after, and processor seconds."""
+    """Embed in this process, and return its peak memory in MB, before and after, and CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = cost_of(lambda: embed_data(model, photos, out))
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

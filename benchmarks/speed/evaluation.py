@@ -1,10 +1,10 @@
-"""One way to evaluate, in a process of its own: seconds, and the memory that it takes beyond the vectors.
+"""Time and memory of one way to evaluate, in its own process: seconds, and memory beyond the vectors.
 
     python benchmarks/speed/evaluation.py WAY COUNT DIM
 
-It prints a line of JSON. It imports nothing of ours unless WAY is "ours", so an environment with the rival alone runs
-it. Vectors are unit vectors around centres, whose spread falls along the dimensions as that of embeddings does; classes
-have six images on average. Every image is a query against all others.
+Prints a line of JSON. It imports nothing of this project unless WAY is "ours", so it runs in an environment that has
+only the other library. Vectors are unit vectors around class centres, with a spread that falls along the dimensions, as
+in embeddings. Classes have six images on average. Every image is a query against all others.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def vectors_of(count: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(vectors: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
-    """Recall@K, R-Precision and MAP@R by zoo.retrieval; MAP@R is returned."""
-    import torch  # noqa: F401  (loaded before the clock starts, as the rivals have it)
+    """Recall@K, R-Precision and MAP@R by zoo.retrieval; the function returns MAP@R."""
+    import torch  # noqa: F401  (loaded before timing starts, as for the other libraries)
 
     from zoo.data.image_set import ImageSet
     from zoo.retrieval.measures import measure
@@ -76,7 +76,7 @@ def oml(vectors: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
 
 
 def faiss_alone(vectors: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
-    """Nothing but faiss's exact search for as many neighbours."""
+    """Only faiss's exact search for as many neighbours."""
     import faiss
 
     depth = int(np.bincount(labels).max()) + 1
@@ -84,7 +84,7 @@ def faiss_alone(vectors: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
 
 
 def products_alone(vectors: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
-    """Nothing but the float32 products of all vectors, by torch."""
+    """Only the float32 products of all vectors, by torch."""
     import torch
 
     values = torch.from_numpy(vectors)
@@ -110,7 +110,7 @@ WAYS = {
 
 @contextmanager
 def peak() -> Iterator[list[int]]:
-    """Give a list that holds, at the end, the most bytes that the process held, read from /proc each 5 ms."""
+    """Yield a list that holds the peak memory of the process in bytes, read from /proc every 5 ms."""
     found, done = [0], threading.Event()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""How long the losses take, forward and backward, beside the formula written with matrix products."""
+"""Time of the losses, forward and backward, compared with the formula written with matrix products."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def measure_losses(repeats: int) -> list[dict[str, Any]]:
 
 
 def seconds(loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> float:
-    """Return how long a loss and its gradient take."""
+    """Return the time of a loss and its gradient, in seconds."""
     student = student.clone().requires_grad_()
     began = time.perf_counter()
     loss(student, teacher).backward()
@@ -57,7 +57,7 @@ def seconds(loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: 
 
 
 def by_products(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the relaxed contrastive loss with float32 products, which lose near pairs: the form that is fast."""
+    """Return the relaxed contrastive loss with float32 products: fast, but inaccurate for near pairs."""
     similarity = torch.exp(-_squared(normalize(teacher)))
     distances = (_squared(student) + 1e-12).sqrt()
     distances = distances / distances.mean(dim=1, keepdim=True)

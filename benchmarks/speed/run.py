@@ -1,12 +1,12 @@
-"""How fast losses, evaluation and start-up are, beside other ways to do the same in the same minutes.
+"""Speed of losses, evaluation and start-up, compared with other ways to do the same, measured in turns.
 
     python -m benchmarks.speed.run losses
     python -m benchmarks.speed.run evaluation --rival open-metric-learning=PYTHON
     python -m benchmarks.speed.run startup
 
-Ways take turns, each in a process of its own, and medians and ratios are kept: machines are noisy. ``--rival`` names
-the interpreter of an environment that has a rival which this one lacks. A part that is run again replaces its rows in
-results.json beside this file, from which results.md is written.
+Ways of evaluation take turns, each in its own process; medians and ratios are stored, because machines are noisy.
+``--rival`` names the interpreter of an environment with a library that this one lacks. Running a part again replaces
+its rows in results.json beside this file, from which results.md is written.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def measure_evaluation(repeats: int, pythons: dict[str, str]) -> list[dict[str, Any]]:
-    """Return a row for each size and way that can be run here."""
+    """Return a row for each size and each way that can run here."""
     rows = []
     for count, dim in SIZES:
         found: dict[str, list[dict[str, Any]]] = {}
@@ -92,7 +92,7 @@ def measure_evaluation(repeats: int, pythons: dict[str, str]) -> list[dict[str, 
 
 
 def measure_startup(repeats: int) -> list[dict[str, Any]]:
-    """Return a row for each command: the least and the median of its wall-clock seconds."""
+    """Return a row for each command: minimum and median of its wall-clock seconds."""
     rows = []
     for name, command in COMMANDS.items():
         taken = []
@@ -115,7 +115,7 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-# By part: title, what it is about, columns, and the cells of a row.
+# Title, description, columns and function from a row to its cells, by part.
 _TABLES: dict[str, tuple[str, str, list[str], Callable[[dict[str, Any]], list[str]]]] = {
     "losses": (
         "Losses, forward and backward",
@@ -139,7 +139,7 @@ _TABLES: dict[str, tuple[str, str, list[str], Callable[[dict[str, Any]], list[st
 
 
 def made_by(part: dict[str, Any]) -> str:
-    """Return on what a part was measured."""
+    """Return a sentence on the machine and versions that a part was measured with."""
     return (
         f"Medians of {part['repeats']}, {part['threads']} threads. {part['machine']['processor']}, "
         f"{part['machine']['cores']} cores. Versions: {json.dumps(part['versions'])}."

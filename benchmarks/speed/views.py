@@ -1,10 +1,10 @@
-"""Does a student lose anything where it sees the same few views of each image again and again?
+"""Does a student lose accuracy if it sees the same few views of each image repeatedly?
 
     python -m benchmarks.speed.views DATA --split RULE --work runs/views --seeds 0 1 2
 
-For each seed a teacher is trained, and from it one student for each number of views in all; "fresh" is new views in
-every epoch. Each is measured once on the test classes. A finished student is a line in views.jsonl beside this file and
-is not trained again while its settings stay.
+For each seed a teacher is trained, and from it one student for each number of views, and one with new views in every
+epoch. Each is measured once on the test classes. A finished student is a line in views.jsonl beside this file and is
+not trained again while its settings stay the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PHOTOS: dict[str, Any] = {"image_size": 64, "crop_pct": 1.0}
 
 @heard(Manners())
 def main() -> None:
-    """Run what is not in the results yet, then write the table."""
+    """Make the runs that are not in the results yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--name", required=True, help="of the set, for the table: omniglot or another")
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def settings_of(name: str, count: int | None) -> dict[str, Any]:
-    """Return all options of a run, but for places and seed."""
+    """Return all settings of a run except places and seed."""
     shared = SIZES.get(name, PHOTOS) | {"validation": 0}
     parts = {part: options | shared for part, options in SETTINGS.items()}
     parts["student"] = parts["student"] | {"teacher_views": count}
@@ -63,7 +63,7 @@ def settings_of(name: str, count: int | None) -> dict[str, Any]:
 
 
 def run(settings: dict[str, Any], options: argparse.Namespace, seed: int, count: int | None) -> dict[str, Any]:
-    """Train a student, and its teacher where there is none yet, and measure both on the test classes."""
+    """Train a student, and its teacher if it is not trained yet, and measure both on the test classes."""
     shared = {"split": options.split, "seed": seed}
     folder = options.work / options.name / f"seed{seed}"
     teacher = train(options.data, folder / "teacher", **shared, **settings["teacher"])
