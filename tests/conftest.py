@@ -1,4 +1,4 @@
-"""Small data that every test can afford."""
+"""Small data sets, fast enough for every test."""
 
 from __future__ import annotations
 

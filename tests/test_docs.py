@@ -1,4 +1,4 @@
-"""What the documents say is so: examples run, commands parse, links lead somewhere, formats name the keys there are."""
+"""The documentation is correct: examples run, commands parse, links resolve, and formats list the keys that exist."""
 
 from __future__ import annotations
 

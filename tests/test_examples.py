@@ -1,4 +1,4 @@
-"""The programs in examples/ give what ``Embedder`` gives. Those in other languages run in make test-ecosystem."""
+"""The programs in examples/ agree with ``Embedder``. Those in other languages run in make test-ecosystem."""
 
 from __future__ import annotations
 

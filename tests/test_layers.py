@@ -1,4 +1,4 @@
-"""Data flows one way: compressor and export know zoo, zoo knows neither, export does not know compressor."""
+"""Imports point one way: compressor and export import zoo, zoo imports neither, export does not import compressor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users import keeps its place, wherever the code behind it is moved."""
+"""Public names stay importable from the same place, wherever their code moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``pip install embedding-compressor`` brings: the device's part works on it, the rest names its extra."""
+"""What ``pip install embedding-compressor`` installs: the device's part works, and the rest names its extra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of check, with few images."""
+"""The benchmark of ``check``, on few images."""
 
 from __future__ import annotations
 

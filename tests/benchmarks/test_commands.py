@@ -1,4 +1,4 @@
-"""Every benchmark can still be started: what it imports is where it looks for it."""
+"""Every benchmark command starts, so all its imports resolve."""
 
 from __future__ import annotations
 

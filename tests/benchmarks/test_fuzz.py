@@ -1,4 +1,4 @@
-"""Some of the cases of benchmarks/robustness/fuzz.py; all of them take minutes."""
+"""A few cases of benchmarks/robustness/fuzz.py; the full run takes minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The continuous labels of the two real tasks: worked examples, loops over the definitions, and the real data."""
+"""The continuous labels of the two real tasks, against worked examples, plain loops and the real data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job's table holds what was made with the settings as they are."""
+"""The main job's table has only results made with the current settings."""
 
 from __future__ import annotations
 

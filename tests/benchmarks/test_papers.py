@@ -1,4 +1,4 @@
-"""The protocol of the papers' tables: what is trained on, what is judged, which runs are in a table."""
+"""The protocol of the papers' tables: what is trained on, what is judged, and which runs a table includes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that benchmarks keep their runs in, and the rivals they run."""
+"""The files that benchmarks store runs in, and the other libraries' losses they run."""
 
 from __future__ import annotations
 

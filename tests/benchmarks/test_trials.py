@@ -1,4 +1,4 @@
-"""Killing verbs and filling their disks: what the two commands count, and where."""
+"""Killing verbs and filling their disks: the outcomes that the two benchmarks count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every verb takes data as they lie: objects of Python, and tables whose columns have names of their own."""
+"""Every verb takes the user's own data: Python objects, and tables with other column names."""
 
 from __future__ import annotations
 

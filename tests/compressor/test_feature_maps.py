@@ -1,4 +1,4 @@
-"""Any two architectures have stages to compare."""
+"""Any two architectures have stages to pair."""
 
 from __future__ import annotations
 

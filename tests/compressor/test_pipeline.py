@@ -1,4 +1,4 @@
-"""Finished work of a run is reused where it is what was written, of these very models."""
+"""A run reuses finished work only if it is unchanged and made from exactly the same models."""
 
 from __future__ import annotations
 

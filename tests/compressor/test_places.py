@@ -1,4 +1,4 @@
-"""What is given to others says nothing of where it was made: no path of this machine is in it."""
+"""Files meant for others contain no path of the machine they were made on."""
 
 from __future__ import annotations
 

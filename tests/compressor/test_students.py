@@ -1,4 +1,4 @@
-"""Students of any kind: variants of timm's networks, model folders to continue from, modules of one's own."""
+"""Students of any kind: variants of timm's networks, model folders to continue from, the user's own modules."""
 
 from __future__ import annotations
 

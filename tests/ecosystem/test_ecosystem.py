@@ -1,6 +1,6 @@
-"""One hub folder opened by the libraries it is for, and compared with ``Embedder``: make test-ecosystem.
+"""One hub folder opened by the libraries it is made for, compared with ``Embedder``: make test-ecosystem.
 
-Skipped where the libraries are not installed. The versions are in constraints.txt and package.json.
+Skipped if the libraries are not installed. The versions are in constraints.txt and package.json.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lines that a user writes from a teacher of each family to a report: make test-ecosystem."""
+"""A user's script from a teacher of each family to a report: make test-ecosystem."""
 
 from __future__ import annotations
 

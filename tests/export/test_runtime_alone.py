@@ -1,4 +1,4 @@
-"""The runtime on an edge device: torch, timm and the rest are not there."""
+"""The runtime on an edge device, without torch, timm and the other packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that appear whole, whatever happens to the process that writes them."""
+"""Folders appear whole, whatever happens to the process that writes them."""
 
 from __future__ import annotations
 

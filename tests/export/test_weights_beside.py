@@ -1,4 +1,4 @@
-"""An ONNX file whose weights lie beside it is measured, indexed and told of with them."""
+"""An ONNX file with weights in another file: its size, digest and index include them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that cannot work are told before anything is computed."""
+"""Invalid options are reported before anything is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages name what is wrong and the remedy, however long what they quote is."""
+"""Messages name the problem and the remedy, however long the values they quote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What read_pixels makes of each kind of image."""
+"""Decoding of each kind of image by read_pixels."""
 
 from __future__ import annotations
 

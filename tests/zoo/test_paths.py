@@ -1,4 +1,4 @@
-"""Paths as people write them reach files; those that no file can have are refused in a line, whatever takes them."""
+"""Paths as people write them reach files; invalid ones are refused in one line everywhere."""
 
 from __future__ import annotations
 

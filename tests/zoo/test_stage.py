@@ -1,4 +1,4 @@
-"""A stage: new, begun, finished, or in somebody else's folder."""
+"""A stage: new, started, finished, or in a folder with other content."""
 
 from __future__ import annotations
 

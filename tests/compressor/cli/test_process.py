@@ -1,4 +1,4 @@
-"""The process of a command: interrupted at any moment, on terminals of other letters, with closed streams."""
+"""The process of a command: interrupted at any moment, on terminals that lack characters, with closed streams."""
 
 from __future__ import annotations
 

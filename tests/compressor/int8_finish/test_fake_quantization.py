@@ -1,4 +1,4 @@
-"""Rounding in eager mode is what onnxruntime's static quantiser does to the exported graph."""
+"""Rounding in eager mode matches onnxruntime's static quantiser on the exported graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rounding by hand, and the gradients that pass it."""
+"""Rounding against hand-worked numbers, and its gradients."""
 
 from __future__ import annotations
 

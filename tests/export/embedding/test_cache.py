@@ -1,4 +1,4 @@
-"""Embeddings kept beside a report: read where model and images are the same, and never otherwise."""
+"""Embeddings stored beside a report: reused only if model and images are the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Ray engine on a cluster of two processes: the rows of the local engine, whoever is killed on the way."""
+"""The Ray engine on a cluster of two processes: the same rows as the local engine, even if a process is killed."""
 
 from __future__ import annotations
 

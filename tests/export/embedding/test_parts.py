@@ -1,4 +1,4 @@
-"""A folder of Parquet files: whole parts, the same rows whoever writes them and however often they are interrupted."""
+"""A folder of Parquet files: whole parts, and the same rows whichever process writes them and despite interruptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An export that takes no time: the files of one network, whatever model is asked for."""
+"""A fake export that takes no time: it returns the files of one network for any model."""
 
 from __future__ import annotations
 

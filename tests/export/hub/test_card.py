@@ -1,4 +1,4 @@
-"""The card: metadata that hubs read, measured figures, and what is said where something is not known."""
+"""The card: metadata that hubs read, measured figures, and the text for unknown facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hub folder: what each library reads in it, and what is refused. The libraries themselves: tests/ecosystem."""
+"""The hub folder: the files for each library, and what is refused. The libraries themselves: tests/ecosystem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing against a hub on this machine that speaks as much of the protocol as an upload of small files needs."""
+"""Publishing to a local server that implements the part of the hub's protocol for uploads of small files."""
 
 from __future__ import annotations
 

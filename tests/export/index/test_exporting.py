@@ -1,4 +1,4 @@
-"""index export: vectors for other stores, and the recipes of docs/how-to/search.md for them."""
+"""index export: vectors for other stores, and the recipes for them in docs/how-to/search.md."""
 
 from __future__ import annotations
 

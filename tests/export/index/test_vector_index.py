@@ -1,4 +1,4 @@
-"""Each kind of index against its definition in numpy; that it is the same whoever builds it; its files."""
+"""Each kind of index against its definition in numpy; reproducible builds; index files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Indexes of galleries: what is in them, what is found, and what is refused."""
+"""Indexes of galleries: their content, search results, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that tests of int8 share."""
+"""Networks shared by the tests of int8."""
 
 from __future__ import annotations
 

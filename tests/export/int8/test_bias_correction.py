@@ -1,4 +1,4 @@
-"""What rounding moves the mean of a channel by is taken from its bias."""
+"""Bias correction removes the shift that rounding causes in the mean of a channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A budget for the drop, and what judged images can tell of it."""
+"""The budget for the drop, and how many judged images it takes to verify it."""
 
 from __future__ import annotations
 

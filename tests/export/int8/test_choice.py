@@ -1,4 +1,4 @@
-"""Which candidate ships, and what is said of it."""
+"""The choice of the candidate to ship, and the warnings about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Equalised networks compute what they did, with channels of equal size on both sides."""
+"""An equalised network computes the same, with weights of equal size on both sides of a channel."""
 
 from __future__ import annotations
 

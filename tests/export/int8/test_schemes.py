@@ -1,4 +1,4 @@
-"""Schemes fit network and target; blocks are the network's parts."""
+"""Schemes fit network and target; blocks are the network's modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LiteRT files: what they compute, what they say, and when they are refused. Most of it runs in make test-litert."""
+"""LiteRT files: embeddings, metadata, and when they are refused. Most of it runs in make test-litert."""
 
 from __future__ import annotations
 

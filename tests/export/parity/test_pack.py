@@ -1,4 +1,4 @@
-"""The parity pack: its checkers pass what computes the same, and fail what prepares images in another way."""
+"""The parity pack: its checkers pass a correct application, and fail one that preprocesses images differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What needs no training is measured as its definition says, and what cannot be made is told."""
+"""Baselines are computed as defined, and one that cannot be made is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as an object: attributes beside the JSON, and what a notebook shows of it."""
+"""A report as an object: attributes in addition to the JSON, and its display in notebooks."""
 
 from __future__ import annotations
 

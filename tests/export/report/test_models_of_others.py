@@ -1,4 +1,4 @@
-"""Models of other makes stand as rows beside ours, and models are measured without a teacher."""
+"""Models made by other tools in a report, and models measured without a teacher."""
 
 from __future__ import annotations
 

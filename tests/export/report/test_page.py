@@ -1,4 +1,4 @@
-"""The report: every number, mark and word of the page and the table, and that nothing in them is trusted."""
+"""The report: every number and word of page and table is right, and everything from outside is escaped."""
 
 from __future__ import annotations
 

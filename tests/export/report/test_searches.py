@@ -1,4 +1,4 @@
-"""Rows of a report beside the models: indexes and mixed pairs."""
+"""Rows of a report besides the models: indexes and mixed pairs."""
 
 from __future__ import annotations
 

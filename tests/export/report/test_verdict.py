@@ -1,4 +1,4 @@
-"""What is said of a model beside what needs no training, and which gates hold."""
+"""The verdict on a model compared with its baselines, and the gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""demo-web: what the folder holds, and what is refused. The page in a browser: tests/ecosystem/test_browser.py."""
+"""demo-web: the content of the folder, and what is refused. In a browser: tests/ecosystem/test_browser.py."""
 
 from __future__ import annotations
 

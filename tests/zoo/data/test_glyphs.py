@@ -1,4 +1,4 @@
-"""Glyphs: the same on every call, and unseen letters for the test."""
+"""Glyphs: the same on every call, with unseen letters for the test."""
 
 from __future__ import annotations
 

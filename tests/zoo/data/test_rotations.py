@@ -1,4 +1,4 @@
-"""Turned copies of classes."""
+"""Rotated copies of classes."""
 
 from __future__ import annotations
 

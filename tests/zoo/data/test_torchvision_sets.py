@@ -1,4 +1,4 @@
-"""Omniglot and CIFAR-100, from small copies of their layouts; nothing is fetched."""
+"""Omniglot and CIFAR-100, from small copies of their layouts, without downloads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents of others are read with limits, and their values checked."""
+"""Documents from outside are read with limits, and their values checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ONNX file is what it refers to, too, and is what export wrote or is refused."""
+"""An ONNX file includes the files it refers to, and is refused if it changed since export wrote it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies behind the model in a .tflite file."""
+"""Facts appended to the model in a .tflite file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Novel classes: the objective term by term, what learns from what, the generator, training, and the report."""
+"""Novel classes: the objective term by term, where gradients flow, the generator, training, and the report."""
 
 from __future__ import annotations
 

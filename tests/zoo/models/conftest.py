@@ -1,4 +1,4 @@
-"""What tests of models share."""
+"""Fixtures shared by the tests of models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embedding a set of images: row by row, whatever the batches and workers."""
+"""Embedding an image set: the same rows whatever the batches and workers."""
 
 from __future__ import annotations
 

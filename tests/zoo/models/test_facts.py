@@ -1,4 +1,4 @@
-"""Facts that are given to others name files, and not where they lie on this machine."""
+"""Facts meant for others name files without their path on this machine."""
 
 from __future__ import annotations
 

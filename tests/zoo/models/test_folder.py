@@ -1,4 +1,4 @@
-"""A model comes back from its folder as it was, here and in plain timm."""
+"""A model loads unchanged from its folder, here and in plain timm."""
 
 from __future__ import annotations
 

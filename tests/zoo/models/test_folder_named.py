@@ -1,4 +1,4 @@
-"""A name of timm's beside a folder of that name: which of the two is meant."""
+"""A timm name and a folder of the same name: which of the two is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network is asked for beside its embeddings, against its own forward pass and numpy."""
+"""Questions to a network, against its own forward pass and numpy."""
 
 from __future__ import annotations
 

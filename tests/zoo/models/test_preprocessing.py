@@ -1,4 +1,4 @@
-"""Pixels to a network's input: against Pillow, against timm's own transform, and by hand."""
+"""From pixels to a network's input: against Pillow, timm's own transform, and hand-worked values."""
 
 from __future__ import annotations
 

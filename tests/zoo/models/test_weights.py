@@ -1,4 +1,4 @@
-"""Weights that land and fill, or are refused."""
+"""Weights fit their network completely, or are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals where there is nothing to divide by."""
+"""Intervals when the denominator is zero."""
 
 from __future__ import annotations
 

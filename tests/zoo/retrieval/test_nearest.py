@@ -1,4 +1,4 @@
-"""Neighbours where float32 or faiss alone would get them wrong."""
+"""Nearest neighbours in cases that float32 or faiss alone would get wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that a measure of retrieval would say nothing about."""
+"""Images on which retrieval cannot be measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows the # of a teacher's address is understood, or refused with what is known."""
+"""The options after the # of a teacher's address are understood, or refused with a list of known ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings of views that are kept: the teacher's own, found again, and never another's."""
+"""Stored embeddings of views: found again, and never those of another teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teachers of other makes: wrapped, exported, quantised, scripted; functions; and what cannot be a teacher."""
+"""Teachers made by other tools: wrapped, exported, quantised, scripted; functions; and what cannot be a teacher."""
 
 from __future__ import annotations
 

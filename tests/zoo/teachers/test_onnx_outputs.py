@@ -1,4 +1,4 @@
-"""ONNX files of other makes: outputs, tokens, two sides, and how pixels become their input."""
+"""ONNX files made by other tools: outputs, tokens, two towers, and how pixels become their input."""
 
 from __future__ import annotations
 

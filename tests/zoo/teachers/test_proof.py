@@ -1,4 +1,4 @@
-"""Teachers are told from chance, by classes and by continuous labels."""
+"""Teachers are distinguished from chance, by classes and by continuous labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings of numbered views: the teacher's own, made once, never another's, and never damaged ones."""
+"""Stored embeddings of numbered views: computed once, and never those of another teacher or damaged ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teachers of every kind give the embeddings that direct computation gives."""
+"""Teachers of every kind return the embeddings that direct computation gives."""
 
 from __future__ import annotations
 

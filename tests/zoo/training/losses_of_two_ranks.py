@@ -1,7 +1,7 @@
-"""Computes every loss on a batch that two processes share, and on the whole batch alone; run by test_ranks.
+"""Compute every loss on a batch divided over two processes, and on the whole batch in one; run by test_ranks.
 
-Two batches one after the other, so that what a loss remembers of the first counts too. Of the second: the value, the
-gradients of all that the loss is given, and those of its own parameters. And embeds five images, which the two share.
+Each loss sees two batches, so that its memory of the first counts too. Of the second, the value and the gradients of
+its inputs and parameters are saved. The script also embeds five images, divided over the two processes.
 """
 
 from __future__ import annotations

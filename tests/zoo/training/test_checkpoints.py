@@ -1,4 +1,4 @@
-"""A checkpoint is whole or is not there, and is what was written."""
+"""A checkpoint is whole or absent, and reads back unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.compile changes how fast a network trains, not what it learns."""
+"""torch.compile changes the speed of training, not its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is optimised, at which rates, and in which layout."""
+"""What is optimised, at which rates, and in which memory layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of the verbs, by subject: each has one default and one help, and lands where it belongs."""
+"""The options of the verbs, by subject: one default and one help text each, passed to the right place."""
 
 from __future__ import annotations
 

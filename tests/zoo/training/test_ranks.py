@@ -1,4 +1,4 @@
-"""Several processes learn what one learns: the same batches, the same gradients, the same model."""
+"""Several processes learn the same as one: same batches, same gradients, same model."""
 
 from __future__ import annotations
 

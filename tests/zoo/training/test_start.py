@@ -1,4 +1,4 @@
-"""Pretrained networks are measured as they come, begin with a fitted head, and are never left worse by training."""
+"""Pretrained networks are measured before training, start with a fitted head, and never end up worse."""
 
 from __future__ import annotations
 

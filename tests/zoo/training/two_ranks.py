@@ -1,4 +1,4 @@
-"""Trains small teachers and a student of one on as many processes as asked for; run by test_ranks.
+"""Train small teachers, and a student of one of them, on a given number of processes; run by test_ranks.
 
 Lightning starts the other processes by running this script again.
 """

@@ -1,4 +1,4 @@
-"""What a check finds, in data made to have each thing once."""
+"""What ``check`` finds, in data that have each problem once."""
 
 from __future__ import annotations
 

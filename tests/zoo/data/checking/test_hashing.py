@@ -1,4 +1,4 @@
-"""The perceptual hash, and the search for images that look nearly the same."""
+"""The perceptual hash, and the search for near-duplicate images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Split rules: what they say, that test classes are never trained on, and the protocols that figures are quoted in."""
+"""Split rules: the divisions they make, disjoint train and test classes, and the protocols that papers use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images on both sides of a split."""
+"""Copies of an image on both sides of a split."""
 
 from __future__ import annotations
 

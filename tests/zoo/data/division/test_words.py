@@ -1,4 +1,4 @@
-"""What parts of a split are called."""
+"""Names of the parts of a split."""
 
 from __future__ import annotations
 

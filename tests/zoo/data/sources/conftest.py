@@ -1,4 +1,4 @@
-"""A pile of 24 images of 6 classes, each of one shade, as every source of data is to find it."""
+"""24 images of 6 classes, each of one shade, in the form that every source of data should find."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photographs of odd sizes, and how two sets of vectors are compared."""
+"""Photographs of odd sizes, and a comparison of two sets of vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of transformers embed as their own library does, from a folder and without a network."""
+"""Models of transformers embed as in their own library, from a folder and without a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations of image processors that others may have written, or damaged."""
+"""Configurations of image processors that others wrote, or that are damaged."""
 
 from __future__ import annotations
 

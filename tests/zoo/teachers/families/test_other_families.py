@@ -1,4 +1,4 @@
-"""Models of timm, torchvision, open_clip and sentence-transformers embed as their own libraries do."""
+"""Models of timm, torchvision, open_clip and sentence-transformers embed as in their own libraries."""
 
 from __future__ import annotations
 

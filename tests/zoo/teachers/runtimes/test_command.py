@@ -1,4 +1,4 @@
-"""A program as a model: what it is given, what it may answer, and what is said where it fails."""
+"""A program as a model: its input, its allowed answers, and the messages if it fails."""
 
 from __future__ import annotations
 

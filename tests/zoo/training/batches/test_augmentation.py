@@ -1,4 +1,4 @@
-"""Random views: decided by their seed, and showing what they should."""
+"""Random views: determined by their seed, and within their ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A frozen backbone: its features are computed once, and the head learns on them as it would on images as tested."""
+"""A frozen backbone: its features are computed once, and the head learns the same from them as from images."""
 
 from __future__ import annotations
 

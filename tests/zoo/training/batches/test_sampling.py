@@ -1,4 +1,4 @@
-"""Batches: their size, balance, reproducibility, and their parts on several processes."""
+"""Batches: their size, balance and reproducibility, and their shares on several processes."""
 
 from __future__ import annotations
 
