@@ -1,6 +1,6 @@
-"""What a teacher is: backbones, data, metric-learning losses, training, retrieval measures.
+"""Teachers: backbones, data, metric-learning losses, training and retrieval measures.
 
-Names are imported when first used, so that importing one module does not load torch for nothing.
+Names are imported when first used, so importing one module does not load torch needlessly.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the verbs' arguments have in common: types that the shell and YAML write as text, and ranges of numbers.
+"""Types and ranges shared by the verbs' arguments.
 
-Types that Python may give as objects are, at run time, what text can say. The command line reads them so, without
-importing torch.
+Type checkers see every object that Python callers may pass. At run time the aliases hold only the types that text can
+express, so the command line parses them without importing torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zoo.data import DataSplits
     from zoo.teachers.base import Teacher
 
-    # Sized: lists, arrays, frames, mappings of parts, and what zoo.data makes.
+    # Sized covers lists, arrays, frames, mappings of parts, and the objects that zoo.data makes.
     DataLike: TypeAlias = str | Path | DataSplits | Dataset[Any] | Sized
     ArchLike: TypeAlias = str | nn.Module
     ModelLike: TypeAlias = str | Path | nn.Module
@@ -65,7 +65,7 @@ _AT_LEAST_1 = (
     "processes",
 )
 _AT_LEAST_2 = ("batch_size",)
-# Far more than anybody needs; beyond, memory or patience end before the verb does.
+# Far more than anybody needs. Larger values would exhaust memory or patience before the verb ends.
 _AT_MOST = {
     "batch_size": 10**6,
     "bootstrap": 10**5,
@@ -87,7 +87,7 @@ _AT_MOST = {
     "views": 1000,
     "workers": 1024,
 }
-_MOST_NEIGHBOURS = 1000  # of Recall@K; those of all queries are kept
+_MOST_NEIGHBOURS = 1000  # largest K of Recall@K; the neighbours of all queries are kept in memory
 _NUMBERS = ("crop_pct", "min_crop", "validation", "min_retention")
 _NOT_WHOLE = {*_ABOVE_0, "weight_decay", "towards_start", *_NUMBERS}
 _FRACTIONS = ("max_drop",)
@@ -97,7 +97,7 @@ SCHEDULES = ("cosine", "step")
 FREEZES = ("none", "backbone")
 METRICS = ("cosine", "euclidean")
 TEACHER_PRECISIONS = ("fp32", "bf16", "fp16", "auto")
-_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")  # of Lightning's, those that keep weights in float32
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")  # Lightning's precisions that keep weights in float32
 _WORDS = {
     "augment": AUGMENTATIONS,
     "schedule": SCHEDULES,
@@ -108,16 +108,16 @@ _WORDS = {
 
 
 def require_valid(options: Mapping[str, Any]) -> None:
-    """Refuse numbers and words that cannot work, before anything is read or computed.
+    """Check the types, ranges and words of a verb's options before anything is read or computed.
 
     Args:
-        options: a verb's, by name; None, and names that are not known here, pass.
+        options: values by name; None and names without a rule here pass.
 
     Raises:
-        OptionError: a value is of another type, a number is out of range, or a word unknown.
+        OptionError: a value has the wrong type, a number is out of range, or a word is unknown.
     """
     _require_numbers(options)
-    words = _WORDS | ({"precision": _PRECISIONS} if "epochs" in options else {})  # without epochs, it is that of files
+    words = _WORDS | ({"precision": _PRECISIONS} if "epochs" in options else {})  # without epochs, it is a file's
     for name, known in words.items():
         if options.get(name) is not None:
             require_known(name, options[name], known)
@@ -144,7 +144,7 @@ def require_valid(options: Mapping[str, Any]) -> None:
 
 
 def _require_numbers(options: Mapping[str, Any]) -> None:
-    """Refuse texts, lists and the like where a number belongs, and fractions where a whole one does."""
+    """Refuse values that are not numbers, and fractions where a whole number is needed."""
     for name in (*_ABOVE_0, *_AT_LEAST_0, *_AT_LEAST_1, *_AT_LEAST_2, *_FRACTIONS, *_NUMBERS, *_AT_MOST):
         value = options.get(name)
         if value is None:
@@ -158,10 +158,10 @@ def _require_numbers(options: Mapping[str, Any]) -> None:
 
 
 def require_neighbours(ks: Sequence[Any]) -> None:
-    """Refuse the K of Recall@K that cannot be.
+    """Check the values of K of Recall@K.
 
     Raises:
-        OptionError: one is not a whole number in 1..1000, or none is 1.
+        OptionError: a K is not a whole number in 1..1000, or 1 is not among them.
     """
     given: list[Any] = list(ks) if isinstance(ks, Sequence) and not isinstance(ks, str) else [ks]
     if any(isinstance(k, bool) or not isinstance(k, Integral) for k in given):
@@ -173,14 +173,14 @@ def require_neighbours(ks: Sequence[Any]) -> None:
 
 
 def require_given(verb: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Refuse options without a value that need one; YAML makes null of what is left blank after a name.
+    """Refuse None for options that need a value; YAML reads a blank after a name as null.
 
     Args:
         verb: the function whose options these are; its annotations say which may be None.
-        options: by name.
+        options: values by name.
 
     Raises:
-        OptionError: one has none.
+        OptionError: an option that needs a value has none.
     """
     for name, parameter in signature(verb).parameters.items():
         if options.get(name, "") is None and "None" not in str(parameter.annotation):
@@ -188,9 +188,9 @@ def require_given(verb: Callable[..., Any], options: Mapping[str, Any]) -> None:
 
 
 def same_place(one: Any, other: Any) -> bool:
-    """Return whether two values of an option, such as folder:PATH, name the same file or folder, wherever it lies.
+    """Return whether two values of an option, such as folder:PATH, end in the same file or folder name.
 
-    What was moved, or is named from another working directory, has another path and the same name.
+    A folder that was moved, or is named from another working directory, has a different path but the same name.
     """
     return bool(one == other or re.split("[:/]", str(one))[-1] == re.split("[:/]", str(other))[-1])
 

@@ -1,6 +1,6 @@
-"""Errors that a user can cause, and fix.
+"""Errors that a user can cause and fix.
 
-Every message names the thing that is wrong (file, row, option), the value found, and the remedy, in one or two lines.
+Every message names what is wrong (file, row, option), the value found and the remedy, in one or two lines.
 The command line prints them without a traceback and exits with 1.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _SHOWN = 60  # characters of a value in a message
-_HEAD, _TAIL = 440, 220  # characters of a message that are kept where it is longer: what is wrong, and the remedy
+_HEAD, _TAIL = 440, 220  # characters kept at both ends of a longer message: what is wrong, and the remedy
 
 
 class UserError(Exception):
-    """Base of all errors that a user can fix. A message that quotes something very long is cut in the middle."""
+    """Base of all errors that a user can fix. Very long messages are cut in the middle."""
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -33,7 +33,7 @@ class ModelError(UserError):
 
 
 class ForeignModelError(ModelError):
-    """An ONNX file is whole, but was not made by ``export``."""
+    """An ONNX file is valid, but was not made by ``export``."""
 
 
 class OptionError(UserError):
@@ -41,7 +41,7 @@ class OptionError(UserError):
 
 
 class MissingExtraError(UserError):
-    """A package that an extra brings is not installed."""
+    """A package from one of the extras is not installed."""
 
 
 class DivergedError(OptionError):
@@ -53,9 +53,9 @@ class RefusedError(UserError):
 
     Attributes:
         found: what was measured.
-        remedy: what may be done about it.
-        content: what was tried, as ``candidates.json`` holds it.
-        network: the graph that was to be quantised, in fp32.
+        remedy: what the user can do about it.
+        content: the candidates tried, in the form of ``candidates.json``.
+        network: the fp32 graph that was to be quantised.
     """
 
     def __init__(self, found: str, remedy: str, content: dict[str, Any], network: Any) -> None:
@@ -70,10 +70,10 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 3, cutoff: float 
     """Return `` Did you mean a, b or c?`` with the most similar known names, or an empty string.
 
     Args:
-        name: what was given.
-        known: what may be given.
-        count: most names to return.
-        cutoff: how alike names must be, in [0, 1].
+        name: the name given.
+        known: the names allowed.
+        count: how many names to return at most.
+        cutoff: how similar names must be, in [0, 1].
     """
     near = difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
     if not near:
@@ -83,12 +83,12 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 3, cutoff: float 
 
 
 def require_known(what: str, word: str, known: Iterable[str]) -> None:
-    """Raise an OptionError where a word is not one of those known; it names them, and those that are near.
+    """Raise an OptionError if a word is unknown; the message lists the known words and the most similar ones.
 
     Args:
         what: what the word stands for, such as "split".
-        word: what was given.
-        known: what may be given.
+        word: the word given.
+        known: the words allowed.
     """
     names = list(known)
     if word not in names:
@@ -97,7 +97,7 @@ def require_known(what: str, word: str, known: Iterable[str]) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a value as messages show it: on one line, and cut off where it is long."""
+    """Return a value as messages show it: on one line, long ones cut off."""
     if isinstance(value, int) and abs(value) >= 10**_SHOWN:
         return "a number of very many digits"
     try:
@@ -108,19 +108,19 @@ def shown(value: Any) -> str:
 
 
 def all_shown(names: Sequence[str], most: int = 12) -> str:
-    """Return names as messages list them: those at the start, each cut off where it is long, and how many more."""
+    """Return names as messages list them: the first ones, long names cut off, and how many more there are."""
     some = [name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..." for name in names[:most]]
     more = [f"{len(names) - most} more"] if len(names) > most else []
     return ", ".join([*some, *more])
 
 
 def printable(name: object) -> str:
-    """Return a name as text that UTF-8 can hold; file names that are not UTF-8 reach Python as lone surrogates."""
+    """Return a name as valid UTF-8 text; file names that are not UTF-8 reach Python as lone surrogates."""
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, cut off where it is long, or the name of its kind without one."""
+    """Return the first line of an error's message, cut off if long, or the error's class name if it has none."""
     lines = str(error).strip().splitlines()
     if not lines:
         return type(error).__name__

@@ -1,4 +1,4 @@
-"""The extras of the package, and what is said where one is missing."""
+"""The package's extras, and the error for a missing one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from zoo.errors import MissingExtraError
 
-# extra -> the modules that it brings and that are imported by name
+# extra -> the modules it installs that this project imports
 EXTRAS = {
     "train": ("torch", "torchvision", "timm", "lightning", "onnxscript", "safetensors", "jinja2", "matplotlib"),
     "index": ("faiss",),
@@ -22,14 +22,14 @@ EXTRAS = {
 
 
 def require_extra(extra: str, what: str) -> None:
-    """Refuse work for which an extra is missing, before any of it is done.
+    """Raise an error if an extra is missing, before any work is done.
 
     Args:
         extra: a key of ``EXTRAS``.
-        what: what needs it, as the beginning of a sentence: "train", "An index of kind sq8".
+        what: what needs it, as the start of a sentence: "train", "An index of kind sq8".
 
     Raises:
-        MissingExtraError: a module of the extra is not installed; names it and the command that installs it.
+        MissingExtraError: a module of the extra is not installed; names the module and the command to install it.
     """
     for module in EXTRAS[extra]:
         if not is_installed(module):
@@ -41,7 +41,7 @@ def missing(what: str, module: str) -> MissingExtraError:
 
     Args:
         what: as in :func:`require_extra`.
-        module: the name that is imported.
+        module: its import name.
     """
     top = module.partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if top in modules), "all")
@@ -51,7 +51,7 @@ def missing(what: str, module: str) -> MissingExtraError:
 
 
 def is_of_an_extra(module: str | None) -> bool:
-    """Return whether a module belongs to an extra, by the name of what could not be imported."""
+    """Return whether a module that could not be imported belongs to an extra."""
     top = (module or "").partition(".")[0]
     return any(top in modules for modules in EXTRAS.values())
 

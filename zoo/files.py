@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 _LIMITS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
-_held: dict[str, tuple[int, int] | None] = {}  # folders that this process is alone in, and their locks
+_held: dict[str, tuple[int, int] | None] = {}  # folders that this process has locked, and the inodes of their locks
 
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write a file to; rename it into place when the block succeeds.
+    """Yield a temporary path beside ``path`` to write a file to; rename it into place when the block succeeds.
 
-    When the block raises, ``path`` is left as it was and the temporary file is removed. What a process that was killed
-    leaves behind, :func:`remove_left_over` removes.
+    If the block raises, ``path`` stays as it was and the temporary file is removed. :func:`remove_left_over` removes
+    the temporary files of killed processes.
 
     Raises:
-        OSError: the disk is full, or another limit of the system is reached, whatever the writing library makes of it.
+        OSError: the disk is full, or another system limit is reached, whatever the writing library raised instead.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".part{path.suffix}")
     temporary = Path(name)
     try:
-        _lock(handle)  # until it is closed: a sign that this process is alive
+        _lock(handle)  # held until the handle is closed: shows that this process is alive
         if os.name == "nt":
-            os.close(handle)  # an open file cannot be replaced there
+            os.close(handle)  # Windows cannot replace an open file
         with full_disk_named(path, temporary):
             yield temporary
         as_any_new_file(temporary)
@@ -59,14 +59,14 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def full_disk_named(path: Path | str, written: Path | None = None) -> Iterator[None]:
-    """Raise what libraries make of a full disk, or of a file that may grow no more, as the OSError it was.
+    """Turn the errors that libraries raise when the disk is full or a size limit is reached back into an OSError.
 
     Args:
-        path: a file or folder, which the error is to name.
-        written: the file that the block writes, by which a limit of its size is found; None for none.
+        path: the file or folder that the error names.
+        written: the file that the block writes, used to detect a limit on its size; None to test the folder instead.
 
     Raises:
-        OSError: named ``path``, in place of an error of another kind, or of one without a name.
+        OSError: names ``path``; replaces an error of another kind, or an OSError without a file name.
     """
     try:
         yield
@@ -82,7 +82,7 @@ def full_disk_named(path: Path | str, written: Path | None = None) -> Iterator[N
 
 
 def _reason_of(error: Exception) -> int | None:
-    """Return the system's number of an error, as Python and Rust have it; None for an error of another kind."""
+    """Return the errno of an error raised by Python or Rust; None for other errors."""
     if isinstance(error, OSError):
         return error.errno
     said = re.search(r"\(os error (\d+)\)", str(error))
@@ -90,7 +90,7 @@ def _reason_of(error: Exception) -> int | None:
 
 
 def _obstacle_to_writing(folder: Path | str, written: Path | None) -> int | None:
-    """Return the system's number of the error that writing one more MiB ends in, or None."""
+    """Try to write one more MiB; return the errno if that exceeds a limit, or None."""
     try:
         with open(written, "ab") if written is not None else tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 20))
@@ -108,7 +108,7 @@ def remove_left_over(folder: Path | str) -> None:
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file until it is closed; return False where another process has, or there are no locks."""
+    """Lock an open file until it is closed; return False if another process has it or locks are unsupported."""
     try:
         import fcntl  # not on Windows
 
@@ -119,7 +119,7 @@ def _lock(handle: int) -> bool:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all; what is not Unicode, as names of files may be, is escaped."""
+    """Write a UTF-8 text file, whole or not at all; invalid Unicode, as in file names, is escaped."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -135,13 +135,13 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def scratch_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a float32 array whose memory is a new file, for what is too large to hold; all zeros.
+    """Return a float32 array of zeros that is backed by a new file, for data too large for memory.
 
-    The file's space is taken at once: a page of a mapped file that finds no room later ends the process by a signal.
+    The disk space is allocated at once: if a mapped page finds no room later, a signal kills the process.
 
     Args:
-        path: of the file, in a temporary folder.
-        shape: of the array, without a 0.
+        path: the file, in a temporary folder.
+        shape: shape of the array, without a 0.
 
     Raises:
         OptionError: the folder has no room for it; names the folder, the bytes and the remedy.
@@ -162,14 +162,14 @@ def scratch_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def reserve(handle: int, size: int) -> None:
-    """Give a new file its size and the space for it; a mapped page without space would end the process.
+    """Set a new file's size and allocate its disk space; a mapped page without space would kill the process.
 
     Raises:
-        OSError: there is no such space.
+        OSError: there is not enough space.
     """
     try:
         os.posix_fallocate(handle, 0, size)
-    except (AttributeError, OSError) as error:  # no such call on this system, or none for this file system
+    except (AttributeError, OSError) as error:  # unsupported by this system or file system
         if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
         zeros = bytes(1 << 20)
@@ -179,12 +179,12 @@ def reserve(handle: int, size: int) -> None:
 
 
 def require_writable(folder: Path | str) -> None:
-    """Refuse a folder that cannot be made or written to, before work is lost on it. Nothing is made yet.
+    """Refuse a folder that cannot be created or written to, before any work is lost. Does not create it.
 
-    What killed processes left half written in it is removed.
+    Removes temporary files that killed processes left in it.
 
     Raises:
-        OptionError: it, or what it is to lie in, is a file or cannot be written to.
+        OptionError: the folder or its nearest existing parent is a file or cannot be written to.
     """
     place = given_path(folder).absolute()
     there = next(above for above in (place, *place.parents) if above.exists())
@@ -201,12 +201,12 @@ def require_writable(folder: Path | str) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path | str) -> Iterator[None]:
-    """Keep other processes of this kind out of a folder while the block runs; the lock ends with the process, too.
+    """Lock a folder against other processes of this project while the block runs; the lock ends with the process.
 
     A read-only folder needs no lock: no process writes to it.
 
     Raises:
-        OptionError: another process is in it.
+        OptionError: another process holds the lock.
     """
     folder = Path(folder)
     file = folder / LOCK
@@ -229,16 +229,16 @@ def alone_in(folder: Path | str) -> Iterator[None]:
         _held[place] = _inode(file)
         yield
     finally:
-        if _inode(file) == _held.pop(place, None):  # else it is another process's, in a folder that took the place
+        if _inode(file) == _held.pop(place, None):  # else the folder was replaced, and the lock is not ours
             file.unlink(missing_ok=True)
         lock.release()
 
 
 def require_in_place(folder: Path | str) -> None:
-    """Refuse to go on where a folder that this process is alone in is gone, or another one took its place.
+    """Raise an error if a folder that this process has locked was removed or replaced.
 
     Raises:
-        OptionError: it is so.
+        OptionError: the folder is gone, or another one took its place.
     """
     held = _held.get(str(Path(folder).absolute()))
     if held is not None and held != _inode(Path(folder) / LOCK):
@@ -260,14 +260,14 @@ def digest(path: Path | str) -> str:
 
 
 def model_digest(path: Path | str) -> str:
-    """Return a SHA-256 that changes when what a model computes does.
+    """Return a SHA-256 that changes whenever the model's output may change.
 
     Args:
-        path: a model folder, whose weights and configuration count; an ONNX file, with the files that it refers to; or
-            any other file.
+        path: a model folder (its weights and configuration count); an ONNX file, with its external files; or any other
+            file.
 
     Raises:
-        ModelError: an ONNX file is broken, or one that it refers to is missing.
+        ModelError: an ONNX file is broken, or a file that it refers to is missing.
         OSError: a file is missing.
     """
     path = Path(path)
@@ -278,7 +278,7 @@ def model_digest(path: Path | str) -> str:
 
 
 def as_any_new_file(path: Path) -> None:
-    """Give a temporary file, which its owner alone may read, the permissions that the umask gives to any new file."""
+    """Give a temporary file, readable by its owner only, the permissions that the umask gives any new file."""
     current = os.umask(0)
     os.umask(current)
     path.chmod(0o666 & ~current)

@@ -1,6 +1,6 @@
-"""From a file, a PIL image or an array to pixels: the one place where images are decoded.
+"""Decode a file, a PIL image or an array into pixels. All images are decoded here.
 
-Needs numpy and Pillow only, because the edge runtime decodes with it too.
+Needs numpy and Pillow only, because the edge runtime uses it too.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from zoo.paths import expanded
 
 _KINDS = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
-# What Pillow raises for broken files, the last four from its readers of metadata; and zipfile for broken archives,
-# RuntimeError where a member is encrypted.
+# What Pillow raises for broken files (the last four come from its metadata readers), and zipfile for broken archives
+# (RuntimeError if a member is encrypted).
 UNREADABLE = (
     OSError,
     EOFError,
@@ -45,13 +45,13 @@ UNREADABLE = (
 _OF_ARRAYS = ("__array__", "__array_interface__")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 MAX_PIXELS = (1 << 30) // 12
-"""The largest image that is decoded unless told, in pixels: where Pillow begins to warn of bombs."""
+"""The default limit for the size of an image, in pixels; from here on Pillow warns of decompression bombs."""
 LEAST_SIDE = 1024
-"""Larger images are halved, once to three times, as long as their shorter side keeps so many pixels."""
-_STRIP = 256  # rows of a halved image that are made at a time
-MAX_ASPECT = 200  # of an image's sides: networks see a crop of the middle, and more would take gigabytes to resize
+"""Larger images are halved up to three times, as long as their shorter side keeps this many pixels."""
+_STRIP = 256  # rows of the result that are computed at a time
+MAX_ASPECT = 200  # ratio of an image's sides; networks see a centre crop, and more would take gigabytes to resize
 _IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")
-_ORIENTATION = 0x0112  # of EXIF; its values, and how an image is brought upright
+_ORIENTATION = 0x0112  # the EXIF tag; below, the transposition for each of its values
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -66,25 +66,25 @@ _UPRIGHT = {
 def read_pixels(source: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image into RGB pixels.
 
-    Files are turned as their EXIF orientation says. Transparent images are laid on white; grey ones are repeated over
-    the three channels; of 16-bit grey the upper 8 bits are taken. Images whose shorter side has 2048 pixels or more are
+    Files are rotated as their EXIF orientation says. Transparent images are laid on white, grey ones are repeated over
+    three channels, and 16-bit grey keeps its upper 8 bits. Images whose shorter side has 2048 pixels or more are
     reduced by 2, 4 or 8, to 1024 or more: a network of up to 512 pixels sees the same to a fraction of a grey level,
-    and a photograph of 25 megapixels takes 5 MB instead of 300 MB as floats. Of JPEG the reduced image is decoded at
-    once.
+    and a photograph of 25 megapixels takes 5 MB instead of 300 MB as floats. JPEGs are decoded directly at the reduced
+    size.
 
     Args:
-        source: a path, bytes, a file open for reading bytes, a PIL image, or an array, or what numpy makes one of:
-            ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or ``(H, W, 4)``, uint8.
-        max_pixels: images that are not arrays may have so many. Above 178 million, raise Pillow's own limit too,
-            ``PIL.Image.MAX_IMAGE_PIXELS``.
+        source: a path, bytes, a file open for reading bytes, a PIL image, or an array (or anything that numpy converts
+            to one): ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` or ``(H, W, 4)``, uint8.
+        max_pixels: the most pixels of an image that is not an array. Above 178 million, raise Pillow's own limit
+            ``PIL.Image.MAX_IMAGE_PIXELS`` too.
 
     Returns:
         uint8 array ``(H, W, 3)``, contiguous.
 
     Raises:
         OSError: the file is missing, truncated or not an image.
-        ValueError: an array of another shape or dtype, an image of 32 bits a channel, which has no agreed range, of
-            more than ``max_pixels``, or one whose sides differ more than 200 times.
+        ValueError: an array has another shape or dtype, or an image has 32 bits per channel (they have no agreed
+            range), more than ``max_pixels``, or sides that differ more than 200 times.
         TypeError: the source is none of these.
     """
     if isinstance(source, Image.Image):
@@ -113,7 +113,7 @@ def require_pixels(source: Any, name: str = "", max_pixels: int = MAX_PIXELS) ->
     Args:
         source: the image.
         name: how the message names an image without a path.
-        max_pixels: as there.
+        max_pixels: as in :func:`read_pixels`.
 
     Raises:
         DataError: the image cannot be read; names it.
@@ -127,34 +127,34 @@ def require_pixels(source: Any, name: str = "", max_pixels: int = MAX_PIXELS) ->
 
 
 def reason_of(error: Exception) -> str:
-    """Return in a line why an image cannot be read; of bytes, Pillow says at which place in memory they lie."""
+    """Return in one line why an image cannot be read, without the memory address that Pillow adds for bytes."""
     return _IN_MEMORY.sub("", first_line(error))
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
-    """Refuse what can be opened and is not a file: reading a named pipe or a device may never end.
+    """Refuse named pipes, devices and sockets: reading one may never end.
 
     Raises:
-        OSError: it is not a file; or is missing.
+        OSError: it is one of these, or is missing.
     """
     mode = Path(path).stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of folders the system says it itself
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # open() itself refuses folders
         kind = "a named pipe" if stat.S_ISFIFO(mode) else "a device or socket"
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", os.fspath(path))
 
 
 def load_opened(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
-    """Decode a file that was opened just now, as :func:`read_pixels` does, without making RGB pixels of it.
+    """Decode a freshly opened file as :func:`read_pixels` does, without converting it to RGB.
 
-    Large JPEGs are reduced in place; others, and EXIF orientations, are left as they are.
+    Large JPEGs are reduced in place. Other images are not reduced, and none is rotated.
 
     Args:
         image: what ``PIL.Image.open`` returned.
-        max_pixels: as there.
+        max_pixels: as in :func:`read_pixels`.
 
     Raises:
-        OSError: as there.
-        ValueError: as there.
+        OSError: as in :func:`read_pixels`.
+        ValueError: as in :func:`read_pixels`.
     """
     _require_size(*image.size, max_pixels)
     factor = _factor(*image.size)
@@ -165,7 +165,7 @@ def load_opened(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def turned(part: Image.Image, image: Image.Image) -> Image.Image:
-    """Return an image that was made of a loaded one, turned as the EXIF orientation of that says."""
+    """Rotate an image derived from a loaded one as the EXIF orientation of the loaded one says."""
     method = _UPRIGHT.get(_orientation(image))
     return part if method is None else part.transpose(method)
 
@@ -210,7 +210,7 @@ def _loaded_to_rgb(image: Image.Image) -> np.ndarray:
     def strip(top: int, bottom: int) -> Image.Image:
         part = image.crop((0, top, image.width, bottom))
         if sixteen_bits:
-            # PIL clips 16-bit grey at 255 where a viewer shows the high byte.
+            # PIL would clip 16-bit grey at 255; viewers show the high byte.
             grey = np.asarray(part).astype(np.int64)
             return Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8))
         return part
@@ -221,12 +221,12 @@ def _loaded_to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _in_strips(width: int, height: int, strip: Callable[[int, int], Image.Image]) -> np.ndarray:
-    """Return an image's RGB pixels, reduced where it is large; no second whole image is held meanwhile.
+    """Return an image's RGB pixels, reduced if it is large, without holding a second whole image in memory.
 
     Args:
         width: of the image, pixels.
         height: of the image, pixels.
-        strip: returns its rows from one number to another, of any mode with 8 bits.
+        strip: returns the rows from ``top`` to ``bottom`` as an image of any 8-bit mode.
     """
     factor = _factor(width, height)
     pixels = np.empty((-(-height // factor), -(-width // factor), 3), dtype=np.uint8)
@@ -249,7 +249,7 @@ def _require_size(width: int, height: int, max_pixels: int | None = None) -> Non
 
 
 def _factor(width: int, height: int) -> int:
-    """Return by how much an image is reduced."""
+    """Return the factor by which an image is reduced."""
     return next((factor for factor in (8, 4, 2) if min(width, height) >= factor * LEAST_SIDE), 1)
 
 
@@ -258,7 +258,7 @@ def _has_16_bits(image: Image.Image) -> bool:
 
 
 def _load(image: Image.Image) -> None:
-    """Decode what was opened; not by mapping the file into memory, where Pillow forgets that TIFFs may be turned."""
+    """Decode an opened image. TIFFs are not memory-mapped, because Pillow then ignores their orientation."""
     name = getattr(image, "filename", "")
     if image.format != "TIFF" or not name:
         image.load()
@@ -271,10 +271,10 @@ def _load(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return how a loaded image still has to be turned."""
-    if image.format == "TIFF":  # Pillow has turned it while loading, and old versions keep the tag
+    """Return the EXIF orientation that still has to be applied to a loaded image."""
+    if image.format == "TIFF":  # Pillow applied it while loading, and old versions keep the tag
         return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # whatever is wrong with the note, the pixels can be read
+    except Exception:  # a broken EXIF block does not make the pixels unreadable
         return 1

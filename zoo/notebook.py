@@ -1,4 +1,4 @@
-"""What objects show of themselves in a notebook: tables in HTML, on the standard library alone."""
+"""HTML tables that objects show in a notebook; needs the standard library only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from zoo.errors import printable
 
 
 def html_table(rows: Iterable[Sequence[object]], headings: Sequence[str] = (), above: Iterable[object] = ()) -> str:
-    """Return a table in HTML; all texts are escaped.
+    """Return an HTML table with all texts escaped.
 
     Args:
-        rows: of cells; the first cell of a row is its name.
-        headings: of the columns; none for no line of them.
+        rows: rows of cells; the first cell of a row is its name.
+        headings: column headings; none for no heading row.
         above: paragraphs before the table.
     """
     paragraphs = "".join(f"<p>{_text(line)}</p>" for line in above)
@@ -27,5 +27,5 @@ def _cells(tag: str, texts: Iterable[object]) -> str:
 
 
 def _text(value: object) -> str:
-    # Names of files need not be valid Unicode, and a notebook is written as UTF-8.
+    # File names need not be valid Unicode, and notebooks are saved as UTF-8.
     return escape(printable(value))

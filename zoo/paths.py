@@ -1,4 +1,4 @@
-"""Paths as people write them: ``~`` for the home folder, and names that no file can have."""
+"""Paths that users give: ``~`` is expanded, and impossible names are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_NAME = 255  # bytes, on the file systems in use
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path with its ``~`` or ``~user`` replaced; as it is where there is no such home folder."""
+    """Return a path with ``~`` or ``~user`` expanded, or unchanged if there is no such home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -20,14 +20,14 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def given_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path that a user gave, with ``~`` replaced; whether anything is there is for the caller to find out.
+    """Return a path that a user gave, with ``~`` expanded; the caller checks whether it exists.
 
     Raises:
-        OptionError: it is one that no file can have: longer than the system takes, or with a zero character in it.
+        OptionError: no file can have this path: it is too long for the system, or contains a zero character.
     """
     place, reason = expanded(path), ""
     try:
-        if any(len(os.fsencode(name)) > _LONGEST_NAME for name in place.parts):  # told before the folders are there
+        if any(len(os.fsencode(name)) > _LONGEST_NAME for name in place.parts):  # lstat needs existing parents
             reason = f"a name in it has more than {_LONGEST_NAME} bytes"
         else:
             place.lstat()
@@ -41,7 +41,7 @@ def given_path(path: str | os.PathLike[str]) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether a file or folder is there; of names that no file can have, none is."""
+    """Return whether a file or folder exists; False for names that no file can have."""
     try:
         return path.exists()
     except (OSError, ValueError):

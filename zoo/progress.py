@@ -1,4 +1,4 @@
-"""Progress bars: on standard error, and only where that is a terminal."""
+"""Progress bars on standard error, shown only in a terminal."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 SWITCH = "TQDM_DISABLE"
-"""tqdm's own environment variable; with "1" no bar is shown, in processes that this one starts neither."""
+"""tqdm's own environment variable; "1" hides all bars, also in child processes."""
 
 
 def are_bars_shown() -> bool:
-    """Return whether standard error is a terminal, and bars were not switched off."""
+    """Return whether standard error is a terminal and bars are not switched off."""
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get(SWITCH, "0") in ("", "0")
 
 
 def progress(items: Iterable[Any] | None, what: str, total: int | None = None, shown: bool = True) -> tqdm[Any]:
-    """Return the items with a bar, which goes when they are done.
+    """Return the items wrapped in a progress bar that disappears when they are done.
 
     Args:
-        items: to go through; None where the caller counts by ``update``.
-        what: is done, as the bar says it.
-        total: how many there are; None for what ``len`` says.
-        shown: false for no bar here.
+        items: the items to iterate over; None if the caller counts with ``update``.
+        what: the bar's label.
+        total: how many items there are; None for their ``len``.
+        shown: False for no bar.
     """
     from tqdm import tqdm
 
@@ -36,7 +36,7 @@ def progress(items: Iterable[Any] | None, what: str, total: int | None = None, s
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Show no new bars: the caller shows one for all."""
+    """Show no new bars in the block; the caller shows one for all of it."""
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "1"
     try:
@@ -49,7 +49,7 @@ def without_bars() -> Iterator[None]:
 
 
 def close_bars() -> None:
-    """End the bars that an error or an interruption left, so that what is said next begins a line of its own."""
+    """Close the bars that an error or an interruption left open, so that the next message starts on a new line."""
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 

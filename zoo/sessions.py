@@ -1,4 +1,4 @@
-"""How files are run: onnxruntime's options, the same wherever one is measured or shipped. Needs onnxruntime only."""
+"""Open ONNX files with the same onnxruntime options wherever they are measured or shipped. Needs onnxruntime only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 Provider = str | tuple[str, Mapping[str, Any]]
 CPU = "CPUExecutionProvider"
-# What onnxruntime says of a file of a later version than it knows.
+# What onnxruntime says about a file of a later version than it knows.
 _NEWER = re.compile(r"model IR version: \d+, max supported IR version: \d+|Opset \d+ is under development")
 
 
@@ -24,13 +24,13 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     """Return the options that a file is opened with.
 
     Args:
-        threads: of one inference; None for all cores.
+        threads: threads for one inference; None for all cores.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Threads that go on spinning after an inference take the cores from whatever comes next.
+    # Threads that keep spinning after an inference would take cores from whatever runs next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # On x86 without VNNI, sums of products of 8 bits would saturate at 16; with VNNI this changes nothing.
+    # On x86 without VNNI, sums of 8-bit products would saturate at 16 bits; with VNNI this changes nothing.
     options.add_session_config_entry("session.x64quantprecision", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -43,7 +43,7 @@ def cpu_session(source: str | Path | bytes, threads: int | None) -> onnxruntime.
 
     Args:
         source: the path of a file, or a graph's bytes.
-        threads: of one inference; None for all cores.
+        threads: threads for one inference; None for all cores.
     """
     opened = str(source) if isinstance(source, Path) else source
     return onnxruntime.InferenceSession(opened, session_options(threads), providers=[CPU])
@@ -52,17 +52,17 @@ def cpu_session(source: str | Path | bytes, threads: int | None) -> onnxruntime.
 def open_session(
     path: Path, threads: int | None, providers: Sequence[Provider], what: str = ""
 ) -> onnxruntime.InferenceSession:
-    """Open a file of the user's with these options.
+    """Open a user's file with these options.
 
     Args:
         path: the file.
-        threads: of one inference; None for all cores.
+        threads: threads for one inference; None for all cores.
         providers: as ``known_providers`` returns them.
-        what: the file's part in messages, such as "Teacher ".
+        what: the file's role, put before its path in messages, such as "Teacher ".
 
     Raises:
         ModelError: it cannot be loaded, or was made for a newer onnxruntime.
-        OptionError: a provider does not start, and the CPU was not named to take its place.
+        OptionError: a provider does not start, and the CPU is not among the providers.
     """
     try:
         session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=list(providers))
@@ -94,11 +94,11 @@ def known_providers(providers: Provider | Sequence[Provider]) -> list[Provider]:
     """Return onnxruntime's names of execution providers, with their options.
 
     Args:
-        providers: one or several, best first: ``"CUDAExecutionProvider"``, or in short ``"cuda"``; or such a name with
-            a mapping of the provider's options, as onnxruntime takes them.
+        providers: one or several, best first: ``"CUDAExecutionProvider"``, or ``"cuda"`` for short; or a pair of such
+            a name and a mapping of the provider's options, as onnxruntime takes them.
 
     Raises:
-        OptionError: none is given, one is not in this onnxruntime, or is of another form.
+        OptionError: no provider is given, one is not in this onnxruntime, or one has another form.
     """
     alone = isinstance(providers, str) or (
         isinstance(providers, tuple) and len(providers) == 2 and isinstance(providers[1], Mapping)

@@ -1,4 +1,4 @@
-"""A stage of work in a folder of its own: knows whether it is finished, and with which options it was begun."""
+"""A stage of work with its own folder, which records whether it is finished and the options it was started with."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
 
-# Options that say where and how fast, not what.
+# Options that affect where results go and how fast, not the results.
 _NOT_COMPARED = frozenset({"out", "workers", "devices", "num_nodes", "teacher_cache"})
 _PLACES = frozenset({"data", "split", "continuous_labels", "pretrained", "student"})
 _OPTIONS_FILE = "options.json"
@@ -53,8 +53,8 @@ class Stage:
 
     Attributes:
         folder: where the result goes.
-        options: what was asked for, ready for JSON.
-        finished: the folder holds a finished result of the same options.
+        options: the verb's options, ready for JSON.
+        finished: whether the folder holds a finished result of the same options.
     """
 
     folder: Path
@@ -63,17 +63,17 @@ class Stage:
 
     @classmethod
     def open(cls, folder: str | Path, verb: Callable[..., Any], arguments: dict[str, Any], **digests: str) -> Stage:
-        """Begin a stage, or find it begun or finished.
+        """Start a stage, resume it, or find it finished.
 
-        A folder that is not finished is locked before its options are compared or written, and stays so until the verb
-        ends, where :func:`locking` decorates it. A finished one is only read, and may be read-only.
+        An unfinished folder is locked before its options are compared or written. It stays locked until the verb ends,
+        if :func:`locking` decorates it. A finished folder is only read, and may be read-only.
 
         Args:
-            folder: made if it is not there.
+            folder: created if missing.
             verb: the function whose options these are.
-            arguments: its arguments by name; others are passed over.
-            digests: of what the arguments point to (data, teacher), by name, so that a change there is noticed; that
-                of a weight file is added.
+            arguments: its arguments by name; others are ignored.
+            digests: digests of what the arguments point to (data, teacher), by name, so that a change is noticed; the
+                digest of a weight file is added here.
 
         Raises:
             OptionError: the folder holds work that was started with other options, is not a folder, or is in use by
@@ -86,26 +86,26 @@ class Stage:
         parameters = inspect.signature(verb).parameters
         names = [name for name in parameters if name not in _NOT_COMPARED]
         options = {name: plain(arguments[name]) for name in names} | digests
-        # An option that came with a later version was at its default, so to say, in an earlier one.
+        # Earlier versions behaved as if options added since then were at their defaults.
         defaults = {name: plain(parameters[name].default) for name in names}
         if _is_finished(folder, verb, options, defaults):
             _remove_left_over_in(folder)
             return cls(folder, options, True)
         require_writable(folder)
-        if not is_first_process():  # the first one's lock and record are for all that train together
+        if not is_first_process():  # the first process locks and records for all of them
             return cls(folder, options, False)
         with _until_the_verb_ends() as locks:
             locks.enter_context(alone_in(folder))
             locks.enter_context(_checked_at_the_end(folder))
             remove_left_over(folder / CHECKPOINTS)
             _remove_unsaved(folder)
-            if _is_finished(folder, verb, options, defaults):  # by a process that was at work until now
+            if _is_finished(folder, verb, options, defaults):  # by another process, just now
                 return cls(folder, options, True)
             recorded = folder / _OPTIONS_FILE
             if recorded.is_file() and (folder / CHECKPOINTS).is_dir():
                 _require_same(folder, defaults | _read(recorded), options)
             else:
-                write_json(recorded, options)  # nothing is lost by other options, such as a mistake corrected
+                write_json(recorded, options)  # no work would be lost, so options may still change
         return cls(folder, options, False)
 
 
@@ -125,12 +125,12 @@ def locking(verb: Callable[P, R]) -> Callable[P, R]:
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the first, or the only one, of those that train together."""
+    """Return whether this process is the first or only one of the processes that train together."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 def plain(value: Any) -> Any:
-    """Return an option as JSON and YAML can hold it: paths as text, objects by their name."""
+    """Return an option in a form that JSON and YAML can hold: paths as text, objects by name."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
@@ -156,7 +156,7 @@ def _until_the_verb_ends() -> Iterator[ExitStack]:
 
 @contextmanager
 def _checked_at_the_end(folder: Path) -> Iterator[None]:
-    """Raise what went wrong with a folder as what it was: a full disk, or a folder that is gone."""
+    """Name the real cause of an error in a folder: a full disk, or a folder that is gone."""
     try:
         with full_disk_named(folder):
             yield
@@ -167,12 +167,12 @@ def _checked_at_the_end(folder: Path) -> Iterator[None]:
 
 
 def _remove_left_over_in(folder: Path) -> None:
-    """Remove what a process that was killed between its last file and its end left in a finished folder."""
+    """Remove what a process left in a finished folder if it was killed after writing its last file."""
     if not is_first_process() or not any((folder / name).exists() for name in (LOCK, CHECKPOINTS)):
         return
-    from zoo.training.checkpoints import remove_checkpoints  # of torch, which most runs that find finished work spare
+    from zoo.training.checkpoints import remove_checkpoints  # imports torch, which most reuses of finished work avoid
 
-    with suppress(OptionError, OSError), alone_in(folder):  # another process is at its end, or the folder is read-only
+    with suppress(OptionError, OSError), alone_in(folder):  # another process is ending, or the folder is read-only
         for place in (folder, folder / CHECKPOINTS):
             remove_left_over(place)
         remove_checkpoints(folder / CHECKPOINTS)
@@ -180,33 +180,33 @@ def _remove_left_over_in(folder: Path) -> None:
 
 
 def _remove_unsaved(folder: Path) -> None:
-    """Remove what a process that was killed while it saved the model left."""
+    """Remove what a process left if it was killed while saving the model."""
     for unsaved in folder.glob(".saving.*"):
         shutil.rmtree(unsaved, ignore_errors=True)
 
 
 def _is_finished(folder: Path, verb: Callable[..., Any], options: dict[str, Any], defaults: dict[str, Any]) -> bool:
-    """Return whether a folder holds what a verb makes with these options.
+    """Return whether a folder holds a verb's finished result for these options.
 
     Raises:
-        OptionError: it holds something else.
+        OptionError: it holds another result.
     """
     if not (folder / "config.json").is_file():
         return False
     made_with = _made_with(folder, verb)
     if not made_with:
         raise OptionError(f"{folder} already contains another model. Choose another out.")
-    _require_same(folder, defaults | names_only(made_with), names_only(options))  # as the configuration has them
+    _require_same(folder, defaults | names_only(made_with), names_only(options))  # config.json holds names only
     log.info("%s is already finished: reused", folder)
     return True
 
 
 def _made_with(folder: Path, verb: Callable[..., Any]) -> dict[str, Any]:
-    """Return the options that a finished folder's weights were made with; none where nothing tells."""
+    """Return the options that a finished folder's weights were made with; empty if unknown."""
     facts = _read(folder / "config.json").get(FACTS_KEY)
     options = facts.get("options") if isinstance(facts, dict) else None
     if isinstance(options, dict) and options:
-        own = options.get(verb.__name__, options)  # the finish's lie among those of the student that it finished
+        own = options.get(verb.__name__, options)  # the int8 finish keeps its own among those of the student
         return own if isinstance(own, dict) else {}
     recorded = folder / _OPTIONS_FILE
     return _read(recorded) if recorded.is_file() else {}
@@ -225,7 +225,7 @@ def _read(recorded: Path) -> dict[str, Any]:
 def _require_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     def differs(name: str) -> bool:
         before, now = old.get(name), new.get(name)
-        if name in _PLACES:  # a digest knows what is in them
+        if name in _PLACES:  # a digest covers their contents
             return not same_place(before, now)
         return bool(before != now)
 

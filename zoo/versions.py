@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""The versions and the machine that a result was made with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16",
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on; those not installed are left out."""
+    """Return the versions of Python and of the installed packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what timings depend on: processor, cores, system and the instruction sets that int8 and bfloat16 use."""
+    """Return what timings depend on: processor, cores, system and the instruction sets for int8 and bfloat16."""
     processor = platform.processor() or platform.machine()
     flags: set[str] = set()
     cpuinfo = Path("/proc/cpuinfo")
@@ -57,15 +57,15 @@ def machine() -> dict[str, Any]:
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use: those of its affinity or container, where the system tells."""
+    """Return how many cores this process may use: its affinity where the system has one, or all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_vnni() -> bool:
-    """Return whether this processor adds up 8-bit products in 32 bits at once, which of x86 those with VNNI do."""
+    """Return whether this processor is an x86 with VNNI, which sums 8-bit products directly in 32 bits."""
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(machine()["instruction_sets"])
 
 
 def has_bfloat16() -> bool:
-    """Return whether this processor multiplies bfloat16: AMX (``amx_bf16``) or AVX-512's ``avx512_bf16``."""
+    """Return whether this processor multiplies bfloat16, by AMX (``amx_bf16``) or AVX-512 (``avx512_bf16``)."""
     return not {"amx_bf16", "avx512_bf16"}.isdisjoint(machine()["instruction_sets"])
