@@ -1,1 +1,1 @@
-"""Training: which images make a batch and how they are varied, what learns from them, and the verb ``train``."""
+"""Training: batches and augmentation, the learners, and the verb ``train``."""

@@ -1,4 +1,4 @@
-"""Memory of the C library, held on to while training on a CPU."""
+"""Keep freed memory in the C library while training on a CPU."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _KEPT_BYTES = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc reuse freed memory instead of giving it back to the system; of other C libraries, change nothing.
+    """Make glibc reuse freed memory instead of returning it to the system; do nothing with other C libraries.
 
-    Activations of every step are as large as those of the step before. By default each is mapped again, and the system
-    clears it page by page: a third of a training step of EfficientNet-Lite2 at 128 pixels on a CPU. The process then
-    keeps the most memory that it has used.
+    Activations have the same sizes in every step. By default each is mapped anew, and the system clears it page by
+    page, which takes a third of a training step of EfficientNet-Lite2 at 128 pixels on a CPU. With this setting the
+    process keeps its peak memory.
 
     Returns:
-        Whether it was changed.
+        Whether the setting was changed.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

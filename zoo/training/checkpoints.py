@@ -1,4 +1,4 @@
-"""What a run leaves in its folder to go on from: whole checkpoints and the best weights."""
+"""The files that a run resumes from: checkpoints and the best weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START_WEIGHTS, START_FACTS = "start.safetensors", "start.json"
 STORED_VIEWS = "views-*.npy"  # of zoo.teachers.stored_views
 DIGEST_KEY = "content_digest"
 _REMEDY = "Remove it to begin this stage again."
-# What unpicklers, zip readers and torch raise for broken files; weights_only lets no code run.
+# What unpicklers, zip readers and torch raise for broken files; with weights_only no code runs.
 _BROKEN = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError)
 _BROKEN_TOO = (OSError, RuntimeError, TypeError, UnpicklingError, ValueError)
 _OF_CHECKPOINT = {"epoch": whole(0), "global_step": whole(0), "best": MAPPING, "history": list_of(MAPPING)} | {
@@ -59,7 +59,7 @@ def write_best(weights: Mapping[str, Tensor], file: Path) -> None:
 
 
 def digest_of(value: Any) -> str:
-    """Return the SHA-256 over what a checkpoint holds: tensors, numbers and texts in mappings and lists."""
+    """Return the SHA-256 of a checkpoint's content: tensors, numbers and texts in mappings and lists."""
     hashed = hashlib.sha256()
     for part in bytes_of(value):
         hashed.update(part)
@@ -72,17 +72,17 @@ def _require_same(file: Any, value: Any, said: Any, remedy: str) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove what a run went on from, and the folder where nothing else lies in it."""
+    """Remove the files that a run resumes from, and the folder if nothing else is in it."""
     for name in (LAST, BEST, START_WEIGHTS, START_FACTS):
         (folder / name).unlink(missing_ok=True)
     for views in folder.glob(STORED_VIEWS):
         views.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # somebody's own files are in it
+    with contextlib.suppress(OSError):  # other files are in it
         folder.rmdir()
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all, on any file system, and carry a digest of what they hold."""
+    """Checkpoints that appear whole or not at all, on any file system, and carry a digest of their content."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         require_in_place(Path(path).parents[1])
@@ -102,7 +102,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         if checkpoint.keys() & _OF_CHECKPOINT.keys():
             try:
                 require_kinds(checkpoint, _OF_CHECKPOINT)
-                require_kinds(checkpoint["best"], {"epoch": maybe(whole(0))})  # 0: the network as it comes
+                require_kinds(checkpoint["best"], {"epoch": maybe(whole(0))})  # 0: before training
             except ValueError as error:
                 raise ModelError(f"{path} is no checkpoint of a training here ({error}). {_REMEDY}") from error
         return checkpoint

@@ -1,4 +1,4 @@
-"""The fit itself: batches, Lightning's trainer, resume, and the folder that is left."""
+"""The fit: batches, Lightning's trainer, resuming, and the finished folder."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 def training_loader(
     images: ImageSet, views: Views | Features, asked: Training, anchored: bool = False
 ) -> DataLoader[Any]:
-    """Return batches of ``((B, V, 3, H, W) uint8, (B,) indices)``: class-balanced where labels are used.
+    """Return a loader of batches ``((B, V, 3, H, W) uint8, (B,) indices)``, class-balanced if labels are used.
 
-    With ``images_per_class`` 0 batches are random, labels or not. Where ``anchored``, batches are an anchor, as many
-    ``neighbours`` of the nearest continuous labels, and others.
+    With ``images_per_class`` 0, batches are random even if there are labels. With ``anchored``, a batch is an anchor,
+    the ``neighbours`` images with the nearest continuous labels, and others.
     """
     batches, seed, workers = asked.batches, asked.machine.seed, asked.machine.workers
     sampler: GlobalBatches
@@ -51,9 +51,9 @@ def training_loader(
         labels = images.labels if asked.data.use_labels and batches.images_per_class else None
         sampler = BatchSampler(len(images), labels, batches.batch_size, max(batches.images_per_class, 1), seed)
     if isinstance(views, Features):
-        workers = 0  # there is nothing to decode
+        workers = 0  # nothing to decode
     if workers is None:
-        # On two cores that train as well, a process of its own for the views takes more time than it saves.
+        # On two cores that also train, worker processes take more time than they save.
         busy = fastest_device().type == "cpu" and available_cores() <= 2
         workers = 0 if busy else worker_count(len(sampler) * 4)
     return DataLoader(views, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
@@ -66,23 +66,23 @@ def fit(
     asked: Training,
     start: Start | None = None,
 ) -> dict[str, Any]:
-    """Train, resuming from ``folder/checkpoints`` where a run was interrupted; leave the best weights in the learner.
+    """Train, or resume an interrupted run from ``folder/checkpoints``; load the best weights into the learner.
 
-    Best is the epoch of the highest measure on the validation images, the later of equals; without validation, the
-    last epoch.
+    The best epoch has the highest measure on the validation images; of equal ones, the later is taken. Without
+    validation images it is the last epoch.
 
     Args:
-        asked: ``optimisation`` and ``machine`` of it.
-        start: of a pretrained network: measures it as it comes, which is epoch 0, and averages with it.
+        asked: options; ``optimisation`` and ``machine`` are used.
+        start: for a pretrained network: measures it before training (epoch 0) and averages weights with it.
 
     Returns:
-        ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": there, or None}``, and what else was measured;
-        with a start, also what the network reached as it came and in averages.
+        ``{"epoch": of the best weights, "recall_at_1" or "ndcg_at_10": of that epoch, or None}`` and its other
+        measures; with a start, also the measures of the network before training and of averaged weights.
 
     Raises:
         Interrupted: the user stopped the run; it can be resumed.
         ModelError: the checkpoint to resume from is broken.
-        OptionError: precision, devices or num_nodes that Lightning does not take, torch.compile failed.
+        OptionError: Lightning does not take precision, devices or num_nodes; or torch.compile failed.
         DivergedError: training diverged.
     """
     if fastest_device().type == "cpu":
@@ -94,7 +94,7 @@ def fit(
     if resumed:
         log.info("resuming from %s", resumed)
         if best.is_file():
-            read_best(best)  # a broken one is told before epochs are spent
+            read_best(best)  # report a broken file before spending epochs
     first: list[Callback] = [start] if start is not None else []
     keep_last = ModelCheckpoint(
         learner.checkpoints, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
@@ -119,7 +119,7 @@ def fit(
                 logger=CSVLogger(folder, name=None, version=_next_log(folder)),
                 log_every_n_steps=1,
                 enable_model_summary=False,
-                enable_progress_bar=are_bars_shown(),  # else Lightning would add one of its own
+                enable_progress_bar=are_bars_shown(),  # otherwise Lightning adds its own
                 num_sanity_val_steps=0,
             )
         except (MisconfigurationException, TypeError, ValueError) as error:
@@ -127,7 +127,7 @@ def fit(
             raise OptionError(f"Lightning cannot train with {given}: {first_line(error)}") from error
         try:
             trainer.fit(learner, loader, ckpt_path=resumed, weights_only=True)
-        except SystemExit as error:  # what Lightning makes of Ctrl-C
+        except SystemExit as error:  # what Lightning raises for Ctrl-C
             raise Interrupted("Interrupted. Run the same command again to go on from the last whole epoch.") from error
         except BackendCompilerFailed as error:
             raise OptionError(f"torch.compile failed ({first_line(error)}) Set compile to false.") from error
@@ -136,9 +136,9 @@ def fit(
         log.info(told(learner, optimisation.epochs))
         return learner.best | {"epoch": optimisation.epochs}
     learner.load_state_dict(read_best(best))
-    learner.trainer.strategy.barrier()  # the checkpoints may be removed when all have read them
+    learner.trainer.strategy.barrier()  # all must have read the checkpoints before they are removed
     if start is not None:
-        learner.to(learner.trainer.strategy.root_device)  # to measure; the trainer left it on the CPU
+        learner.to(learner.trainer.strategy.root_device)  # for measuring; the trainer left it on the CPU
     averaged = start.average(learner) if start is not None and optimisation.average_start else {}
     if start is not None and learner.best["epoch"] == 0:
         start.refit(learner)
@@ -147,13 +147,13 @@ def fit(
 
 
 def _next_log(folder: Path) -> str:
-    """Return ``log``, or ``log-2`` and so on where a run goes on, since the logger would empty a folder it finds."""
+    """Return ``log``, or ``log-2`` and so on for a resumed run, since the logger empties an existing folder."""
     count = len(list(folder.glob("log*")))
     return "log" if count == 0 else f"log-{count + 1}"
 
 
 def finish(learner: Learner, folder: Path) -> None:
-    """Save the model and remove what was only needed to resume; no process returns before the folder is finished."""
+    """Save the model and remove the checkpoints; no process returns before the folder is finished."""
     if learner.trainer.is_global_zero:
         save_model(learner.model, folder)
         remove_checkpoints(folder / CHECKPOINTS)

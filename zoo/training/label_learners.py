@@ -1,4 +1,4 @@
-"""Learners of teachers: a loss on classes, with proxies or pairs, or one on continuous labels, with an anchor."""
+"""Learners for teachers: losses on classes, by proxies or pairs, and losses on continuous labels, by an anchor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.training.learner import Learner
 
 
 class LabelLearner(Learner):
-    """Embeds one view of each image; subclasses say how the loss is applied with the labels."""
+    """Embeds one view of each image; subclasses apply the loss with the labels."""
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         views, indices = batch
@@ -24,14 +24,14 @@ class LabelLearner(Learner):
 
     @abstractmethod
     def loss_of(self, embeddings: Tensor, indices: Tensor) -> Tensor:
-        """Return the loss of embeddings ``(B, D)`` of the images of these indices ``(B,)``, of all processes."""
+        """Return the loss of embeddings ``(B, D)`` of the images with indices ``(B,)``, from all processes."""
 
 
 class ClassLearner(LabelLearner):
     """Applies the loss with the classes.
 
     Args:
-        classes: int64 ``(N,)`` in 0..C-1, of the training images.
+        classes: classes of the training images, int64 ``(N,)`` in 0..C-1.
     """
 
     def __init__(self, *args: Any, classes: Tensor, **options: Any) -> None:

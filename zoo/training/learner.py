@@ -1,4 +1,4 @@
-"""What training a teacher and distilling a student share: rates, schedule, validation."""
+"""The base of learners, for teachers and students: learning rates, schedule and validation."""
 
 from __future__ import annotations
 
@@ -33,25 +33,24 @@ from zoo.training.checkpoints import BEST, write_best
 from zoo.training.options import Training
 
 BACKBONE = "backbone"
-_ONEDNN_BLOCK = 16  # channels that oneDNN takes at a time with AVX-512, 8 with AVX2
+_ONEDNN_BLOCK = 16  # channels that oneDNN processes at a time with AVX-512; 8 with AVX2
 
 
 class Learner(lightning.LightningModule):
-    """A model, its loss and the way both are optimised. Subclasses say what a training step is.
+    """A model, its loss, and how both are optimised. Subclasses define the training step.
 
     Args:
         model: the timm model to train.
-        loss: its own parameters train at ``lr * loss_lr_factor``, an attribute of the loss, 1 where it has none; those
-            whose name ends in ``proxies`` at ``lr * proxy_lr_factor``. Where it has a method ``set_epoch``, it is told
-            the epoch and their number at the start of each.
-        validation: images to measure on at epoch ends, by nDCG@10 of continuous labels where the loss learns from those
-            or there are no classes, else by MAP@R; None or unlabelled for not at all.
-        asked: ``optimisation`` and, of ``machine``, ``compile`` and ``seed``. Weight decay spares biases and
-            normalisation layers; ``layer_decay`` goes by timm's grouping of layers; ``towards_start`` is L2-SP
-            (arXiv:1802.01483) and takes a :class:`zoo.training.start.Start`. Training passes alone are compiled, not
-            feature maps or measurements.
-        by_labels: continuous labels choose the best epoch, where there are classes too; None for what the loss learns
-            from.
+        loss: its parameters train at ``lr * loss_lr_factor`` (an attribute of the loss, 1 by default); those whose
+            name ends in ``proxies`` at ``lr * proxy_lr_factor``. If it has a method ``set_epoch``, that is called with
+            the epoch and the number of epochs at the start of each epoch.
+        validation: images to measure on after an epoch: by nDCG@10 of continuous labels if the loss learns from those
+            or there are no classes, else by MAP@R. None or unlabelled images are not measured.
+        asked: options; ``optimisation`` and, of ``machine``, ``compile`` and ``seed`` are used. Weight decay spares
+            biases and normalisation layers; ``layer_decay`` follows timm's grouping of layers; ``towards_start`` is
+            L2-SP (arXiv:1802.01483) and needs a :class:`zoo.training.start.Start`. Only training passes are compiled,
+            not feature maps or measurements.
+        by_labels: choose the best epoch by continuous labels even if there are classes; None to follow the loss.
 
     Raises:
         OptionError: unknown schedule.
@@ -78,12 +77,12 @@ class Learner(lightning.LightningModule):
         known = validation is not None and (continuous or validation.labels is not None)
         self.validation = validation if known else None
         self.measured = f"ndcg_at_{NDCG_K}" if continuous else "recall_at_1"
-        # MAP@R, since of a few hundred queries Recall@1 is much a matter of chance.
+        # MAP@R, because Recall@1 of a few hundred queries is largely chance.
         self.chosen_by = self.measured if continuous else "map_at_r"
         self.frozen = self.asked.freeze == BACKBONE
-        self.start_of: dict[str, Tensor] = {}  # weights of the backbone to be drawn back to
-        self.on_features = self.frozen and linear_head_of(model) is not None  # which are computed once
-        self._seen: np.ndarray | None = None  # those of the validation images
+        self.start_of: dict[str, Tensor] = {}  # backbone weights to pull back to
+        self.on_features = self.frozen and linear_head_of(model) is not None  # features are computed once
+        self._seen: np.ndarray | None = None  # features of the validation images
         if self.frozen:
             self._only_head()
         self._network: Callable[[Tensor], Tensor] | None = None
@@ -100,14 +99,14 @@ class Learner(lightning.LightningModule):
         return self._network(self._pixels(views))
 
     def _compiled(self) -> Callable[[Tensor], Tensor]:
-        # On CPUs the compiler lays out convolutions channels last by itself, which some networks must not be.
+        # On CPUs the compiler chooses channels last for convolutions by itself; some networks must avoid that layout.
         options: dict[str, Any] | None = None if self.layout == torch.channels_last else {"layout_optimization": False}
-        # The function, not the module: that one would change the names in the state dict.
+        # Compiling the module instead of its forward would change the names in the state dict.
         compiled: Callable[[Tensor], Tensor] = torch.compile(self.model.forward, options=options)
         return compiled
 
     def embed_views_with_maps(self, views: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Embed bytes ``(N, 3, H, W)`` into ``(N, D)``, and return the feature maps too, as ``embed_with_maps``."""
+        """Embed bytes ``(N, 3, H, W)`` into ``(N, D)``, and return the feature maps too, like ``embed_with_maps``."""
         return embed_with_maps(self.model, self._pixels(views))
 
     def _pixels(self, views: Tensor) -> Tensor:
@@ -115,26 +114,26 @@ class Learner(lightning.LightningModule):
         return pixels.contiguous(memory_format=self.layout)
 
     def of_all_ranks(self, tensor: Tensor) -> Tensor:
-        """Join the rows of all processes, in an order that is the same in all tensors; gradients flow to each.
+        """Join the rows of all processes, in the same order for every tensor; gradients flow back to each process.
 
         Args:
-            tensor: ``(N, ...)``, of this process's images of the batch, as many rows for each.
+            tensor: ``(N, ...)``, with the same number of rows for each of this process's images of the batch.
         """
         if self.trainer.world_size == 1:
             return tensor
         loader: Any = self.trainer.train_dataloader
         images = loader.batch_sampler.images_of_ranks(self.trainer.world_size)
         of_each = len(tensor) // images[self.trainer.global_rank]
-        lacking = (images[0] - images[self.trainer.global_rank]) * of_each  # rank 0 has most; all must send as much
+        lacking = (images[0] - images[self.trainer.global_rank]) * of_each  # all must send as many rows as rank 0
         padded = functional.pad(tensor, [0, 0] * (tensor.ndim - 1) + [0, lacking]) if lacking else tensor
         gathered = self.all_gather(padded, sync_grads=tensor.requires_grad)
         return torch.cat([rows[: count * of_each] for rows, count in zip(gathered, images, strict=True)])
 
     def by_all_ranks(self, embed: Callable[[ImageSet], np.ndarray], images: ImageSet) -> np.ndarray:
-        """Embed images, each process its share of them, and give all of them to each.
+        """Embed images, a share on each process, and return all embeddings on every process.
 
         Args:
-            embed: gives float32 ``(N, D)``.
+            embed: returns float32 ``(N, D)``.
             images: the images.
 
         Returns:
@@ -145,18 +144,18 @@ class Learner(lightning.LightningModule):
             return embed(images)
         share = -(-len(images) // processes)
         rows = np.arange(share) * processes + self.trainer.global_rank
-        rows %= len(images)  # the first ones again where the last processes lack some
+        rows %= len(images)  # pads the shares of the last processes with the first images
         mine = torch.from_numpy(embed(images.subset(rows))).to(self.trainer.strategy.root_device)
         gathered: Tensor = self.all_gather(mine)  # type: ignore[assignment]
         return gathered.transpose(0, 1).flatten(0, 1)[: len(images)].cpu().numpy()
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1 and torch.cuda.is_available():  # torch synchronises BatchNorm on GPUs only
-            # Lightning's own conversion would lose the activations inside timm's normalisation layers.
+            # Lightning's own conversion would drop the activations inside timm's normalisation layers.
             self.model = convert_sync_batchnorm(self.model)
 
     def configure_optimizers(self) -> Any:
-        # Neither biases and normalisation layers nor what the architecture names, such as position embeddings.
+        # No decay for biases, normalisation layers, and what the architecture names, such as position embeddings.
         exempt: set[str] = getattr(self.model, "no_weight_decay", set)()
         if self.asked.layer_decay == 1:
             groups = param_groups_weight_decay(self.model, self.asked.weight_decay, no_weight_decay_list=exempt)
@@ -181,7 +180,7 @@ class Learner(lightning.LightningModule):
         factors = (self.asked.proxy_lr_factor, getattr(self.loss, "loss_lr_factor", 1.0))
         for parameters, times in zip((proxies, others), factors, strict=True):
             groups.append({"params": parameters, "lr": self.asked.lr * times, "weight_decay": self.asked.weight_decay})
-        # One pass over the weights instead of a dozen; Lightning clips no gradients for it in mixed precision.
+        # Fused: one pass over the weights instead of a dozen. Lightning cannot clip for it in mixed precision.
         fused = self.trainer.precision == "32-true"
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
@@ -199,8 +198,8 @@ class Learner(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # A seed per epoch (for dropout and the like) makes a resumed run equal to an uninterrupted one. At the first
-        # batch, since before it the loader draws a number, and not in the same order when a run is resumed.
+        # A seed per epoch (for dropout and the like) makes a resumed run equal to an uninterrupted one. It is set at
+        # the first batch because the loader draws a number before it, in another order when a run is resumed.
         if batch_idx == 0:
             torch.manual_seed(self.seed * 1_000_003 + self.current_epoch)
 
@@ -209,7 +208,7 @@ class Learner(lightning.LightningModule):
         if set_epoch is not None:
             set_epoch(self.current_epoch, self.trainer.max_epochs)
         if self.frozen:
-            self.model.eval()  # neither statistics nor dropout change what the head is given
+            self.model.eval()  # the head's input must not depend on batch statistics or dropout
         elif self.asked.freeze_batchnorm:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
@@ -218,7 +217,7 @@ class Learner(lightning.LightningModule):
     def on_after_backward(self) -> None:
         if self.current_epoch >= self.asked.warmup_epochs:
             return
-        # Dropped here rather than never computed: several processes wait for the gradient of every parameter.
+        # Gradients are dropped here, not skipped: with several processes, each waits for every parameter's gradient.
         head = {id(parameter) for parameter in head_of(self.model).parameters()}
         for parameter in self.model.parameters():
             if id(parameter) not in head:
@@ -234,7 +233,7 @@ class Learner(lightning.LightningModule):
                     weight.lerp_(self.start_of[name], min(strength, 1.0))
 
     def draw_to(self, start: Mapping[str, Tensor]) -> None:
-        """Have the backbone drawn back to these weights, a model's state dict, if that was asked for."""
+        """Pull the backbone towards these weights (a model's state dict) in training, if ``towards_start`` is set."""
         if self.asked.towards_start:
             head = {id(parameter) for parameter in head_of(self.model).parameters()}
             self.start_of = {
@@ -258,9 +257,9 @@ class Learner(lightning.LightningModule):
         self.note(epoch, measured)
 
     def note(self, epoch: int, measured: Mapping[str, float]) -> None:
-        """Note what was measured after an epoch, 0 for before the first, and keep the weights if they are the best.
+        """Record the measures after an epoch (0: before training), and save the weights if they are the best.
 
-        Best is the later of equals, but no epoch of training is better than none that is as good.
+        Of equally good epochs the later is the best, but epoch 0 is only replaced by a better one.
         """
         self.history.append({"epoch": epoch, **measured})
         if self.checkpoints is not None and self.trainer.is_global_zero:
@@ -272,12 +271,12 @@ class Learner(lightning.LightningModule):
                 write_best(contiguous(self), self.checkpoints / BEST)
 
     def require_finite(self) -> None:
-        """Raise a DivergedError where weights are no longer finite."""
+        """Raise a DivergedError if weights are no longer finite."""
         if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
             raise DivergedError(f"Training diverged: weights are no longer finite. Lower lr, which is {self.asked.lr}.")
 
     def measure_validation(self) -> dict[str, float]:
-        """Embed the validation images with the model as it is, and return what :meth:`judge` says of them."""
+        """Embed the validation images with the current weights, and return their measures as :meth:`judge` does."""
         assert self.validation is not None
         self.require_finite()
         return self.judge(self._embed_validation(self.validation), facts_of(self.model).metric)
@@ -290,7 +289,7 @@ class Learner(lightning.LightningModule):
             return embed_features(self.model, features).float().cpu().numpy()
 
     def pooled_validation(self, progress: bool = False) -> np.ndarray:
-        """Return the pooled features ``(N, F)`` of the validation images; those of a frozen backbone are kept."""
+        """Return the pooled features ``(N, F)`` of the validation images; a frozen backbone's are computed once."""
         assert self.validation is not None
         if self._seen is not None:
             return self._seen
@@ -312,7 +311,7 @@ class Learner(lightning.LightningModule):
         }
 
     def in_words(self, measured: Mapping[str, Any]) -> str:
-        """Return measures as a log says them: "Recall@1 97.71 %, MAP@R 81.46 %"."""
+        """Return measures as text for the log: "Recall@1 97.71 %, MAP@R 81.46 %"."""
         names = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R", f"ndcg_at_{NDCG_K}": f"nDCG@{NDCG_K}"}
         return ", ".join(f"{text} {100 * measured[name]:.2f} %" for name, text in names.items() if name in measured)
 
@@ -328,10 +327,11 @@ class Learner(lightning.LightningModule):
 
 
 def _layout(model: nn.Module) -> torch.memory_format:
-    """Return the layout to train in: channels last, in which convolutions on CPUs and tensor cores are fastest.
+    """Return the memory layout to train in: channels last, the fastest for convolutions on CPUs and tensor cores.
 
-    Not for strided 1x1 convolutions of few channels, such as RepVGG's first, on CPUs: in that layout oneDNN writes past
-    its memory when it computes their gradients, and crashes or gets them wrong (uxlfoundation/oneDNN, issue 6035).
+    The exception is strided 1x1 convolutions of few channels on CPUs, such as RepVGG's first: in that layout oneDNN
+    writes past its memory in their backward pass, and crashes or returns wrong gradients (uxlfoundation/oneDNN, issue
+    6035).
     """
     on_cpu = fastest_device().type == "cpu"
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
@@ -344,7 +344,7 @@ def _layout(model: nn.Module) -> torch.memory_format:
 
 
 def contiguous(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's weights as safetensors takes them: on the CPU, and copied, since modules may share memory."""
+    """Return a model's weights as safetensors needs them: on the CPU, and copied, since modules may share memory."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()

@@ -1,8 +1,8 @@
-"""Options of the verbs that train, by subject: each option's type, default and help, once.
+"""Options of the verbs that train, grouped by subject: type, default and help of each, written once.
 
-``train``, ``distill`` and the int8 finish take options flat, by name. They gather them into subjects once, and pass
-those on: ``Training.of(options).batches.augment``. A subject holds values, where the verbs also take null for what
-suits the weights (``zoo.training.defaults``); its own defaults are those for random weights.
+``train``, ``distill`` and the int8 finish take flat options. They gather them into subjects once and pass those on:
+``Training.of(options).batches.augment``. The verbs also take null for a default that depends on the weights
+(``zoo.training.defaults``); subjects hold values only, and their own defaults suit random weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Images, and how they are divided.
+    """The images, and how they are split.
 
     Attributes:
         split: rule that divides the classes: auto, given, first-half, even-odd, all-train, all-test or list:FILE; see
@@ -57,7 +57,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The network, and its initial weights.
+    """The network and its initial weights.
 
     Attributes:
         arch: any timm architecture; or a model folder to continue from: timm's, or one that train or distill saved; in
@@ -97,7 +97,7 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """Contents of a batch, and the views of its images.
+    """The contents of a batch, and the views of its images.
 
     Attributes:
         batch_size: images in a batch, over all devices.
@@ -119,7 +119,7 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class OptimisationOptions:
-    """How weights are trained, and which ones are kept.
+    """How the weights are trained, and which are kept.
 
     Attributes:
         epochs: passes over the training images.
@@ -166,7 +166,7 @@ class OptimisationOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """The machine, its precision, and the seed.
+    """The machine, the precision and the seed.
 
     Attributes:
         precision: Lightning's precision: 32-true, bf16-mixed, 16-mixed, or auto (bf16-mixed if the hardware supports
@@ -199,7 +199,7 @@ SUBJECTS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Training:
-    """All options of a training."""
+    """All options of a training run."""
 
     data: DataOptions
     network: NetworkOptions
@@ -215,13 +215,13 @@ class Training:
 
 
 def gathered(subject: type[S], options: Mapping[str, Any]) -> S:
-    """Make a subject of the options that belong to it; what is not among them is at its default."""
+    """Make a subject from the options that belong to it; missing ones take their defaults."""
     names = {each.name for each in fields(subject)}  # type: ignore[arg-type]
     return subject(**{name: value for name, value in options.items() if name in names})
 
 
 def documented(verb: F) -> F:
-    """Complete a verb's docstring: the help of the options that it has of the subjects and does not describe itself.
+    """Add the help of the subjects' options to a verb's docstring, unless it describes them itself.
 
     ``Args`` then lists all parameters in the order of the signature.
     """
@@ -235,7 +235,7 @@ def documented(verb: F) -> F:
 
 
 def _entries(docstring: str) -> dict[str, str]:
-    """Return the entries of a docstring's last section by name, each with its lines as they are."""
+    """Return the entries of a docstring's last section by name, with their line breaks."""
     section = re.split(r"\n(?:Args|Attributes):\n", inspect.cleandoc(docstring))[-1]
     found = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", section, flags=re.MULTILINE)
     return dict(found)

@@ -1,10 +1,10 @@
-"""Where the training of a pretrained network begins: as it comes, with a head fitted without gradients.
+"""Start training from a pretrained network with a head that is fitted without gradients.
 
-The network as it comes is measured first, on the validation images: its pooled features by cosine, since they have no
-length of their own, and with fitted heads by the metric that the model is to be compared by, as every epoch is. With
-the best head it is epoch 0, a candidate for the best epoch, and what the weights of the best epoch can be averaged with
-("Robust fine-tuning of zero-shot models", WiSE-FT, arXiv:2109.01903). So training can add to what the network knows,
-and does not take it away unnoticed.
+The pretrained network is first measured on the validation images: its pooled features by cosine, since their length
+means nothing, and its fitted heads by the model's metric, as every epoch is. With the best head it is epoch 0: a
+candidate for the best epoch, and the weights that those of the best epoch can be averaged with ("Robust fine-tuning of
+zero-shot models", WiSE-FT, arXiv:2109.01903). So training can add to what the network knows, but cannot lose it
+unnoticed.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ from zoo.training.options import Training
 
 log = logging.getLogger(__name__)
 
-MOST_FITTED = 10_000  # images that a head is fitted on; more change it little
+MOST_FITTED = 10_000  # images that a head is fitted to; more change it little
 SHRINKAGES = (0.9, 0.7, 0.5, 0.3, 0.1)
 SHARES = (0.25, 0.5, 0.75)
-"""Of the trained weights, in averages with the first ones; 0 and 1 are measured anyway."""
+"""Shares of the trained weights in averages with the initial ones; 0 and 1 are measured anyway."""
 AS_IT_COMES = "as it comes"
-_MODEL = "model."  # what a learner's state dict calls its network
+_MODEL = "model."  # prefix of the network's weights in a learner's state dict
 
 
 class Start(Callback):
-    """Measures a pretrained network as it comes, fits its head, and offers it as epoch 0.
+    """Measures a pretrained network before training, fits its head, and offers it as epoch 0.
 
-    The head is the principal directions of the pooled features of training images, with or without regard to the
-    classifier that the network was pretrained with, or, where classes are known, directions in which they differ: see
-    ``zoo.retrieval.projection``. That which retrieves best on the validation images is taken; without those it is the
+    Candidates for the head are the principal directions of the training images' pooled features, plain or weighted by
+    the classifier that the network was pretrained with, and, if classes are known, directions that separate them: see
+    ``zoo.retrieval.projection``. The head that retrieves best on the validation images is taken; without those, the
     plain principal directions.
 
     Args:
         images: training images.
-        use_labels: let their classes decide on directions too.
-        seed: of the choice of images, where there are very many.
-        classifier: float ``(C, F)``, what the network was pretrained with, or None.
-        targets: gives the vectors ``(N, dim)`` that the loss will draw embeddings of images to, where it does: the head
-            is then turned towards them, which changes no distance.
-        features: pooled features ``(N, F)`` of the images, where they are there already.
+        use_labels: fit heads to their classes too.
+        seed: seed for choosing images if there are more than ``MOST_FITTED``.
+        classifier: float ``(C, F)``, the classifier that the network was pretrained with, or None.
+        targets: returns the vectors ``(N, dim)`` that the loss will pull the images' embeddings towards, if there are
+            any: the head is then rotated towards them, which changes no distance.
+        features: pooled features ``(N, F)`` of the images, if already computed.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Start(Callback):
         self.images = images.subset(rows) if labelled else images.without_labels().subset(rows)
         self._features = None if features is None else features[rows]
         self.head = ""
-        self._pooled: list[np.ndarray] = []  # features of these images and of the validation images, once made
+        self._pooled: list[np.ndarray] = []  # features of these images and of the validation images, once computed
         self.measured: dict[str, dict[str, float]] = {}
         self.weights: dict[str, Tensor] = {}
 
@@ -92,7 +92,7 @@ class Start(Callback):
         targets: Callable[[ImageSet], np.ndarray] | None = None,
         features: np.ndarray | None = None,
     ) -> Start | None:
-        """Return the start of a training with pretrained weights, where a fitted head is asked for; else None."""
+        """Return the start of a training with pretrained weights and a fitted head, or None without either."""
         network = asked.network
         if not (network.pretrained and asked.optimisation.fit_head) or not isinstance(network.arch, str):
             return None
@@ -100,7 +100,7 @@ class Start(Callback):
         return cls(images, use_labels, asked.machine.seed, classifier, targets, features)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a model card says: the head that training began with, and what was measured before it."""
+        """Return the facts for the model card: the head that training started with, and the measures before it."""
         return {"start": {"head": self.head, "measured": self.measured}}
 
     def on_fit_start(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
@@ -167,15 +167,15 @@ class Start(Callback):
         log.info("training starts with %s", self.head)
 
     def refit(self, learner: Learner) -> None:
-        """Fit the head of a network that is kept as it comes once more, to the validation images too.
+        """Fit the head again if epoch 0 is kept, now to the validation images too.
 
-        There is nothing left to choose by them, and directions generalise better the more classes they are fitted to.
+        They are no longer needed for choosing, and directions generalise better the more classes they are fitted to.
         """
         head = linear_head_of(learner.model)
         if head is None or learner.validation is None or self.head not in self.measured:
             return
         sets = (self.images, learner.validation)
-        # none where it was resumed
+        # a resumed run has no features yet
         features = np.concatenate(
             self._pooled or [self._features_by(learner), learner.pooled_validation(progress=True)]
         )
@@ -186,7 +186,7 @@ class Start(Callback):
         log.info("the head %s is fitted again, now to the validation images too", self.head)
 
     def _features_by(self, learner: Learner) -> np.ndarray:
-        """Return the pooled features ``(N, F)`` of the images that heads are fitted on."""
+        """Return the pooled features ``(N, F)`` of the images that heads are fitted to."""
         if self._features is not None:
             return self._features
         return learner.by_all_ranks(partial(embed_pooled, learner.model), self.images)
@@ -202,7 +202,7 @@ class Start(Callback):
     def _heads(
         self, features: np.ndarray, labels: np.ndarray | None, dim: int, metric: str
     ) -> dict[str, Callable[[], np.ndarray]]:
-        """Return by name what fits a head ``(dim, F)`` to features ``(N, F)`` for a metric; the plainest first."""
+        """Return functions by name that fit a head ``(dim, F)`` to features ``(N, F)``, the plainest first."""
         heads: dict[str, Callable[[], np.ndarray]] = {
             f"PCA to {dim}": partial(principal_directions, features, dim, metric)
         }
@@ -218,14 +218,14 @@ class Start(Callback):
         return heads
 
     def average(self, learner: Learner) -> dict[str, Any]:
-        """Average the best weights with the first ones, by the share that retrieves best on the validation images.
+        """Average the best weights with the initial ones, in the share that retrieves best on the validation images.
 
         Args:
-            learner: holds the weights of the best epoch; is left with those that retrieve best.
+            learner: holds the weights of the best epoch; the average that retrieves best is loaded into it.
 
         Returns:
-            ``{"share": of the trained weights, "measured": {share: measures}}``; empty where no epoch was better than
-            the network as it comes, or there is nothing to choose by.
+            ``{"share": of the trained weights, "measured": {share: measure}}``; empty if no epoch was better than the
+            network before training, or if that was not measured.
         """
         if not learner.best["epoch"] or self.head not in self.measured:
             return {}
@@ -249,7 +249,7 @@ class Start(Callback):
 
 
 def _between(first: dict[str, Tensor], last: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Return the weights at a share of the way; whole numbers, such as counts of batches, are those of the last."""
+    """Interpolate weights: 0 gives the first, 1 the last; integers, such as counts of batches, are the last's."""
     return {
         name: torch.lerp(first[name], weight, share) if weight.is_floating_point() else weight
         for name, weight in last.items()
@@ -257,16 +257,16 @@ def _between(first: dict[str, Tensor], last: dict[str, Tensor], share: float) ->
 
 
 def turned(directions: np.ndarray, features: np.ndarray, targets: np.ndarray, metric: str = COSINE) -> np.ndarray:
-    """Rotate directions so that what they make of features lies nearest to targets (orthogonal Procrustes problem).
+    """Rotate directions so that projected features come closest to targets (orthogonal Procrustes problem).
 
     Args:
         directions: float ``(dim, F)``.
         features: float ``(N, F)``.
         targets: float ``(N, dim)``.
-        metric: "cosine" or "euclidean", how the projections are compared.
+        metric: how projections are compared, "cosine" or "euclidean".
 
     Returns:
-        float32 ``(dim, F)``; distances between projections are as before.
+        float32 ``(dim, F)``; distances between projections do not change.
     """
     made = comparable(features @ directions.T, metric)
     left, _, right = np.linalg.svd(targets.T.astype(np.float64) @ made)
@@ -274,7 +274,7 @@ def turned(directions: np.ndarray, features: np.ndarray, targets: np.ndarray, me
 
 
 def set_head(head: nn.Linear | nn.Conv2d, directions: np.ndarray) -> None:
-    """Give a linear head these rows, ``(dim, F)``, and no bias."""
+    """Set the weight of a linear head to these rows, ``(dim, F)``, and its bias to zero."""
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(directions).view_as(head.weight))
         if head.bias is not None:
@@ -282,14 +282,14 @@ def set_head(head: nn.Linear | nn.Conv2d, directions: np.ndarray) -> None:
 
 
 def begin_proxies(loss: nn.Module, embeddings: np.ndarray, labels: np.ndarray | None) -> None:
-    """Put a loss's proxies where the classes are: in the mean direction of their embeddings, at their former length.
+    """Initialise a loss's proxies with the mean direction of each class's embeddings, at their former length.
 
-    Random proxies would first turn the network towards themselves.
+    Random proxies would first pull the network towards themselves.
 
     Args:
-        loss: its parameters whose name ends in ``proxies`` and that have a row a class are set.
+        loss: parameters are set whose name ends in ``proxies`` and that have one row per class.
         embeddings: float ``(N, dim)``.
-        labels: int ``(N,)``, or None: nothing is set.
+        labels: int ``(N,)``; with None nothing is set.
     """
     if labels is None:
         return

@@ -1,6 +1,6 @@
-"""What a training says of itself: a line an epoch where there is no terminal for a bar, and what it came to in the end.
+"""What a training run reports: a bar in a terminal, else a log line per epoch, and a closing message.
 
-That is two or three sentences: which epoch was kept, judged on what, and what to try.
+The closing message says in two or three sentences which epoch was kept, judged on what, and what to try.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FEW_CLASSES = 5  # in validation, with which the choice of an epoch is much a matter of chance
-_RISING = 0.1  # of a run's epochs: if the best is among so many last ones, more may help
+_FEW_CLASSES = 5  # with fewer validation classes, the choice of an epoch is largely chance
+_RISING = 0.1  # if the best epoch is in this last fraction of the run, more epochs may help
 
 
 def progress_of_training() -> Callback:
-    """Return what shows how far a training is: a bar on a terminal, elsewhere a line an epoch."""
+    """Return the callback that shows progress: a bar in a terminal, elsewhere a log line per epoch."""
     return Bar(refresh_rate=5) if are_bars_shown() else EpochLines()
 
 
@@ -49,12 +49,12 @@ class Bar(TQDMProgressBar):
 
 
 class EpochLines(Callback):
-    """Logs a line after each epoch: the mean loss, what was measured on validation images, and the seconds it took."""
+    """Logs a line after each epoch: mean loss, validation measures, and duration in seconds."""
 
     def __init__(self) -> None:
         self._began = 0.0
-        self._epoch = 0  # the one under way, from 1; 0 for none
-        self._losses: list[Any] = []  # tensors on the device: reading one waits for it
+        self._epoch = 0  # the current one, from 1; 0 for none
+        self._losses: list[Any] = []  # tensors on the device, since reading one waits for it
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
         self._tell(trainer, learner)
@@ -69,7 +69,7 @@ class EpochLines(Callback):
         self._tell(trainer, learner)
 
     def _tell(self, trainer: lightning.Trainer, learner: Any) -> None:
-        """Log the epoch that has ended; not at its end, since the learner measures after its callbacks."""
+        """Log the previous epoch. This cannot run at its end, since the learner measures after its callbacks."""
         if not self._epoch or not self._losses or not trainer.is_global_zero:
             return
         loss = sum(float(value) for value in self._losses) / len(self._losses)
@@ -81,12 +81,12 @@ class EpochLines(Callback):
 
 
 def told(learner: Learner, epochs: int, start: Start | None = None) -> str:
-    """Say which epoch a learner kept, by what, how it compares with the network as it comes, and what to try.
+    """Return the closing message: the epoch kept, its measures, those before training, and what to try.
 
     Args:
         learner: after its fit, with the best weights.
-        epochs: that were trained.
-        start: of a pretrained network, else None.
+        epochs: how many were trained.
+        start: the start of a pretrained network, else None.
     """
     validation, best = learner.validation, learner.best
     if validation is None or best["epoch"] is None:

@@ -1,4 +1,4 @@
-"""Which network a verb that trains is asked for: an architecture of timm, or a model folder to go on from."""
+"""Resolve the option ``arch``: a timm architecture, or a model folder to continue from."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from zoo.formats.model_config import FACTS_KEY, read_config
 from zoo.paths import expanded
 
 _WEIGHTS = "model.safetensors"
-_TAKEN = ("num_classes", "global_pool", "img_size")  # which have options of their own
-_OVERLAY = ("mean", "std", "interpolation", "crop_mode")  # of the folder's preprocessing, beside size and crop
+_TAKEN = ("num_classes", "global_pool", "img_size")  # these have their own options
+_OVERLAY = ("mean", "std", "interpolation", "crop_mode")  # the folder's preprocessing, apart from size and crop
 
 
 def with_folder(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a verb's options with those of a model folder in place of its path as ``arch``.
+    """Return a verb's options; if ``arch`` is a model folder, replace it by the folder's architecture and weights.
 
-    The folder is timm's, or one that ``train`` or ``distill`` saved. Its weights become ``pretrained``; pooling, size,
-    crop and arguments of the network are the folder's where they are not given. A model of ours in the same dimensions
-    keeps its head and its metric, so that its training goes on; else the head is new. A name that timm knows is timm's,
-    unless a model folder of that name is there; the folder that is written to is never meant.
+    The folder is timm's, or saved by ``train`` or ``distill``. Its weights become ``pretrained``; pooling, size, crop
+    and arguments of the network come from the folder unless given. A model saved by this project with the same ``dim``
+    keeps its head and metric, so its training continues; otherwise the head is new. If a model folder has the name of
+    a timm architecture, the folder is taken, unless it is the output folder.
 
     Raises:
-        ModelError: the folder is no model folder.
+        ModelError: the folder is not a model folder.
         OptionError: ``pretrained`` is given too.
     """
     arch = options["arch"]
     if not isinstance(arch, str) or not expanded(arch).is_dir():
         return dict(options)
-    from zoo.models.folder import folder_named  # of torch, which --help does without
+    from zoo.models.folder import folder_named  # imports torch, which --help does not need
 
     if (folder := folder_named(arch, other_than=options.get("out"))) is None:
         return dict(options)

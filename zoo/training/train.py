@@ -81,10 +81,10 @@ def train(
     """Train a teacher with a metric-learning loss, on classes or on continuous labels, and save it as a model folder.
 
     Pretrained weights are measured first on the validation classes, with a head fitted to the training images. If no
-    epoch retrieves better, that is what is saved.
+    epoch retrieves better, that network is saved.
 
-    Called again with the same options, an interrupted run resumes from its last complete epoch, and a finished one is
-    reused.
+    When called again with the same options, an interrupted run resumes from its last complete epoch, and a finished
+    one is reused.
 
     Args:
         data: training data, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
@@ -100,7 +100,7 @@ def train(
         The model folder.
 
     Raises:
-        UserError: data, model or options that cannot work.
+        UserError: data, model or options cannot work.
     """
     options = filled("train", locals())
     require_valid(options)
@@ -152,7 +152,7 @@ def train(
 
     lightning.seed_everything(seed, verbose=False)
     metric = getattr(loss_class, "metric", COSINE)
-    model = create_model(**vars(asked.network), metric=metric)  # before the images: errors come early
+    model = create_model(**vars(asked.network), metric=metric)  # before reading the images, so that errors come early
     images = splits.train.checked(max_unreadable)
     if rotate_classes:
         images = with_rotations(images)
@@ -196,7 +196,7 @@ def train(
 
 
 def _require_labels(splits: DataSplits, asked: Training, continuous: bool) -> None:
-    """Refuse a loss for labels that the training images do not have."""
+    """Refuse a loss that needs labels which the training images do not have."""
     loss = asked.loss.loss
     if continuous and splits.train.continuous is None:
         raise DataError(f"{splits.name} has no continuous labels, and {loss} needs them. Give continuous_labels.")

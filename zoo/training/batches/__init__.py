@@ -1,1 +1,1 @@
-"""What a training step is given: which images make a batch, and random views or features of them."""
+"""Batches for training: which images they contain, and random views or features of these."""

@@ -1,4 +1,4 @@
-"""Random views of an image, for training. Views are bytes; normalisation belongs to the network that sees them."""
+"""Random views of images, for training. Views are uint8; normalisation belongs to the network that sees them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from zoo.models.preprocessing import Preprocess, Preprocessing
 from zoo.training.batches.sampling import Draw
 
 WHITE = 255
-_NUMBERED = 2  # sets the generator of a numbered view apart from others of the seed
-_MIXED_SHARE = 0.3  # of mixed photographs' views, those that show two images
-_MARGIN = 0.03  # of each side, by which a mild view is moved at most
+_NUMBERED = 2  # separates the generators of numbered views from others of the same seed
+_MIXED_SHARE = 0.3  # fraction of photo-mixed views that show two images
+_MARGIN = 0.03  # fraction of a side by which a mild view is shifted at most
 
 
 def _photo(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
@@ -37,7 +37,7 @@ def _photo_strong(size: tuple[int, int], min_crop: float) -> list[v2.Transform]:
 
 
 def _mild(size: tuple[int, int]) -> list[v2.Transform]:
-    margins = [math.ceil(_MARGIN * size[1]), math.ceil(_MARGIN * size[0])]  # beside, and above and below
+    margins = [math.ceil(_MARGIN * size[1]), math.ceil(_MARGIN * size[0])]  # left and right, top and bottom
     return [
         v2.RandomCrop(size, padding=margins, padding_mode="edge"),
         v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
@@ -47,17 +47,17 @@ def _mild(size: tuple[int, int]) -> list[v2.Transform]:
 MIXED, MILD, DRAWING = "photo-mixed", "mild", "drawing"
 PHOTOS = {"photo": _photo, "photo-strong": _photo_strong, MIXED: _photo}
 FLIPPING = frozenset(PHOTOS)
-"""Augmentations that mirror images and cut much of them off, which changes a label such as a pose or a place."""
+"""Augmentations that mirror and crop images, which changes a label such as a pose or a place."""
 
 
 _BLENDED_OR_CUT = v2.RandomChoice([v2.MixUp(num_classes=1), v2.CutMix(num_classes=1)])
 
 
 def mixed(views: Tensor) -> Tensor:
-    """Return the first of two photographs ``(2, 3, H, W)`` uint8 with the second blended or cut into it, ``(3, H, W)``.
+    """Blend or paste the second of two photographs ``(2, 3, H, W)`` uint8 into the first; return ``(3, H, W)``.
 
-    By chance one or the other, in any proportion: Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019).
-    What a teacher makes of such views tells a student about more than the classes of its training images.
+    Chooses Mixup (Zhang et al., ICLR 2018) or CutMix (Yun et al., ICCV 2019) at random, in a random proportion. From a
+    teacher's embeddings of such views a student learns about more than the classes of its training images.
     """
     no_labels = torch.zeros(2, dtype=torch.int64)
     shown: Tensor = _BLENDED_OR_CUT(views.float(), no_labels)[0][0]
@@ -68,19 +68,19 @@ _TURN, _SHIFT, _SHEAR = math.radians(15), 0.1, (math.radians(15), math.radians(8
 
 
 def affines(chance: Tensor, size: tuple[int, int], min_crop: float) -> Tensor:
-    """Return random affine maps of drawings: turned, sheared, scaled and shifted about their centre.
+    """Return random affine maps of drawings: rotation, shear, scale and shift about their centre.
 
-    A point of the drawing comes to ``scale * R(turn) * shear_y * shear_x * point + shift``, with the turn within 15
-    degrees, the shears within 15 (x) and 8 (y), the scale from ``sqrt(min_crop)`` to as much above 1, and the shift
-    within a tenth of each side; each evenly.
+    A point of the drawing moves to ``scale * R(turn) * shear_y * shear_x * point + shift``. All are uniform: the turn
+    within ±15 degrees, the shears within ±15 (x) and ±8 (y) degrees, the scale within ``1 - sqrt(min_crop)`` of 1, and
+    the shift within a tenth of each side.
 
     Args:
-        chance: ``(N, 6)`` in 0..1: of turn, shear in x and y, scale, shift in x and y.
+        chance: ``(N, 6)`` in 0..1, random numbers for turn, shear in x and y, scale, shift in x and y.
         size: height and width, pixels.
-        min_crop: smallest scale, of the area.
+        min_crop: smallest scale, as a fraction of the area.
 
     Returns:
-        float32 ``(N, 2, 3)``: where in the drawing a view's point lies, as ``affine_grid`` takes it.
+        float32 ``(N, 2, 3)``, from points of the view to points of the drawing, as ``affine_grid`` takes them.
     """
     spread = (2 * chance - 1).unbind(dim=1)
     turn, shear_x, shear_y = spread[0] * _TURN, (spread[1] * _SHEAR[0]).tan(), (spread[2] * _SHEAR[1]).tan()
@@ -92,7 +92,7 @@ def affines(chance: Tensor, size: tuple[int, int], min_crop: float) -> Tensor:
 
     turned_back = matrix(turn.cos(), turn.sin(), -turn.sin(), turn.cos()) / scale.view(-1, 1, 1)
     back = matrix(one, -shear_x, zero, one) @ matrix(one, zero, -shear_y, one) @ turned_back
-    # A grid's coordinates run from -1 to 1 along each side, so that a shift by a tenth of a side is 0.2 of them.
+    # Grid coordinates run from -1 to 1 along each side, so a tenth of a side is 0.2.
     height, width = size
     ratio = torch.tensor([[1.0, height / width], [width / height, 1.0]])
     shift = 2 * _SHIFT * torch.stack(spread[4:6], dim=1).unsqueeze(2)
@@ -100,33 +100,33 @@ def affines(chance: Tensor, size: tuple[int, int], min_crop: float) -> Tensor:
 
 
 def transformed(drawings: Tensor, maps: Tensor) -> Tensor:
-    """Return drawings ``(N, 3, H, W)`` uint8 under affine maps ``(N, 2, 3)``; what lies beyond them is white."""
+    """Apply affine maps ``(N, 2, 3)`` to drawings ``(N, 3, H, W)`` uint8; points outside a drawing are white."""
     ink = WHITE - drawings.float()
     grid = functional.affine_grid(maps, list(ink.shape), align_corners=False)
     return (WHITE - functional.grid_sample(ink, grid, align_corners=False)).round().to(torch.uint8)
 
 
 class Views(Dataset[tuple[Tensor, ...]]):
-    """Random views of the images of a set; item ``(index, draw)`` gives ``((V, 3, H, W) uint8, index)``.
+    """Random views of the images of a set; item ``(index, draw)`` is ``((V, 3, H, W) uint8, index)``.
 
-    With ``numbered`` views, an image has so many in all, each made from the seed, the image and its own number; a draw
-    chooses among them, and their numbers, int64 ``(V,)``, come last in the item.
+    With ``numbered``, an image has this many views in total, each determined by the seed, the image and the view's
+    number. A draw chooses among them, and their numbers, int64 ``(V,)``, come last in the item.
 
     Args:
         images: the images.
-        preprocessing: gives the size of the views; its resize and crop make the view where ``augment`` is "none".
-        augment: "photo" (random resized crop and horizontal flip, as in the papers), "photo-strong" (with turns and
-            colour jitter too), "photo-mixed" (some with another image of the set blended or cut in, see :func:`mixed`:
-            for losses that take only what a teacher makes of the view), "mild" (what is tested on, moved by 3 % of a
-            side at most, in slightly other colours: for labels that a flip would change), "drawing" (turn, shear, scale
-            and shift, for dark ink on white; no flip) or "none".
-        min_crop: smallest part of the image's area that a view may show, in (0, 1].
+        preprocessing: determines the size of the views; with ``augment`` "none" its resize and crop make the view.
+        augment: "photo" (random resized crop and horizontal flip, as in the papers), "photo-strong" (also rotation and
+            colour jitter), "photo-mixed" (some with another image of the set blended or pasted in, see :func:`mixed`:
+            for losses that use only the teacher's embedding of the view), "mild" (the test view, shifted by at most
+            3 % of a side, with slight colour jitter: for labels that a flip would change), "drawing" (rotation, shear,
+            scale and shift, for dark ink on white; no flip) or "none".
+        min_crop: smallest fraction of the image's area that a view may show, in (0, 1].
         views: number of views of each image in a batch.
-        numbered: number of views of each image in all, at least ``views``; None for new ones each time.
-        seed: of numbered views.
+        numbered: total number of views of each image, at least ``views``; None for new ones each time.
+        seed: seed of numbered views.
 
     Raises:
-        OptionError: an option is out of its range.
+        OptionError: an option is out of range.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Views(Dataset[tuple[Tensor, ...]]):
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Any, ...]]:
-        """Return the items of a batch, as DataLoader asks for them."""
+        """Return the items of a batch; DataLoader calls this."""
         indices = [index for index, _ in draws]
         if self.numbered is None:
             return list(zip(self._shown([(index, [seed]) for index, seed in draws]), indices, strict=True))
@@ -168,9 +168,9 @@ class Views(Dataset[tuple[Tensor, ...]]):
         return list(zip(self._shown(seeded), indices, map(torch.from_numpy, numbers), strict=True))
 
     def _numbers(self, draw: int, count: int) -> np.ndarray:
-        """Return which of an image's ``count`` views a draw shows, int64 ``(V,)``, all different."""
+        """Return the numbers of the views that a draw shows, out of ``count``: int64 ``(V,)``, all different."""
         if self.augment == "none":
-            return np.zeros(self.views, np.int64)  # all are one
+            return np.zeros(self.views, np.int64)  # all views are equal
         return np.random.default_rng(draw).permutation(count)[: self.views]
 
     def _seeds(self, index: int, numbers: np.ndarray) -> list[int]:
@@ -193,8 +193,8 @@ class Views(Dataset[tuple[Tensor, ...]]):
         pixels = self._as_tested(index)[0] if self.augment == MILD else self._pixels(index)
         shown = []
         for seed in seeds:
-            # A seed per draw makes views independent of the number of workers, and a resumed run equal to a whole one.
-            # The CPU's generator alone: torch.manual_seed also formats a stack trace for each kind of device.
+            # A seed per draw makes views independent of the number of workers, and a resumed run equal to an
+            # uninterrupted one. torch.manual_seed would be slow: it formats a stack trace for each kind of device.
             torch.default_generator.manual_seed(seed)
             shown += [self._photo(pixels, random) for _ in range(self.views // len(seeds))]
         return torch.stack(shown)
@@ -207,7 +207,7 @@ class Views(Dataset[tuple[Tensor, ...]]):
         return mixed(torch.stack([view, random(self._pixels(other))]))
 
     def _drawings(self, seeded: Sequence[tuple[int, list[int]]]) -> Tensor:
-        """Return ``(N, V, 3, H, W)``: all of a batch in one pass, which takes a tenth of the time."""
+        """Return ``(N, V, 3, H, W)``, computed in one pass for the whole batch, which takes a tenth of the time."""
         whole = [v2.functional.resize(self._pixels(index), list(self.size), antialias=True) for index, _ in seeded]
         generator = torch.Generator()
         chance = [

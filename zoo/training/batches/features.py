@@ -1,4 +1,4 @@
-"""A frozen backbone: the features that its head is given, computed once instead of in every step."""
+"""Features of a frozen backbone, computed once instead of in every step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from zoo.training.batches.sampling import Draw
 
 
 class Features(Dataset[tuple[Tensor, int]]):
-    """Pooled features of images as tested, in place of views: item ``(index, draw)`` gives ``((1, F), index)``.
+    """Pooled features of the images' test views, in place of views: item ``(index, draw)`` is ``((1, F), index)``.
 
     Args:
-        model: a timm model with a linear head, whose backbone does not change.
+        model: a timm model with a frozen backbone and a linear head.
         images: the images.
     """
 

@@ -1,4 +1,4 @@
-"""Which images make a batch. The same seed and epoch give the same batches, on any number of processes."""
+"""Choose the images of each batch. The same seed and epoch give the same batches, on any number of processes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 Draw = tuple[int, int]
 """Index of an image, and a seed for its augmentation."""
-_ROUNDS = 1  # sets the generator of a round apart from that of an epoch
+_ROUNDS = 1  # separates the generators of rounds from those of epochs
 
 
 class GlobalBatches(Sampler[list[Draw]], ABC):
-    """What samplers have in common: epochs, and each process's part of a batch that all processes draw alike.
+    """Base of the samplers: epochs, and each process's part of a batch.
 
-    With several processes every one draws the same global batch and yields its own part of it, so that the objective
-    does not depend on their number.
+    Every process draws the same global batch and yields its own part of it, so the objective does not depend on the
+    number of processes.
 
     Args:
         count: number of images.
-        batch_size: images in a global batch, over all processes; all of them where there are fewer.
-        seed: of all draws.
+        batch_size: images in a global batch, over all processes; at most ``count`` are used.
+        seed: seed of all draws.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
@@ -40,11 +40,11 @@ class GlobalBatches(Sampler[list[Draw]], ABC):
 
     @property
     def sampler(self) -> GlobalBatches:
-        """Return itself: Lightning looks here for ``set_epoch``."""
+        """Return itself; Lightning looks here for ``set_epoch``."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches the next iteration yields (called by Lightning)."""
+        """Set the epoch whose batches the next iteration yields. Called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class GlobalBatches(Sampler[list[Draw]], ABC):
             yield [(int(batch[i]), int(draws[i])) for i in range(rank, len(batch), processes)]
 
     def images_of_ranks(self, processes: int) -> list[int]:
-        """Return how many images of a batch each process has; the first ones have one more where it must be uneven."""
+        """Return how many images of a batch each process has; if uneven, the first ones have one more."""
         return [len(range(rank, self.batch_size, processes)) for rank in range(processes)]
 
     @abstractmethod
@@ -74,18 +74,18 @@ class GlobalBatches(Sampler[list[Draw]], ABC):
 
 
 class BatchSampler(GlobalBatches):
-    """Batches of image indices: class-balanced where labels are given, else random.
+    """Batches of image indices: class-balanced if labels are given, else random.
 
-    Class-balanced means ``batch_size / images_per_class`` classes, rounded down, drawn in shuffled rounds so that all
-    classes come equally often. They share the batch evenly, each with the next of its shuffled images; an image comes
-    twice in a batch only if its class has too few.
+    A class-balanced batch has ``batch_size / images_per_class`` classes, rounded down, drawn in shuffled rounds so that
+    all classes come equally often. They share the batch evenly, each with the next of its shuffled images; an image is
+    repeated in a batch only if its class has too few.
 
     Args:
         count: number of images.
         labels: int64 ``(count,)``, or None for random batches.
         batch_size: images in a global batch, over all processes.
-        images_per_class: images of each class in a batch, at least 1; more come where there are too few classes.
-        seed: of all draws.
+        images_per_class: images of each class in a batch, at least 1; more if there are too few classes.
+        seed: seed of all draws.
     """
 
     def __init__(
@@ -121,18 +121,18 @@ class BatchSampler(GlobalBatches):
 
 
 class DenseTripletSampler(GlobalBatches):
-    """Batches of an anchor, the images with the labels nearest to its own, and others drawn at random.
+    """Batches of an anchor, the images whose labels are nearest to the anchor's, and others drawn at random.
 
     Dense triplet mining of Kim et al., "Deep Metric Learning Beyond Binary Supervision" (arXiv:1904.09626), section
-    4.2: every two images of the batch make a triplet with the anchor. The anchor comes first in the global batch, and
-    so in the joined rows of all processes, which share one anchor. Anchors come in shuffled rounds over all images that
-    go on from epoch to epoch; no image comes twice in a batch.
+    4.2: every two images of the batch form a triplet with the anchor. The anchor comes first in the global batch, and
+    so in the joined rows of all processes, which share one anchor. Anchors are drawn in shuffled rounds over all
+    images, which continue from epoch to epoch; no image is repeated in a batch.
 
     Args:
         labels: continuous labels of the images.
         batch_size: images in a global batch, over all processes, at least 3.
-        neighbours: how many of them have the nearest labels, drawn among equals; 1..batch_size - 2.
-        seed: of all draws.
+        neighbours: how many of them have the nearest labels, ties broken at random; 1..batch_size - 2.
+        seed: seed of all draws.
     """
 
     def __init__(self, labels: ContinuousLabels, batch_size: int, neighbours: int = 5, seed: int = 0) -> None:
@@ -151,7 +151,7 @@ class DenseTripletSampler(GlobalBatches):
 
     def _batches(self, generator: np.random.Generator) -> Iterator[np.ndarray]:
         anchors = self._anchors()
-        order = generator.permutation(self.count)  # ties go to the earlier in it, so not always to the same images
+        order = generator.permutation(self.count)  # breaks ties at random
         nearest = order[self.labels.nearest(anchors, order, self.neighbours, exclude=np.argsort(order)[anchors])]
         for anchor, near in zip(anchors, nearest, strict=True):
             chosen = np.concatenate([[anchor], near])
@@ -159,7 +159,7 @@ class DenseTripletSampler(GlobalBatches):
             yield np.concatenate([chosen, generator.choice(others, self.batch_size - len(chosen), replace=False)])
 
     def _anchors(self) -> np.ndarray:
-        """Return the anchors of this epoch: where the rounds stand follows from its number."""
+        """Return the anchors of this epoch; its number determines where the rounds stand."""
         turns = np.arange(self.epoch * len(self), (self.epoch + 1) * len(self))
         rounds = {turn: self._round(turn) for turn in np.unique(turns // self.count).tolist()}
         return np.array([rounds[turn // self.count][turn % self.count] for turn in turns.tolist()])
@@ -169,13 +169,13 @@ class DenseTripletSampler(GlobalBatches):
 
 
 class _Rounds:
-    """Values for ever, each round in a new order; those taken together differ if there are enough of them."""
+    """An endless supply of values, each round in a new order; values taken together differ if there are enough."""
 
     def __init__(self, values: Sequence[int], generator: np.random.Generator) -> None:
         self._values = values
         self._generator = generator
         self._round: list[int] = []
-        self._early: list[int] = []  # whose turn of the next round came when they had just been taken
+        self._early: list[int] = []  # values of the next round that came up while already in the current take
 
     def take(self, count: int) -> list[int]:
         everything, count = divmod(count, len(self._values))
