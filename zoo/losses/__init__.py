@@ -1,16 +1,15 @@
-"""The metric-learning losses that train teachers: one loss, one file.
+"""The metric-learning losses that train teachers, one per file.
 
-A loss is a module that says by a class attribute which ``labels`` it learns from, and returns a scalar:
+A loss is a module that returns a scalar. Its class attribute ``labels`` names the labels it learns from:
 
-* "classes", also where it says nothing: made as ``Loss(num_classes, dim, **options)`` and called as
-  ``loss(embeddings, labels)`` with ``(N, D)`` embeddings, not normalised, and int64 ``(N,)`` labels. Its own
-  parameters whose name ends in ``proxies`` are trained with the proxies' learning rate, others with the model's times
-  ``loss_lr_factor``, an attribute, 1 where there is none. Its methods ``set_epoch`` and ``diagnose`` are called where
-  it has them; see docs/extending.md.
+* "classes", the default: made as ``Loss(num_classes, dim, **options)`` and called as ``loss(embeddings, labels)`` with
+  ``(N, D)`` embeddings, not normalised, and int64 ``(N,)`` labels. Parameters whose name ends in ``proxies`` train with
+  the proxies' learning rate, others with the model's times the attribute ``loss_lr_factor``, 1 by default. Its methods
+  ``set_epoch`` and ``diagnose``, if any, are called; see docs/extending.md.
 * "continuous": made as ``Loss(**options)`` and called as ``loss(anchor, neighbours, label_distances)`` with embeddings
-  ``(D,)`` and ``(M, D)``, not normalised, and float ``(M,)`` distances between the label of the anchor and the others'.
+  ``(D,)`` and ``(M, D)``, not normalised, and float ``(M,)`` distances between the labels of the anchor and the others.
 
-The class attribute ``metric``, "cosine" unless there is one, says how the embeddings are to be compared.
+The class attribute ``metric``, "cosine" by default, says how the embeddings are compared.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) ->
     """Make a loss by name.
 
     Args:
-        name: one of the names in ``known``, or ``module:Class`` for a loss of one's own.
+        name: one of the names in ``known``, or ``module:Class`` for your own loss.
         known: name to ``module:Class``.
-        options: given to the class.
+        options: arguments of the class.
 
     Raises:
-        OptionError: no such loss, or it does not take an option. The loss itself raises one where it returns anything
-            but one number that has a gradient.
+        OptionError: there is no such loss, or it does not take an option. When called, the loss raises one if it
+            returns anything but a single number with a gradient.
     """
     loss_class = find_loss(name, known)
     try:
@@ -74,15 +73,15 @@ def create_loss(name: str, known: Mapping[str, str] = LOSSES, **options: Any) ->
 
 
 def checked_options(name: str, loss_class: type[nn.Module], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of a loss with whole numbers as such: 1e3, as YAML and the shell give it, is 1000.
+    """Check the options of a loss, and convert whole floats to int: YAML and the shell give 1e3 for 1000.
 
     Args:
-        name: of the loss, for messages.
+        name: name of the loss, for messages.
         loss_class: the loss.
-        options: by name.
+        options: values by name.
 
     Raises:
-        OptionError: the loss has no such option, or takes a value of another kind: a number, a whole one, text.
+        OptionError: the loss has no such option, or needs another kind of value (number, whole number, text).
     """
     parameters = signature(loss_class).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -110,11 +109,11 @@ def find_loss(name: str, known: Mapping[str, str] = LOSSES) -> type[nn.Module]:
     """Return the class of a loss by name.
 
     Args:
-        name: one of the names in ``known``, or ``module:Class`` for a loss of one's own.
+        name: one of the names in ``known``, or ``module:Class`` for your own loss.
         known: name to ``module:Class``.
 
     Raises:
-        OptionError: no such loss.
+        OptionError: there is no such loss.
     """
     target = known.get(name, name)
     module_name, colon, class_name = target.partition(":")
@@ -125,7 +124,7 @@ def find_loss(name: str, known: Mapping[str, str] = LOSSES) -> type[nn.Module]:
         )
     try:
         loss_class = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: no name, or a relative one
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: an empty or relative name
         raise OptionError(
             f"Loss {name!r} cannot be imported ({error}). Check the module's name and PYTHONPATH."
         ) from error
@@ -135,10 +134,10 @@ def find_loss(name: str, known: Mapping[str, str] = LOSSES) -> type[nn.Module]:
 
 
 def labels_of(loss_class: type[nn.Module]) -> str:
-    """Return which labels a class of losses learns from: "classes" or "continuous".
+    """Return which labels a loss learns from: "classes" or "continuous".
 
     Raises:
-        OptionError: it says something else.
+        OptionError: its attribute ``labels`` is something else.
     """
     labels = getattr(loss_class, "labels", CLASSES)
     if labels not in (CLASSES, CONTINUOUS):

@@ -1,4 +1,4 @@
-"""Triplet loss on continuous labels made binary, a rival in Kim et al., CVPR 2019, arXiv:1904.09626."""
+"""Triplet loss on binarised continuous labels, a baseline in Kim et al., CVPR 2019, arXiv:1904.09626."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from zoo.losses.dense_triplet import squared_distances_on_sphere
 
 
 class BinaryTripletLoss(nn.Module):
-    """Ranks the neighbours whose labels are nearest to an anchor's before all others, and no more than that.
+    """Ranks the images whose labels are nearest to an anchor's before all others, in any order among themselves.
 
     With D(a, i) the squared Euclidean distance of L2-normalised embeddings, P the ``neighbours`` images of the batch
-    whose labels are nearest to that of the anchor a, and all that are as near as the last of them, and N the others:
+    whose labels are nearest to the label of the anchor a (with all ties of the last), and N the others:
 
         L = mean_{p in P, n in N} [D(a, p) - D(a, n) + margin]_+
 
     Memory is O(M^2) for M images in the batch.
 
     Args:
-        margin: by how much a negative is to be farther than a positive, in squared distance; D lies in [0, 4].
+        margin: how much farther negatives should be than positives, in squared distance; D lies in [0, 4].
         neighbours: how many images are positive.
     """
 
@@ -43,11 +43,11 @@ class BinaryTripletLoss(nn.Module):
             label_distances: ``(M,)``, distance between the labels of the anchor and each neighbour, 0 or more.
 
         Returns:
-            float scalar; 0 where there is no negative.
+            float scalar; 0 if there is no negative.
         """
         with torch.autocast(anchor.device.type, enabled=False):
             distances = squared_distances_on_sphere(anchor, neighbours)
-            # Ties at the border are all positive: the order of the batch, and so of processes, must not matter.
+            # All ties of the last are positive, so the order of the batch, and of processes, does not matter.
             last = label_distances.sort().values[: self.neighbours][-1:]
             positive = label_distances <= last
             pairs = positive[:, None] & ~positive[None, :]

@@ -1,4 +1,4 @@
-"""Dense triplet loss, a rival in Kim et al., "Deep Metric Learning Beyond Binary Supervision", arXiv:1904.09626."""
+"""Dense triplet loss, a baseline in Kim et al., "Deep Metric Learning Beyond Binary Supervision", arXiv:1904.09626."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from zoo.losses.directions import unit
 
 
 class DenseTripletLoss(nn.Module):
-    """Ranks the neighbours of an anchor as the distances between continuous labels do.
+    """Ranks the neighbours of an anchor in the order of their label distances.
 
-    With D(a, i) the squared Euclidean distance of L2-normalised embeddings and D_y(a, i) that of labels, for an anchor
-    a, over all pairs of neighbours of which i has the nearer label:
+    With D(a, i) the squared Euclidean distance of L2-normalised embeddings and D_y(a, i) the distance of continuous
+    labels, for an anchor a, over all pairs of neighbours in which i has the nearer label:
 
         L = mean_{D_y(a, i) < D_y(a, j)} [D(a, i) - D(a, j) + margin]_+
 
     Memory is O(M^2) for M neighbours.
 
     Args:
-        margin: by how much the farther one is to be farther, in squared distance; D lies in [0, 4].
+        margin: how much farther j should be than i, in squared distance; D lies in [0, 4].
     """
 
     labels = "continuous"
@@ -39,7 +39,7 @@ class DenseTripletLoss(nn.Module):
             label_distances: ``(M,)``, distance between the labels of the anchor and each neighbour, 0 or more.
 
         Returns:
-            float scalar; 0 where no two neighbours differ in label distance.
+            float scalar; 0 if no two neighbours differ in label distance.
         """
         with torch.autocast(anchor.device.type, enabled=False):
             distances = squared_distances_on_sphere(anchor, neighbours)
@@ -49,6 +49,6 @@ class DenseTripletLoss(nn.Module):
 
 
 def squared_distances_on_sphere(anchor: Tensor, neighbours: Tensor) -> Tensor:
-    """Return squared distances of L2-normalised embeddings, ``(M,)`` in [0, 4], in float32 or the float64 given."""
+    """Return squared distances of L2-normalised embeddings, ``(M,)`` in [0, 4]: float64 for float64, else float32."""
     dtype = torch.float64 if anchor.dtype == torch.float64 else torch.float32
     return (unit(neighbours.to(dtype)) - unit(anchor.to(dtype))).square().sum(dim=1)

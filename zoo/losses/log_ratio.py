@@ -9,28 +9,28 @@ from zoo.arguments import require_above, require_at_least
 
 
 class LogRatioLoss(nn.Module):
-    """Makes the ratios of distances between embeddings those of the distances between continuous labels.
+    """Makes ratios of distances between embeddings equal to ratios of distances between continuous labels.
 
-    With D(a, i) the distance of embeddings, not normalised, and D_y(a, i) that of labels, for an anchor a:
+    With D(a, i) the distance of embeddings, not normalised, and D_y(a, i) the distance of labels, for an anchor a:
 
         L = mean_{i < j} (log(D(a, i) / D(a, j)) - log(D_y(a, i) / D_y(a, j)))^2
 
-    Labels may be the same, at distance 0, where the logarithm would rule the loss: a share of the batch's mean label
-    distance is added to each, so that how much ties count does not depend on the unit of the labels.
+    Equal labels have distance 0, whose logarithm would dominate the loss. A fraction of the batch's mean label distance
+    is therefore added to each; so the weight of ties does not depend on the unit of the labels.
 
-    Squared distances are the default, since they did better than plain ones on a small task with a known answer, with
+    Squared distances are the default because they did better than plain ones on a small task with a known answer, with
     and without ties (benchmarks/papers/results/log-ratio.md).
 
     Memory is O(M D) for M neighbours.
 
     Args:
-        squared: D is the squared Euclidean distance, as in the paper, or else the Euclidean distance, as in the
-            authors' code.
+        squared: True if D is the squared Euclidean distance, as in the paper; False for the Euclidean distance, as in
+            the authors' code.
         eps: added to every distance before its logarithm, above 0.
-        label_eps: share of the mean label distance that is added to each label distance, 0 or more.
+        label_eps: fraction of the mean label distance that is added to each label distance, 0 or more.
 
     Raises:
-        OptionError: eps is not above 0, or label_eps below.
+        OptionError: eps is not above 0, or label_eps is below 0.
     """
 
     labels = "continuous"
@@ -53,7 +53,7 @@ class LogRatioLoss(nn.Module):
             label_distances: ``(M,)``, distance between the labels of the anchor and each neighbour, 0 or more.
 
         Returns:
-            float scalar; 0 where there are fewer than two neighbours.
+            float scalar; 0 with fewer than two neighbours.
         """
         with torch.autocast(anchor.device.type, enabled=False):
             dtype = torch.float64 if anchor.dtype == torch.float64 else torch.float32
@@ -61,5 +61,5 @@ class LogRatioLoss(nn.Module):
             distances = difference.square().sum(dim=1) if self.squared else torch.linalg.vector_norm(difference, dim=1)
             given = label_distances.to(dtype)
             log_ratios = (distances + self.eps).log() - (given + self.label_eps * given.mean() + self.eps).log()
-            # The mean squared difference of all pairs is twice the variance.
+            # The mean squared difference over all pairs is twice the unbiased variance.
             return 2 * (log_ratios - log_ratios.mean()).square().sum() / max(len(log_ratios) - 1, 1)

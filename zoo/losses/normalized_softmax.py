@@ -14,19 +14,19 @@ from zoo.losses.directions import unit
 
 
 class NormalizedSoftmaxLoss(nn.Module):
-    """Tells classes apart by the cosine similarities to a proxy of each.
+    """Classifies embeddings by their cosine similarity to each class's proxy.
 
     With s(x, p) the cosine similarity, y the class of x and T the temperature:
 
         L = mean_x -log(exp(s(x, p_y) / T) / sum_p exp(s(x, p) / T))
 
-    The layer normalisation that the paper puts before the embedding belongs to the network and is not part of this.
-    Memory is O(N C).
+    The paper's layer normalisation before the embedding belongs to the network and is not part of the loss. Memory is
+    O(N C).
 
     Args:
-        num_classes: number of classes C; one learnable proxy each, Kaiming normal (fan-out) as Proxy-Anchor's.
+        num_classes: number of classes C; one learnable proxy each, Kaiming normal (fan-out) like Proxy-Anchor's.
         dim: dimensions of the embeddings.
-        temperature: T of the paper, above 0.
+        temperature: the paper's T, above 0.
     """
 
     def __init__(self, num_classes: int, dim: int, temperature: float = 0.05) -> None:

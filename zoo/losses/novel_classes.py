@@ -23,12 +23,12 @@ from zoo.losses.novel.report import report_generated
 
 
 class NovelClassesLoss(nn.Module):
-    """Adds generated embeddings, of the real classes and of novel ones, to a loss with proxies.
+    """Adds generated embeddings of real and novel classes to a loss with proxies.
 
-    A generator learns to make embeddings of a class from noise. Novel classes have conditions in the generator and
-    proxies of their own, and no images. With X the batch, L2-normalised, G and G' generated embeddings with the labels
-    of X, N as many of novel classes (as many classes as in X, drawn at random), base(.) the loss with the proxies of
-    real classes, and base+(.) the loss with the proxies of all classes, real and novel:
+    A generator learns to make embeddings of a class from noise. Novel classes have their own conditions in the
+    generator and their own proxies, but no images. X is the batch, L2-normalised. G and G' are generated embeddings
+    with the labels of X, and N as many of novel classes (as many classes as in X, drawn at random). base(.) is the loss
+    with the proxies of real classes, and base+(.) the loss with the proxies of all classes, real and novel:
 
         L = base(X) + synthetic_weight * base+(X, G, N) + realism_weight * R + diversity_weight * V
 
@@ -36,51 +36,52 @@ class NovelClassesLoss(nn.Module):
             + the energy distance between X and N, each with all its classes together
         V = mean over the classes of N of |1 - (spread of the class) / (mean spread of the classes in G and G')|
 
-    and in the warm-up without base+.
+    During the warm-up, base+ is left out.
 
-    What learns from what: R and V move the generator and its conditions only, R towards X, which is held fixed, and V
-    with the spread of real classes held fixed. base+ moves everything it sees: the embedding network through X, the
-    proxies, and the generator through G and N, whose classes it makes easy to tell apart. No gradient reaches the
-    network through generated embeddings: it learns from the proxies that they move, from the proxies of novel classes,
-    which its embeddings must stay away from, and, where the base weights the embeddings of a batch by each other as
-    Proxy-Anchor does, from having them in the batch.
+    What learns from what: R and V train the generator and its conditions only; R holds X fixed, and V the spread of
+    real classes. base+ trains everything it sees: the embedding network through X, the proxies, and the generator
+    through G and N, whose classes it makes easy to separate. No gradient reaches the network through generated
+    embeddings. It learns from the proxies that they move, from the proxies of novel classes, which its embeddings must
+    avoid, and, if the base weights the embeddings of a batch by each other as Proxy-Anchor does, from having them in
+    the batch.
 
     From the paper: the generator, conditions and proxies for novel classes, a loss with proxies on real and generated
     embeddings, and generated embeddings that are realistic, discriminative and diverse. Its details are not public.
     Ours:
 
-    * R is an energy distance (see :func:`zoo.losses.novel.energy.energy_distances`), whose gradient is unbiased with
-      the few images of a class in a batch. A Sinkhorn divergence was tried: generated classes came out far too narrow.
-    * The second part of R keeps novel classes where real ones lie. Without it they are where base+ finds them easiest
-      to tell apart, farther from any real class than real classes are from each other, and proxies there teach little.
-    * V asks novel classes to be as wide as generated real ones. Like the mode-seeking ratio (Mao et al.,
-      arXiv:1903.05628) it keeps the generator from ignoring the noise; it also keeps a novel class from being spread
-      over the place of many real ones, as R alone would have it. Real classes need no such term, since R has it.
+    * R is an energy distance (see :func:`zoo.losses.novel.energy.energy_distances`), whose gradient is unbiased even
+      with the few images of a class in a batch. With a Sinkhorn divergence, generated classes were far too narrow.
+    * The second part of R keeps novel classes in the region of real ones. Without it they move to where base+ separates
+      them most easily, farther from any real class than real classes are from each other, and proxies there teach
+      little.
+    * V makes novel classes as wide as generated real ones. Like the mode-seeking ratio (Mao et al., arXiv:1903.05628)
+      it keeps the generator from ignoring the noise. It also keeps a novel class from spreading over the region of many
+      real ones, as R alone would allow. Real classes need no such term, since R includes their spread.
     * The form of the generator, and base(X) beside base+(X, G, N), so that generated embeddings add to what is learnt
-      from the images and do not dilute it: Proxy-Anchor averages over proxies, of which novel classes may have most.
+      from the images and do not dilute it: Proxy-Anchor averages over proxies, most of which may be novel classes'.
     * The weights, chosen on synthetic vectors.
 
-    A base of one's own must compare by cosine, since generated embeddings have length 1. Parameters other than the
-    proxies learn at ``lr * generator_lr_factor``. Noise is drawn from torch's global generator, on the CPU, so it is
-    the same on every process and device. Nothing of this is in the model folder but two files that
-    :meth:`diagnose` writes. Memory is O(B^2 + B C) for B images and C classes.
+    Your own base must compare by cosine, since generated embeddings have length 1. Parameters other than the proxies
+    train at ``lr * generator_lr_factor``. Noise is drawn from torch's global generator, on the CPU, so it is the same
+    on every process and device. The model folder contains only the two files that :meth:`diagnose` writes. Memory is
+    O(B^2 + B C) for B images and C classes.
 
     Args:
         num_classes: number of real classes.
         dim: dimensions of the embeddings.
         base: name of a loss with proxies, or ``module:Class``; it must have a parameter ``proxies`` ``(classes, dim)``.
         base_options: options of that loss.
-        novel_classes: number of novel classes; None for as many as there are real ones.
-        synthetic_weight: of the base loss on real and generated embeddings together.
-        realism_weight: of R.
-        diversity_weight: of V.
+        novel_classes: number of novel classes; None for as many as real ones.
+        synthetic_weight: weight of the base loss on real and generated embeddings together.
+        realism_weight: weight of R.
+        diversity_weight: weight of V.
         warmup_epochs: epochs before generated embeddings are used; None for a fifth of all epochs.
         noise_dim: dimensions of the noise.
         hidden_dim: width of the generator.
-        generator_lr_factor: how many times the network's learning rate the generator learns with.
+        generator_lr_factor: the generator's learning rate, as a multiple of the network's.
 
     Raises:
-        OptionError: an option out of range, or a base without such proxies or with another metric than cosine.
+        OptionError: an option is out of range, or the base has no such proxies or a metric other than cosine.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class NovelClassesLoss(nn.Module):
         self._warming_up = False
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Learn where training is: epoch 0..epochs-1. Without this, it is past the warm-up."""
+        """Set the current epoch, 0..epochs-1. If this is never called, there is no warm-up."""
         self._warming_up = epoch < (epochs // 5 if self.warmup_epochs is None else self.warmup_epochs)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -137,7 +138,7 @@ class NovelClassesLoss(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(self.generator.conditions.dtype)
             real = unit(embeddings)
-            ordered = labels.sort().values  # the order of a batch depends on the number of processes, noise must not
+            ordered = labels.sort().values  # noise must not depend on the batch's order, which varies with processes
             twice = ordered.repeat(2)  # a class with one image in the batch needs two for a spread
             generated = self._generate(twice)
             realism = energy_distances(real.detach(), labels, generated, twice).diagonal().mean()
@@ -163,7 +164,7 @@ class NovelClassesLoss(nn.Module):
         """Write ``generated.json`` and ``generated.png``: how generated embeddings compare with real ones.
 
         Args:
-            embeddings: float ``(N, D)``, of the training images.
+            embeddings: embeddings of the training images, float ``(N, D)``.
             labels: int64 ``(N,)`` in 0..num_classes-1.
             folder: where to write.
         """
@@ -178,7 +179,7 @@ class NovelClassesLoss(nn.Module):
         return generated
 
     def _some_novel(self, labels: Tensor) -> Tensor:
-        """Draw labels of novel classes: as many as ``labels``, of as many classes, but at least two of each."""
+        """Draw as many labels of novel classes as ``labels``, of as many classes, but at least two of each."""
         order = torch.randperm(self.novel_classes)[: min(len(labels.unique()), max(len(labels) // 2, 1))]
         if not len(order):
             return labels[:0]

@@ -11,7 +11,7 @@ from zoo.losses.directions import unit
 
 
 class ProxyAnchorLoss(nn.Module):
-    """Pulls each class's proxy to the embeddings of the class and pushes it from all others.
+    """Pulls each class's proxy to the embeddings of the class and pushes it away from all others.
 
     With s(x, p) the cosine similarity, P all proxies and P+ those with a positive in the batch:
 
@@ -23,16 +23,16 @@ class ProxyAnchorLoss(nn.Module):
     Args:
         num_classes: number of classes C; one learnable proxy each, Kaiming normal (fan-out).
         dim: dimensions of the embeddings.
-        margin: delta of the paper.
-        alpha: scale of the paper, above 0.
+        margin: the paper's delta.
+        alpha: the paper's scale, above 0.
 
     Raises:
         OptionError: alpha is not above 0.
     """
 
     images_per_class = 1
-    """In a batch: a proxy is compared with the whole batch, in which many classes say more than many images of a few;
-    the paper's batches are drawn at random. Measured in benchmarks/papers."""
+    """Images per class in a batch. A proxy is compared with the whole batch, and many classes tell it more than many
+    images of a few; the paper's batches are drawn at random. Measured in benchmarks/papers."""
 
     def __init__(self, num_classes: int, dim: int, margin: float = 0.1, alpha: float = 32.0) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class ProxyAnchorLoss(nn.Module):
         Returns:
             float scalar.
         """
-        # Autocast would take the product back to half precision.
+        # Autocast would compute the product in half precision.
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(self.proxies.dtype)
             similarity = unit(embeddings) @ unit(self.proxies).T
@@ -64,7 +64,7 @@ class ProxyAnchorLoss(nn.Module):
 
 
 def _log_one_plus_sum_exp(values: Tensor, keep: Tensor) -> Tensor:
-    """Return log(1 + sum of exp over the kept rows) of ``(N, C)``, as ``(C,)``; 0 where no row is kept."""
+    """Return log(1 + sum of exp over the kept rows) of ``(N, C)``, as ``(C,)``; 0 if no row is kept."""
     masked = values.masked_fill(~keep, float("-inf"))
     zero = values.new_zeros(1, values.shape[1])
     return torch.logsumexp(torch.cat([zero, masked]), dim=0)

@@ -11,19 +11,19 @@ from zoo.losses.directions import unit
 
 
 class ProxyNCALoss(nn.Module):
-    """Tells classes apart by the squared distances to a proxy of each.
+    """Classifies embeddings by their squared distance to each class's proxy.
 
-    With d(x, p) the Euclidean distance of the L2-normalised embedding and proxy, y the class of x and T the
+    With d(x, p) the Euclidean distance between the L2-normalised embedding and proxy, y the class of x and T the
     temperature:
 
         L = mean_x -log(exp(-d(x, p_y)^2 / T) / sum_p exp(-d(x, p)^2 / T))
 
-    The sum is over all proxies, that of y too (the paper's proxy assignment probability). Memory is O(N C).
+    The sum is over all proxies, including y's (the paper's proxy assignment probability). Memory is O(N C).
 
     Args:
-        num_classes: number of classes C; one learnable proxy each, Kaiming normal (fan-out) as Proxy-Anchor's.
+        num_classes: number of classes C; one learnable proxy each, Kaiming normal (fan-out) like Proxy-Anchor's.
         dim: dimensions of the embeddings.
-        temperature: T of the paper, above 0.
+        temperature: the paper's T, above 0.
     """
 
     def __init__(self, num_classes: int, dim: int, temperature: float = 1 / 9) -> None:

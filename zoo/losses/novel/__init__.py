@@ -1,1 +1,1 @@
-"""Of the loss of novel classes: the generator of embeddings, the distance that it learns by, and its report."""
+"""Parts of the novel-classes loss: the generator of embeddings, the energy distance that trains it, and its report."""

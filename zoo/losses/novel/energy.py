@@ -6,30 +6,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_SMOOTHING = 1e-4  # of squared distances; below its root, 0.01, gradients fade out
+_SMOOTHING = 1e-4  # added to squared distances; gradients fade out below its root, 0.01
 
 
 def energy_distances(first: Tensor, first_labels: Tensor, second: Tensor, second_labels: Tensor) -> Tensor:
-    """Return how far each class of ``first`` is from each of ``second``, as distributions.
+    """Return the energy distance between each class of ``first`` and each class of ``second``.
 
-    With x, x' different samples of the one class and y, y' of the other, and d(x, y) their distance:
+    With x, x' different samples of one class, y, y' different samples of the other, and d(x, y) the distance:
 
         E = 2 mean d(x, y) - mean d(x, x') - mean d(y, y')
 
-    It is 0 in expectation where the two distributions are the same and above 0 where not. Means over pairs of different
-    samples make it, and its gradient, unbiased however few samples there are: it may come out below 0. The empirical
-    Wasserstein distance and what is derived from it are not: what is fitted to a handful of samples by them comes out
-    too narrow (Bellemare et al., arXiv:1705.10743). A class of one sample counts as having no spread; that biases the
-    gradient only where it is the class that gets the gradient.
+    Its expectation is 0 if the two distributions are equal, and positive otherwise. Since the means are over pairs of
+    different samples, E and its gradient are unbiased however few samples there are; so E may be negative. The
+    empirical Wasserstein distance and its derivatives are biased: fitted to a handful of samples, they give too narrow
+    a distribution (Bellemare et al., arXiv:1705.10743). A class of one sample counts as having no spread; that biases
+    the gradient only if the gradient flows to that class.
 
-    d is the Euclidean distance smoothed to sqrt(d^2 + 1e-4) - 0.01, which keeps the gradient of equal samples finite,
-    and the properties above, since it is of negative type too. Memory is O(N M).
+    d is the Euclidean distance smoothed to sqrt(d^2 + 1e-4) - 0.01. This keeps the gradient of equal samples finite and
+    the properties above, since it is of negative type too. Memory is O(N M).
 
     Args:
         first: float32 or float64 ``(N, D)``, L2-normalised.
-        first_labels: int64 ``(N,)``, of C different classes.
-        second: ``(M, D)``, as ``first``.
-        second_labels: int64 ``(M,)``, of C' different classes.
+        first_labels: int64 ``(N,)`` with C different values.
+        second: ``(M, D)``, like ``first``.
+        second_labels: int64 ``(M,)`` with C' different values.
 
     Returns:
         ``(C, C')``, rows and columns in ascending order of the labels.
@@ -40,11 +40,11 @@ def energy_distances(first: Tensor, first_labels: Tensor, second: Tensor, second
 
 
 def spreads(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean distance, as in :func:`energy_distances`, of two different samples of each class.
+    """Return the mean distance, as in :func:`energy_distances`, between two different samples of each class.
 
     Args:
         embeddings: float32 or float64 ``(N, D)``, L2-normalised.
-        labels: int64 ``(N,)``, of C different classes.
+        labels: int64 ``(N,)`` with C different values.
 
     Returns:
         ``(C,)``, in ascending order of the labels; 0 for a class of one sample.
@@ -63,7 +63,7 @@ def _distances(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _shares(labels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``(C, N)``: 1 over the size of the class for its samples, else 0."""
+    """Return ``(C, N)``: 1 / class size for the samples of a class, else 0."""
     _, classes = labels.unique(return_inverse=True)
     members = functional.one_hot(classes).T.to(dtype)
     return members / members.sum(dim=1, keepdim=True)

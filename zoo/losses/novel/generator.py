@@ -1,4 +1,4 @@
-"""A conditional generator of embeddings: from a class and noise, a random embedding of the class."""
+"""A conditional generator: makes a random embedding of a class from noise."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from zoo.losses.directions import unit
 
 
 class EmbeddingGenerator(nn.Module):
-    """Makes embeddings of classes, g(c, z) = c + MLP([c, z]) divided by its L2 norm, with c the class's condition.
+    """Makes embeddings of classes: g(c, z) = c + MLP([c, z]), L2-normalised, with c the class's condition.
 
-    A condition is a learnable vector in the space of the embeddings. Since it is added to the output, it learns where
-    its class lies, and the network, which all classes share, how classes spread around such a place.
+    A condition is a learnable vector in the embedding space. Since it is added to the output, it learns where its class
+    lies, and the network, which all classes share, learns how classes spread around their conditions.
 
     Args:
-        num_classes: number of classes; one condition each, of random direction and a length of about 1.
+        num_classes: number of classes; one condition each, with random direction and a length of about 1.
         dim: dimensions of the embeddings and conditions.
         noise_dim: dimensions of the noise.
         hidden_dim: width of the network's two hidden layers.

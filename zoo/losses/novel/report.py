@@ -1,4 +1,4 @@
-"""How generated embeddings compare with real ones: some numbers and a picture."""
+"""Compare generated embeddings with real ones, in numbers and a picture."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from zoo.losses.novel.energy import energy_distances, spreads
 
 log = logging.getLogger(__name__)
 
-_FEWEST = 4  # images of a class, so that each half has a spread
-_CLASSES, _IMAGES = 100, 30  # measured at most: the numbers are means, and this many make them steady
+_FEWEST = 4  # images of a class, so that each half has two
+_CLASSES, _IMAGES = 100, 30  # the most that are measured; enough for stable means
 _SHOWN = 5
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#222222")
 
@@ -33,15 +33,15 @@ def report_generated(
 ) -> None:
     """Write ``generated.json`` and ``generated.png``; see docs/formats.md.
 
-    Measured are up to 100 real classes with at least 4 images, 30 images of each at most, and as many novel classes.
-    Where no class has that many images, or an embedding is not finite, nothing is written.
+    Measures up to 100 real classes of at least 4 images, with at most 30 images each, and up to 100 novel classes.
+    Writes nothing if no class has enough images or an embedding is not finite.
 
     Args:
-        embeddings: float ``(N, D)``, of real images.
+        embeddings: embeddings of real images, float ``(N, D)``.
         labels: int64 ``(N,)`` in 0..num_classes-1.
-        generate: makes an L2-normalised embedding for each label of an int64 ``(M,)``.
+        generate: returns an L2-normalised embedding for each of the labels, int64 ``(M,)``.
         num_classes: number of real classes.
-        novel_classes: number of novel classes; their labels follow those of the real ones.
+        novel_classes: number of novel classes; their labels follow the real classes'.
         folder: where to write.
     """
     rows = _chosen(labels)
@@ -97,7 +97,7 @@ def _measures(
 
 
 def _halves(labels: Tensor) -> Tensor:
-    """Return a mask of every other row of each class."""
+    """Return a mask that selects every other row of each class."""
     same = labels[:, None] == labels[None, :]
     return same.tril(-1).sum(dim=1) % 2 == 0
 
@@ -143,10 +143,10 @@ def _centres(embeddings: Tensor, labels: Tensor) -> Tensor:
 
 
 def _plane(axes: Any, points: Tensor) -> Callable[[Tensor], Tensor]:
-    """Label the axes with the two main directions of some points, and return the projection on them."""
+    """Return the projection on the first two principal directions of some points, and label the axes with them."""
     mean = points.mean(dim=0)
     _, scales, directions = torch.linalg.svd(points - mean, full_matrices=False)
-    # There are fewer than two directions where there is one class or dimension.
+    # With one class or dimension there are fewer than two directions.
     directions, variances = functional.pad(directions, (0, 0, 0, 2))[:2], functional.pad(scales.square(), (0, 2))
     first, second = (100 * variances / variances.sum().clamp(min=1e-12))[:2].tolist()
     axes.set_xlabel(f"first principal direction, {first:.0f} % of the variance")
