@@ -1,1 +1,1 @@
-"""Retrieval: exact nearest neighbours, who is compared with whom, and measures by classes and by continuous labels."""
+"""Retrieval: exact nearest neighbours, queries and gallery, and measures by classes and by continuous labels."""

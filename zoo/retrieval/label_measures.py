@@ -5,10 +5,10 @@ distance between the labels of query q and its i-th nearest image:
 
 * mean label distance at K: (1/K) sum over i = 1..K of D_y(q, i); lower is better.
 * nDCG@K: (1/Z) sum over i = 1..K of r_i / log2(i + 1), with the relevance r_i = 1 / (1 + D_y(q, i)) and Z the same sum
-  over the K images whose labels are nearest, so that the best order has 1.
+  over the K images with the nearest labels, so that the best order has 1.
 
-Neighbours are exact, with ties by lower index, and a query never finds itself, as in :mod:`zoo.retrieval`. Where a
-gallery has fewer than K images, both are of those that there are.
+Neighbours are exact, ties go to the lower index, and a query never finds itself, as in :mod:`zoo.retrieval`. If a
+gallery has fewer than K images, both measures use those there are.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from zoo.retrieval.protocol import Find, exact, queries_and_gallery
 
 LABEL_KS = tuple(range(1, 11))
 NDCG_K = 10
-"""The K of the nDCG that chooses checkpoints and that models keep a share of."""
+"""The K of the nDCG that chooses checkpoints and is used for retention."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelRetrievalResult:
-    """Label distances of what each query found, and of what it should have found; measures follow from both.
+    """Label distances of the images that each query found and should have found; the measures follow from both.
 
     Attributes:
         ks: the K of the measures.
         queries: int64 ``(Q,)``, the index of each query in the image set.
-        neighbours: int64 ``(Q, max K)``, indices in the image set of the nearest gallery images, nearest first; -1
-            where the gallery has fewer.
-        distances: float64 ``(Q, max K)``, label distances between queries and neighbours; infinite where there is none.
-        ideal: float64 ``(Q, max K)``, the smallest label distances there are, rising; infinite where there are fewer.
-        gallery_size: images that a query is compared with.
-        left_out: queries without another image in the gallery.
+        neighbours: int64 ``(Q, max K)``, indices in the image set of the nearest gallery images, nearest first; -1 if
+            the gallery has fewer.
+        distances: float64 ``(Q, max K)``, label distances between queries and neighbours; infinite if missing.
+        ideal: float64 ``(Q, max K)``, the smallest possible label distances, ascending; infinite if missing.
+        gallery_size: number of images in the gallery.
+        left_out: number of queries without another image in the gallery.
     """
 
     ks: tuple[int, ...]
@@ -53,7 +53,7 @@ class LabelRetrievalResult:
     left_out: int
 
     def label_distance(self, k: int) -> np.ndarray:
-        """Return the mean label distance of each query's nearest k, float64 ``(Q,)``."""
+        """Return the mean label distance of each query's k nearest, float64 ``(Q,)``."""
         return _mean_distance(self.distances[:, :k])
 
     def ndcg(self, k: int) -> np.ndarray:
@@ -65,7 +65,7 @@ class LabelRetrievalResult:
         return float(self.ndcg(k).mean())
 
     def label_distance_at(self, k: int) -> float:
-        """Return the mean label distance of the nearest k, over all queries."""
+        """Return the mean label distance of the k nearest, over all queries."""
         return float(self.label_distance(k).mean())
 
     def summary(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class LabelRetrievalResult:
         }
 
     def best_order(self) -> LabelRetrievalResult:
-        """Return the result of the best order there is; its neighbours are not named."""
+        """Return the result of the best possible order, without its neighbours."""
         return replace(self, neighbours=np.full_like(self.neighbours, -1), distances=self.ideal)
 
 
@@ -93,29 +93,30 @@ def measure_by_labels(
 
     Args:
         embeddings: float ``(N, D)``, one row per image.
-        images: their continuous labels and roles.
-        metric: "cosine" or "euclidean", of the embeddings.
+        images: the images, with continuous labels and roles.
+        metric: how embeddings are compared, "cosine" or "euclidean".
         ks: the K of the measures, each at least 1.
-        memory: bytes to search in, beyond the embeddings.
+        memory: bytes of memory for the search, beyond the embeddings.
 
     Raises:
-        DataError: no continuous labels, no query with another image in the gallery, or embeddings not finite.
-        OptionError: unknown metric or K below 1.
+        DataError: there are no continuous labels, no query has another image in the gallery, or embeddings are not
+            finite.
+        OptionError: the metric is unknown, or a K is below 1.
     """
     return measure_found_by_labels(exact(embeddings, images, metric, memory=memory), images, ks)
 
 
 def measure_found_by_labels(find: Find, images: ImageSet, ks: Sequence[int] = LABEL_KS) -> LabelRetrievalResult:
-    """Measure what a search finds, as :func:`measure_by_labels` does for the exact one.
+    """Measure the results of any search, as :func:`measure_by_labels` does for exact search.
 
     Args:
         find: the search.
-        images: the continuous labels and roles of the images.
+        images: the images, with continuous labels and roles.
         ks: the K of the measures, each at least 1.
 
     Raises:
-        DataError: no continuous labels, or no query with another image in the gallery.
-        OptionError: K below 1.
+        DataError: there are no continuous labels, or no query has another image in the gallery.
+        OptionError: a K is below 1.
     """
     if images.continuous is None:
         raise DataError("Retrieval cannot be measured by label distance without continuous labels. Give them.")
@@ -146,16 +147,16 @@ def measure_found_by_labels(find: Find, images: ImageSet, ks: Sequence[int] = LA
 def random_order(
     result: LabelRetrievalResult, images: ImageSet, permutations: int = 30, seed: int = 0
 ) -> Iterator[LabelRetrievalResult]:
-    """Yield what the same embeddings would measure if they were dealt to the images at random.
+    """Yield the results of the same embeddings assigned to the images at random.
 
-    The mean over these is chance, and their standard deviation the standard error of one measurement by chance. Every
-    neighbourhood stays as it is, so that images which are near to many count as they do in the measurement itself.
+    Their mean is chance, and their standard deviation the standard error of one measurement by chance. Neighbourhoods
+    stay the same, so images that are near to many count as in the measurement itself.
 
     Args:
         result: measured on ``images``.
-        images: the images; embeddings change hands among those of one role.
-        permutations: how many times they are dealt.
-        seed: of the dealing.
+        images: the images; embeddings are permuted among images of the same role.
+        permutations: number of permutations.
+        seed: seed of the permutations.
     """
     generator = np.random.default_rng(seed)
     place = np.full(len(images), -1)
@@ -178,7 +179,7 @@ def random_order(
 
 
 def random_and_best(result: LabelRetrievalResult, images: ImageSet, seed: int = 0) -> dict[str, Any]:
-    """Return what a random order and the best order measure: ``{"random_order": summary, "best_order": summary}``."""
+    """Return the measures of random and best order: ``{"random_order": summary, "best_order": summary}``."""
     summaries = [dealt.summary() for dealt in random_order(result, images, seed=seed)]
     chance = {
         measure: {k: float(np.mean([summary[measure][k] for summary in summaries])) for k in of_k}
@@ -200,7 +201,7 @@ def _mean_distance(distances: np.ndarray) -> np.ndarray:
 
 
 def _gain(distances: np.ndarray) -> np.ndarray:
-    """Return the discounted cumulative gain of ranked label distances; infinite ones gain nothing."""
+    """Return the discounted cumulative gain of ranked label distances; infinite ones have no gain."""
     discounts = np.log2(np.arange(2, distances.shape[1] + 2))
     gain: np.ndarray = (1 / (1 + distances) / discounts).sum(axis=1)
     return gain

@@ -2,12 +2,12 @@
 
 As in Musgrave et al., "A Metric Learning Reality Check" (arXiv:2003.08505):
 
-* Recall@K: 1 for a query one of whose K nearest other images shares its class, else 0.
-* R-Precision: with R images of the query's class in the gallery, the share of them among its R nearest.
-* MAP@R: (1/R) sum over i = 1..R of precision@i where the i-th nearest shares the class, and 0 where not.
+* Recall@K: 1 if one of a query's K nearest other images has its class, else 0.
+* R-Precision: with R images of the query's class in the gallery, the fraction of its R nearest that have the class.
+* MAP@R: (1/R) sum over i = 1..R of precision@i if the i-th nearest has the class, else 0.
 
-Neighbours are exact, with ties by lower index; see :mod:`zoo.retrieval.nearest`. Queries without an image of their
-class in the gallery are left out and counted.
+Neighbours are exact, and ties go to the lower index; see :mod:`zoo.retrieval.nearest`. Queries without an image of
+their class in the gallery are left out and counted.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class RetrievalResult:
 
     Attributes:
         queries: int64 ``(Q,)``, the index of each query in the image set.
-        neighbours: int64 ``(Q, max K)``, indices in the image set of the nearest gallery images, nearest first; -1
-            where the gallery has fewer.
-        recall: for each K, bool ``(Q,)``.
+        neighbours: int64 ``(Q, max K)``, indices in the image set of the nearest gallery images, nearest first; -1 if
+            the gallery has fewer.
+        recall: bool ``(Q,)`` for each K.
         r_precision: float64 ``(Q,)`` in [0, 1].
         average_precision: float64 ``(Q,)`` in [0, 1]; its mean is MAP@R.
         chance: Recall@1 of a random order, in [0, 1].
-        gallery_size: images that a query is compared with.
-        left_out: queries without an image of their class in the gallery.
+        gallery_size: number of images in the gallery.
+        left_out: number of queries without an image of their class in the gallery.
     """
 
     queries: np.ndarray
@@ -78,29 +78,29 @@ def measure(
 
     Args:
         embeddings: float ``(N, D)``, one row per image.
-        images: their labels and roles.
+        images: the images, with labels and roles.
         metric: "cosine" or "euclidean".
         ks: the K of Recall@K, each at least 1.
-        memory: bytes to search in, beyond the embeddings.
+        memory: bytes of memory for the search, beyond the embeddings.
 
     Raises:
-        DataError: no labels, no query with an image of its class in the gallery, or embeddings that are not finite.
-        OptionError: unknown metric, or K below 1.
+        DataError: there are no labels, no query has an image of its class in the gallery, or embeddings are not finite.
+        OptionError: the metric is unknown, or a K is below 1.
     """
     return measure_found(exact(embeddings, images, metric, memory=memory), images, ks)
 
 
 def measure_found(find: Find, images: ImageSet, ks: Sequence[int] = DEFAULT_KS) -> RetrievalResult:
-    """Measure what a search finds, as :func:`measure` does for the exact one.
+    """Measure the results of any search, as :func:`measure` does for exact search.
 
     Args:
         find: the search.
-        images: the labels and roles of the images.
+        images: the images, with labels and roles.
         ks: the K of Recall@K, each at least 1.
 
     Raises:
-        DataError: no labels, or no query with an image of its class in the gallery.
-        OptionError: K below 1.
+        DataError: there are no labels, or no query has an image of its class in the gallery.
+        OptionError: a K is below 1.
     """
     if images.labels is None:
         raise DataError("Retrieval cannot be measured on images without labels. Give a labelled set.")
@@ -149,11 +149,11 @@ def measure_found(find: Find, images: ImageSet, ks: Sequence[int] = DEFAULT_KS) 
 
 
 def neighbour_overlap(model: np.ndarray, teacher: np.ndarray) -> float:
-    """Return the mean share of the teacher's nearest neighbours that the model finds too, order aside; in [0, 1].
+    """Return the mean fraction of the teacher's nearest neighbours that the model finds too, in any order; in [0, 1].
 
     Args:
         model: int ``(Q, K)``, neighbours of each query, -1 for none.
-        teacher: int ``(Q, K)``, of the same queries.
+        teacher: int ``(Q, K)``, neighbours of the same queries.
     """
     shares = np.zeros(len(model))
     step = max(1, CHUNK_BYTES // (2 * max(model.shape[1] * teacher.shape[1], 1)))

@@ -1,8 +1,8 @@
-"""Exact nearest neighbours among vectors, in bounded memory. Knows arrays alone: data and measures both stand on it.
+"""Exact nearest neighbours among vectors, in bounded memory. Uses arrays only, so data and measures can both use it.
 
-Neighbours at equal distance are ordered by their index in the gallery. Candidates are proposed by matrix products in
-low precision, with a bound on how near any other vector can be. Distances that decide an order are computed in float64,
-so duplicates are exact ties, and the result is the same whatever proposed the candidates.
+Neighbours at equal distance are ordered by their index in the gallery. Candidates come from matrix products in low
+precision, with a bound on how near any other vector can be. Distances that decide an order are computed in float64, so
+duplicates are exact ties, and the result does not depend on how the candidates were found.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from zoo.extras import is_installed
 from zoo.progress import progress
 
 MEMORY = 128 << 20
-"""Bytes to work in, beyond the vectors themselves."""
+"""Bytes of working memory, beyond the vectors themselves."""
 CHUNK_BYTES = 128 << 20
-_BRUTE_FORCE_FROM = 4096  # candidates; beyond, one row of all distances costs less than sorting gathered ones
-_WORTH_TORCH = 1e10  # multiplications that take longer than importing torch
+_BRUTE_FORCE_FROM = 4096  # candidates; from here on, computing all distances costs less than sorting candidates
+_WORTH_TORCH = 1e10  # from this many multiplications on, importing torch pays off
 _WITH_TORCH = is_installed("torch")
 
 
 class _Finder(Protocol):
-    """What proposes candidates; see :meth:`zoo.retrieval.products.Products.find`."""
+    """Proposes candidates; see :meth:`zoo.retrieval.products.Products.find`."""
 
     def queries_at_once(self, count: int) -> int: ...
 
@@ -41,7 +41,7 @@ class _Finder(Protocol):
 
 
 class _OneWay:
-    """A finder that does not use a distance for both of its ends."""
+    """A finder that computes the distance of two gallery rows once for each of them."""
 
     def serves_both_ways(self, count: int) -> bool:
         return False
@@ -55,21 +55,21 @@ class _OneWay:
 def nearest(
     queries: np.ndarray, gallery: np.ndarray, k: int, exclude: np.ndarray | None = None, memory: int = MEMORY
 ) -> np.ndarray:
-    """Find the exact k nearest gallery rows by Euclidean distance; ties by lower row.
+    """Find the exact k nearest gallery rows by Euclidean distance; ties go to the lower row.
 
-    Candidates come from bfloat16 products where the processor has them, on a GPU where there is one, and without torch
-    from faiss or numpy. Queries whose candidates may lack a neighbour are asked again, in float32, for four times as
-    many, until none may.
+    Candidates come from bfloat16 products if the processor supports them, from a GPU if there is one, and without torch
+    from faiss or numpy. Queries whose candidates may lack a neighbour are searched again, in float32, with four times
+    as many candidates, until none can be missing.
 
     Args:
         queries: float32 or float64 ``(Q, D)``.
         gallery: the same ``(G, D)``; may be memory-mapped.
         k: neighbours of each query, 1..G.
-        exclude: int ``(Q,)``, a gallery row that is not to be found for each query, or -1.
-        memory: bytes to work in, beyond the vectors.
+        exclude: int ``(Q,)``, the gallery row to exclude for each query, or -1.
+        memory: bytes of working memory, beyond the vectors.
 
     Returns:
-        int64 ``(Q, k)``, -1 where a query has fewer than k neighbours.
+        int64 ``(Q, k)``, -1 if a query has fewer than k neighbours.
     """
     exclude = np.full(len(queries), -1) if exclude is None else np.asarray(exclude, dtype=np.int64)
     result = np.full((len(queries), k), -1, dtype=np.int64)
@@ -102,7 +102,7 @@ def _candidates(
     count: int,
     exclude: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield rows of the pending queries, their candidates, and the least squared distance of all others."""
+    """Yield rows of the pending queries, their candidates, and the smallest squared distance that others can have."""
     among_themselves = queries is gallery and len(pending) == len(gallery) and finder.serves_both_ways(count)
     if among_themselves and ((exclude < 0) | (exclude == pending)).all():
         yield from finder.find_in_gallery(k, count, exclude)
@@ -114,9 +114,9 @@ def _candidates(
 
 
 def _frame(queries: np.ndarray, gallery: np.ndarray, memory: int) -> tuple[np.ndarray, float]:
-    """Return the mean of the gallery, and a power of two that brings all coordinates less the mean into [-2, 2].
+    """Return the mean of the gallery, and a power of two that scales all centred coordinates into [-2, 2].
 
-    Centred and scaled vectors cancel less, and have squares that neither overflow nor vanish.
+    Centring and scaling reduce cancellation, and keep squares from overflowing or vanishing.
     """
     step = max(1, memory // 4 // (16 * max(gallery.shape[1], 1)))
     total = np.zeros(gallery.shape[1])
@@ -134,7 +134,7 @@ def _frame(queries: np.ndarray, gallery: np.ndarray, memory: int) -> tuple[np.nd
 def _finder(
     gallery: np.ndarray, centre: np.ndarray, scale: float, memory: int, rounded: bool, queries: int, count: int
 ) -> _Finder:
-    """Return what proposes ``count`` candidates of each query fastest here."""
+    """Return the fastest finder of ``count`` candidates for each query."""
     if count >= min(len(gallery), _BRUTE_FORCE_FROM):
         return _Everything(len(gallery), memory)
     if _WITH_TORCH and ("torch" in sys.modules or queries * float(gallery.size) > _WORTH_TORCH):
@@ -160,7 +160,7 @@ class _Everything(_OneWay):
 
 
 class _WithoutTorch(_OneWay):
-    """Proposes what float32 tells to be nearest, by faiss where it is installed and else by numpy."""
+    """Proposes the nearest rows in float32, by faiss if it is installed, else by numpy."""
 
     def __init__(self, gallery: np.ndarray, centre: np.ndarray, scale: float, memory: int) -> None:
         self.centre, self.scale, self.memory = centre, scale, memory
@@ -181,10 +181,10 @@ class _WithoutTorch(_OneWay):
         else:
             found = np.empty((len(queries), count), dtype=np.int64)
             farthest = np.empty(len(queries))
-            step = max(1, self.memory // 2 // (12 * len(self.gallery)))  # distances in float32, and their order
+            step = max(1, self.memory // 2 // (12 * len(self.gallery)))  # bytes of a distance and its order
             for start in range(0, len(queries), step):
                 part = slice(start, start + step)
-                distances = self.squares - 2 * (scaled[part] @ self.gallery.T)  # less the query's own square
+                distances = self.squares - 2 * (scaled[part] @ self.gallery.T)  # without the query's own square
                 found[part] = np.argpartition(distances, count - 1, axis=1)[:, :count]
                 farthest[part] = np.take_along_axis(distances, found[part], axis=1).max(axis=1) + own[part]
         noise = 1e-5 * (own.astype(np.float64) + self.squares.max())
@@ -199,18 +199,18 @@ class _WithoutTorch(_OneWay):
 def _in_order(
     queries: np.ndarray, gallery: np.ndarray, found: np.ndarray, scale: float, memory: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return candidates by exact distance, ties by lower row, and their distances.
+    """Sort candidates by exact distance, ties by lower row; return them and their distances.
 
     Args:
         queries: float32 or float64 ``(Q, D)``.
         gallery: the same ``(G, D)``.
         found: int64 ``(Q, C)`` rows of the gallery, -1 for none.
-        scale: of the coordinates; see :func:`_frame`.
-        memory: bytes to work in.
+        scale: scale of the coordinates; see :func:`_frame`.
+        memory: bytes of working memory.
 
     Returns:
-        int64 ``(Q, C)`` rows, and float64 ``(Q, C)`` squared distances: in float64 where that decides an order, else
-        accurate to float32. Infinite, and last, for none.
+        int64 ``(Q, C)`` rows, and float64 ``(Q, C)`` squared distances: computed in float64 if that decides an order,
+        else accurate to float32. Missing candidates come last, at infinite distance.
     """
     there = found >= 0
     distances = np.full(found.shape, np.inf)
@@ -220,7 +220,7 @@ def _in_order(
         one, place = np.nonzero(there)
         distances[one, place] = pair_distances(queries, gallery, (one, found[one, place]), scale, memory)
         found, distances = _sorted(found, distances)
-        # Those that float32 cannot tell from the one before or after.
+        # Candidates that float32 cannot separate from the one before or after.
         apart = 4 * (gallery.shape[1] + 4) * 2.0**-24
         with np.errstate(invalid="ignore"):
             near = np.diff(distances, axis=1) <= apart * distances[:, 1:]
@@ -243,7 +243,7 @@ def _sorted(found: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.nd
 def _exact_distances(
     queries: np.ndarray, gallery: np.ndarray, one: np.ndarray, other: np.ndarray, memory: int
 ) -> np.ndarray:
-    """Return float64 ``(P,)`` squared distances of pairs: rows of the queries, and rows of the gallery."""
+    """Return float64 ``(P,)`` squared distances between rows ``one`` of the queries and ``other`` of the gallery."""
     distances = np.empty(len(one))
     step = max(1, memory // 4 // (16 * max(queries.shape[1], 1)))
     for start in range(0, len(one), step):
@@ -255,13 +255,18 @@ def _exact_distances(
 
 
 def squared_distances(queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return float64 ``(Q, C)`` distances between each query and its candidates, some candidates at a time."""
+    """Return float64 ``(Q, C)`` squared distances between each query and its candidates, in bounded memory."""
     one = np.repeat(np.arange(len(queries)), found.shape[1])
     return _exact_distances(queries, gallery, one, found.ravel(), CHUNK_BYTES).reshape(found.shape)
 
 
 def comparable(embeddings: np.ndarray, metric: str) -> np.ndarray:
-    """Return float32 vectors whose Euclidean distance orders as the metric does."""
+    """Return float32 vectors whose Euclidean distances have the same order as the metric.
+
+    Raises:
+        DataError: an embedding is not finite.
+        OptionError: the metric is unknown.
+    """
     with np.errstate(over="ignore"):
         vectors = np.ascontiguousarray(embeddings, dtype=np.float32)
     finite = np.isfinite(vectors).all(axis=1)

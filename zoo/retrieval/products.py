@@ -1,14 +1,14 @@
-"""Candidates for nearest neighbours by matrix products, in bfloat16 where the processor has it, with a proven bound.
+"""Candidates for nearest neighbours by matrix products, in bfloat16 if the processor supports it, with a proven bound.
 
 With queries q and gallery vectors g, centred and scaled, the product of (q, 1, -|q|^2 / 2) and (g, -|g|^2 / 2, 1) is
--|q - g|^2 / 2: the nearer, the nearer to 0, and the smaller the error of rounding it. A product p of rounded vectors
-differs from that by at most
+-|q - g|^2 / 2: the nearer g, the closer it is to 0, and the smaller its rounding error. A product p of rounded vectors
+differs from it by at most
 
     E(q, g) = |q| r_g + r_q |g'| + 2^-23 (D + 6) (|q| |g| + |q|^2 / 2 + |g|^2 / 2)   and   u |p|,
 
-with g' the rounded g and r the norms of what rounding took (Cauchy-Schwarz; the last term is the greatest error of any
-order of summation in float32), and u the rounding of p itself. If all candidates have a p of at least s, any other
-vector with |g| <= R is at a squared distance of at least -2 (s + u |s| + E(q, R)), and any with |g| > R at (R - |q|)^2.
+with g' the rounded g, r the norms of the rounding residuals (Cauchy-Schwarz; the last term of E is the largest error of
+any order of summation in float32), and u the rounding of p itself. If all candidates have a p of at least s, any other
+vector with |g| <= R has a squared distance of at least -2 (s + u |s| + E(q, R)), and any with |g| > R of (R - |q|)^2.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from torch import Tensor
 from zoo.progress import progress
 from zoo.versions import has_bfloat16
 
-_GROUP = 16  # columns whose greatest value is looked at before they are
+_GROUP = 16  # columns are inspected only if the maximum of their group is large enough
 _PARTS = 3  # numbers that hold half a squared norm: three of bfloat16's 8 bits lose 2^-27 of it
-_QUERIES, _COLUMNS = 4096, 8192  # of a product at most; larger ones are no faster
-_STEPS = (2, 6, 20)  # groups that queries are looked at by, so that few do not wait for one with many
+_QUERIES, _COLUMNS = 4096, 8192  # largest size of a product; larger ones are no faster
+_STEPS = (2, 6, 20)  # queries are batched by their number of promising groups, up to these
 _FAR = 3.0  # times the median norm
-_CACHED = 4 << 20  # bytes that are not slower to use a second time
-_TINY = 1e-30  # what bfloat16 instructions flush to 0
+_CACHED = 4 << 20  # bytes that stay in the cache
+_TINY = 1e-30  # bfloat16 instructions flush smaller numbers to 0
 _ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-23}
 
 
 @dataclass(frozen=True)
 class _Side:
-    """Vectors as one side of the product, with what bounds its error."""
+    """Vectors as one side of the product, with the norms that bound its error."""
 
     vectors: Tensor  # (N, D + 6)
     norms: Tensor  # float32 (N,), before rounding
-    residuals: Tensor  # float32 (N,), norms of what rounding took away
+    residuals: Tensor  # float32 (N,), norms of the rounding residuals
 
 
 class Products:
@@ -48,10 +48,10 @@ class Products:
 
     Args:
         gallery: float32 or float64 ``(G, D)``; may be memory-mapped.
-        centre: ``(D,)``, taken from all vectors.
-        scale: a power of two that brings centred coordinates of gallery and queries into [-2, 2].
-        memory: bytes to work in.
-        rounded: use bfloat16 where the processor has it; else float32.
+        centre: ``(D,)``, subtracted from all vectors.
+        scale: a power of two that scales centred coordinates of gallery and queries into [-2, 2].
+        memory: bytes of working memory.
+        rounded: use bfloat16 if the processor supports it; else float32.
     """
 
     def __init__(self, gallery: np.ndarray, centre: np.ndarray, scale: float, memory: int, rounded: bool) -> None:
@@ -72,31 +72,31 @@ class Products:
             self.norms[part], self.residuals[part] = side.norms, side.residuals
             if self.sides is not None:
                 self.sides[part] = side.vectors
-        # A few vectors far from all others would make the bound of all others useless.
+        # A few distant vectors would make the bound useless for all others.
         self.radius = _FAR * float(self.norms.median())
         ordinary = self.norms <= self.radius
         self.longest = float(self.norms[ordinary].max())
         self.roughest = float(self.residuals[ordinary].max())
 
     def queries_at_once(self, count: int) -> int:
-        """Return for how many queries ``count`` candidates each are found in the memory."""
+        """Return how many queries, with ``count`` candidates each, fit into the memory."""
         quarter = self.memory // 4
         value = self.dtype.itemsize
         each = max(self.columns * value, count * _GROUP * (value + 8), self.gallery.shape[1] * 16)
         return max(1, min(_QUERIES, quarter // each))
 
     def find(self, queries: np.ndarray, k: int, count: int, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Find which rows can be among the k nearest, and how far all others are at least.
+        """Find the rows that can be among the k nearest, and a lower bound for the distance of all others.
 
         Args:
             queries: float32 or float64 ``(Q, D)``.
-            k: how many are wanted.
-            count: how many candidates to look at, from k up to below G.
-            exclude: int64 ``(Q,)``, a gallery row that is not to be found for each, or -1.
+            k: number of neighbours wanted.
+            count: number of candidates, at least k and below G.
+            exclude: int64 ``(Q,)``, the gallery row to exclude for each query, or -1.
 
         Returns:
-            int64 ``(Q, count)`` rows, -1 in place of those that k others are nearer than; and float64 ``(Q,)``, the
-            least squared distance of any row that was not looked at, infinite where there is none.
+            int64 ``(Q, count)`` rows, -1 for rows that cannot be among the k nearest; and float64 ``(Q,)``, a lower
+            bound of the squared distance of all rows that are not candidates, infinite if there are none.
         """
         side = self._side(queries)
         left = _as_left(side.vectors)
@@ -110,21 +110,21 @@ class Products:
         return self._possible(best, side, k)
 
     def serves_both_ways(self, count: int) -> bool:
-        """Return whether the candidates of all rows of the gallery fit into the memory, as find_in_gallery needs."""
+        """Return whether the candidates of all gallery rows fit into the memory; ``find_in_gallery`` needs that."""
         return len(self.gallery) * count * (8 + self.dtype.itemsize) <= self.memory // 4
 
     def find_in_gallery(
         self, k: int, count: int, exclude: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Do as find for the gallery's own rows, in half the products: each serves a row and a column.
+        """Do the same as ``find`` for the gallery's own rows with half the products: each serves a row and a column.
 
         Args:
-            k: how many are wanted.
-            count: how many candidates to look at, from k up to below G.
+            k: number of neighbours wanted.
+            count: number of candidates, at least k and below G.
             exclude: int64 ``(G,)``, each row's own number, or -1.
 
         Yields:
-            Which queries, and what find returns for them.
+            The rows of some queries, and what ``find`` returns for them.
         """
         best = _Best.none(len(self.gallery), count, self.dtype, self.device)
         own = torch.from_numpy(exclude).to(self.device)
@@ -137,7 +137,7 @@ class Products:
             of_rows = best.part(block)
             for start in range(first, len(self.gallery), self.columns):
                 products = self._products(left, start, start + self.columns, room[: len(left)])
-                beside = min(max(block.stop - start, 0), products.shape[1])  # columns that are rows of the block too
+                beside = min(max(block.stop - start, 0), products.shape[1])  # columns that are also rows of the block
                 _leave_out(products, own[block], start)
                 of_rows.see(products, _maxima(products), start)
                 later = products[:, beside:].T
@@ -147,7 +147,7 @@ class Products:
             yield np.arange(block.start, block.stop), *self._possible(of_rows, side, k)
 
     def _products(self, left: Tensor, start: int, stop: int, room: Tensor) -> Tensor:
-        """Return the products of all rows of ``left`` and those of a part of the gallery, summed in float32."""
+        """Return the products of all rows of ``left`` with a part of the gallery, summed in float32."""
         right = self._side(self.gallery[start:stop]).vectors if self.sides is None else self.sides[start:stop]
         products = room[:, : len(right)]
         precision = torch.get_float32_matmul_precision()
@@ -158,7 +158,7 @@ class Products:
             torch.set_float32_matmul_precision(precision)
 
     def _possible(self, best: _Best, side: _Side, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows that can be among the k nearest by the bound, and the least distance of all others."""
+        """Return the rows that can be among the k nearest, and the lower bound for the distance of all others."""
         values, none = best.values.double(), best.values.isinf()
         norms, residuals = side.norms.double()[:, None], side.residuals.double()[:, None]
         rounding = _ROUNDING[self.dtype] * values.abs()
@@ -175,7 +175,7 @@ class Products:
     def _error(
         self, norms: Tensor, residuals: Tensor, others: Tensor | float, their_residuals: Tensor | float
     ) -> Tensor:
-        """Return E of the module's text, and a little for the norms: theirs before rounding, for those after it."""
+        """Return E of the module's docstring, enlarged a little because norms are taken before rounding."""
         summed = norms * others + (norms.square() + others**2) / 2
         terms = self.gallery.shape[1] + 2 * _PARTS
         return 1.005 * (norms * their_residuals + residuals * others + 2.0**-23 * terms * summed + _TINY)
@@ -197,14 +197,14 @@ class Products:
 def pair_distances(
     queries: np.ndarray, gallery: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], scale: float, memory: int
 ) -> np.ndarray:
-    """Return float64 ``(P,)`` squared distances of pairs of rows, accurate to float32: to (D + 4) 2^-24 of themselves.
+    """Return float64 ``(P,)`` squared distances of pairs of rows, accurate to a relative error of (D + 4) 2^-24.
 
     Args:
         queries: float32 ``(Q, D)``.
         gallery: float32 ``(G, D)``.
-        pairs: int64 ``(P,)`` rows of the queries, and of the gallery.
-        scale: a power of two that no centred coordinate exceeds.
-        memory: bytes to work in.
+        pairs: int64 ``(P,)`` rows of the queries, and ``(P,)`` rows of the gallery.
+        scale: a power of two that scales centred coordinates into [-2, 2].
+        memory: bytes of working memory.
     """
     distances = np.empty(len(pairs[0]))
     step = max(1, min(memory // 4, _CACHED) // (8 * max(queries.shape[1], 1)))
@@ -217,7 +217,7 @@ def pair_distances(
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """Return an array that is only read as a tensor, without a copy and without the warning for memory-mapped ones."""
+    """Return a read-only array as a tensor, without a copy and without torch's warning about it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array))
@@ -225,14 +225,14 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 @dataclass
 class _Best:
-    """The greatest products of each query so far, falling, and the gallery's rows that they are of."""
+    """The largest products of each query so far, in descending order, and their gallery rows."""
 
     values: Tensor  # (Q, C)
     rows: Tensor  # int64 (Q, C)
 
     @staticmethod
     def none(queries: int, count: int, dtype: torch.dtype, device: torch.device) -> _Best:
-        """Return what is known before any product: -inf of row -1."""
+        """Return the state before any product: -inf for row -1."""
         shape = (queries, count)
         return _Best(
             torch.full(shape, -torch.inf, dtype=dtype, device=device),
@@ -240,24 +240,24 @@ class _Best:
         )
 
     def part(self, queries: slice) -> _Best:
-        """Return those of some queries, to be changed in place."""
+        """Return a view for some queries, which can be changed in place."""
         return _Best(self.values[queries], self.rows[queries])
 
     def see(self, products: Tensor, maxima: Tensor, start: int) -> None:
-        """Take up the products of some more rows.
+        """Merge in the products of more gallery rows.
 
-        The greatest of all are in the groups with the greatest maxima, so only these are looked at, and of them those
-        that are above the least of the best so far.
+        The largest products are in the groups with the largest maxima, so only these groups are inspected, and only if
+        they exceed the smallest of the best so far.
 
         Args:
             products: ``(Q, R)``.
-            maxima: of each query's groups of products; see :func:`_maxima`.
-            start: the first of the rows.
+            maxima: maxima of each query's groups of products; see :func:`_maxima`.
+            start: number of the first of these rows.
         """
         groups = maxima.shape[1]
         promising = (maxima > self.values[:, -1:]).sum(dim=1)
         least = 0
-        for most in sorted({*_STEPS, groups}):  # queries with as many promising groups together, without the others
+        for most in sorted({*_STEPS, groups}):  # batch queries that have similarly many promising groups
             queries = ((promising > least) & (promising <= most)).nonzero()[:, 0]
             least = most
             if len(queries):
@@ -269,7 +269,7 @@ class _Best:
             self._merge(products, everyone, rest.expand(len(products), -1), rest[:1] * 0, start)
 
     def _merge(self, products: Tensor, queries: Tensor, columns: Tensor, steps: Tensor, start: int) -> None:
-        """Take up some queries' products: ``(Q,)`` queries, ``(Q, R)`` columns, and those ``(S,)`` steps further on."""
+        """Merge in some queries' products: ``(Q,)`` queries, ``(Q, R)`` columns plus each of ``(S,)`` steps."""
         columns = (columns[:, :, None] + steps).flatten(1)
         values = torch.cat([self.values[queries], products[queries[:, None], columns]], dim=1)
         rows = torch.cat([self.rows[queries], columns + start], dim=1)
@@ -279,29 +279,29 @@ class _Best:
 
 
 def _leave_out(products: Tensor, own: Tensor, start: int) -> None:
-    """Rule out each query's own row, where it is among those from ``start`` on."""
+    """Exclude each query's own row if it is among the columns, which begin with row ``start``."""
     here = ((own >= start) & (own < start + products.shape[1])).nonzero()[:, 0]
     products[here, own[here] - start] = -torch.inf
 
 
 def _as_left(vectors: Tensor) -> Tensor:
-    """Return vectors of the right side of the product as its left side: halves of squares and ones change places."""
+    """Convert vectors from the right side of the product to the left side: half squares and ones change places."""
     given, halves, ones = vectors.split((vectors.shape[1] - 2 * _PARTS, _PARTS, _PARTS), dim=1)
     return torch.cat([given, ones, halves], dim=1)
 
 
 def _maxima(products: Tensor) -> Tensor:
-    """Return the maxima ``(Q, R // 32)`` of groups of each row: columns i, i + R // 32, i + 2 (R // 32) and so on."""
+    """Return ``(Q, R // 16)`` maxima of groups of columns: group i is i, i + R // 16, i + 2 (R // 16) and so on."""
     groups = products.shape[1] // _GROUP
     return products[:, : groups * _GROUP].unflatten(1, (_GROUP, groups)).amax(dim=1)
 
 
 def _maxima_of_columns(products: Tensor) -> Tensor:
-    """Return what _maxima returns of the transpose, read in the order of memory."""
+    """Return ``_maxima`` of the transpose, read in memory order."""
     groups = products.shape[0] // _GROUP
     return products[: groups * _GROUP].unflatten(0, (_GROUP, groups)).amax(dim=0).T.contiguous()
 
 
 def _multiple(number: int) -> int:
-    """Return the number rounded down to whole groups, at least one."""
+    """Round a number down to whole groups, at least one."""
     return max(_GROUP, number // _GROUP * _GROUP)

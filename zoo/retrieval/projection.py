@@ -1,6 +1,6 @@
-"""Fewer dimensions without training: the principal directions of a set of embeddings.
+"""Reduce dimensions without training, by the principal directions of a set of embeddings.
 
-What a network is worth as it comes, at a given number of dimensions, and where a trained head begins.
+Shows what a pretrained network achieves at a given number of dimensions, and initialises the head for training.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from zoo.retrieval.nearest import comparable
 
 
 def principal_directions(vectors: np.ndarray, dim: int, metric: str = "cosine") -> np.ndarray:
-    """Return the directions in which vectors vary most, most first.
+    """Return the directions in which vectors vary most, in descending order.
 
-    Vectors compared by cosine are L2-normalised first. The projection ``vectors @ directions.T`` takes no mean away, so
-    that a linear layer without bias can do it whatever the length of its input; distances stay what they were.
+    Vectors compared by cosine are L2-normalised first. The projection ``vectors @ directions.T`` subtracts no mean, so
+    a linear layer without bias can compute it for inputs of any length; the mean does not affect distances.
 
     Args:
-        vectors: float ``(N, F)``, of training images.
-        dim: how many directions. Where it is above F, rows of zeros follow: more dimensions hold nothing more.
-        metric: "cosine" or "euclidean", how the vectors are compared.
+        vectors: vectors of training images, float ``(N, F)``.
+        dim: number of directions; above F, rows of zeros are appended.
+        metric: how the vectors are compared, "cosine" or "euclidean".
 
     Returns:
-        float32 ``(dim, F)``, orthonormal rows, of fixed signs.
+        float32 ``(dim, F)``, orthonormal rows with fixed signs.
 
     Raises:
-        DataError: vectors that are not finite, or fewer than two.
+        DataError: vectors are not finite, or there are fewer than two.
     """
     if len(vectors) < 2:
         raise DataError(f"PCA needs at least two vectors, found {len(vectors)}.")
     rows = np.asarray(comparable(vectors, metric), dtype=np.float64)
     centred = rows - rows.mean(axis=0)
-    # Ascending order; with fewer vectors than dimensions the rest is an orthonormal basis of what they leave out.
+    # In ascending order. With fewer vectors than dimensions, the rest is an orthonormal basis of their complement.
     _, basis = np.linalg.eigh(centred.T @ centred / len(rows))
     directions = basis.T[::-1][:dim]
     largest = directions[np.arange(len(directions)), np.abs(directions).argmax(axis=1)]
@@ -43,23 +43,23 @@ def principal_directions(vectors: np.ndarray, dim: int, metric: str = "cosine") 
 
 
 def classifier_directions(vectors: np.ndarray, classifier: np.ndarray, dim: int, metric: str = "cosine") -> np.ndarray:
-    """Return principal directions of vectors that are scaled by how much the pretraining's classifier looks at each.
+    """Return principal directions of vectors, weighted by how much the pretraining's classifier uses each direction.
 
-    With G the scatter of the classifier's rows, vectors are compared after multiplication by the fourth root of G: half
-    way between the features and the logits. Directions that the pretraining told classes apart by are kept, also
-    where the training images hardly vary in them.
+    With G the scatter of the classifier's rows, vectors are multiplied by the fourth root of G, half way between
+    features and logits. This keeps directions that separated classes in pretraining, even if the training images hardly
+    vary in them.
 
     Args:
-        vectors: float ``(N, F)``, of training images.
+        vectors: vectors of training images, float ``(N, F)``.
         classifier: float ``(C, F)``, see :func:`zoo.models.making.classifier_of`.
-        dim: how many directions; see :func:`principal_directions`.
-        metric: "cosine" or "euclidean", how the vectors are compared.
+        dim: number of directions; see :func:`principal_directions`.
+        metric: how the vectors are compared, "cosine" or "euclidean".
 
     Returns:
-        float32 ``(dim, F)``, of mean squared row length 1.
+        float32 ``(dim, F)``, with a mean squared row length of 1.
 
     Raises:
-        DataError: vectors that are not finite, or fewer than two.
+        DataError: vectors are not finite, or there are fewer than two.
     """
     rows = np.asarray(comparable(vectors, metric), dtype=np.float64)
     centred = classifier.astype(np.float64) - classifier.mean(axis=0)
@@ -70,7 +70,7 @@ def classifier_directions(vectors: np.ndarray, classifier: np.ndarray, dim: int,
 
 
 def _of_unit_length(directions: np.ndarray, features: int) -> np.ndarray:
-    """Return directions scaled to a mean squared row length of 1; rows beyond the features, zeros, do not count."""
+    """Scale directions to a mean squared row length of 1; zero-padded rows are ignored."""
     length = float(np.sqrt((directions[:features] ** 2).sum(axis=1).mean()))
     return (directions / (length or 1.0)).astype(np.float32)
 
@@ -78,26 +78,26 @@ def _of_unit_length(directions: np.ndarray, features: int) -> np.ndarray:
 def discriminant_directions(
     vectors: np.ndarray, labels: np.ndarray, dim: int, shrinkage: float, metric: str = "cosine"
 ) -> np.ndarray:
-    """Return directions in which classes differ, scaled down where images of one class differ among themselves.
+    """Return directions in which classes differ, scaled down where images of one class vary.
 
-    The scatter within classes, shrunk towards a multiple of the identity, is whitened (within-class covariance
-    normalisation, Hatch et al., Interspeech 2006; shrinkage as in Ledoit and Wolf, 2004); the principal directions of
-    what results are kept. Every class counts alike. With shrinkage 1 nothing is whitened, and what is kept are the
-    principal directions.
+    Whitens the scatter within classes, shrunk towards a multiple of the identity (within-class covariance
+    normalisation, Hatch et al., Interspeech 2006; shrinkage as in Ledoit and Wolf, 2004), and returns the principal
+    directions of the result. Every class has the same weight. With shrinkage 1 nothing is whitened, and the result is
+    the plain principal directions.
 
     Args:
-        vectors: float ``(N, F)``, of training images.
-        labels: int ``(N,)``, the class of each.
-        dim: how many directions; see :func:`principal_directions`.
-        shrinkage: 0 for the scatter as it is, 1 for a multiple of the identity; in [0, 1]. With fewer images than
+        vectors: vectors of training images, float ``(N, F)``.
+        labels: class of each vector, int ``(N,)``.
+        dim: number of directions; see :func:`principal_directions`.
+        shrinkage: in [0, 1]; 0 for the scatter unchanged, 1 for a multiple of the identity. With fewer images than
             dimensions it must be above 0.
-        metric: "cosine" or "euclidean", how the vectors are compared.
+        metric: how the vectors are compared, "cosine" or "euclidean".
 
     Returns:
-        float32 ``(dim, F)``, of mean squared row length 1.
+        float32 ``(dim, F)``, with a mean squared row length of 1.
 
     Raises:
-        DataError: vectors that are not finite, or no class of two images.
+        DataError: vectors are not finite, or no class has two images.
     """
     rows = np.asarray(comparable(vectors, metric), dtype=np.float64)
     classes, which, sizes = np.unique(labels, return_inverse=True, return_counts=True)

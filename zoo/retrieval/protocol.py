@@ -1,4 +1,4 @@
-"""Who is compared with whom: queries and gallery of a set, and whether retrieval among them says anything."""
+"""The queries and gallery of an image set, and whether retrieval among them can be measured."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from zoo.errors import DataError
 from zoo.retrieval.nearest import MEMORY, comparable, nearest
 
 Find = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
-"""How neighbours are found, exactly or by an index. Takes int64 ``(Q,)`` rows of queries in the image set, how many
-neighbours k, and for each query its own position in the gallery, or -1; gives int64 ``(Q, k)`` positions in the
-gallery, nearest first, never its own, and -1 where there are fewer. The gallery holds the images of
-:func:`queries_and_gallery`, in that order."""
+"""A search, exact or by an index. Takes int64 ``(Q,)`` rows of queries in the image set, the number of neighbours k,
+and each query's own position in the gallery, or -1. Returns int64 ``(Q, k)`` positions in the gallery, nearest first,
+never the query's own, and -1 if there are fewer. The gallery holds the images of :func:`queries_and_gallery`, in that
+order."""
 
 
 def exact(
@@ -24,19 +24,19 @@ def exact(
     gallery: np.ndarray | None = None,
     memory: int = MEMORY,
 ) -> Find:
-    """Return exact search among the images of a set.
+    """Return an exact search among the images of a set.
 
     Args:
         embeddings: float ``(N, D)``, one row per image.
-        images: their roles.
+        images: the images, with roles.
         metric: "cosine" or "euclidean".
-        gallery: float ``(N, D)``, what another model makes of the same images, if that is to be searched; None for
-            the same embeddings.
-        memory: bytes to search in, beyond the vectors.
+        gallery: float ``(N, D)``, another model's embeddings of the same images, to search among; None for the same
+            embeddings.
+        memory: bytes of memory for the search, beyond the vectors.
 
     Raises:
-        DataError: embeddings that are not finite, or not one for each image.
-        OptionError: unknown metric.
+        DataError: embeddings are not finite, or not one for each image.
+        OptionError: the metric is unknown.
     """
     for rows in (embeddings, embeddings if gallery is None else gallery):
         if len(rows) != len(images):
@@ -47,7 +47,7 @@ def exact(
         searched = searched[queries_and_gallery(images)[1]]
 
     def find(rows: np.ndarray, k: int, own: np.ndarray) -> np.ndarray:
-        if searched is vectors and 2 * len(rows) > len(vectors):  # of all, a distance serves both of its ends
+        if searched is vectors and 2 * len(rows) > len(vectors):  # searching all rows at once halves the products
             return nearest(vectors, vectors, k, np.arange(len(vectors)), memory)[rows]
         return nearest(vectors[rows], searched, k, own, memory)
 
@@ -55,7 +55,7 @@ def exact(
 
 
 def queries_and_gallery(images: ImageSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows of the queries, the rows of the gallery, and where each query lies in the gallery, or -1."""
+    """Return the rows of the queries, the rows of the gallery, and each query's position in the gallery, or -1."""
     rows = np.arange(len(images))
     query_rows = rows if images.roles is None else np.flatnonzero(images.roles != GALLERY)
     gallery_rows = rows if images.roles is None else np.flatnonzero(images.roles != QUERY)
@@ -73,7 +73,7 @@ def positives_of(images: ImageSet) -> np.ndarray:
 
 
 def chance_of(images: ImageSet) -> tuple[float, int]:
-    """Return Recall@1 of a random order of labelled images, in [0, 1], and how many queries can be answered."""
+    """Return Recall@1 of a random order of labelled images, in [0, 1], and the number of answerable queries."""
     _, gallery_rows, own = queries_and_gallery(images)
     positives, others = positives_of(images), len(gallery_rows) - (own >= 0)
     answerable = positives > 0
@@ -82,7 +82,7 @@ def chance_of(images: ImageSet) -> tuple[float, int]:
 
 
 def require_measurable(images: ImageSet, what: str) -> None:
-    """Refuse labelled images that retrieval among says nothing about, before work is done on them.
+    """Refuse labelled images on which retrieval cannot be measured, before work is done on them.
 
     Args:
         images: the images.
@@ -108,7 +108,7 @@ def require_measurable(images: ImageSet, what: str) -> None:
 
 
 def measurable(images: ImageSet) -> bool:
-    """Return whether images have labels of either kind by which retrieval among them can be measured."""
+    """Return whether images have labels, of either kind, by which retrieval can be measured."""
     if images.labels is None:
         return images.continuous is not None
     try:
@@ -119,14 +119,15 @@ def measurable(images: ImageSet) -> bool:
 
 
 def require_training_images(splits: DataSplits, rule: str) -> None:
-    """Refuse data that nothing can be trained on, or chosen by.
+    """Refuse data that cannot be used for training or validation.
 
     Args:
         splits: the data.
-        rule: that divided it, for the message.
+        rule: the rule that split it, for the message.
 
     Raises:
-        DataError: there are fewer than two training images, or retrieval among the validation images says nothing.
+        DataError: there are fewer than two training images, or retrieval among the validation images cannot be
+            measured.
     """
     if len(splits.train) < 2:
         found = f"{len(splits.train) or 'no'} training image{'' if len(splits.train) == 1 else 's'}"
@@ -136,11 +137,11 @@ def require_training_images(splits: DataSplits, rule: str) -> None:
 
 
 def require_test_images(splits: DataSplits, rule: str) -> None:
-    """Refuse data on whose test part nothing can be measured.
+    """Refuse data whose test images cannot be measured.
 
     Args:
         splits: the data.
-        rule: that divided it, for the message.
+        rule: the rule that split it, for the message.
 
     Raises:
         DataError: it has no images, fewer than two classes, or no query with an image of its class in the gallery.
