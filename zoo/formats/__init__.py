@@ -1,1 +1,1 @@
-"""Formats of files, read with types and limits, and checked against digests; the device needs no other package."""
+"""File formats, read with types and limits and checked against digests; those for the device need no other package."""

@@ -1,4 +1,4 @@
-"""``.npz`` and ``.npy`` files that others may have written, or damaged: sizes are known before any memory is taken."""
+"""Untrusted ``.npz`` and ``.npy`` files: sizes are checked before any memory is allocated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.errors import first_line
 
 _FREE = 2**28  # bytes that any file may unpack to
 _LONGEST = 100  # characters of a reason
-_MOST_PACKED = 50  # times smaller than unpacked; embeddings and labels are hardly half as large packed
+_MOST_PACKED = 50  # largest compression ratio; embeddings and labels rarely reach 2
 
 
 def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -24,11 +24,11 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.
 
     Args:
         path: the file.
-        names: of the arrays wanted; None for all.
+        names: names of the arrays wanted; None for all.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is broken, lacks one, holds objects, or unpacks to very much more than its size.
+        OSError: the file cannot be read.
+        ValueError: the file is broken, lacks an array, holds objects, or unpacks to far more than its size.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -38,25 +38,25 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.
                     raise ValueError(f"it lacks {name}")
             return {name: _read(archive, f"{name}.npy") for name in (held if names is None else names)}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
-        raise ValueError(first_line(error)[:_LONGEST]) from error  # zipfile quotes what it found, however long
+        raise ValueError(first_line(error)[:_LONGEST]) from error  # zipfile's messages can be very long
 
 
 def read_array(path: Path) -> np.ndarray:
     """Return the array of an ``.npy`` file, read without pickle.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is broken, or holds objects.
+        OSError: the file cannot be read.
+        ValueError: the file is broken, or holds objects.
     """
     with path.open("rb") as opened:
         return _content(opened, path.stat().st_size, "it")
 
 
 def read_header(opened: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return what the header of ``.npy`` content says: shape, whether it is stored by columns, and data type.
+    """Read the header of ``.npy`` content; return shape, whether the order is Fortran, and data type.
 
     Raises:
-        ValueError: it is no such header, or says what cannot be.
+        ValueError: it is not such a header, or has impossible values.
     """
     version = np.lib.format.read_magic(opened)
     if version not in ((1, 0), (2, 0)):
@@ -64,7 +64,7 @@ def read_header(opened: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, by_columns, dtype = read(opened)
-    except (SyntaxError, TokenError, TypeError, RecursionError, MemoryError, OverflowError) as error:  # of its parser
+    except (SyntaxError, TokenError, TypeError, RecursionError, MemoryError, OverflowError) as error:
         raise ValueError(f"its header cannot be read ({first_line(error)})") from error
     if any(side < 0 for side in shape):
         raise ValueError(f"it says shape {shape}")
@@ -82,7 +82,7 @@ def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _content(opened: IO[bytes], length: int, name: str) -> np.ndarray:
-    """Read an array from ``.npy`` content of so many bytes."""
+    """Read an array from ``.npy`` content of ``length`` bytes."""
     try:
         shape, by_columns, dtype = read_header(opened)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""JSON that others may have written, or damaged: read with a limit, its values checked, and sealed by a digest."""
+"""Untrusted JSON: read with a size limit, its values checked, and sealed by a digest."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 
 from zoo.errors import shown
 
-_LARGEST = 64 * 2**20  # bytes of a document, parsed in about 600 MB at worst; ids.json of a million images has 40 MB
+_LARGEST = 64 * 2**20  # bytes; parsing takes up to about 600 MB, and ids.json of a million images has 40 MB
 
 
 class Kind(NamedTuple):
-    """What a value must be: in words, and as a test."""
+    """What a value must be, in words and as a test."""
 
     words: str
     fits: Callable[[Any], bool]
 
 
 def whole(lowest: int, highest: int = 2**63 - 1) -> Kind:
-    """Return the kind of whole numbers in a range, its ends included."""
+    """Return the kind of whole numbers in an inclusive range."""
     words = f"a whole number of at least {lowest}" if highest == 2**63 - 1 else f"a whole number in {lowest}..{highest}"
     return Kind(words, lambda value: type(value) is int and lowest <= value <= highest)
 
@@ -33,12 +33,12 @@ def number(words: str, fits: Callable[[float], bool] = lambda value: True) -> Ki
 
 
 def one_of(*known: str) -> Kind:
-    """Return the kind of some words."""
+    """Return the kind of texts that are one of the known words."""
     return Kind(" or ".join(known), lambda value: isinstance(value, str) and value in known)
 
 
 def list_of(kind: Kind, count: int | None = None) -> Kind:
-    """Return the kind of lists of values of a kind, and of a length where one is given."""
+    """Return the kind of lists whose values are of a kind, with a length if ``count`` is given."""
     return Kind(
         f"a list of {'' if count is None else f'{count} times '}{kind.words}",
         lambda value: isinstance(value, list | tuple) and count in (None, len(value)) and all(map(kind.fits, value)),
@@ -46,7 +46,7 @@ def list_of(kind: Kind, count: int | None = None) -> Kind:
 
 
 def maybe(kind: Kind) -> Kind:
-    """Return a kind, or null."""
+    """Return the kind that also allows null."""
     return Kind(f"{kind.words}, or null", lambda value: value is None or kind.fits(value))
 
 
@@ -56,10 +56,10 @@ FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 
 
 def parsed(text: str) -> Any:
-    """Return what JSON text holds.
+    """Parse JSON text.
 
     Raises:
-        ValueError: it is no JSON, or nested too deeply.
+        ValueError: it is not JSON, or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -68,11 +68,11 @@ def parsed(text: str) -> Any:
 
 
 def read_document(file: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Read a JSON file that holds an object.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not JSON in UTF-8, no object, or too large.
+        OSError: the file cannot be read.
+        ValueError: the file is not JSON in UTF-8, not an object, or too large.
     """
     content = parsed(read_text(file))
     if not isinstance(content, dict):
@@ -81,11 +81,11 @@ def read_document(file: Path) -> dict[str, Any]:
 
 
 def read_text(file: Path) -> str:
-    """Return a UTF-8 file of at most 64 MiB.
+    """Read a UTF-8 file of at most 64 MiB.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is larger, or not UTF-8.
+        OSError: the file cannot be read.
+        ValueError: the file is larger, or not UTF-8.
     """
     with open(file, "rb") as opened:
         content = opened.read(_LARGEST + 1)
@@ -97,12 +97,12 @@ def read_text(file: Path) -> str:
 def require_kinds(
     document: Mapping[str, Any], kinds: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
 ) -> None:
-    """Refuse a document that lacks a value, or has one of another kind.
+    """Refuse a document that lacks a value, or has a value of another kind.
 
     Args:
         document: values by key.
-        kinds: of those that it must have.
-        optional: of those that it may have.
+        kinds: kinds of the values that it must have.
+        optional: kinds of the values that it may have.
 
     Raises:
         ValueError: names the key, the value, and what it must be.
@@ -116,12 +116,12 @@ def require_kinds(
 
 
 def seal_of(document: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a document, however its keys are ordered and its lines are laid out."""
+    """Return the SHA-256 of a document, independent of key order and whitespace."""
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond floats
+    except OverflowError:  # an integer beyond the range of floats
         return False

@@ -1,4 +1,4 @@
-"""A folder of embeddings: Parquet files of some rows each, and _embeddings.json, which says what all of them are."""
+"""A folder of embeddings: Parquet files, and _embeddings.json, which describes all of them."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class EmbeddingFacts:
     """What all parts of a folder have in common.
 
     Attributes:
-        model: its name.
+        model: name of the model.
         model_digest: changes when the model does.
         metric: "cosine" or "euclidean".
         dim: dimensions D.
         dtype: "float32" or "float16".
         images_digest: changes when the images do.
-        images: how many there are, unreadable ones included.
-        rows_per_part: images of each part, unreadable ones included; the last may have fewer.
+        images: number of images, including unreadable ones.
+        rows_per_part: images in each part, including unreadable ones; the last may have fewer.
     """
 
     model: str
@@ -59,12 +59,12 @@ class EmbeddingFacts:
 
     @property
     def parts(self) -> int:
-        """Return how many parts the images make."""
+        """Return the number of parts."""
         return -(-self.images // self.rows_per_part)
 
 
 def short_name(source: str) -> str:
-    """Return a model as embeddings name it: of a path its last part."""
+    """Return the name of a model in embeddings: the last part of its path."""
     return source.rstrip("/").split("/")[-1]
 
 
@@ -85,10 +85,10 @@ def write_facts(folder: Path, facts: EmbeddingFacts) -> None:
 
 
 def read_facts(folder: Path) -> EmbeddingFacts:
-    """Return what _embeddings.json says.
+    """Read _embeddings.json.
 
     Raises:
-        DataError: it is missing, broken or damaged, or of another version.
+        DataError: the file is missing, broken, damaged, or of another version.
     """
     file = folder / FACTS
     try:
@@ -117,13 +117,13 @@ def write_part(
     """Write a part, whole or not at all.
 
     Args:
-        folder: of the parts.
-        part: its number, from 0.
-        facts: of all parts.
-        ids: of the images.
+        folder: folder of the parts.
+        part: number of the part, from 0.
+        facts: facts of all parts.
+        ids: ids of the images.
         vectors: float32 ``(N, D)``.
         labels: the class of each image, or None if unknown.
-        unreadable: images of the part that have no row: id and reason.
+        unreadable: id and reason of each image of the part that has no row.
     """
     import pyarrow
     from pyarrow import parquet
@@ -146,13 +146,13 @@ def write_part(
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What a part holds.
+    """The content of a part.
 
     Attributes:
-        ids: of its images.
+        ids: ids of its images.
         vectors: float32 ``(N, D)``.
         labels: the class of each image, or None.
-        unreadable: images that have no row: id and reason.
+        unreadable: id and reason of each image that has no row.
     """
 
     ids: list[str]
@@ -162,10 +162,10 @@ class Part:
 
 
 def read_part(folder: Path, part: int, facts: EmbeddingFacts) -> Part:
-    """Return a part.
+    """Read a part.
 
     Raises:
-        DataError: it is missing, broken or damaged, or of other embeddings than _embeddings.json says.
+        DataError: it is missing, broken, damaged, or does not belong to this _embeddings.json.
         MissingExtraError: pyarrow is not installed.
     """
     if not is_installed("pyarrow"):
@@ -196,7 +196,7 @@ def read_unreadable(folder: Path, part: int, facts: EmbeddingFacts) -> list[tupl
     """Return id and reason of the images that have no row in a part.
 
     Raises:
-        DataError: the part is missing or broken, or of other embeddings.
+        DataError: the part is missing, broken, or does not belong to these facts.
     """
     import pyarrow
     from pyarrow import parquet
@@ -209,7 +209,7 @@ def read_unreadable(folder: Path, part: int, facts: EmbeddingFacts) -> list[tupl
 
 
 def _require_room(file: Path, facts: EmbeddingFacts) -> None:
-    """Raise a ValueError where a part says it has more rows than a file of its size can hold."""
+    """Raise a ValueError if a part claims more rows than a file of its size can hold."""
     from pyarrow import parquet
 
     rows, size = parquet.read_metadata(file).num_rows, file.stat().st_size
@@ -218,12 +218,12 @@ def _require_room(file: Path, facts: EmbeddingFacts) -> None:
 
 
 def _row_size(facts: EmbeddingFacts) -> int:
-    """Return the bytes of a row's vector, which is stored as it is."""
+    """Return the bytes of a row's vector, which is stored uncompressed."""
     return facts.dim * np.dtype(facts.dtype).itemsize
 
 
 def _require_fitting(metadata: dict[bytes, bytes] | None, part: int, facts: EmbeddingFacts) -> list[tuple[str, str]]:
-    """Return a part's unreadable images; raise a ValueError where the part is of other embeddings than ``facts``."""
+    """Return a part's unreadable images; raise a ValueError if the part does not belong to ``facts``."""
     said = parsed((metadata or {})[METADATA_KEY].decode())
     require_kinds({"its metadata": said}, {"its metadata": MAPPING})
     for name, value in ({**asdict(facts), "part": part}).items():
@@ -234,10 +234,10 @@ def _require_fitting(metadata: dict[bytes, bytes] | None, part: int, facts: Embe
 
 
 def read_embeddings(folder: Path) -> tuple[EmbeddingFacts, Part]:
-    """Return all embeddings of a folder.
+    """Read all embeddings of a folder.
 
     Raises:
-        DataError: a part is missing, broken, damaged or of other embeddings.
+        DataError: a part is missing, broken, damaged, or does not belong to the folder.
         MissingExtraError: pyarrow is not installed.
     """
     facts = read_facts(folder)

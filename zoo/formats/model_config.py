@@ -1,4 +1,4 @@
-"""The ``config.json`` of a model folder, in timm's format with keys of ours, read with types."""
+"""The ``config.json`` of a model folder, in timm's format with additional keys, read with types."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from zoo.formats.documents import FLAG, MAPPING, TEXT, maybe, one_of, read_docum
 from zoo.formats.preprocessing import Preprocessing, with_supported_modes
 
 FACTS_KEY = "embedding_compressor"
-"""Where what is known about a model lies in its ``config.json``."""
+"""The key of a model's facts in its ``config.json``."""
 DIGESTS_KEY = f"{FACTS_KEY}_digests"
 MODULE_KEY = f"{FACTS_KEY}_module"
-"""True where the weights are of a module of the user's own, and not of a network of timm's."""
+"""True if the weights belong to a user's own module, not to a timm network."""
 _CLASSES = whole(0, 10**7)
-_LARGEST_ARGUMENT = 65536  # of a network's own, such as widths and depths; larger ones make networks without end
+_LARGEST_ARGUMENT = 65536  # for widths, depths and the like; larger values make endless networks
 _TIMM = {"num_classes": _CLASSES, "num_features": maybe(whole(0)), "model_args": MAPPING, "pretrained_cfg": MAPPING}
 _FACTS = {"loss": maybe(TEXT), "teacher": maybe(MAPPING), "metric": one_of("cosine", "euclidean")} | dict.fromkeys(
     ("options", "data", "measured", "versions"), MAPPING
@@ -25,15 +25,15 @@ _DIGESTS = {"weights": TEXT, "config": TEXT}
 
 
 def read_config(file: Path, to_train: bool = False, modes: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return a model folder's configuration, every value that is used checked.
+    """Read a model folder's configuration, and check every value that is used.
 
     Args:
         file: the ``config.json``.
-        to_train: let modes of preprocessing pass that are not supported, since a network can be trained on others.
-        modes: of its preprocessing that are used in place of its own, under timm's names.
+        to_train: accept unsupported preprocessing modes, because training can use other modes.
+        modes: preprocessing modes that replace the configuration's, under timm's names.
 
     Raises:
-        ModelError: it is no such configuration; names the key, what it has, and what it must have.
+        ModelError: it is not such a configuration; names the key, its value, and what it must be.
     """
     try:
         config = read_document(file)
@@ -65,17 +65,17 @@ def read_config(file: Path, to_train: bool = False, modes: Mapping[str, str] | N
 
 
 def sealed(config: Mapping[str, Any], weights: str) -> dict[str, Any]:
-    """Return a configuration with the digest of its weights and one of its own.
+    """Return a configuration with the digest of its weights and its own digest.
 
     Args:
-        config: without digests.
+        config: the configuration without digests.
         weights: SHA-256 of ``model.safetensors``.
     """
     return dict(config) | {DIGESTS_KEY: {"weights": weights, "config": seal_of(config)}}
 
 
 def require_sealed(file: Path, config: Mapping[str, Any]) -> str | None:
-    """Refuse a configuration that was changed since it was written; one without digests passes.
+    """Refuse a configuration that was changed after it was written; one without digests passes.
 
     Returns:
         The digest that its weights must have, or None.

@@ -1,6 +1,6 @@
-"""What an ONNX file consists of: itself, and the files beside it that hold weights of its ("external data").
+"""The content of an ONNX file, including the files beside it that hold its weights ("external data").
 
-Reads the protobuf messages of onnx.proto by their field numbers, since the device has no package onnx.
+Reads the protobuf messages of onnx.proto by their field numbers, because the device does not have the package onnx.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from zoo.errors import ModelError
 
 DIGEST_KEY = "content_digest"
-# What the digest covers of the metadata; entries that others add are theirs.
+# The metadata entries that the digest covers; other programs may add their own.
 OUR_KEYS = (
     "architecture",
     "data",
@@ -31,9 +31,9 @@ OUR_KEYS = (
     "teacher",
     "versions",
 )
-_DEEPEST = 64  # graphs in nodes in graphs; protobuf itself stops at 100 messages
+_DEEPEST = 64  # nested messages; protobuf itself stops at 100
 
-# message -> number of a field -> message of that field; what is not listed holds no tensors.
+# message -> field number -> message of that field; fields that are not listed hold no tensors.
 _MESSAGES: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -42,18 +42,18 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-_RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14  # of a tensor
-_METADATA, _GRAPH, _OPSET, _FUNCTION = 14, 7, 8, 25  # of the model
+_RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14  # fields of a tensor
+_METADATA, _GRAPH, _OPSET, _FUNCTION = 14, 7, 8, 25  # fields of the model
 
 
 class _Field(NamedTuple):
     number: int
     value: int | memoryview
-    whole: memoryview  # with its tag and length
+    whole: memoryview  # with tag and length
 
 
 class _Range(NamedTuple):
-    """Where a tensor's bytes lie outside the file; to the end of that one where length is None."""
+    """The place of a tensor's bytes in an external file; length None means up to its end."""
 
     location: str
     offset: int
@@ -61,7 +61,7 @@ class _Range(NamedTuple):
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """Return an ONNX file and the files beside it that it refers to, each once, in the order they are referred to.
+    """Return an ONNX file and the files beside it that it refers to, each once, in order of reference.
 
     Raises:
         ModelError: it is not ONNX, or refers to a file that is missing or not beside it.
@@ -76,7 +76,7 @@ def files_of(path: str | Path) -> list[Path]:
 
 
 def size_of(path: str | Path) -> int:
-    """Return the bytes of an ONNX file and of the files that it refers to.
+    """Return the size in bytes of an ONNX file and the files that it refers to.
 
     Raises:
         ModelError: as :func:`files_of`.
@@ -85,7 +85,7 @@ def size_of(path: str | Path) -> int:
 
 
 def digest_of(path: str | Path) -> str:
-    """Return the SHA-256 of an ONNX file; where it refers to others, that over the SHA-256 of each.
+    """Return the SHA-256 of an ONNX file; if it refers to others, the SHA-256 of all their SHA-256.
 
     Raises:
         ModelError: as :func:`files_of`.
@@ -98,13 +98,14 @@ def digest_of(path: str | Path) -> str:
 
 
 def content_digest(path: str | Path, entries: Mapping[str, str] | None = None) -> str:
-    """Return the SHA-256 over graph, weights and what ``export`` says of them: what is computed, however it is stored.
+    """Return the SHA-256 of the graph, the weights and the metadata that ``export`` wrote.
 
-    It is the same whether weights are in the file or beside it.
+    It depends on what is computed, not on how it is stored: it is the same whether weights are in the file or beside
+    it.
 
     Args:
         path: the file.
-        entries: the metadata; None for the file's own.
+        entries: metadata to use; None for the file's own.
 
     Raises:
         ModelError: as :func:`files_of`.
@@ -125,7 +126,7 @@ def content_digest(path: str | Path, entries: Mapping[str, str] | None = None) -
 
 
 def require_intact(path: str | Path) -> None:
-    """Refuse a file that differs from what ``export`` wrote. One without a digest passes, if its files are there.
+    """Refuse a file that differs from what ``export`` wrote. One without a digest passes if its external files exist.
 
     Raises:
         ModelError: it is not ONNX, a file is missing, or the digests differ; names both.
@@ -155,7 +156,7 @@ def metadata_of(content: memoryview) -> dict[str, str]:
 
 
 def _hash(field: _Field, message: str, path: Path, hashed: Any, depth: int = 0) -> None:
-    """Feed a field to a hash, the messages in it by their parts, so that it does not matter where weights lie."""
+    """Feed a field to a hash, nested messages field by field, so that the place of weights does not matter."""
     inner = _MESSAGES.get(message, {}).get(field.number)
     if inner is None:
         hashed.update(field.whole)
@@ -187,7 +188,7 @@ def _hash_data(data: memoryview, hashed: Any) -> None:
 
 
 def _tensors(content: memoryview, message: str, depth: int = 0) -> Iterator[memoryview]:
-    """Yield all tensors in a message, wherever in it."""
+    """Yield all tensors in a message, at any depth."""
     if depth > _DEEPEST:
         raise ValueError("its graphs are nested too deeply")
     known = _MESSAGES[message]
@@ -200,7 +201,7 @@ def _tensors(content: memoryview, message: str, depth: int = 0) -> Iterator[memo
 
 
 def _external(tensor: memoryview) -> _Range | None:
-    """Return where a tensor's bytes lie, where that is another file."""
+    """Return the place of a tensor's bytes if they are in another file, else None."""
     entries: dict[str, str] = {}
     outside = False
     for field in _fields(tensor):
@@ -221,7 +222,7 @@ def _beside(path: Path, location: str) -> Path:
     Raises:
         ModelError: it is elsewhere, or missing.
     """
-    parts = PureWindowsPath(location)  # of both kinds of slashes
+    parts = PureWindowsPath(location)  # understands both kinds of slashes
     if not location or parts.is_absolute() or parts.drive or parts.root or ".." in parts.parts or "\0" in location:
         raise ModelError(
             f"{path} has weights in {location!r}, but only files in its own folder are read. Save it with its weights "
@@ -245,12 +246,12 @@ def _slice_of(file: Path, place: _Range) -> Iterator[memoryview]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[memoryview]:
-    """Give a file's bytes, without reading those that nobody looks at."""
+    """Map a file's bytes into memory, so that only those used are read."""
     if not path.is_file():
         raise ModelError(f"{path} does not exist, or is not a file. Check the path of the ONNX file.")
     try:
         with open(path, "rb") as file:
-            # An empty file cannot be mapped. The last slice of the map closes it.
+            # An empty file cannot be mapped. The map closes when its last slice is released.
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror or error}). Check its permissions.") from error
@@ -271,7 +272,7 @@ def _fields(content: memoryview) -> Iterator[_Field]:
     """Yield the fields of a serialised message.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not a message.
     """
     at = 0
     while at < len(content):
@@ -293,7 +294,7 @@ def _fields(content: memoryview) -> Iterator[_Field]:
 
 
 def _varint(content: memoryview, at: int) -> tuple[int, int]:
-    """Return a number of up to 64 bits, and where what follows begins."""
+    """Return a variable-length number of up to 64 bits, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(content):

@@ -1,4 +1,4 @@
-"""What an ONNX file that ``export`` made says of itself, read with types; see docs/formats.md."""
+"""The metadata of an ONNX file that ``export`` made, read with types; see docs/formats.md."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _LARGEST = 10**15
 
 @dataclass(frozen=True)
 class OnnxMetadata:
-    """The metadata of one of our files.
+    """The metadata of an exported file.
 
     Attributes:
         dim: dimensions of the embedding.
         metric: "cosine" or "euclidean".
         precision: "fp32", "fp16" or "int8".
         preprocessing: how pixels become the network's input.
-        parameters: of the network; None where the file does not say.
-        one_by_one: ranges are found at each run, so that a batch is run one image at a time.
-        architecture: timm's name; None where the file does not say.
+        parameters: number of parameters of the network; None if unknown.
+        one_by_one: whether a batch must be run one image at a time, because ranges are computed in each run.
+        architecture: timm's name; None if unknown.
         data: name and protocol of the training data; empty if unknown.
         teacher: name and digest of the teacher; empty if it had none.
     """
@@ -43,14 +43,14 @@ class OnnxMetadata:
 
 
 def read_metadata(path: str | Path, entries: Mapping[str, str]) -> OnnxMetadata:
-    """Return the metadata of one of our files.
+    """Read the metadata of an exported file.
 
     Args:
-        path: of the file, for messages.
-        entries: what it says, text by key.
+        path: path of the file, for messages.
+        entries: its metadata, text by key.
 
     Raises:
-        ModelError: something is missing, or of another type or out of range; names it.
+        ModelError: an entry is missing, of another type, or out of range; names it.
     """
     try:
         known = {"metric": one_of("cosine", "euclidean"), "precision": one_of("fp32", "fp16", "int8")}
@@ -63,7 +63,7 @@ def read_metadata(path: str | Path, entries: Mapping[str, str]) -> OnnxMetadata:
             precision=entries["precision"],
             preprocessing=preprocessing_in(entries),
             parameters=_whole(entries, "parameters") if "parameters" in entries else None,
-            # Ranges found at each run are those of a whole batch: an embedding would depend on its neighbours.
+            # Dynamic ranges are computed over the whole batch, so an embedding would depend on other images.
             one_by_one=quantization.get("kind") == "dynamic",
             architecture=entries.get("architecture"),
             data=_document(entries, "data"),
@@ -74,11 +74,11 @@ def read_metadata(path: str | Path, entries: Mapping[str, str]) -> OnnxMetadata:
 
 
 def preprocessing_in(entries: Mapping[str, str]) -> Preprocessing:
-    """Return the preprocessing that metadata hold.
+    """Return the preprocessing in the metadata.
 
     Raises:
-        ValueError: it is no JSON object, or says no input size.
-        OptionError: it cannot work.
+        ValueError: it is not a JSON object, or has no input size.
+        OptionError: its values cannot work.
     """
     said = _document(entries, "preprocessing")
     require_kinds(said, {"input_size": list_of(whole(1), 3)}, {"inside": FLAG})
@@ -96,7 +96,7 @@ def _document(entries: Mapping[str, str], key: str) -> dict[str, Any]:
 
 
 def _whole(entries: Mapping[str, str], key: str) -> int:
-    """Return a whole number that is written as text."""
+    """Parse a whole number that is written as text."""
     text = entries[key]
     if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) <= _LARGEST and len(text) < 20):
         raise ValueError(f"{key} is {shown(text)}; it must be a whole number of at least 1")

@@ -1,4 +1,4 @@
-"""From raw pixels to a network's input: the contract that a model folder and an ONNX file carry."""
+"""The preprocessing contract, from raw pixels to a network's input, that model folders and ONNX files carry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bilinear", "bicubic")
 CROP_MODES = ("center", "squash", "center-floor")
-_SMALLEST, _LARGEST = 8, 4096  # pixels; an image of the latter takes 200 MB on its way
+_SMALLEST, _LARGEST = 8, 4096  # pixels; preprocessing an image of the larger size takes 200 MB
 _WORD = Kind("a word", lambda value: isinstance(value, str) and 0 < len(value) < 100)
 _SHARE = number("a number in (0, 1]", lambda value: 0 < value <= 1)
 _MEAN = list_of(number("a number in [-1000, 1000]", lambda value: abs(value) <= 1000), 3)
@@ -31,10 +31,10 @@ class Preprocessing:
             ``input_size / crop_pct``, rounded down, then the centre is cropped (``crop_mode`` "center"), or both sides
             are resized to it regardless of the aspect ratio ("squash").
         interpolation: "bilinear" or "bicubic", antialiased.
-        crop_mode: "center" or "squash"; or "center-floor", which timm does not have: as "center", but half an odd
+        crop_mode: "center" or "squash"; or "center-floor", which timm does not have: like "center", but half an odd
             margin is rounded down, as transformers' processors do, and not to the even pixel.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1].
+        mean: mean per channel, of pixels in [0, 1].
+        std: standard deviation per channel, of pixels in [0, 1].
 
     Raises:
         OptionError: a value is of another type, out of range, or leads to images of more than 4096 pixels a side.
@@ -69,16 +69,16 @@ class Preprocessing:
 
     @property
     def resized_size(self) -> tuple[int, int]:
-        """Return the height and width that an image must cover before the crop, pixels."""
+        """Return the height and width, in pixels, that the resized image must cover before the crop."""
         height, width = self.input_size
         return int(height / self.crop_pct), int(width / self.crop_pct)
 
     @classmethod
     def of(cls, pretrained_cfg: Mapping[str, Any]) -> Preprocessing:
-        """Read the contract from a timm ``pretrained_cfg``; what it does not say is timm's default.
+        """Read the contract from a timm ``pretrained_cfg``; missing values take timm's defaults.
 
         Raises:
-            OptionError: a value is of another type or length, cannot work, or is a mode that is not supported.
+            OptionError: a value is of another type or length, cannot work, or is an unsupported mode.
         """
         kinds = {
             "input_size": list_of(whole(1, 2**31), 3),
@@ -104,16 +104,16 @@ class Preprocessing:
 
     @classmethod
     def resizing(cls, resized: int, input_size: tuple[int, int], crop_mode: str, **fields: Any) -> Preprocessing:
-        """Return the contract that resizes to a number of pixels before it crops; ``crop_pct`` follows.
+        """Return the contract that resizes to a number of pixels before the crop; computes ``crop_pct``.
 
         Args:
-            resized: the side that the larger side of the input is cropped from, pixels.
+            resized: size from which the larger side of the input is cropped, pixels.
             input_size: height and width of the network's input, pixels.
-            crop_mode: as above.
-            fields: the others.
+            crop_mode: as in the class.
+            fields: the other fields.
 
         Raises:
-            OptionError: the crop is larger than what it is cropped from, or a value cannot work.
+            OptionError: the crop is larger than the resized image, or a value cannot work.
         """
         largest = max(input_size)
         if min(input_size) < _SMALLEST or resized > _LARGEST:
@@ -124,7 +124,7 @@ class Preprocessing:
         if resized < largest:
             raise OptionError(f"Images resized to {resized} pixels cannot be cropped to {largest} without a border.")
         share = largest / resized
-        while int(largest / share) < resized:  # the quotient is rounded down, and may be a hair too small
+        while int(largest / share) < resized:  # rounding down may lose a pixel
             share = math.nextafter(share, 0)
         return cls(input_size=input_size, crop_pct=share, crop_mode=crop_mode, **fields)
 
@@ -141,10 +141,10 @@ class Preprocessing:
 
 
 def with_supported_modes(pretrained_cfg: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Replace the modes of a timm ``pretrained_cfg`` that are not supported, for a network that is to be trained.
+    """Replace unsupported modes of a timm ``pretrained_cfg``, for a network that will be trained.
 
     Returns:
-        The configuration, and a sentence for each mode that was replaced.
+        The configuration, and a sentence for each replaced mode.
     """
     config, said = dict(pretrained_cfg), []
     nearest = {"interpolation": "bicubic" if config.get("interpolation") == "lanczos" else "bilinear"}

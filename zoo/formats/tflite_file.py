@@ -1,7 +1,7 @@
-"""What a ``.tflite`` file that ``export`` made says of itself: a JSON file in the zip archive that follows the model.
+"""The metadata of a ``.tflite`` file that ``export`` made: a JSON file in a zip archive appended to the model.
 
-LiteRT ignores what follows the model; MediaPipe keeps files that go with a model there too. Needs the standard library
-alone.
+LiteRT ignores what follows the model; MediaPipe keeps a model's associated files there too. Needs the standard library
+only.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ FACTS = "embedding_compressor.json"
 
 
 def with_facts(model: bytes, entries: Mapping[str, str]) -> bytes:
-    """Return a model with what it says of itself behind it, and a digest of both.
+    """Return a model with its metadata and a digest of both appended.
 
     Args:
-        model: the model alone.
-        entries: as in the metadata of an ONNX file; see docs/formats.md.
+        model: the model without metadata.
+        entries: metadata, as in an ONNX file; see docs/formats.md.
     """
     sealed = dict(entries) | {DIGEST_KEY: _digest(model, entries)}
     archive = io.BytesIO(model)
     archive.seek(0, io.SEEK_END)
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_STORED) as opened:
-        # A fixed date: the same model gives the same file.
+        # ZipInfo has a fixed date, so the same model gives the same file.
         opened.writestr(zipfile.ZipInfo(FACTS), json.dumps(sealed, sort_keys=True))
     return archive.getvalue()
 
 
 def facts_in(path: Path) -> dict[str, str] | None:
-    """Return what a file says of itself; None where another program made it.
+    """Return a file's metadata, or None if another program made it.
 
     Raises:
-        ModelError: it was changed since it was written.
+        ModelError: the file was changed after it was written, or its metadata cannot be read.
     """
     content = path.read_bytes()
     if FACTS.encode() not in content:

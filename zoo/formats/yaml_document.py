@@ -1,4 +1,4 @@
-"""YAML that others may have written: read with limits, since few bytes of it can name very many values."""
+"""Untrusted YAML, read with limits, because a few bytes of aliases can stand for very many values."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 _LARGEST = 2**20  # bytes
-_MOST_VALUES = 100_000  # with every alias written out
+_MOST_VALUES = 100_000  # with all aliases expanded
 _DEEPEST = 50
 
 
 def read_yaml(file: Path) -> Any:
-    """Return what a YAML file holds, of plain types only.
+    """Read a YAML file of plain types.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is larger than a MiB, not UTF-8, not YAML, nested too deeply, or its aliases name more than
-            100,000 values.
+        OSError: the file cannot be read.
+        ValueError: the file is larger than 1 MiB, not UTF-8, not YAML, nested too deeply, or its aliases expand to more
+            than 100,000 values.
     """
     import yaml
 
@@ -30,14 +30,14 @@ def read_yaml(file: Path) -> Any:
         raise ValueError("it is nested too deeply") from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split()).replace('"<unicode string>", ', "")) from error
-    except (TypeError, AttributeError, OverflowError) as error:  # keys that cannot be keys, dates that cannot be dates
+    except (TypeError, AttributeError, OverflowError) as error:  # unhashable keys, impossible dates
         raise ValueError(f"it holds what YAML cannot ({error})") from error
     _require_few(value)
     return value
 
 
 def _require_few(value: Any) -> None:
-    """Count values as if each alias were written out, as whoever copies or prints them would."""
+    """Refuse too many values, counted with all aliases expanded, as copying or printing would."""
     count, waiting = 0, [(value, 0)]
     while waiting:
         item, depth = waiting.pop()
