@@ -1,1 +1,1 @@
-"""Models: timm networks made, saved and loaded, what is known of each, and the way from pixels to embeddings."""
+"""Models: make, save and load timm networks, record facts about them, and turn pixels into embeddings."""

@@ -1,4 +1,4 @@
-"""The model card that lies beside a model's weights."""
+"""The model card beside a model's weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zoo.models.facts import ModelFacts
 
 
 def model_card(name: str, summary: dict[str, Any], facts: ModelFacts) -> str:
-    """Return the card as Markdown with the front matter that model hubs read."""
+    """Return the model card as Markdown, with the front matter that model hubs read."""
     height, width = summary["input_size"]
     rows = [
         ("architecture", summary["architecture"]),
@@ -55,5 +55,5 @@ def _measures(values: Any) -> str:
 
 
 def cell(value: Any) -> str:
-    """Return a value as a cell of a Markdown table holds it."""
+    """Return a value escaped for a cell of a Markdown table."""
     return str(value).replace("|", "\\|").replace("\n", " ")

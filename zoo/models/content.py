@@ -1,4 +1,4 @@
-"""What nested values with tensors hold, as bytes to make a digest of: checkpoints, and the state of a network."""
+"""Nested values with tensors as bytes for a digest: checkpoints, and the state of a network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def _name_of_type(value: Any) -> bytes:
 
 
 def bytes_of(value: Any, other: Callable[[Any], bytes] = _name_of_type) -> Iterator[bytes]:
-    """Return what tensors, numbers and texts hold, in mappings and lists, so that no two values give the same bytes.
+    """Yield the content of tensors, numbers and texts, in mappings and lists; different values give different bytes.
 
     Args:
-        value: what is to be told from others. The order of a mapping does not count.
-        other: what is made of values of other types; by default the name of the type.
+        value: the value. The order of a mapping does not matter.
+        other: returns bytes for values of other types; by default the name of the type.
     """
     if isinstance(value, Tensor):
         yield f"{value.dtype} {tuple(value.shape)}".encode()
@@ -43,7 +43,7 @@ def bytes_of(value: Any, other: Callable[[Any], bytes] = _name_of_type) -> Itera
 
 
 def bytes_of_tensor(tensor: Tensor) -> Iterator[bytes]:
-    """Return the numbers of a tensor as bytes, of whatever layout it is: dense, sparse, quantised or of a subclass."""
+    """Yield the numbers of a tensor as bytes, whether it is dense, sparse, quantised or of a subclass."""
     tensor = tensor.detach().cpu()
     if tensor.is_quantized:
         yield from bytes_of([tensor.int_repr(), tensor.dequantize()])

@@ -1,4 +1,4 @@
-"""Embedding a set of images with a torch model."""
+"""Embed a set of images with a torch model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class _Prepared(Dataset[Tensor]):
-    """Images resized, cropped and normalised as a model wants them."""
+    """Images resized, cropped and normalised for a model."""
 
     def __init__(self, images: ImageSet, preprocessing: Preprocessing) -> None:
         self.images = images
@@ -45,7 +45,7 @@ def embed(
     preprocessing: Preprocessing | None = None,
     progress: bool = True,
 ) -> np.ndarray:
-    """Embed images with a torch model, in eval mode, on the device where it is.
+    """Embed images with a torch model, in eval mode, on the model's device.
 
     Args:
         model: takes float32 ``(N, 3, H, W)``, returns ``(N, D)``. Its training mode is restored afterwards.
@@ -56,7 +56,7 @@ def embed(
         progress: show a bar.
 
     Returns:
-        float32 ``(len(images), D)``, as the model returns them: not normalised.
+        float32 ``(len(images), D)``, not normalised.
 
     Raises:
         ModelError: the model returns something else.
@@ -81,7 +81,7 @@ def embed(
 
 
 def embed_pooled(model: nn.Module, images: ImageSet, progress: bool = True) -> np.ndarray:
-    """Embed images with a timm model as it is without its head: the pooled features that the head is given.
+    """Return the pooled features of images, the input of a timm model's head.
 
     Args:
         model: a timm model with a linear head, in training or eval mode.
@@ -92,7 +92,7 @@ def embed_pooled(model: nn.Module, images: ImageSet, progress: bool = True) -> n
         float32 ``(len(images), F)``, not normalised.
 
     Raises:
-        ModelError: its head is not one linear layer, so that there is no one vector that it is given.
+        ModelError: the head is not a single linear layer, so its input is unknown.
     """
     head = linear_head_of(model)
     if head is None:
@@ -116,18 +116,18 @@ def run(model: nn.Module, batch: Tensor, network: Callable[[Tensor], T] | None =
     """Run a model on a batch.
 
     Args:
-        model: whose name and parts an error tells.
+        model: the model, which error messages describe.
         batch: ``(N, 3, H, W)``.
-        network: what is called in its place.
+        network: called instead of the model, if given.
 
     Raises:
-        ModelError: it fails, whatever it raises.
+        ModelError: the call fails, whatever it raises.
     """
     try:
         return (network or model)(batch)
     except UserError:
         raise
-    except Exception as error:  # modules of others fail in ways of their own
+    except Exception as error:  # foreign modules may raise anything
         found = next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
         remedy = "Wrap it in a module that takes (N, 3, H, W) and gives (N, D)."
         if found != 3:
@@ -144,10 +144,10 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def vectors_of(model: nn.Module, output: object) -> Tensor:
-    """Return what a model gives as float32 ``(N, D)``; maps of one pixel, ``(N, D, 1, 1)``, count as vectors.
+    """Return a model's output as float32 ``(N, D)``; maps of one pixel, ``(N, D, 1, 1)``, count as vectors.
 
     Raises:
-        ModelError: it gives something else, such as complex numbers or a sparse tensor.
+        ModelError: the output is something else, such as complex numbers or a sparse tensor.
     """
     found = type(output).__name__
     if isinstance(output, Tensor):
@@ -163,7 +163,7 @@ def vectors_of(model: nn.Module, output: object) -> Tensor:
 
 
 def fastest_device() -> torch.device:
-    """Return the accelerator of this process where there is one, else the CPU."""
+    """Return this process's accelerator, or the CPU if there is none."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator is None:
         return torch.device("cpu")
@@ -171,12 +171,12 @@ def fastest_device() -> torch.device:
 
 
 def worker_count(batches: int) -> int:
-    """Choose how many processes prepare data: none for a handful of batches, else one per core but one, at most 8."""
+    """Return how many processes prepare data: 0 for fewer than 20 batches, else one less than the cores, 1 to 8."""
     return min(max(available_cores() - 1, 1), 8) if batches >= 20 else 0
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 in hardware; where not, float32 is two to three times as fast."""
+    """Return whether a device multiplies bfloat16 in hardware; otherwise float32 is two to three times as fast."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and has_bfloat16()

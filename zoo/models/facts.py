@@ -1,4 +1,4 @@
-"""What is known about a model beyond its weights, and how its embeddings are compared."""
+"""Facts about a model beyond its weights, such as how its embeddings are compared."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ COSINE, EUCLIDEAN = "cosine", "euclidean"
 
 @dataclass
 class ModelFacts:
-    """What is known about an embedding model beyond its weights.
+    """Facts about an embedding model beyond its weights.
 
     Attributes:
-        metric: "cosine" (compare L2-normalised embeddings) or "euclidean" (compare them as they are).
+        metric: "cosine" (compare L2-normalised embeddings) or "euclidean" (compare them without normalisation).
         loss: name of the loss it was trained with, or None.
         options: the resolved options of the training or distillation.
         data: name and protocol of the training data; no class names.
         teacher: name and digest of the teacher, for a student.
-        measured: retrieval measures, each named by where it was measured.
+        measured: retrieval measures, by the data they were measured on.
         versions: versions of the libraries it was made with.
     """
 
@@ -42,8 +42,8 @@ class ModelFacts:
 
 
 def facts_of(model: nn.Module) -> ModelFacts:
-    """Return the facts of a model, or of the network in a wrapper; of a foreign one, the defaults (cosine metric)."""
-    from zoo.models.wrappers import network_in  # of torch, which what only names the metrics does without
+    """Return the facts of a model, or of the network in a wrapper; for foreign models the defaults (cosine metric)."""
+    from zoo.models.wrappers import network_in  # imports torch, which users of the metric names do not need
 
     facts = getattr(network_in(model), "embedding_facts", None)
     return facts if isinstance(facts, ModelFacts) else ModelFacts()
@@ -55,10 +55,10 @@ def set_facts(model: nn.Module, facts: ModelFacts) -> None:
 
 
 def without_places(facts: ModelFacts) -> ModelFacts:
-    """Return facts as they may be given to others: of paths of this machine, the names of the files and folders alone.
+    """Return facts that can be published: absolute paths are reduced to the names of files and folders.
 
     ``/home/me/weights.safetensors`` becomes ``weights.safetensors``, and ``folder:/home/me/photos`` ``folder:photos``;
-    digests tell what was meant. Relative paths stay.
+    digests identify the files. Relative paths stay.
     """
     kept = {name: names_only(getattr(facts, name)) for name in ("options", "data", "teacher", "measured")}
     return replace(facts, **kept)
@@ -71,7 +71,7 @@ _ABSOLUTE = re.compile(
 
 
 def names_only(value: Any) -> Any:
-    """Return a value as JSON has it, with the names of files and folders in place of their absolute paths."""
+    """Return a JSON value with absolute paths replaced by the names of their files and folders."""
     if isinstance(value, dict):
         return {key: names_only(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -82,10 +82,10 @@ def names_only(value: Any) -> Any:
 
 
 def told_apart(places: Sequence[str]) -> dict[str, str]:
-    """Return a short name of each place: of absolute paths the name alone, and the folders above where two share it.
+    """Return a short unique name for each place: the last part of an absolute path, and parent folders as needed.
 
-    ``/a/one/model.onnx`` and ``/a/two/model.onnx`` become ``one/model.onnx`` and ``two/model.onnx``. Relative paths,
-    and names of another kind, stay.
+    ``/a/one/model.onnx`` and ``/a/two/model.onnx`` become ``one/model.onnx`` and ``two/model.onnx``. Relative paths
+    and other names stay.
     """
     names = {}
     for place in dict.fromkeys(places):

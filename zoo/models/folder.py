@@ -1,6 +1,6 @@
-"""Models on disk: saved and loaded as folders in timm's own format.
+"""Save and load models as folders in timm's own format.
 
-What timm has no field for (metric, loss, data, seed, measured recall) travels in
+Facts that timm has no field for (metric, loss, data, seed, measured recall) are stored as
 :class:`~zoo.models.facts.ModelFacts`, under one key of the folder's ``config.json``.
 """
 
@@ -43,12 +43,12 @@ def load_model(path: str | Path, network: nn.Module | None = None, modes: Mappin
 
     Args:
         path: the folder.
-        network: for a folder of a module of your own, that module, whose weights are replaced; None for timm's.
-        modes: of its preprocessing (``interpolation``, ``crop_mode``) that are used in place of its own.
+        network: your own module, if the folder holds its weights; they are loaded into it. None for timm's networks.
+        modes: preprocessing modes (``interpolation``, ``crop_mode``) that replace the folder's.
 
     Raises:
-        ModelError: the folder or a file in it is missing or damaged, or its weights are not exactly those of the
-            network that its configuration describes.
+        ModelError: the folder or a file in it is missing or damaged, or its weights do not match the network that its
+            configuration describes exactly.
     """
     path = given_path(path)
     config_file, weights_file = path / "config.json", path / "model.safetensors"
@@ -80,15 +80,14 @@ def load_model(path: str | Path, network: nn.Module | None = None, modes: Mappin
             f"{config_file} is not a timm model configuration ({first_line(error)}). Train or download it again."
         ) from error
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])[
-            :300
-        ]  # torch names tensors in the second
+        # torch names the tensors in the second line.
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])[:300]
         raise ModelError(f"{weights_file} cannot be loaded ({reason}). Train or download it again.") from error
     if not ours:
         require_filled(model, weights_file, partial(make, pretrained=True))
     set_facts(model, facts_in(config))
     model.eval()
-    if said is None:  # else it embedded images when it was saved
+    if said is None:  # a sealed model has embedded images before it was saved
         _require_vectors(model, config_file)
     return model
 
@@ -96,8 +95,8 @@ def load_model(path: str | Path, network: nn.Module | None = None, modes: Mappin
 def save_model(model: nn.Module, path: str | Path) -> None:
     """Save a model as a folder in timm's format: model.safetensors, README.md, config.json.
 
-    Each file is written whole or not at all, config.json last, so a folder that has one is finished. Paths on this
-    machine become names of files and folders.
+    Each file is written whole or not at all, config.json last, so a folder with a config.json is finished. Absolute
+    paths are reduced to the names of files and folders.
     ``timm.create_model("local-dir:PATH", pretrained=True)`` loads it without this project.
     """
     path = given_path(path)
@@ -116,7 +115,7 @@ def save_model(model: nn.Module, path: str | Path) -> None:
                 write_json(config, _config_of_module(model) | {FACTS_KEY: facts})
         as_any_new_file(weights)
         content = json.loads(config.read_text(encoding="utf-8"))
-        content.get("model_args", {}).pop("num_classes", None)  # said beside it; transformers would pass it twice
+        content.get("model_args", {}).pop("num_classes", None)  # also beside it; transformers would pass it twice
         write_json(config, sealed(content, digest(weights)))
         os.replace(weights, path / "model.safetensors")
         write_text(path / "README.md", model_card(path.name, summary_of(model), shipped))
@@ -124,7 +123,7 @@ def save_model(model: nn.Module, path: str | Path) -> None:
 
 
 def _config_of_module(module: nn.Module) -> dict[str, Any]:
-    """Return what ``config.json`` says of a module of the user's own; its code is not in the folder."""
+    """Return the ``config.json`` of a user's own module, whose code is not in the folder."""
     summary = summary_of(module)
     about = preprocessing_of(module).as_pretrained_cfg()
     return {
@@ -136,7 +135,7 @@ def _config_of_module(module: nn.Module) -> dict[str, Any]:
 
 
 def _into_module(path: Path, config: dict[str, Any], network: nn.Module | None) -> nn.Module:
-    """Load the weights in a folder into a module of the user's own."""
+    """Load the weights in a folder into a user's own module."""
     name = config["architecture"]
     if network is None:
         raise ModelError(
@@ -157,14 +156,14 @@ def _into_module(path: Path, config: dict[str, Any], network: nn.Module | None) 
 
 
 def folder_named(name: str, other_than: str | os.PathLike[str] | None = None) -> Path | None:
-    """Return the folder that a name stands for; None where there is none, or a network of timm's is meant.
+    """Return the folder that a name refers to; None if there is none or timm's network is meant.
 
-    A name that timm knows, such as ``resnet18``, is timm's unless the folder is a model folder (it has a
-    ``config.json``). Where both exist, the log says which was taken.
+    A name that timm knows, such as ``resnet18``, means timm's network unless a model folder (with a ``config.json``)
+    has that name. If both exist, the log says which was taken.
 
     Args:
-        name: what was given; with a path separator, it is a path.
-        other_than: a folder that is not meant, because it is written to.
+        name: the name given; with a path separator, it is a path.
+        other_than: the output folder, which is never meant.
     """
     folder = expanded(name)
     if not folder.is_dir():
@@ -183,13 +182,13 @@ def folder_named(name: str, other_than: str | os.PathLike[str] | None = None) ->
 
 
 def facts_in(config: dict[str, Any]) -> ModelFacts:
-    """Return the facts that a configuration holds."""
+    """Return the facts in a configuration."""
     known = {f.name for f in fields(ModelFacts)}
     return ModelFacts(**{name: value for name, value in config.get(FACTS_KEY, {}).items() if name in known})
 
 
 def _require_vectors(model: nn.Module, config_file: Path) -> None:
-    """Refuse a network that does not make a vector of an image: values may each be possible, and not fit together."""
+    """Refuse a network that returns no vector for an image: values may be valid alone but not fit together."""
     height, width = preprocessing_of(model).input_size
     if max(height, width) > _LARGEST_TRIED:
         return
@@ -212,6 +211,6 @@ def _require_intact(weights: Path, said: str | None) -> None:
 
 
 def _unshare(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    """Give tensors that modules share a copy each: safetensors refuses shared memory."""
+    """Copy every tensor, because modules may share tensors and safetensors refuses shared memory."""
     for name, tensor in state.items():
         state[name] = tensor.clone()

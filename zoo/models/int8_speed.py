@@ -1,4 +1,4 @@
-"""How much faster networks, and first layers, are in int8: told before training, and heeded in quantising."""
+"""How much faster networks and first layers are in int8; used for advice before training, and when quantising."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ INT8_SPEED: dict[str, float] = {
     "fastvit_t8": 0.52,
     "resnet50": 2.83,
 }
-"""fp32's latency over int8's, one image of 224 pixels on one thread of an x86 processor with VNNI, by architecture.
+"""Speed-up of int8 over fp32 (ratio of latencies) by architecture, measured on one image of 224 pixels with one thread
+of an x86 processor with VNNI.
 
 From ``benchmarks/quantization/architectures.md``.
 """
@@ -33,15 +34,15 @@ _FAMILIES = {
 }
 LEAST_GAIN = 1.1
 FEWEST_TERMS = 32
-"""Convolutions of the image stay in float where an output adds up fewer products than this, as 3×3 on three colours do.
+"""A convolution of the image stays in float if each output sums fewer products than this; 3×3 on three colours has 27.
 
-Int8's kernels want many: on x86, MobileNetV4's first layer takes 1.2 ms in int8 and 0.5 ms in float. A ResNet-18 whose
-first layer, of 147 products, is in float takes 20 ms in place of 14.
+Int8 kernels need many: on x86, MobileNetV4's first layer takes 1.2 ms in int8 and 0.5 ms in float. But a ResNet-18 with
+its first layer, of 147 products, in float takes 20 ms instead of 14.
 """
 
 
 def int8_speed(arch: str) -> float | None:
-    """Return how many times faster an architecture is in int8, by itself or by a measured relative; None if unknown."""
+    """Return how many times faster an architecture, or a measured one of its family, is in int8; None if unknown."""
     name = arch.partition(".")[0].partition("/")[2] or arch.partition(".")[0]
     if name in INT8_SPEED:
         return INT8_SPEED[name]
@@ -52,7 +53,7 @@ def int8_speed(arch: str) -> float | None:
 
 
 def advice(arch: str) -> str | None:
-    """Return a warning where int8 makes an architecture smaller but not faster, or None."""
+    """Return a warning if int8 makes an architecture smaller but not faster, else None."""
     speed = int8_speed(arch)
     if speed is None or speed >= LEAST_GAIN:
         return None

@@ -1,4 +1,4 @@
-"""Making an embedding model: a timm backbone, pooling and a linear head; with weights that are shown to fit."""
+"""Make an embedding model: a timm backbone, pooling and a linear head, with weights that are checked to fit."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def create_model(
 
     Args:
         arch: a timm architecture, with or without a weight tag (``resnet18``, ``resnet18.a1_in1k``); or a module of
-            your own that returns ``(N, dim)``, which is taken as it is.
+            your own that returns ``(N, dim)``, which is used unchanged.
         dim: dimensions of the embedding.
         pretrained: True for timm's published weights, or the path of a local ``.safetensors`` file with the backbone's
-            weights; a head of another size in it is left out, and so is one of the same size unless the file lies in
-            a model folder that was saved here. False for random weights.
+            weights. A head in it is used only if it has the same size and the file is in a model folder saved by this
+            project. False for random weights.
         pool: ``avg``, ``max``, ``avgmax`` (the papers' average + max, halved) or any other that timm knows; None for
-            the architecture's own, which also replaces avgmax, with a warning, if the architecture does not have it.
+            the architecture's own, which also replaces avgmax, with a warning, if the architecture lacks it.
         image_size: side of the square network input, pixels; None for the architecture's own.
         crop_pct: fraction of the resized image that the centre crop keeps; None for the architecture's own.
-        metric: how the embeddings are to be compared, "cosine" or "euclidean".
+        metric: how the embeddings are compared, "cosine" or "euclidean".
         arch_options: more arguments of ``timm.create_model``, such as ``{"pad_type": "same"}``.
 
     Raises:
-        ModelError: unknown architecture, missing or unfit weights.
-        OptionError: an option out of range.
+        ModelError: the architecture is unknown, or its weights are missing or do not fit.
+        OptionError: an option is out of range.
     """
     if dim < 1:
         raise OptionError(f"dim is {dim}; an embedding needs at least 1 dimension.")
@@ -97,7 +97,7 @@ def create_model(
     make = partial(timm.create_model, arch, pretrained=bool(pretrained), pretrained_cfg_overlay=overlay, **more)
     try:
         model = make(**options)
-    except Exception as error:  # timm, torch, safetensors and the hub raise many kinds for a weight that does not fit
+    except Exception as error:  # timm, torch, safetensors and the hub raise many kinds for weights that do not fit
         source = f"weights {pretrained}" if isinstance(pretrained, str | Path) else f"pretrained={pretrained}"
         asked = f"{arch} with {source}, pool={pool}, image_size={image_size}"
         if pool is None:
@@ -132,7 +132,7 @@ def pretrained_available(arch: str) -> bool:
         arch: a timm architecture.
 
     Raises:
-        ModelError: unknown architecture.
+        ModelError: the architecture is unknown.
     """
     _require_architecture(arch)
     try:
@@ -143,16 +143,16 @@ def pretrained_available(arch: str) -> bool:
 
 
 def classifier_of(arch: str, pretrained: bool | str | Path) -> np.ndarray | None:
-    """Return the weights of the classifier that a network was pretrained with, ``(C, F)``; None where it had none.
+    """Return the weights of the classifier that a network was pretrained with, ``(C, F)``, or None without one.
 
-    Its rows are directions in which the classes of the pretraining differ: what the network was taught to tell apart.
+    Its rows are directions that separate the classes of the pretraining.
 
     Args:
         arch: a timm architecture.
         pretrained: True for timm's published weights, or the path of a ``.safetensors`` file.
 
     Raises:
-        ModelError: the weights cannot be read, or be downloaded.
+        ModelError: the weights cannot be read or downloaded.
     """
     if isinstance(pretrained, bool):
         if not pretrained:
@@ -175,17 +175,17 @@ def classifier_of(arch: str, pretrained: bool | str | Path) -> np.ndarray | None
 
 
 def pretrained_source(folder: str | Path) -> bool | Path | None:
-    """Return the weights that the model in a folder started from, for the network before it is trained.
+    """Return the initial weights of the model in a folder, to measure the network before training.
 
-    A model folder that ships holds the weight file's name and digest alone; where the file lies is in ``options.json``
-    beside them, or, for a student finished for int8, in that of the student it was finished from.
+    A published model folder holds only the weight file's name and digest. Its path is in ``options.json`` beside them,
+    or, for a student finished for int8, in the ``options.json`` of the student it was finished from.
 
     Returns:
-        True for timm's published weights, False for random ones, the path of a weight file that is still there with the
-        same content, or None: the file is gone or another, or nothing is known.
+        True for timm's published weights, False for random ones, the path of a weight file that still exists with the
+        same content, or None if the file is gone or changed, or nothing is known.
 
     Raises:
-        ModelError: a file in the folder is not what a model folder holds.
+        ModelError: a file in the folder is not valid JSON.
     """
     folder = given_path(folder)
     options = _options_in(folder)
@@ -216,7 +216,7 @@ def _json_in(file: Path) -> dict[str, Any]:
 
 
 def _require_free(arch_options: Mapping[str, Any]) -> None:
-    """Refuse arguments of a network that have an option of their own."""
+    """Refuse network arguments that have their own options."""
     own = {"model_name": "arch", "num_classes": "dim", "global_pool": "pool", "img_size": "image_size"}
     own |= {"pretrained_cfg": "pretrained", "pretrained": "pretrained"}
     for name in arch_options:
@@ -225,7 +225,7 @@ def _require_free(arch_options: Mapping[str, Any]) -> None:
 
 
 def _is_of_ours(weights: Path) -> bool:
-    """Return whether a weight file lies in a model folder that was saved here, so that its head makes embeddings."""
+    """Return whether a weight file is in a model folder saved by this project, so that its head makes embeddings."""
     return FACTS_KEY in _json_in(weights.parent / "config.json")
 
 
@@ -240,16 +240,16 @@ def _require_architecture(arch: str) -> None:
 
 
 def _published_weights(arch: str) -> dict[str, Any]:
-    """Return where an architecture's published weights are, if on this machine; else see that they can be downloaded.
+    """Return the place of an architecture's published weights on this machine, or check that they can be downloaded.
 
-    One short question, where the hub's own client would try for minutes.
+    The check is one short request; the hub's own client would try for minutes.
 
     Raises:
-        ModelError: they are neither here nor can be downloaded.
+        ModelError: the weights are not here and cannot be downloaded.
     """
     config = timm.get_pretrained_cfg(arch)
     if config is None or not config.hf_hub_id:
-        return {}  # timm says what it has
+        return {}  # timm decides
     name = config.hf_hub_filename or WEIGHTS
     try:
         here = huggingface_hub.hf_hub_download(config.hf_hub_id, name, local_files_only=True)
@@ -267,28 +267,28 @@ def _published_weights(arch: str) -> dict[str, Any]:
 
 
 def obstacle_to(url: str) -> str | None:
-    """Return why a server does not answer within some seconds; None where it answers, whatever it says."""
+    """Return why a server does not answer within 8 seconds, or None if it answers, whatever its status."""
     answers: list[str | None] = []
 
     def ask() -> None:
         try:
             huggingface_hub.get_session().head(url, timeout=_PATIENCE / 2)
             answers.append(None)
-        except Exception as error:  # of the client's library, of which there are several
+        except Exception as error:  # depends on the HTTP library that the hub's client uses
             answers.append(first_line(error))
 
-    asking = Thread(target=ask, daemon=True)  # finding a server's address knows no time limit
+    asking = Thread(target=ask, daemon=True)  # name resolution has no timeout
     asking.start()
     asking.join(_PATIENCE)
     return answers[0] if answers else f"no answer within {_PATIENCE:g} s"
 
 
 def _require_size(model: nn.Module, arch: str, size: tuple[int, int]) -> None:
-    """Show the model an image, since only running it tells whether its patches and strides fit."""
+    """Run the model on an image, because only that shows whether its patches and strides fit."""
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, *size))
-    except Exception as error:  # each architecture has its own
+    except Exception as error:  # each architecture raises its own
         reason = first_line(error)
         raise OptionError(
             f"{arch} cannot take images of {size[0]} pixels ({reason}). Choose another image_size."
@@ -298,7 +298,7 @@ def _require_size(model: nn.Module, arch: str, size: tuple[int, int]) -> None:
 
 
 def _classes_in(path: Path, classifier: str | tuple[str, ...] | None) -> int:
-    """Return how many outputs the head in a weight file has, so that timm leaves out one of another size; else 0."""
+    """Return the number of outputs of the head in a weight file, so that timm drops one of another size; 0 if none."""
     name = classifier if isinstance(classifier, str) else (classifier or ("",))[0]
     try:
         with safe_open(path, framework="pt") as file:
@@ -309,13 +309,13 @@ def _classes_in(path: Path, classifier: str | tuple[str, ...] | None) -> int:
 
 
 def _require_loaded(model: nn.Module, path: Path) -> None:
-    """Refuse a weight file that most of a network's weights are not from: timm leaves out names it does not know."""
+    """Refuse a weight file if most of the network's weights did not come from it: timm ignores unknown names."""
     head = {id(parameter) for parameter in head_of(model).parameters()}
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
         held = {(tuple(tensor.shape), float(tensor.double().sum())) for tensor in map(file.get_tensor, names)}
     body = {name: weight.detach() for name, weight in model.named_parameters() if id(weight) not in head}
-    body = {name: weight for name, weight in body.items() if weight.min() < weight.max()}  # ones are ones in any file
+    body = {name: weight for name, weight in body.items() if weight.min() < weight.max()}  # constants prove nothing
     found = [weight.numel() for weight in body.values() if (tuple(weight.shape), float(weight.double().sum())) in held]
     if sum(found) < sum(weight.numel() for weight in body.values()) / 2:
         raise ModelError(

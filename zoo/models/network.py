@@ -1,4 +1,4 @@
-"""What a timm network is asked: its preprocessing, its head, its feature maps, its size."""
+"""Properties of a timm network: its preprocessing, head, feature maps and size."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing:
-    """Return the preprocessing contract of a timm model, or of one in a wrapper; else ImageNet's at 224 pixels."""
+    """Return the preprocessing contract of a timm model, also in a wrapper; for others ImageNet's at 224 pixels."""
     config = getattr(network_in(model), "pretrained_cfg", None)
     return Preprocessing.of(config) if isinstance(config, dict) else Preprocessing()
 
 
 def use_supported_modes(model: nn.Module) -> None:
-    """Replace modes of preprocessing that are not supported, with a warning, in a network that is to be trained."""
+    """Replace unsupported preprocessing modes of a network that will be trained, with a warning."""
     config = getattr(model, "pretrained_cfg", None)
     if isinstance(config, dict):
         model.pretrained_cfg, said = with_supported_modes(config)  # type: ignore[assignment]
@@ -34,13 +34,13 @@ def use_supported_modes(model: nn.Module) -> None:
 
 
 def as_student(module: nn.Module, dim: int, image_size: int | None, crop_pct: float | None, metric: str) -> nn.Module:
-    """Return a module of the user's own as what is trained here, with its preprocessing and metric attached.
+    """Prepare a user's own module for training: attach preprocessing and metric, and check its output.
 
     Args:
         module: takes float32 ``(N, 3, H, W)``, returns ``(N, dim)``.
-        dim: what it must return.
-        image_size: side of its input, pixels; None for that of its ``pretrained_cfg``, else 224.
-        crop_pct: as in :class:`Preprocessing`; None for its own, else the default.
+        dim: the dimensions that it must return.
+        image_size: side of its input, pixels; None for the size in its ``pretrained_cfg``, else 224.
+        crop_pct: as in :class:`Preprocessing`; None for the value in its ``pretrained_cfg``, else the default.
         metric: how its embeddings are compared.
 
     Raises:
@@ -60,7 +60,7 @@ def as_student(module: nn.Module, dim: int, image_size: int | None, crop_pct: fl
         try:
             weight = next(module.parameters(), torch.zeros(()))
             found = module.eval()(torch.zeros(2, 3, *preprocessing.input_size, device=weight.device))
-        except Exception as error:  # modules of others fail in ways of their own
+        except Exception as error:  # foreign modules may raise anything
             raise ModelError(
                 f"{name} fails on images of {preprocessing.input_size} pixels ({first_line(error)}). Set image_size, "
                 "or wrap it in a module that takes (N, 3, H, W)."
@@ -76,18 +76,22 @@ def as_student(module: nn.Module, dim: int, image_size: int | None, crop_pct: fl
 
 
 def head_of(model: nn.Module) -> nn.Module:
-    """Return what makes the embedding of the pooled features: a linear layer, with a norm in some architectures."""
+    """Return the head, from pooled features to embedding: a linear layer, in some architectures with a norm.
+
+    Raises:
+        OptionError: the model is not a timm network.
+    """
     if not hasattr(model, "get_classifier"):
         raise OptionError(
             f"{summary_of(model)['architecture']} is a module of your own, whose head is unknown: options that treat "
             "the backbone in another way (freeze, warmup_epochs, towards_start) need a network of timm's."
         )
     head = model.get_classifier()  # type: ignore[operator]
-    return nn.ModuleList(head) if isinstance(head, tuple) else head  # two of them in distilled transformers
+    return nn.ModuleList(head) if isinstance(head, tuple) else head  # distilled transformers have two
 
 
 def linear_head_of(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
-    """Return the head where it is one linear layer, or a 1x1 convolution of pooled maps; else None."""
+    """Return the head if it is a single linear layer or a 1x1 convolution of pooled maps, else None."""
     if not hasattr(model, "get_classifier"):
         return None
     head = head_of(model)
@@ -96,15 +100,15 @@ def linear_head_of(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
 
 
 def embed_with_maps(model: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run a timm model once, for its embeddings and for the feature maps on the way to them.
+    """Run a timm model once, and return its embeddings and intermediate feature maps.
 
     Args:
-        model: of an architecture that has timm's ``forward_intermediates``; nearly all do.
+        model: a timm model with ``forward_intermediates``; nearly all architectures have it.
         pixels: the model's input, ``(N, 3, H, W)``.
 
     Returns:
-        The embeddings ``(N, D)`` of ``model(pixels)``, and maps ``(N, C, H', W')`` from first to last: of each stage,
-        or of each block of a plain transformer, whose tokens are laid out as a map.
+        The embeddings ``(N, D)`` of ``model(pixels)``, and maps ``(N, C, H', W')`` from first to last, one per stage,
+        or one per block of a plain transformer, whose tokens are laid out as a map.
 
     Raises:
         OptionError: the network has no ``forward_intermediates``.
@@ -120,7 +124,7 @@ def embed_with_maps(model: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tens
 
 
 def summary_of(model: nn.Module) -> dict[str, Any]:
-    """Return architecture, dimensions, parameters and input size, for cards and metadata."""
+    """Return architecture, dimensions, number of parameters and input size, for cards and metadata."""
     model = network_in(model)
     config = getattr(model, "pretrained_cfg", {})
     return {

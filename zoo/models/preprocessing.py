@@ -1,6 +1,6 @@
-"""From raw pixels to a network's input, in torch.
+"""Turn raw pixels into a network's input, in torch.
 
-The same module runs in training's evaluation, in the teacher, and inside the ONNX graph, so they cannot drift apart.
+The same module runs in validation, in the teacher and inside the ONNX graph, so they cannot drift apart.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Normalize", "Preprocess", "Preproce
 
 
 class Normalize(nn.Module):
-    """Pixels 0..255, ``(N, 3, H, W)`` of any dtype, to float32 with the mean and deviation of the contract."""
+    """Normalises pixels 0..255, ``(N, 3, H, W)`` of any dtype, to float32 by the contract's mean and std."""
 
     mean: Tensor
     std: Tensor
@@ -33,11 +33,11 @@ class Normalize(nn.Module):
 
 
 class Preprocess(nn.Module):
-    """Raw images to a network's input: resize, centre crop, normalise.
+    """Turns raw images into a network's input: resize, centre crop, normalise.
 
     Args:
         preprocessing: the contract.
-        antialias: False only to see what a resize without antialiasing, which is not the contract's, would change.
+        antialias: the contract requires True; False shows what a resize without antialiasing would change.
     """
 
     def __init__(self, preprocessing: Preprocessing, antialias: bool = True) -> None:
@@ -62,12 +62,12 @@ class Preprocess(nn.Module):
         contract = self.preprocessing
         height, width = contract.input_size
         target_height, target_width = contract.resized_size
-        resized_height: Any = target_height  # a number, or a symbol in export
+        resized_height: Any = target_height  # an integer, or a symbol in export
         resized_width: Any = target_width
         if contract.crop_mode != "squash":
-            # The smallest size that covers the target at the image's own aspect ratio. Whole numbers only, so that
-            # eager, symbolic and exported arithmetic agree. Of square targets timm rounds the longer side down, as
-            # torchvision does; of others, to the nearest.
+            # The smallest size that covers the target at the image's aspect ratio, in integers, so that eager, symbolic
+            # and exported arithmetic agree. For square targets timm rounds the longer side down, like torchvision; for
+            # others, to the nearest.
             of = quotient if target_height == target_width else rounded_quotient
             given_height, given_width = pixels.shape[2], pixels.shape[3]
             resized_height = torch.sym_max(target_height, of(target_width * given_height, given_width))
@@ -80,16 +80,16 @@ class Preprocess(nn.Module):
             align_corners=False,
         )
         if contract.interpolation == "bicubic":
-            pixels = pixels.clamp(0, 255)  # bicubic overshoots; images stored as bytes, as in training, cannot
+            pixels = pixels.clamp(0, 255)  # bicubic overshoots; bytes, as in training, cannot
         halved = floor_half if contract.crop_mode == "center-floor" else half
         top, left = halved(resized_height - height), halved(resized_width - width)
         cropped = pixels[:, :, top : top + height, left : left + width]
-        # Sizes as plain numbers: export would carry the arithmetic above through every layer of the network.
+        # Fix the sizes as plain integers; otherwise export carries the arithmetic above through every layer.
         return cropped.reshape(pixels.shape[0], 3, height, width)
 
 
 def half(margin: int) -> int:
-    """Return half a margin in whole pixels, rounded to the even number as torchvision's centre crop does."""
+    """Return half a margin in whole pixels, rounded half to even like torchvision's centre crop."""
     return (margin + margin // 2 % 2) // 2
 
 
@@ -99,11 +99,11 @@ def floor_half(margin: int) -> int:
 
 
 def quotient(dividend: int, divisor: int) -> int:
-    """Return a quotient of whole numbers, rounded down."""
+    """Return an integer quotient, rounded down."""
     return dividend // divisor
 
 
 def rounded_quotient(dividend: int, divisor: int) -> int:
-    """Return a quotient of whole numbers, rounded to the nearest, from the middle to the even one."""
+    """Return an integer quotient, rounded to the nearest, half to even."""
     is_odd = dividend // divisor % 2
     return (2 * dividend + divisor - 1 + is_odd) // (2 * divisor)

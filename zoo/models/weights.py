@@ -1,4 +1,4 @@
-"""Weights that fit: every tensor of a file lands in the network, and every tensor of the network is filled."""
+"""Check that weights fit: every tensor of a file is used, and every tensor of the network is filled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors in a safetensors file, by name, without reading them.
 
     Raises:
-        ModelError: it is not such a file.
+        ModelError: the file is not a safetensors file.
     """
     try:
         with safe_open(file, framework="pt") as opened:
@@ -30,15 +30,16 @@ def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def require_no_larger(make: Callable[[], nn.Module], file: Path, shapes: Shapes) -> dict[str, tuple[int, ...]] | None:
-    """Return the shapes of a network's tensors, made without memory for them; refuse one far beyond its weight file.
+    """Return the shapes of a network's tensors without allocating them; refuse networks far larger than the file.
 
-    A configuration can ask for more layers, or larger ones, than any memory holds.
+    A configuration can ask for more or larger layers than fit into any memory.
 
     Returns:
-        The shapes by name; None where the network cannot be made so.
+        The shapes by name; None if the network cannot be made without memory.
 
     Raises:
-        ModelError: it has more than twice the tensors of the file, and a hundred, or more than twice the numbers.
+        ModelError: the network has more than 2 t + 100 tensors or 2 n + 1,000,000 numbers, where the file has t tensors
+            and n numbers.
     """
     most_tensors, most_numbers = 2 * len(shapes) + 100, 2 * sum(map(math.prod, shapes.values())) + 10**6
     tensors = numbers = 0
@@ -60,17 +61,17 @@ def require_no_larger(make: Callable[[], nn.Module], file: Path, shapes: Shapes)
             return {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
     except ModelError:
         raise
-    except Exception:  # some networks compute with their tensors while they are made; what is wrong will show then
+    except Exception:  # some networks compute with their tensors while they are made; real errors show later
         return None
     finally:
         hook.remove()
 
 
 def require_same_shapes(file: Path, held: Shapes, wanted: Shapes) -> None:
-    """Refuse a weight file whose tensors are not those of a network, by name and shape.
+    """Refuse a weight file whose tensors differ from the network's in name or shape.
 
     Raises:
-        ModelError: names the first that differs.
+        ModelError: names the first tensor that differs.
     """
     for name in [*wanted, *held]:
         if held.get(name) != wanted.get(name):
@@ -83,18 +84,18 @@ def require_same_shapes(file: Path, held: Shapes, wanted: Shapes) -> None:
 
 
 def require_filled(model: nn.Module, file: Path, again: Callable[[], nn.Module]) -> None:
-    """Refuse a network that timm loaded from a file of others, and did not fill, or did not use all of.
+    """Refuse a network that timm did not fill completely from a foreign weight file, or a file it did not use fully.
 
-    timm renames and rearranges tensors of other makes, and leaves out a head of another size. A tensor counts as loaded
-    where the file has its values, under whatever name; else where it is the same when loaded again, from another seed.
+    timm renames and rearranges foreign tensors, and drops a head of another size. A tensor counts as loaded if the file
+    has its values under any name, or if it is the same when the model is loaded again from another seed.
 
     Args:
-        model: as loaded.
+        model: the loaded model.
         file: its weights, safetensors.
-        again: loads it again.
+        again: loads the model again.
 
     Raises:
-        ModelError: names a tensor.
+        ModelError: names a tensor that was not filled or not used.
     """
     with safe_open(file, framework="pt") as opened:
         held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
@@ -115,9 +116,9 @@ def require_filled(model: nn.Module, file: Path, again: Callable[[], nn.Module])
             constant = bool((state[name] == state[name].flatten()[:1]).all())
             if (constant and name not in held) or not torch.equal(state[name], other[name]):
                 raise ModelError(f"{file} does not fill {name} of the network, which would be random. {_REMEDY}")
-        return  # what was rearranged is no longer recognised in the file either
+        return  # rearranged tensors cannot be found in the file either
     for name in held.keys() - landed:
-        if held[name].is_floating_point():  # indices are computed again
+        if held[name].is_floating_point():  # integers, such as indices, are recomputed
             raise ModelError(f"{file} has {name}, for which the network has no place. {_REMEDY}")
 
 

@@ -1,4 +1,4 @@
-"""Networks inside other modules: wrappers of training tools, and modules of one's own around a timm model."""
+"""Find networks inside other modules: wrappers of training tools, and user modules around a timm model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Classes that hand their input to one network and give back what it gives, and the attribute where it is. By name,
-# since some come of libraries that need not be installed.
+# Classes that pass input and output of one network through unchanged, and the attribute that holds the network. By
+# name, because some are from libraries that may not be installed.
 _HANDED_ON = {
     "OptimizedModule": "_orig_mod",
     "DataParallel": "module",
@@ -26,11 +26,11 @@ _HANDED_ON = {
 
 @dataclass(frozen=True)
 class Inside:
-    """A timm network that a module of another make is built around.
+    """A timm network inside a foreign module.
 
     Attributes:
-        network: the network, which is given the very input that the module is given.
-        same_directions: the module gives what the network gives, or this L2-normalised.
+        network: the network, which gets exactly the module's input.
+        same_directions: whether the module returns the network's output, possibly L2-normalised.
     """
 
     network: nn.Module
@@ -38,10 +38,10 @@ class Inside:
 
 
 def network_in(module: nn.Module) -> nn.Module:
-    """Return the network in a wrapper that only hands things on; a module that is none, as it is.
+    """Return the network in a pass-through wrapper, or the module itself if it is not a wrapper.
 
-    Wrappers are ``nn.DataParallel`` and its relatives, averages of weights (torch's AveragedModel, timm's ModelEma),
-    what ``torch.compile`` returns, and ``nn.Sequential`` of one module.
+    Wrappers are ``nn.DataParallel`` and similar classes, averages of weights (torch's AveragedModel, timm's ModelEma),
+    the result of ``torch.compile``, and ``nn.Sequential`` of one module.
     """
     while True:
         names = [name for kind in type(module).__mro__ if (name := _HANDED_ON.get(kind.__name__)) is not None]
@@ -56,14 +56,14 @@ def network_in(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def timm_network_in(module: nn.Module) -> Inside | None:
-    """Return the timm network that a module of another make hands its input to unchanged, by showing it an image.
+    """Return the timm network that gets a foreign module's input unchanged, found by running the module on an image.
 
     Args:
-        module: in eval mode.
+        module: the module, in eval mode.
 
     Returns:
-        The network; None where there is none, where it is given something else, such as an image normalised once more,
-        or where several networks that want different preprocessing are given the input.
+        The network; None if there is none, if it gets something else, such as an image that was normalised once more,
+        or if several networks with different preprocessing get the input.
     """
     inside = [part for part in module.modules() if part is not module and _config_of(part) is not None]
     inside = [
@@ -83,7 +83,7 @@ def timm_network_in(module: nn.Module) -> Inside | None:
     hooks = [part.register_forward_hook(keep) for part in inside]
     try:
         output = module(shown)
-    except Exception:  # modules of others fail in ways of their own; where they are used, they are named
+    except Exception:  # foreign modules may raise anything; their use will report it
         return None
     finally:
         for hook in hooks:
