@@ -1,4 +1,4 @@
-"""Data of every kind, as one protocol: see :class:`zoo.data.image_set.ImageSet`."""
+"""Data of every kind in one protocol: see :class:`zoo.data.image_set.ImageSet`."""
 
 from __future__ import annotations
 
@@ -32,24 +32,25 @@ def load_data(
     label_metric: str = "euclidean",
     columns: Mapping[str, str] | None = None,
 ) -> DataSplits:
-    """Read a data set and divide it into train, validation and test, disjoint in their classes.
+    """Read a data set and split it into train, validation and test sets with disjoint classes.
 
     Args:
         data: ``KIND`` or ``KIND:PATH``, such as ``glyphs``, ``folder:PATH``, ``csv:FILE``, ``parquet:FILE``,
             ``jsonl:FILE``, ``shards:FILES`` or a public set, ``omniglot:PATH``; see docs/data.md. A bare path means
-            ``folder:PATH`` unless its ending says another kind. In Python also a list of images, ``(images, labels)``
+            ``folder:PATH`` unless its suffix means another kind. In Python also a list of images, ``(images, labels)``
             or what ``from_images`` returns; a torch or Hugging Face data set; a pandas or polars frame; or a mapping
-            of train, test and the like to any of these. A ``DataSplits`` is returned as it is.
+            of train, test and the like to any of these. A ``DataSplits`` is returned unchanged.
         split: rule that divides the classes; see docs/data.md.
-        validation: fraction of the training classes held out to choose checkpoints on, in [0, 1); of the training
-            images if there are continuous labels and no classes.
+        validation: fraction of the training classes held out to choose checkpoints, in [0, 1); of the training images
+            if there are continuous labels and no classes.
         continuous_labels: a file with a continuous label for each image; see docs/how-to/continuous-labels.md.
         label_metric: how vectors in that file are compared, "euclidean" or "cosine".
-        columns: of tables: what the columns are called, by what they mean: ``{"path": "file", "label": "sku"}``.
+        columns: names of a table's columns, by their meaning: ``{"path": "file", "label": "sku"}``.
 
     Raises:
         DataError: the data or the labels are missing, broken or of an unknown kind.
-        OptionError: the rule or the metric is unknown, the fraction out of range, or columns given for data without.
+        OptionError: the rule or the metric is unknown, the fraction is out of range, or columns are given for data
+            that is not a table.
     """
     table_ids = None
     if isinstance(data, DataSplits):
@@ -69,16 +70,16 @@ def load_data(
 
 
 def load_images(data: DataLike, columns: Mapping[str, str] | None = None, labelled: bool = False) -> ImageSet:
-    """Read all images of a data set, whatever their class, split or role.
+    """Read all images of a data set, regardless of class, split or role.
 
     Args:
         data: as in :func:`load_data`, but not divided. The images of a folder may lie at any depth, in classes or not.
         columns: as in :func:`load_data`.
-        labelled: keep labels where the data has them; in a folder, an image's is the folder that it lies in, if all
-            lie in one.
+        labelled: keep the data's labels, if any; in a folder, an image's label is its parent folder, if no image lies
+            in the root.
 
     Returns:
-        The images, without roles, and without labels unless they are asked for.
+        The images, without roles, and without labels unless ``labelled``.
 
     Raises:
         DataError: the data are missing, broken or of an unknown kind, or there is no image.
@@ -103,7 +104,7 @@ def load_images(data: DataLike, columns: Mapping[str, str] | None = None, labell
 
 
 def _tell(splits: DataSplits) -> None:
-    """Show some classes of each part, once for each division: what was meant as a split shows up here as classes."""
+    """Log some classes of each part, once per split, so that users notice split folders mistaken for classes."""
     lines = [f"{splits.name}, split {splits.protocol['split']}:"]
     for part, images in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         line = f"  {part}: {len(images)} images"

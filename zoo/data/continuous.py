@@ -1,4 +1,4 @@
-"""Continuous labels: not classes, but labels with a distance between any two, such as poses, places or captions."""
+"""Continuous labels: labels with a distance between any two, such as poses, places or captions, instead of classes."""
 
 from __future__ import annotations
 
@@ -15,31 +15,30 @@ from zoo.retrieval.nearest import nearest, squared_distances
 
 LABEL_METRICS = ("euclidean", "cosine")
 _CHUNK_NUMBERS = 1 << 22
-_TOLERANCE = 1e-6  # of the largest distance: how far a matrix may be from symmetric, and its diagonal from zero
-_BLOCK = 256  # labels that a distance function gets on each side at a time
+_TOLERANCE = 1e-6  # for asymmetry and a non-zero diagonal, as a fraction of the largest distance
+_BLOCK = 256  # the most labels that a distance function gets on each side
 _SPOT_CHECKS = 16
 
 
 class ContinuousLabels(ABC):
-    """The labels of the images of a set, one each, known by the distances between them.
+    """The labels of a set's images, one each, described by the distances between them.
 
-    Rows are indices of images, 0..N-1. Distances are finite, 0 or more, the same both ways, and 0 from a label to
-    itself.
+    Rows are indices of images, 0..N-1. Distances are finite, 0 or more, symmetric, and 0 from a label to itself.
 
     Attributes:
-        description: what the distance is, for reports.
+        description: description of the distance, for reports.
     """
 
     description: str
 
     def __init__(self, count: int) -> None:
-        self._rows = np.arange(count)  # where the label of each image lies in what was given
+        self._rows = np.arange(count)  # position of each image's label in the original labels
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def subset(self, rows: np.ndarray) -> ContinuousLabels:
-        """Return the labels of these images, in this order; what holds the labels is shared."""
+        """Return the labels of these images, in this order, sharing the underlying data."""
         part = copy.copy(self)
         part._rows = self._rows[rows]
         return part
@@ -49,23 +48,23 @@ class ContinuousLabels(ABC):
         return self._between(self._rows[rows], self._rows[others])
 
     def distances_to(self, rows: np.ndarray, found: np.ndarray) -> np.ndarray:
-        """Return the distances between each of ``rows`` (A,) and those found for it, (A, C); float64 ``(A, C)``."""
+        """Return the distances between each of ``rows`` (A,) and its images ``found`` (A, C), float64 ``(A, C)``."""
         distances = np.empty(found.shape)
         for place, (row, those) in enumerate(zip(self._rows[rows], self._rows[found], strict=True)):
             distances[place] = self._between(row[None], those)[0]
         return distances
 
     def nearest(self, rows: np.ndarray, among: np.ndarray, k: int, exclude: np.ndarray | None = None) -> np.ndarray:
-        """Find the k images of ``among`` with the nearest labels; ties by lower place, as in zoo.retrieval.
+        """Find the k images of ``among`` with the nearest labels; ties go to the lower position, as in zoo.retrieval.
 
         Args:
             rows: int ``(A,)``.
             among: int ``(B,)``.
             k: at least 1.
-            exclude: int ``(A,)``, a place in ``among`` that is not to be found for each row, or -1.
+            exclude: int ``(A,)``, the position in ``among`` to exclude for each row, or -1.
 
         Returns:
-            int64 ``(A, k)``, places in ``among``, nearest first; -1 where there are fewer.
+            int64 ``(A, k)``, positions in ``among``, nearest first; -1 if there are fewer.
         """
         result = np.full((len(rows), k), -1, dtype=np.int64)
         step = max(1, _CHUNK_NUMBERS // max(len(among), 1))
@@ -82,7 +81,7 @@ class ContinuousLabels(ABC):
 
     @property
     def digest(self) -> str:
-        """Return 16 hexadecimal digits that change when a label or the distance does."""
+        """Return 16 hexadecimal digits that change if a label or the distance changes."""
         hashed = hashlib.sha256(self.description.encode())
         for numbers in self._content():
             hashed.update(np.ascontiguousarray(numbers).tobytes())
@@ -90,11 +89,11 @@ class ContinuousLabels(ABC):
 
     @abstractmethod
     def _between(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """As ``distances``, of rows of what was given."""
+        """Return the same as ``distances``, for positions in the original labels."""
 
     @abstractmethod
     def _content(self) -> Iterator[np.ndarray]:
-        """Yield numbers that tell these labels from others."""
+        """Yield numbers that identify these labels."""
 
 
 class VectorLabels(ContinuousLabels):
@@ -103,11 +102,11 @@ class VectorLabels(ContinuousLabels):
     Args:
         vectors: float ``(N, L)``, or ``(N,)`` for one number each.
         metric: "euclidean", or "cosine" for 1 - cos, which lies in [0, 2].
-        names: how messages name each row; none for its number.
+        names: how messages name each row; empty for its number.
 
     Raises:
-        DataError: no vectors, one that is not finite, or, with the cosine, one of length 0.
-        OptionError: unknown metric.
+        DataError: there are no vectors, one is not finite, or, with cosine, one has length 0.
+        OptionError: the metric is unknown.
     """
 
     def __init__(self, vectors: np.ndarray, metric: str = "euclidean", names: Sequence[str] = ()) -> None:
@@ -125,7 +124,7 @@ class VectorLabels(ContinuousLabels):
         self._require(np.isfinite(4 * squares), names, "is not finite. Fix it, or leave the image out.")
         self.metric = metric
         if metric == "cosine":
-            # Half the squared distance of unit vectors is 1 - cos, without its rounding near 0.
+            # Half the squared distance of unit vectors is 1 - cos, with less rounding error near 0.
             self._require(squares > 0, names, "is zero, which has no direction. Leave it out, or compare by euclidean.")
             self._vectors = self._vectors / np.sqrt(squares)[:, None]
         length = self._vectors.shape[1]
@@ -166,14 +165,14 @@ class VectorLabels(ContinuousLabels):
 
 
 class MatrixLabels(ContinuousLabels):
-    """All distances, computed before.
+    """Labels given by their precomputed distances.
 
     Args:
-        matrix: float ``(N, N)``, symmetric, with a diagonal of zeros; kept as it is, not copied.
-        names: how messages name each row; none for its number.
+        matrix: float ``(N, N)``, symmetric, with a diagonal of zeros; not copied.
+        names: how messages name each row; empty for its number.
 
     Raises:
-        DataError: it is not square, or a distance is not finite, negative, not the same both ways or not 0 on the
+        DataError: the matrix is not square or not symmetric, or a distance is not finite, negative, or not 0 on the
             diagonal.
     """
 
@@ -201,18 +200,18 @@ class MatrixLabels(ContinuousLabels):
 
 
 class FunctionLabels(ContinuousLabels):
-    """Labels of any kind and a function that says how far apart they are; for use from Python.
+    """Labels of any kind and a function that returns their distances; for use from Python.
 
-    Distances are computed whenever they are asked for. Of a slow function they are better computed once:
+    Distances are computed each time they are needed. If the function is slow, compute them once:
     ``MatrixLabels(labels.distances(rows, rows))`` with ``rows = np.arange(len(labels))``.
 
     Args:
-        labels: N labels; parts of an array are given to the function as arrays, else as lists.
+        labels: N labels; the function gets parts of an array as arrays, others as lists.
         distance: takes A labels and B labels, at most 256 each, and returns their distances, ``(A, B)``.
 
     Raises:
-        DataError: no labels, or the function does not give distances: found here on some of the labels, later when it
-            is used.
+        DataError: there are no labels, or the function returns invalid distances: checked here on some labels, and
+            whenever it is used.
     """
 
     description = "distance function"
@@ -256,12 +255,12 @@ class FunctionLabels(ContinuousLabels):
         return self._rows[np.unique(np.linspace(0, len(self), _SPOT_CHECKS, endpoint=False).astype(int))[: len(self)]]
 
     def _content(self) -> Iterator[np.ndarray]:
-        # Labels of any kind cannot be hashed; how far all are from some says enough.
+        # Labels of any kind cannot be hashed; the distances of all from some are enough.
         yield self._between(self._spots(), self._rows)
 
 
 def _require_distances(matrix: np.ndarray, names: Sequence[str]) -> None:
-    """Raise DataError, naming two rows, unless all is as distances are; some rows at a time."""
+    """Raise a DataError that names two rows unless all are valid distances; checks in bounded memory."""
     remedy = "Distances are finite, 0 or more, the same both ways, and 0 from a label to itself."
     largest = float(np.fmax.reduce(matrix, axis=None))
     step = max(1, _CHUNK_NUMBERS // len(matrix))

@@ -1,4 +1,4 @@
-"""``folder:PATH``: one folder per class, nested as deep as one likes; or unlabelled images in one flat folder."""
+"""``folder:PATH``: one folder per class, nested to any depth; or unlabelled images in one flat folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zoo.images import IMAGE_SUFFIXES, require_regular
 
 log = logging.getLogger(__name__)
 
-# what file servers and systems put beside images: thumbnails and deleted files
+# folders of file servers and systems: thumbnails and deleted files
 _THEIRS = (
     "@eadir/@__thumb/@recycle/@recently-snapshot/@tmp/@sharebin/#recycle/#snapshot/$recycle.bin/__macosx/lost+found/"
     "trashbox/system volume information/network trash folder/temporary items"
@@ -36,14 +36,14 @@ _OTHER_IMAGES = (  # suffixes of images that are not read
 def read_folder(path: str) -> Source:
     """Read a folder of images, a zip archive of one, or a folder of zip archives.
 
-    The class of an image is the folder it lies in, relative to the root (``alphabet/character`` where folders are
-    nested). Images lying all in the root itself are unlabelled. Folders called train, validation, test, query and
-    gallery, in any usual spelling, two of them at least, are the data's own split and no classes: in the root, in the
-    one folder that it holds, or in each class.
+    The class of an image is its folder relative to the root (``alphabet/character`` if folders are nested). If all
+    images lie in the root itself, they are unlabelled. At least two folders named train, validation, test, query or
+    gallery, in any usual spelling, are the data's own split, not classes: in the root, in its only folder, or in each
+    class.
 
     Raises:
-        DataError: the folder is missing, is not one, or holds no image; or only some images lie in class folders, or
-            in those of a split.
+        DataError: the folder is missing, not a folder, or holds no image; or only some images lie in class folders or
+            split folders.
     """
     root = Path(path)
     members, left_out = found_in(root)
@@ -65,22 +65,22 @@ def read_folder(path: str) -> Source:
 
 
 def list_images(root: Path) -> list[tuple[PurePosixPath, ImageSource]]:
-    """Return the images below a folder or in a zip archive, as :func:`found_in` does."""
+    """Return the images below a folder or in a zip archive, like :func:`found_in`."""
     return found_in(root)[0]
 
 
 def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[str]]:
-    """Return the images below a folder or in a zip archive: name relative to the root, and source; sorted by name.
+    """Return the images below a folder or in a zip archive, as name relative to the root and source, sorted by name.
 
-    Also the names of images that are left out, in formats that cannot be read.
+    Also returns the names of images that are left out because their format cannot be read.
 
-    Zip archives lying directly in a folder are read as if they had been unpacked there; one with images in its root,
-    into a folder of its own name. Links are followed. Hidden files and folders are passed over, and files of other
-    suffixes, which are counted in the log.
+    Zip archives directly in the folder are read as if unpacked there; one with images in its root, as if unpacked into
+    a folder of its name. Links are followed. Hidden files and folders are skipped, and so are files with other
+    suffixes, which the log counts.
 
     Raises:
-        DataError: the root is missing, a folder in it cannot be read, an archive is broken, or holds what is beside it
-            unpacked.
+        DataError: the root is missing, a folder in it cannot be read, an archive is broken, or an archive's content is
+            also there unpacked.
     """
     if not root.exists():
         several = " Give a folder, or in Python a list of paths." if set("*?[") & set(root.name) else ""
@@ -109,7 +109,7 @@ def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[
                 f"{archive} is neither a folder nor a readable zip archive ({error}). Tables end in .csv, .tsv, .jsonl "
                 "or .parquet, and shards in .tar."
             ) from error
-        names = [(PurePosixPath(name.replace("\\", "/")), name) for name in members]  # some tools on Windows write \
+        names = [(PurePosixPath(name.replace("\\", "/")), name) for name in members]  # some Windows tools write \
         images = [(name, member) for name, member in names if _is_image(name)]
         others += [name for name, _ in names if not _is_image(name) and not _is_below_passed_over(name)]
         if archive != root and any(len(name.parts) == 1 for name, _ in images):
@@ -125,11 +125,11 @@ def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[
 
 
 def _folders_below(root: Path) -> Iterator[tuple[PurePosixPath, Path, list[tuple[str, bool]]]]:
-    """Yield a folder and those below, through links too, each once, hidden ones and hidden files left out.
+    """Yield a folder and all folders below, each once, following links, without hidden folders and files.
 
     Yields:
-        The folder's path from the root, the folder, and the names in it that are no folders, each with whether it is a
-        file, or a link: one to nothing is told when it is read.
+        The folder's path from the root, the folder, and the names in it that are not folders, each with whether it is
+        a file or a link. Broken links are reported when they are read.
     """
 
     def refuse(error: OSError) -> None:
@@ -141,17 +141,17 @@ def _folders_below(root: Path) -> Iterator[tuple[PurePosixPath, Path, list[tuple
     for place, below, names in os.walk(root, followlinks=True, onerror=refuse):
         folder = Path(place)
         shown = sorted((name for name in below if not _is_passed_over(name)), reverse=True)
-        found = {os.path.realpath(folder / name): name for name in shown}  # the first by name of several
+        found = {os.path.realpath(folder / name): name for name in shown}  # of several, the first by name
         below[:] = sorted(name for target, name in found.items() if target not in seen)
         seen |= found.keys()
-        with os.scandir(place) as entries:  # which knows files without asking for each of them
+        with os.scandir(place) as entries:  # knows the types without a stat for each file
             files = {entry.name for entry in entries if entry.is_file() or entry.is_symlink()}
         kept = [(name, name in files) for name in names if not _is_passed_over(name)]
         yield PurePosixPath(folder.relative_to(root).as_posix()), folder, kept
 
 
 def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    """Say which files are no images, and which are images and not read; return these."""
+    """Log which files are not images and which are images that cannot be read; return the latter."""
     unread = [name for name in names if name.suffix.lower()[1:] in _OTHER_IMAGES.split()]
     if unread:
         log.warning(

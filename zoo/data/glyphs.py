@@ -1,12 +1,12 @@
 """``glyphs``: letters rendered on the fly from the DejaVu fonts that matplotlib ships. Nothing to download.
 
-A class is a character, its images are that character in up to 12 faces (Sans, Sans Mono and Serif, each regular,
-bold, oblique and bold oblique), every one turned, sheared, scaled and shifted a little, by amounts that depend on the
-character and the face alone. So the same images come out on every machine.
+A class is a character. Its images show it in up to 12 faces (Sans, Sans Mono and Serif, each regular, bold, oblique and
+bold oblique), each rotated, sheared, scaled and shifted a little, by amounts that depend only on the character and the
+face. So every machine renders the same images.
 
 Train: Latin and Cyrillic letters. Test: Greek, Armenian and Georgian letters, scripts never seen in training.
-Letters with accents are left out, and of characters that look the same in DejaVu Sans but for their size (Latin A,
-Cyrillic А, Greek Α; O, o, ο) only the first stays, so that no test class is a training class under another name.
+Letters with accents are left out. Of characters that look the same in DejaVu Sans except for their size (Latin A,
+Cyrillic А, Greek Α; O, o, ο) only the first is kept, so that no test class is a training class under another name.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MIN_FACES = 8
 SIDE = 64  # pixels of a rendered image
 _SUPERSAMPLING = 2
 _SHAPE_SIDE = 32
-# Cosine similarity of two blurred shapes from which on they count as the same: within train or test, where near misses
-# are merely hard, and between them, where к and κ, Ф and Φ, S and Տ must not meet.
+# Two blurred shapes count as the same from this cosine similarity on: within train or test, where similar letters are
+# merely hard, and between them, where к and κ, Ф and Φ, S and Տ must not both occur.
 _LOOK_ALIKE = 0.98
 _LOOK_ALIKE_ACROSS = 0.93
 
@@ -73,8 +73,8 @@ def render(character: str, face: str, distortion: np.ndarray | None = None) -> n
     Args:
         character: one character that the face has.
         face: one of ``FACES``.
-        distortion: 5 numbers in [-1, 1]: turn (of 8 degrees), shear (of 0.12), scale (of 12 %), shift right and down
-            (of 6 % of the side). None for none.
+        distortion: 5 numbers in [-1, 1]: fractions of 8 degrees of rotation, a shear of 0.12, a scale of 12 %, and
+            shifts of 6 % of the side to the right and down. None for no distortion.
 
     Returns:
         uint8 ``(SIDE, SIDE, 3)``.
@@ -85,7 +85,7 @@ def render(character: str, face: str, distortion: np.ndarray | None = None) -> n
     ImageDraw.Draw(image).text((side / 2, side * 0.68), character, font=font, fill=0, anchor="ms")
     if distortion is not None:
         turn, shear, scale, right, down = distortion * (np.deg2rad(8), 0.12, 0.12, 0.06 * side, 0.06 * side)
-        # PIL's affine maps output to input: x_in = M (x_out - centre - shift) + centre.
+        # PIL's affine transform maps output to input: x_in = M (x_out - centre - shift) + centre.
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         matrix = rotation @ np.array([[1, shear], [0, 1]]) * (1 + scale)
         centre = np.array([side / 2, side / 2])
@@ -100,7 +100,7 @@ def render(character: str, face: str, distortion: np.ndarray | None = None) -> n
 
 @cache
 def _font(face: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_font_path(face)), size)  # Pillow 10.0 takes text alone
+    return ImageFont.truetype(str(_font_path(face)), size)  # Pillow 10.0 takes no Path
 
 
 def _font_path(face: str) -> Path:
@@ -111,7 +111,7 @@ def _font_path(face: str) -> Path:
 
 @cache
 def _characters() -> list[tuple[str, tuple[str, ...], str]]:
-    """Return (character, faces that have it, split), without accents and look-alikes, training scripts first."""
+    """Return (character, its faces, split) of all letters without accents and look-alikes, training scripts first."""
     from fontTools.ttLib import TTFont
 
     coverage = {face: frozenset(TTFont(_font_path(face), lazy=True).getBestCmap()) for face in FACES}
@@ -134,7 +134,7 @@ def _characters() -> list[tuple[str, tuple[str, ...], str]]:
 
 
 def _shape(character: str) -> np.ndarray:
-    """Return the ink of a character in DejaVu Sans, scaled to one size and blurred, as a unit vector, float32."""
+    """Return a character's ink in DejaVu Sans, scaled to a fixed size and blurred, as a float32 unit vector."""
     image = Image.new("L", (256, 256), 0)
     ImageDraw.Draw(image).text((128, 176), character, font=_font("DejaVuSans", 150), fill=255, anchor="ms")
     ink = image.crop(image.getbbox())

@@ -1,4 +1,4 @@
-"""The data protocol: images with an id each and, where known, labels (a class, or continuous ones) and a role."""
+"""The data protocol: images with ids and, if known, classes, continuous labels and roles."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _SHOWN_CLASSES = 3
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """Images and what is known about them, column by column.
+    """Images and what is known about them, by columns.
 
     Attributes:
-        ids: N unique names, stable from run to run (a path relative to the data's root, say).
-        sources: N places the pixels come from: a path, an image stored in something larger, an array, or a function.
+        ids: N unique names, stable from run to run (such as paths relative to the data's root).
+        sources: N sources of pixels: a path, an image stored in an archive or table, an array, or a function.
         labels: int64 ``(N,)``, the class of each image as an index into ``class_names``, or None if unknown.
         class_names: the name of each class.
-        roles: ``(N,)`` of "query", "gallery" or "both", or None: then every image is a query against all others.
-        continuous: labels with a distance between them, one for each image, or None if there are none.
+        roles: ``(N,)`` of "query", "gallery" or "both"; None if every image is a query against all others.
+        continuous: continuous labels, one for each image, or None.
     """
 
     ids: Sequence[str]
@@ -82,7 +82,7 @@ class ImageSet:
         return html_table(self._counted())
 
     def _counted(self) -> list[tuple[str, str]]:
-        """Return what there is, and how much of it."""
+        """Return what the set contains, with counts, for display."""
         found = [("images", f"{len(self):,}")]
         if self.labels is not None:
             there = np.unique(self.labels)
@@ -112,7 +112,7 @@ class ImageSet:
             raise DataError(f"Image {where} cannot be read ({first_line(error)}). Fix or remove it.") from error
 
     def subset(self, indices: np.ndarray | Sequence[int]) -> ImageSet:
-        """Return the images of these indices, in this order; classes keep their indices."""
+        """Return the images with these indices, in this order; classes keep their indices."""
         rows = np.asarray(indices, dtype=np.int64)
         return ImageSet(
             ids=[self.ids[i] for i in rows],
@@ -128,10 +128,10 @@ class ImageSet:
         return replace(self, labels=None, class_names=())
 
     def checked(self, max_unreadable: int = 10, cache_bytes: int = 2 << 30) -> ImageSet:
-        """Decode every image once; leave out the unreadable ones and keep pixels in memory as far as they fit.
+        """Decode every image once; leave out unreadable ones and keep as many pixels in memory as fit.
 
         Args:
-            max_unreadable: unreadable images that are reported by path and left out; one more raises an error.
+            max_unreadable: how many unreadable images are reported and left out; one more raises an error.
             cache_bytes: bytes of decoded pixels to keep; images beyond that are decoded again when used.
 
         Raises:
@@ -157,10 +157,10 @@ class ImageSet:
         return replace(self.subset(readable), sources=sources)
 
     def decoded(self, rows: Sequence[int], cache_bytes: int) -> tuple[ImageSet, dict[int, str]]:
-        """Decode some images; return those that can be read, and why the others cannot, by row.
+        """Decode some images; return the readable ones, and why the others cannot be read, by row.
 
         Args:
-            rows: of the images.
+            rows: rows of the images.
             cache_bytes: bytes of decoded pixels to keep; images beyond that are decoded again when used.
         """
         part = self.subset(rows)
@@ -171,7 +171,7 @@ class ImageSet:
         return replace(part.subset(readable), sources=sources), broken
 
     def _decoded(self, cache_bytes: int, shown_as: str = "") -> Iterator[ImageSource | DataError]:
-        """Yield each image's pixels, what they come from once ``cache_bytes`` are kept, or why it cannot be read."""
+        """Yield each image's pixels, its source once ``cache_bytes`` are kept, or the error if it cannot be read."""
         kept_bytes = 0
         with ThreadPoolExecutor() as pool:
             results = progress(self._each(pool), shown_as, len(self), shown=bool(shown_as))
@@ -185,7 +185,7 @@ class ImageSet:
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits that change with the images; see :attr:`DataSplits.digest`."""
+        """Return 16 hexadecimal digits that change with the images; see :attr:`DataSplits.digest`."""
         hashed = hashlib.sha256()
         self.add_to(hashed)
         return hashed.hexdigest()[:16]
@@ -207,22 +207,22 @@ class ImageSet:
             return error
 
     def _each(self, pool: ThreadPoolExecutor) -> Iterator[np.ndarray | DataError]:
-        # Executor.map runs ahead without limit; blocks bound the decoded images that wait.
+        # Executor.map runs ahead without limit; blocks bound the number of waiting images.
         for start in range(0, len(self), 256):
             yield from pool.map(self._try_pixels, range(start, min(start + 256, len(self))))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DataSplits:
-    """One data set, divided: classes of ``test`` are never in ``train`` or ``validation``.
+    """A data set split into three parts: classes of ``test`` are never in ``train`` or ``validation``.
 
     Attributes:
-        name: the data as they were named, such as ``folder:photos``.
-        train: images to learn from.
-        validation: images to choose checkpoints and settings on, of classes held out of ``train`` unless the data
-            names them itself; may be empty.
-        test: images of classes never seen in training, to measure on.
-        protocol: how the division was made, in words and numbers, for reports.
+        name: the data as the user named them, such as ``folder:photos``.
+        train: images to train on.
+        validation: images to choose checkpoints and settings by, of classes held out of ``train`` unless the data
+            defines them itself; may be empty.
+        test: images to measure on, of classes never seen in training.
+        protocol: how the data was split, in words and numbers, for reports.
     """
 
     name: str
@@ -248,9 +248,9 @@ class DataSplits:
 
     @property
     def digest(self) -> str:
-        """Return 16 hexadecimal digits that change when an image, role or label of either kind comes, goes or moves.
+        """Return 16 hexadecimal digits that change if an image, role, class or continuous label changes.
 
-        Of an image's content they know what is cheap to know: a file's size, an archive's checksum, an array's bytes.
+        They cover only what is cheap to know of an image: a file's size, an archive's checksum, an array's bytes.
         """
         hashed = hashlib.sha256()
         for part in (self.train, self.validation, self.test):

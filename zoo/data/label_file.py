@@ -1,4 +1,4 @@
-"""Continuous labels that lie in a file beside the images."""
+"""Continuous labels in a file beside the images."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class LabelFile:
 
     Attributes:
         path: the file.
-        ids: the image of each label.
-        labels: the labels, in that order.
+        ids: image id of each label.
+        labels: the labels, in the order of the ids.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class LabelFile:
         """Return the splits with their continuous labels.
 
         Raises:
-            DataError: an image has none; names it.
+            DataError: an image has no label; names it.
         """
         row_of = {same_name(name): row for row, name in enumerate(self.ids)}
 
@@ -75,19 +75,19 @@ class LabelFile:
 def read_labels(path: str | Path, metric: str = "euclidean", table_ids: Sequence[str] | None = None) -> LabelFile:
     """Read continuous labels.
 
-    - ``.csv``: a table as ``csv:FILE`` is, with a column ``path`` (the image's id) and one or more columns of numbers.
+    - ``.csv``: a table like ``csv:FILE``, with a column ``path`` (the image's id) and one or more columns of numbers.
     - ``.npz``: ``ids``, text ``(N,)``, and either ``vectors``, float ``(N, L)``, or ``distances``, float ``(N, N)``,
       symmetric with a diagonal of zeros.
-    - ``.npy``: float ``(N, L)``, a row for each row of a table of images, in its order.
+    - ``.npy``: float ``(N, L)``, one row for each row of the table of images, in the same order.
 
     Args:
         path: the file.
         metric: how vectors are compared: "euclidean" or "cosine".
-        table_ids: the images of the table of images, in its order; None where the data is not a table.
+        table_ids: image ids in the order of the table of images; None if the data is not a table.
 
     Raises:
         DataError: the file is missing, of another kind or broken; names row and value.
-        OptionError: unknown metric, or one that the file has no use for.
+        OptionError: the metric is unknown, or is given although the file contains distances.
     """
     path = given_path(path)
     if path.suffix == ".csv":
@@ -144,7 +144,7 @@ def _checked_header(table: object, cells: list[str]) -> list[str]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an ``.npz`` file by name, or that of an ``.npy`` file as "rows"."""
+    """Return the arrays of an ``.npz`` file by name, or the array of an ``.npy`` file as "rows"."""
     try:
         require_regular(path)
         return {"rows": read_array(path)} if path.suffix == ".npy" else read_arrays(path)

@@ -1,4 +1,4 @@
-"""Turned copies of classes as classes of their own, for characters and symbols."""
+"""Add rotated copies of classes as separate classes, for characters and symbols."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class _Turned:
 
 
 def with_rotations(images: ImageSet) -> ImageSet:
-    """Return the images turned by 0, 90, 180 and 270 degrees, each turn of a class being a class of its own.
+    """Return the images rotated by 0, 90, 180 and 270 degrees, with each rotation of a class as a separate class.
 
-    Four times the classes to tell apart, as in Vinyals et al., "Matching Networks for One Shot Learning"
-    (arXiv:1606.04080), section 4.1.1. Pixels are turned when read, so memory does not grow. Images without labels
-    are turned too, and stay without. Continuous labels are left behind: what a turned image's would be is not known.
+    This makes four times as many classes, as in Vinyals et al., "Matching Networks for One Shot Learning"
+    (arXiv:1606.04080), section 4.1.1. Pixels are rotated when read, so memory does not grow. Unlabelled images are
+    rotated too, and stay unlabelled. Continuous labels are dropped, because those of rotated images are unknown.
     """
     count = len(images.class_names)
     sources: list[ImageSource] = [_Turned(images, i, turns) for turns in TURNS for i in range(len(images))]

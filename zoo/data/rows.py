@@ -1,4 +1,4 @@
-"""Rows of a table: what tables of images and tables of continuous labels have in common."""
+"""Rows of tables, shared by tables of images and tables of continuous labels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from zoo.errors import DataError, OptionError, all_shown, did_you_mean, first_li
 log = logging.getLogger(__name__)
 
 _SEPARATOR = re.compile(r'"?sep=(\\t|.)"?\s*', re.IGNORECASE)
-_UNNAMED = re.compile(r"(unnamed:? ?\d*)?", re.IGNORECASE)  # what pandas makes of an index without a name
+_UNNAMED = re.compile(r"(unnamed:? ?\d*)?", re.IGNORECASE)  # how pandas names an unnamed index
 _MISSING = frozenset(("", "nan", "<na>", "n/a", "#n/a", "null"))
 IGNORED = ""
-"""In place of a column's name: its cells are not read."""
+"""Replaces the name of a column whose cells are not read."""
 
 
 def read_text(table: Place) -> str:
-    """Return the text of a table, with line ends of one kind.
+    """Return the text of a table, with normalised line ends.
 
     Raises:
         DataError: the table is missing, not a file, or not UTF-8.
@@ -44,14 +44,13 @@ def read_rows(
 ) -> tuple[list[int], list[dict[str, str]]]:
     """Return the line number and the cells by column of each row that is not blank.
 
-    Columns without a name are left out, those that ``checked_header`` ignores too; the log names them.
+    Unnamed columns and those that ``checked_header`` ignores are left out; the log names them.
 
     Args:
         table: the file.
-        checked_header: takes the table and the cells of its header, returns the columns' names, IGNORED for those
-            that are not to be read, or raises.
-        delimiter: what separates cells; None for commas, semicolons or tabs, or what a first line such as ``sep=;``
-            says.
+        checked_header: takes the table and the cells of its header; returns the columns' names, IGNORED for columns
+            to skip, or raises.
+        delimiter: separates cells; None to detect commas, semicolons or tabs, or a first line such as ``sep=;``.
 
     Raises:
         DataError: the table is missing, not a file, not UTF-8 or empty, or a row has too many or too few cells.
@@ -96,17 +95,17 @@ def known_columns(
     spellings: Mapping[str, Sequence[str]],
     given: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Return what each cell of a header is called here, or IGNORED for columns that have no meaning here.
+    """Return our column name for each cell of a header, or IGNORED for columns without a meaning here.
 
     Args:
         table: the file, for messages.
-        cells: of its header, of which empty ones are ignored.
-        spellings: by column, what else it is called; its own name comes first where a header has several.
-        given: by column, what it is called in this table: the option ``columns``.
+        cells: cells of its header; empty ones are ignored.
+        spellings: other names of each column; if a header has several, the column's own name takes precedence.
+        given: the table's name of each column, from the option ``columns``.
 
     Raises:
-        DataError: two columns have one meaning, one is nearly spelled as a known one that is absent, or one that is
-            given is not there.
+        DataError: two columns have the same meaning, one is misspelled so that a known column is missing, or one that
+            is given does not exist.
         OptionError: a column is given that has no meaning here.
     """
     plain = [re.sub(r"[\W_]+", "_", cell.lower()).strip("_") for cell in cells]
@@ -147,7 +146,7 @@ def known_columns(
 
 
 def text_of(value: Any) -> str:
-    """Return a value of a typed table as a cell of text: "" for none, and 3.0, as 3 becomes beside gaps, as "3"."""
+    """Return a typed table's value as text: "" if missing, "3" for 3.0, since integers beside gaps become floats."""
     if isinstance(value, str):
         return value.strip()
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
@@ -162,14 +161,14 @@ def text_of(value: Any) -> str:
 
 
 def is_missing(cell: str) -> bool:
-    """Return whether a cell says that there is no value: empty, or "nan" and its like."""
+    """Return whether a cell means a missing value: empty, "nan" or similar."""
     return cell.lower() in _MISSING or cell == "None"
 
 
 def same_name(name: str) -> str:
-    """Return a path's spelling that all its spellings share: ``a\\b.png``, ``./a/b.png`` and ``a/c/../b.png`` are one.
+    """Return the normal form of a path: ``a\\b.png``, ``./a/b.png`` and ``a/c/../b.png`` all become ``a/b.png``.
 
-    Letters with accents, which are one character or two, are one.
+    Composed and decomposed accents are equal too.
     """
     return unicodedata.normalize("NFC", os.path.normpath(name.replace("\\", "/")))
 
@@ -186,7 +185,7 @@ def _header(table: Place, cells: list[str], checked_header: Callable[[Place, lis
 
 
 def values_of(column: Any) -> list[Any]:
-    """Return the values of one column, such as a pandas or polars ``Series``, as Python has them.
+    """Return the values of one column, such as a pandas or polars ``Series``, as Python objects.
 
     Raises:
         DataError: it is neither a table nor a column.

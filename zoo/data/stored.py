@@ -1,4 +1,4 @@
-"""Images that lie in something larger than a file of their own, such as an archive or a column of a table."""
+"""Images stored in something larger than a file, such as an archive or a column of a table."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _LARGEST = 8 * MAX_PIXELS  # bytes of an image in an archive: four channels of 1
 
 
 class StoredImage(ABC):
-    """An encoded image, read when it is asked for, in whichever process."""
+    """An encoded image that is read on demand, in any process."""
 
     @abstractmethod
     def content(self) -> bytes:
-        """Return the encoded image, as a file of its own would hold it."""
+        """Return the encoded image, as a file would hold it."""
 
     @abstractmethod
     def mark(self) -> Any:
-        """Return a value for JSON that is likely another one when the image is, without reading the image."""
+        """Return a JSON value that very likely changes if the image changes, without reading the image."""
 
     def likeness(self) -> Hashable:
-        """Return what images of the same bytes have in common, without reading them; None where nothing is known."""
+        """Return a key that images with the same bytes share, without reading them; None if unknown."""
         return None
 
     def read(self) -> np.ndarray:
@@ -40,7 +40,7 @@ class StoredImage(ABC):
 
 @dataclass(frozen=True)
 class ZipMember(StoredImage):
-    """An image inside a zip archive. Opened again in each process, since a shared file offset would be a race."""
+    """An image inside a zip archive. Each process opens the archive itself, since a shared file offset is a race."""
 
     archive: Path
     member: str
@@ -55,11 +55,11 @@ class ZipMember(StoredImage):
         return self._opened().read(self.member)
 
     def mark(self) -> int:
-        """Return the archive's own checksum of the file."""
+        """Return the archive's checksum of the file."""
         return self.likeness()[0]
 
     def likeness(self) -> tuple[int, int]:
-        """Return the archive's own checksum of the file, and its size in bytes; -1 each where it is not there."""
+        """Return the archive's checksum of the file and its size in bytes; -1 for both if it is missing."""
         if self.archive not in _fingerprints:
             with zipfile.ZipFile(self.archive) as opened:
                 _fingerprints[self.archive] = {info.filename: (info.CRC, info.file_size) for info in opened.infolist()}
@@ -106,12 +106,12 @@ class EncodedImage(StoredImage):
 
 
 ImageSource = Path | StoredImage | np.ndarray | Callable[[], Any]
-"""Where the pixels of an image come from. A function returns what :func:`zoo.images.read_pixels` takes; one with a
-method ``mark`` says by that whether it still returns the same."""
+"""The source of an image's pixels. A function returns anything that :func:`zoo.images.read_pixels` takes; if it has a
+method ``mark``, that returns a value that changes when the image changes."""
 
 
 def mark_of(source: ImageSource) -> Any:
-    """Return a value for JSON that is likely another one when the image is; None where nothing tells."""
+    """Return a JSON value that very likely changes if the image changes; None if unknown."""
     if isinstance(source, np.ndarray):
         return zlib.crc32(source.tobytes())
     if isinstance(source, Path):

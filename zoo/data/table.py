@@ -1,4 +1,4 @@
-"""Tables with a row per image, for data that is not sorted into folders: ``csv:FILE``, and what all tables share."""
+"""Tables with a row per image, for data not sorted into folders: ``csv:FILE``, and code shared by all tables."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ COLUMNS = {
     "is_query": ("isquery",),
     "is_gallery": ("isgallery",),
 }
-"""The columns of a table of images, and what else they are called."""
+"""The columns of a table of images, and their other names."""
 
 _ROLES = {QUERY: QUERY, GALLERY: GALLERY, BOTH: BOTH}
 _FLAGS = dict.fromkeys(("true", "1", "1.0", "yes", "t", "y"), "true")
@@ -65,15 +65,15 @@ _FLAGS |= dict.fromkeys(("false", "0", "0.0", "no", "f", "n"), "false")
 
 @dataclass(frozen=True)
 class Table:
-    """A table of images; its columns have the names that they have here.
+    """A table of images, with columns under our names.
 
     Attributes:
-        name: of the table, for messages.
+        name: name of the table, for messages.
         rows: how messages name each row, such as "line 2".
-        cells: text by column, "" for no value. Has ``path`` where images are files, and may lack any other column.
+        cells: text by column, "" for no value. Has ``path`` if images are files, and may lack any other column.
         base: the folder that relative paths start from.
-        images: the images themselves; None where ``path`` says where they are.
-        class_names: the classes in their order, where the data name them; else they are sorted.
+        images: the images themselves; None if ``path`` names their files.
+        class_names: the classes in the order of the data; if empty, they are sorted.
     """
 
     name: str
@@ -91,29 +91,29 @@ class Table:
 def read_csv(path: str, columns: Mapping[str, str] | None = None, delimiter: str | None = None) -> Source:
     """Read a table of images: UTF-8, a header line, cells separated by commas, semicolons or tabs.
 
-    Columns, in any order, of which only ``path`` is required:
+    Columns, in any order; only ``path`` is required:
 
     - ``path``: the image file, relative to the folder of the table, or absolute, or an address; it becomes the image's
       id.
     - ``label``: the class, any text.
-    - ``split``: train, validation or test, in any usual spelling, or query or gallery, which are tested; images with
-      an empty cell are not used.
+    - ``split``: train, validation or test, in any usual spelling, or query or gallery for test images; images with an
+      empty cell are not used.
     - ``role``: query, gallery or both; empty means both.
-    - ``is_query`` and ``is_gallery``: in place of ``role``, true or false.
-    - ``id``, only where ``columns`` names it: the image's id in place of its path.
+    - ``is_query`` and ``is_gallery``: true or false, instead of ``role``.
+    - ``id``: the image's id, instead of its path; only if ``columns`` names it.
 
-    Usual names, such as ``filename`` and ``class``, are understood; columns of other names are not read, which the log
-    says. A column whose cells are all empty counts as absent; "nan" is an empty cell. Files that do not exist are found
-    when they are read, like other unreadable images, unless none of them exists.
+    Usual names, such as ``filename`` and ``class``, are understood; other columns are ignored, and the log names them.
+    A column with only empty cells counts as missing; "nan" is an empty cell. Missing files are reported when they are
+    read, like other unreadable images, unless none of them exists.
 
     Args:
         path: the table, a file or an address.
-        columns: by the names above, what the columns are called in this table.
-        delimiter: what separates cells; None for the one that the header has.
+        columns: this table's names of the columns above.
+        delimiter: separates cells; None to detect it from the header.
 
     Raises:
-        DataError: the table is missing, not UTF-8 or empty; a column is missing, there twice or misspelled; a row has
-            too many or too few cells, no path, the image of an earlier row, an unknown split or role, or no label where
+        DataError: the table is missing, not UTF-8 or empty; a column is missing, duplicated or misspelled; a row has
+            too many or too few cells, no path, an earlier row's image, an unknown split or role, or no label although
             others have one; or no image file exists.
     """
     place = place_of(path)
@@ -123,16 +123,16 @@ def read_csv(path: str, columns: Mapping[str, str] | None = None, delimiter: str
 
 
 def read_tsv(path: str, columns: Mapping[str, str] | None = None) -> Source:
-    """Read a table as :func:`read_csv` does, of cells separated by tabs only."""
+    """Read a table of tab-separated cells, like :func:`read_csv`."""
     return read_csv(path, columns, "\t")
 
 
 def checked_header(table: object, cells: list[str], given: Mapping[str, str] | None = None) -> list[str]:
-    """Return what each cell of a header is called here.
+    """Return our column name for each cell of a header.
 
     Raises:
-        DataError: as :func:`zoo.data.rows.known_columns`; or there is no column with images.
-        OptionError: as there.
+        DataError: as in :func:`zoo.data.rows.known_columns`; or there is no column with images.
+        OptionError: as in :func:`zoo.data.rows.known_columns`.
     """
     known = COLUMNS | ({"id": ()} if "id" in (given or {}) else {})
     columns = known_columns(table, cells, known, given)
@@ -151,18 +151,18 @@ def typed_header(
     pictures: Sequence[str] = (),
     classes: Sequence[str] = (),
 ) -> list[str]:
-    """Return what each column of a typed table is called here, of other names those whose types leave no doubt.
+    """Return our column name for each column of a typed table; columns with other names are recognised by their type.
 
     Args:
-        table: for messages.
-        names: of its columns.
-        given: by column, what it is called in this table: the option ``columns``.
-        pictures: the columns that are of images, of which the only one counts.
-        classes: the columns that are of classes, of which the only one counts.
+        table: the table, for messages.
+        names: names of its columns.
+        given: the table's name of each column, from the option ``columns``.
+        pictures: the columns that hold images; used if there is exactly one.
+        classes: the columns that hold classes; used if there is exactly one.
 
     Raises:
-        DataError: as :func:`checked_header`; or several columns are of classes, and none is chosen.
-        OptionError: as there.
+        DataError: as in :func:`checked_header`; or several columns hold classes, and none is chosen.
+        OptionError: as in :func:`checked_header`.
     """
     chosen = dict(given or {})
     usual = known_columns(table, names, COLUMNS | ({"id": ()} if "id" in chosen else {}), chosen)
@@ -181,7 +181,7 @@ def source_of(table: Table) -> Source:
     """Return the images of a table, their labels, roles and split.
 
     Raises:
-        DataError: as :func:`read_csv`.
+        DataError: as in :func:`read_csv`.
     """
     if table.images is not None:
         ids, sources = list(map(str, range(len(table.rows)))), list(table.images)
@@ -194,7 +194,7 @@ def source_of(table: Table) -> Source:
 
 
 def _files(table: Table) -> tuple[list[str], list[ImageSource]]:
-    """Return the ids and the files of images that the table names by their paths."""
+    """Return the ids and files of images that the table names by path."""
     written = table.cells["path"]
     files = [_file(table, row, name) for row, name in enumerate(written)]
     _require_different(table, written, files)
@@ -208,7 +208,7 @@ def _files(table: Table) -> tuple[list[str], list[ImageSource]]:
 
 
 def _file(table: Table, row: int, name: str) -> Path | RemoteImage:
-    """Return the file that a cell names, with the slashes of any system."""
+    """Return the file that a cell names, with any system's slashes."""
     if is_missing(name):
         raise DataError(f"{table.place(row)}: path is empty. Name the image file, or remove the row.")
     if is_address(name):
@@ -224,14 +224,14 @@ def _file(table: Table, row: int, name: str) -> Path | RemoteImage:
 
 
 def _id(name: str, source: Path | RemoteImage) -> str:
-    """Return the cell as it was written, but for detours, and with slashes where those were meant."""
+    """Return the cell as a normalised path, with slashes instead of backslashes where they separate folders."""
     if is_address(name):
         return name
     return os.path.normpath(name if name in str(source) else name.replace("\\", "/"))
 
 
 def _require_different(table: Table, names: Sequence[str], sources: Sequence[Path | RemoteImage]) -> None:
-    """Refuse two rows of one image, however it is spelled."""
+    """Refuse two rows with the same image, even if its path is spelled differently."""
     seen: dict[str, int] = {}
     files: dict[tuple[int, int], list[int]] = defaultdict(list)
     for place, source in enumerate(sources):
@@ -242,7 +242,7 @@ def _require_different(table: Table, names: Sequence[str], sources: Sequence[Pat
             found = None
         if found is not None and before == place:
             of_file = files[found.st_dev, found.st_ino]
-            # A file of several names, by hard links, is several images, as copies are.
+            # Hard links are separate images, as copies are.
             real = os.path.realpath(str(source)) if of_file else ""
             same = (n for n in of_file if found.st_nlink == 1 or os.path.realpath(str(sources[n])) == real)
             before = next(same, place)
@@ -272,7 +272,7 @@ def _labels(table: Table) -> tuple[np.ndarray | None, list[str]]:
 
 def _split_and_roles(table: Table) -> tuple[np.ndarray | None, np.ndarray | None]:
     def said(column: str, meaning: Callable[[str], str | None], known: Sequence[str]) -> list[str] | None:
-        """Return what the cells of a column mean, "" for empty ones; None where all are empty, or it is absent."""
+        """Return the meanings of a column's cells, "" for empty ones; None if all are empty or there is no column."""
         cells = ["" if is_missing(cell) else cell for cell in table.cells.get(column, ())]
         found = [meaning(cell.lower()) if cell else "" for cell in cells]
         if None in found:
@@ -301,7 +301,7 @@ def _roles_of_flags(
     is_gallery: Sequence[str] | None,
     parts: Sequence[str] | None,
 ) -> list[str]:
-    if is_query is None or is_gallery is None:  # what is not one is the other
+    if is_query is None or is_gallery is None:  # images without one role have the other
         yes, no = (QUERY, GALLERY) if is_gallery is None else (GALLERY, QUERY)
         return [{"true": yes, "false": no}.get(flag, BOTH) for flag in is_query or is_gallery or ()]
     roles = []

@@ -1,6 +1,6 @@
-"""Data sets that torchvision knows where to fetch: ``omniglot:PATH`` and ``cifar100:PATH``.
+"""Data sets that torchvision can download: ``omniglot:PATH`` and ``cifar100:PATH``.
 
-Files already in place are used as they are, so no network is needed then.
+Files that are already there are used, without network access.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _CIFAR100_RECORD = 2 + 3 * 32 * 32  # bytes: coarse label, fine label, pixels
 
 
 def read_omniglot(path: str) -> Source:
-    """Omniglot (Lake et al., Science 2015): 1,623 characters of 50 alphabets, 20 drawings each.
+    """Read Omniglot (Lake et al., Science 2015): 1,623 characters of 50 alphabets, 20 drawings each.
 
-    The 964 characters of the authors' background set train, the 659 of the evaluation set test. A class is
-    ``alphabet/character``. Read from ``omniglot-py`` below ``path``; fetched there if absent.
+    The 964 characters of the authors' background set are for training, the 659 of the evaluation set for test. A class
+    is ``alphabet/character``. Read from ``omniglot-py`` below ``path``; downloaded there if missing.
 
     Raises:
-        DataError: the data is neither there nor can be fetched, or is broken.
+        DataError: the data is missing and cannot be downloaded, or is broken.
     """
     ids: list[str] = []
     sources: list[ImageSource] = []
     classes: list[str] = []
     split: list[str] = []
     for name, part in (("images_background", TRAIN), ("images_evaluation", TEST)):
-        # The archive, of a known checksum, before the folder: an interrupted extraction leaves only part of that.
+        # The archive first: its checksum is known, while an interrupted extraction leaves an incomplete folder.
         archive, folder = (Path(path) / "omniglot-py" / end for end in (f"{name}.zip", name))
         if not archive.exists() and not folder.is_dir():
             _fetch_omniglot(path, name)
@@ -55,14 +55,14 @@ def read_omniglot(path: str) -> Source:
 
 
 def read_cifar100(path: str) -> Source:
-    """CIFAR-100 (Krizhevsky, 2009): 60,000 images of 32 x 32 pixels in 100 classes.
+    """Read CIFAR-100 (Krizhevsky, 2009): 60,000 images of 32 x 32 pixels in 100 classes.
 
-    Its own split shares the classes between train and test. Here both parts are pooled; classes 0-49 (of the
-    alphabetical list) train and 50-99 test. Read from ``cifar-100-binary`` below ``path`` (the binary version, since
-    the Python version consists of pickles); fetched there if absent.
+    Its published split has the same classes in train and test. Here both parts are pooled; classes 0-49 (of the
+    alphabetical list) are for training and 50-99 for test. Read from ``cifar-100-binary`` below ``path`` (the binary
+    version, since the Python version consists of pickles); downloaded there if missing.
 
     Raises:
-        DataError: the data is neither there nor can be fetched, or is broken.
+        DataError: the data is missing and cannot be downloaded, or is broken.
     """
     root = Path(path) / "cifar-100-binary"
     if not root.is_dir():
@@ -91,7 +91,7 @@ def read_cifar100(path: str) -> Source:
 
 
 def _cifar100_records(file: Path) -> np.ndarray:
-    """Return the records of a file of the binary version, uint8 ``(N, 3074)``."""
+    """Return the records of a file in the binary version, uint8 ``(N, 3074)``."""
     try:
         content = np.fromfile(file, dtype=np.uint8)
     except OSError as error:

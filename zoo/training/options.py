@@ -32,7 +32,7 @@ class DataOptions:
         continuous_labels: a .csv, .npz or .npy file with a continuous label for each image; see
             docs/how-to/continuous-labels.md.
         label_metric: how label vectors are compared: euclidean or cosine.
-        columns: of tables: what their columns are called, such as {path: file, label: sku}; see docs/data.md.
+        columns: names of a table's columns, such as {path: file, label: sku}; see docs/data.md.
         max_unreadable: unreadable images that are reported and left out; one more stops the run.
         rotate_classes: also train on images rotated by 90, 180 and 270 degrees, as separate classes; for characters and
             symbols.

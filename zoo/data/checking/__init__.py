@@ -1,1 +1,1 @@
-"""A look at all data before hours of training: the verb ``check``."""
+"""The verb ``check``: checks all data before hours of training."""

@@ -1,4 +1,4 @@
-"""A look at all images, once, before hours of training: :func:`check`."""
+"""Check all images once, before hours of training: :func:`check`."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def check(
     strict: bool = False,
     workers: int | None = None,
 ) -> Check:
-    """Read all images once, and say what is wrong with them: before hours of training, not after.
+    """Read all images once and report what is wrong with them, before hours of training instead of after.
 
     Errors must be fixed: more unreadable images in a part than training leaves out, classes on both sides of the split,
     the same image in train and test, or in two classes. Notes should be looked at: other copies and images that look
-    nearly the same, classes of one image, names of classes that differ in case or spaces only, images of one colour,
-    formats that are left out, and labels that a teacher doubts. docs/how-to/check.md has all of them.
+    nearly the same, classes of one image, class names that differ only in case or spaces, images of one colour,
+    formats that are left out, and labels that a teacher doubts. docs/how-to/check.md lists all of them.
 
     Args:
         data: images, such as folder:PATH or csv:FILE; see docs/data.md.
         split: rule that divides the classes, as in training: auto, given, first-half, even-odd, all-train, all-test or
             list:FILE.
-        columns: of tables: what their columns are called, such as {path: file, label: sku}; see docs/data.md.
+        columns: names of a table's columns, such as {path: file, label: sku}; see docs/data.md.
         teacher: a model folder, an .onnx or .npz file, or a name such as hf:NAME, whose embeddings judge the labels;
             null for no such judgement.
         radius: bits of 64 in which the perceptual hashes of two images that look nearly the same may differ, up to 11;
@@ -61,7 +61,7 @@ def check(
         workers: processes that read images; null for one per core.
 
     Returns:
-        What was found. Nothing is raised for it; the command ends with exit code 3 where the check fails.
+        The findings. They raise no error; the command ends with exit code 3 if the check fails.
 
     Raises:
         UserError: the data, an option or the teacher cannot be used at all.
@@ -73,7 +73,7 @@ def check(
     if teacher is not None:
         from zoo.teachers.opening import open_teacher
 
-        opened = open_teacher(teacher)  # a mistake in it is told before the images are read
+        opened = open_teacher(teacher)  # report mistakes in it before reading the images
     begun = time.monotonic()
     name, source, rule, parts, obstacle = _divided(data, split, columns)
     images = source.images
@@ -145,7 +145,7 @@ def check(
 def _divided(
     data: DataLike, split: str, columns: dict[str, str] | None
 ) -> tuple[str, Source, str, np.ndarray, list[dict[str, Any]]]:
-    """Return the data's name, all images, the rule, the part of each image, and why they cannot be divided."""
+    """Return the data's name, all images, the rule, the part of each image, and why they cannot be split, if so."""
     if isinstance(data, DataSplits):
         from zoo.data.sources.parts import joined
 

@@ -18,11 +18,11 @@ class Copies:
     """Pairs and groups of images, ready for JSON, each in one list only.
 
     Attributes:
-        across: test images with the same bytes as one trained on.
-        of_other_class: groups of the same bytes with several classes.
-        others: the other groups of the same bytes.
-        near_across: test images that look like one trained on.
-        near_of_other_class: other pairs that look nearly the same, of two classes.
+        across: test images with the same bytes as a training image.
+        of_other_class: groups with the same bytes and several classes.
+        others: the other groups with the same bytes.
+        near_across: test images that look like a training image.
+        near_of_other_class: other pairs of two classes that look nearly the same.
         near: the other groups of images that look nearly the same.
     """
 
@@ -35,14 +35,14 @@ class Copies:
 
 
 def copies_in(images: ImageSet, readings: Readings, tested: np.ndarray, used: np.ndarray, radius: int) -> Copies:
-    """Find the copies among the images that can be read.
+    """Find the copies among the readable images.
 
     Args:
         images: the images.
-        readings: what was found of each.
-        tested: bool ``(N,)``, which are of the test part.
-        used: bool ``(N,)``, which are of any part.
-        radius: bits of the perceptual hash that may differ; negative for none looked for.
+        readings: the readings of all images.
+        tested: bool ``(N,)``, which are in the test part.
+        used: bool ``(N,)``, which are in any part.
+        radius: bits of the perceptual hash that may differ; negative to find exact copies only.
     """
     labels = images.labels
     groups: dict[bytes, list[int]] = defaultdict(list)
@@ -65,7 +65,7 @@ def copies_in(images: ImageSet, readings: Readings, tested: np.ndarray, used: np
             others.append({"ids": ids})
     if radius < 0:
         return Copies(across, of_other_class, others, [], [], [])
-    # One of the same bytes on each side stands for all of them.
+    # One image on each side represents all with the same bytes.
     kept = np.array([row for group in groups.values() for row in _one_of_each_side(group, tested)], dtype=np.int64)
     kept.sort()
     pairs, differing, alike = near_pairs(readings.hashes[kept], readings.small[kept], radius)

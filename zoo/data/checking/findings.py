@@ -1,4 +1,4 @@
-"""What a check found: :class:`Check`."""
+"""The result of a check: :class:`Check`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of thing that was found.
+    """A finding of one kind.
 
     Attributes:
         kind: a name for programs, such as "copies_across"; see docs/how-to/check.md.
         level: "error" for what must be fixed, "note" for what should be looked at.
-        title: what it is, in a few words.
-        count: how many there are.
+        title: short description.
+        count: number of items.
         remedy: what to do about it, in a sentence.
-        items: each of them, ready for JSON.
+        items: the items, ready for JSON.
     """
 
     kind: str
@@ -34,26 +34,26 @@ class Finding:
     items: Sequence[dict[str, Any]]
 
     def examples(self) -> str:
-        """Return the first few in a line."""
+        """Return the first few items in one line."""
         some = [_shown(item) for item in self.items[:_SHOWN]]
         return "; ".join(some) + (" ..." if self.count > len(some) else "")
 
 
 @dataclass(frozen=True, repr=False)
 class Check:
-    """What a look at all images found.
+    """The result of checking all images.
 
     Attributes:
-        name: of the data.
-        split: the rule that divides them.
-        images: how many there are.
-        classes: how many there are; None without labels.
-        parts: images of each part: "train", "validation", "test", and "unused" where there are.
-        kinds: images of each format and mode, such as "JPEG RGB".
-        sides: least, median and greatest length of the shorter side, in pixels; None where no image can be read.
-        findings: errors first.
-        passed: there is no error; with ``strict``, no note either.
-        seconds: how long it took.
+        name: name of the data.
+        split: the rule that splits them.
+        images: number of images.
+        classes: number of classes; None without labels.
+        parts: number of images in each part that has any: "train", "validation", "test" and "unused".
+        kinds: number of images of each format and mode, such as "JPEG RGB".
+        sides: smallest, median and largest length of the shorter side, in pixels; None if no image can be read.
+        findings: the findings, errors first.
+        passed: whether there is no error, and with ``strict`` no note either.
+        seconds: how long the check took.
     """
 
     name: str
@@ -93,19 +93,19 @@ class Check:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """What must be fixed."""
+        """Return the findings that must be fixed."""
         return tuple(found for found in self.findings if found.level == ERROR)
 
     @property
     def verdict(self) -> str:
-        """Whether the check passed, in a sentence."""
+        """Return whether the check passed, in a sentence."""
         errors, notes = len(self.errors), len(self.findings) - len(self.errors)
         counted = [f"{count} {level}{'' if count == 1 else 's'}" for count, level in ((errors, ERROR), (notes, NOTE))]
         found = " and ".join(text for text in counted if text[0] != "0") or "nothing"
         return f"{'Passed' if self.passed else 'Failed'}: {found} found."
 
     def facts(self) -> list[str]:
-        """Return what the data are, in a few lines."""
+        """Return a description of the data, in a few lines."""
         classes = "" if self.classes is None else f" of {self.classes:,} classes"
         parts = ", ".join(f"{count:,} {part}" for part, count in self.parts.items())
         lines = [f"{self.name}: {self.images:,} images{classes}; split {self.split}: {parts}"]
@@ -121,7 +121,7 @@ class Check:
 
 
 def _shown(item: dict[str, Any]) -> str:
-    """Return an item in a few words: what it names, joined; a reason in brackets."""
+    """Return an item in short: its names, joined, and a reason in brackets."""
     named = [", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in _names_in(item)]
     text = " = ".join(named)
     return printable(f"{text} ({item['reason']})" if "reason" in item else text)

@@ -1,9 +1,9 @@
-"""A perceptual hash of images, and pairs of images that look nearly the same.
+"""Perceptual hashes of images, and pairs of images that look nearly the same.
 
-The hash is the usual pHash of 64 bits: an image in grey, 32 x 32 pixels, and of its DCT-II the 8 x 8 lowest
-frequencies, each above their median or not. Copies in another quality, size or brightness differ in few bits; so do
-some images that merely have one composition. Pairs within a radius are therefore compared again, by the correlation of
-their grey values at 16 x 16 pixels.
+The hash is the usual 64-bit pHash: shrink an image to 32 x 32 grey pixels, take the 8 x 8 lowest frequencies of its
+DCT-II, and compare each with their median. Copies in another quality, size or brightness differ in few bits; so do some
+images that merely share a composition. Pairs within a radius are therefore compared again, by the correlation of their
+grey values at 16 x 16 pixels.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ SIDE = 32
 SMALL = 16
 RADIUS = 6
 """Bits that may differ. Of 600 photographs of Caltech-101 and Grocery Store, 98 % of the copies in JPEG quality 20, and
-of those of half the size, differ by no more."""
+98 % of those at half the size, differ by no more."""
 MAX_RADIUS = 11
 SIMILARITY = 0.98
-"""Least correlation of two images that look nearly the same."""
+"""Smallest correlation of two images that look nearly the same."""
 _CHUNKS, _CHUNK_BITS = 4, 16
 _BLOCK = 1 << 21  # candidates that are compared at a time
-_COMPARED = 50  # images of one hash that are compared in pairs; others with the first only
-_ONE_COLOUR = 1.0  # standard deviation of grey values, in 0..255, up to which there is nothing to compare
+_COMPARED = 50  # images with one hash that are compared in pairs; the rest only with the first
+_ONE_COLOUR = 1.0  # largest standard deviation of grey values, in 0..255, of an image of one colour
 
 
 def grey_of(image: Image.Image) -> np.ndarray:
-    """Return a loaded image as :func:`shrunk` does, uint8 ``(32, 32)``."""
+    """Return the grey values of a loaded image as :func:`shrunk` makes them, uint8 ``(32, 32)``."""
     return np.asarray(shrunk(image))
 
 
 def shrunk(image: Image.Image) -> Image.Image:
-    """Return a loaded image in grey, 32 x 32 pixels, its sides stretched to one length."""
+    """Return a loaded image in grey, resized to 32 x 32 pixels regardless of its aspect ratio."""
     grey = image if image.mode == "L" else image.convert("L")
     factors = max(grey.width // (2 * SIDE), 1), max(grey.height // (2 * SIDE), 1)
     if factors != (1, 1):
-        grey = grey.reduce(factors)  # several times as fast as resizing all the way
+        grey = grey.reduce(factors)  # several times faster than resizing in one step
     return grey.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
 def hashes_of(greys: np.ndarray) -> np.ndarray:
-    """Return the hashes of grey images, uint8 ``(N, 32, 32)``; uint64 ``(N,)``, the order of bits is ours."""
+    """Return the hashes, uint64 ``(N,)``, of grey images, uint8 ``(N, 32, 32)``; the bit order is our own."""
     rows = np.arange(8)[:, None]
     basis = np.cos(np.pi / SIDE * rows * (np.arange(SIDE) + 0.5)) * np.where(rows == 0, np.sqrt(0.5), 1.0)
     lowest = (basis @ greys.astype(np.float64) @ basis.T).reshape(len(greys), 64)
     bits = lowest > np.median(lowest, axis=1, keepdims=True)
-    # Each chunk of 16 bits has low and high frequencies: the low ones alone are alike in too many images.
+    # Each chunk of 16 bits mixes low and high frequencies: low ones alone agree in too many images.
     spread = np.concatenate([np.arange(chunk, 64, _CHUNKS) for chunk in range(_CHUNKS)])
     return np.ascontiguousarray(np.packbits(bits[:, spread], axis=1)).view(np.uint64).ravel()
 
@@ -60,7 +60,7 @@ def smaller(greys: np.ndarray) -> np.ndarray:
 
 
 def of_one_colour(small: np.ndarray) -> np.ndarray:
-    """Return which images, uint8 ``(N, 16, 16)``, have nothing to compare; bool ``(N,)``."""
+    """Return which images, uint8 ``(N, 16, 16)``, have only one colour; bool ``(N,)``."""
     return np.asarray(small.reshape(len(small), -1).std(axis=1) <= _ONE_COLOUR)
 
 
@@ -69,18 +69,18 @@ def near_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the pairs of images that look nearly the same.
 
-    Images of one colour look like nothing. Of more than 50 images with one hash, each is compared with the first, and
+    Images of one colour are ignored. Of more than 50 images with the same hash, each is compared with the first, and
     the first 50 with one another.
 
     Args:
         hashes: uint64 ``(N,)``.
         small: uint8 ``(N, 16, 16)``, as :func:`smaller` returns them.
         radius: bits that may differ, 0 to 11.
-        similarity: least correlation of the grey values.
+        similarity: smallest correlation of the grey values.
 
     Returns:
-        int64 ``(P, 2)``, the lower index first, in order; uint8 ``(P,)``, bits that differ; and float32 ``(P,)``, the
-        correlation.
+        int64 ``(P, 2)`` sorted pairs, the lower index first; uint8 ``(P,)``, the number of different bits; and float32
+        ``(P,)``, the correlation.
     """
     rows = np.flatnonzero(~of_one_colour(small))
     codes, code_of = np.unique(hashes[rows], return_inverse=True)
@@ -100,15 +100,15 @@ def near_pairs(
 def near_codes(codes: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the pairs of different codes that differ in no more bits than the radius, each pair once.
 
-    By multi-index hashing (Norouzi et al., arXiv:1307.2982): of four chunks of 16 bits, at least one differs in no more
-    than a quarter of the radius, so that few codes need to be compared.
+    Uses multi-index hashing (Norouzi et al., arXiv:1307.2982): of four chunks of 16 bits, at least one differs in no
+    more than a quarter of the radius, so few codes need to be compared.
 
     Args:
-        codes: uint64 ``(U,)``, each once.
+        codes: uint64 ``(U,)``, without duplicates.
         radius: 0 to 11.
 
     Yields:
-        int64 ``(B,)`` and int64 ``(B,)``, the lower index and the higher one.
+        int64 ``(B,)`` and int64 ``(B,)``, the lower and the higher index.
     """
     chunks = [(codes >> np.uint64(_CHUNK_BITS * chunk)) & np.uint64(0xFFFF) for chunk in range(_CHUNKS)]
     within = radius // _CHUNKS
@@ -124,7 +124,7 @@ def near_codes(codes: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.
                 one, other = one[kept], other[kept]
                 differing = codes[one] ^ codes[other]
                 kept = bits_set(differing) <= radius
-                for earlier in range(number):  # found by an earlier chunk already
+                for earlier in range(number):  # pairs already found by an earlier chunk
                     part = (differing >> np.uint64(_CHUNK_BITS * earlier)) & np.uint64(0xFFFF)
                     kept &= bits_set(part) > within
                 if kept.any():
@@ -132,7 +132,7 @@ def near_codes(codes: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.
 
 
 def bits_set(numbers: np.ndarray) -> np.ndarray:
-    """Return how many bits of each number are set; uint64 ``(N,)`` to uint8 ``(N,)``."""
+    """Return the number of set bits of each number, uint64 ``(N,)`` to uint8 ``(N,)``."""
     return np.asarray(_BITS[np.ascontiguousarray(numbers).view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.uint8))
 
 
@@ -140,7 +140,7 @@ _BITS = np.array([number.bit_count() for number in range(1 << 16)], dtype=np.uin
 
 
 def groups_of(pairs: np.ndarray, count: int) -> list[list[int]]:
-    """Return the groups of 0..count-1 that pairs connect, each in order, and in the order of their first."""
+    """Return the groups of 0..count-1 that pairs connect; members are sorted, and groups sorted by their first."""
     leader = np.arange(count)
 
     def find(one: int) -> int:
@@ -161,7 +161,7 @@ def groups_of(pairs: np.ndarray, count: int) -> list[list[int]]:
 def _expanded(
     rows: np.ndarray, counts: np.ndarray, starts: np.ndarray, order: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each row with each of ``order[start : start + count]`` of it, in blocks of bounded size."""
+    """Yield each row with each element of its ``order[start : start + count]``, in blocks of bounded size."""
     ends = np.cumsum(counts)
     first = 0
     while first < len(rows):
@@ -183,7 +183,7 @@ def _blocks(one: np.ndarray, other: np.ndarray) -> Iterator[tuple[np.ndarray, np
 def _between(
     one: np.ndarray, other: np.ndarray, members: np.ndarray, starts: np.ndarray, counts: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Yield the pairs of images, one of each code of a pair of codes, or both of the same."""
+    """Yield the pairs of images, one from each code of a pair of codes, or both from the same code."""
     for places, rights in _expanded(np.arange(len(one)), counts[other], starts[other], members):
         codes = one[places]
         for at, lefts in _expanded(np.arange(len(places)), counts[codes], starts[codes], members):
@@ -193,7 +193,7 @@ def _between(
 
 
 def _first_with_others(members: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield, of each code with more images than are compared in pairs, the first one with each of those left."""
+    """Yield, for each code with more images than are compared in pairs, the first image with each of the rest."""
     many = np.flatnonzero(counts > _COMPARED)
     for code in many.tolist():
         rest = members[starts[code] + _COMPARED : starts[code] + counts[code]]
@@ -215,7 +215,7 @@ def _verified(
 
 
 def _correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the correlation of the grey values of images with those of others, ``(B, 16, 16)`` each."""
+    """Return the correlation of the grey values of two sets of images, ``(B, 16, 16)`` each, pair by pair."""
     lefts, rights = (each.reshape(len(each), -1).astype(np.float32) for each in (one, other))
     lefts -= lefts.mean(axis=1, keepdims=True)
     rights -= rights.mean(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What is wrong, or looks wrong, with classes: their sizes, their names, the sides of the split that they are on."""
+"""Find mistakes in classes: in their sizes, their names, and their sides of the split."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from zoo.data.image_set import ImageSet
 
 _NEIGHBOURS = 10
-_AGREED = 0.6  # share of the neighbours of one other class that makes a label suspect
+_AGREED = 0.6  # fraction of neighbours of one other class from which on a label is suspect
 _LEAST_OF_CLASS = 3
 
 
 def on_both_sides(images: ImageSet, trained: np.ndarray, tested: np.ndarray) -> list[dict[str, Any]]:
-    """Return the classes that are trained and tested, with the images of each side.
+    """Return the classes that are both trained and tested, with the number of images on each side.
 
     Args:
-        images: with labels.
-        trained: indices of the images of train and validation.
-        tested: indices of the images of test.
+        images: images with labels.
+        trained: indices of the train and validation images.
+        tested: indices of the test images.
     """
     assert images.labels is not None
     counts = [np.bincount(images.labels[rows], minlength=len(images.class_names)) for rows in (trained, tested)]
@@ -34,7 +34,7 @@ def on_both_sides(images: ImageSet, trained: np.ndarray, tested: np.ndarray) -> 
 
 
 def of_one_image(images: ImageSet, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Return the classes that have one image among those of ``rows``, with that image."""
+    """Return the classes that have exactly one image in ``rows``, with that image."""
     assert images.labels is not None
     labels, first, counts = np.unique(images.labels[rows], return_index=True, return_counts=True)
     alone = counts == 1
@@ -45,7 +45,7 @@ def of_one_image(images: ImageSet, rows: np.ndarray) -> list[dict[str, Any]]:
 
 
 def alike_but_for_writing(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the groups of names that differ only in case, spaces, underscores or the form of Unicode."""
+    """Return the groups of names that differ only in case, spaces, underscores or Unicode normalisation."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         plain = unicodedata.normalize("NFKC", name).casefold().replace("_", " ")
@@ -56,15 +56,15 @@ def alike_but_for_writing(names: Sequence[str]) -> list[dict[str, Any]]:
 def suspects(
     images: ImageSet, rows: np.ndarray, embed: Callable[[ImageSet], np.ndarray], metric: str
 ) -> list[dict[str, Any]]:
-    """Return the images whose neighbours agree on another class than their own.
+    """Return the images whose neighbours agree on a different class.
 
-    Of an image's nearest neighbours, ten or as many as others are in its class, none is of its class, and 60 % or more
-    are of one other. Classes of fewer than three images are not judged.
+    An image is suspect if none of its nearest neighbours (ten, or fewer if its class has fewer other images) has its
+    class, and 60 % or more have the same other class. Classes of fewer than three images are not judged.
 
     Args:
-        images: with labels.
-        rows: indices of the images that can be read, and are looked at.
-        embed: embeds a set; float32 ``(N, D)``.
+        images: images with labels.
+        rows: indices of the readable images to check.
+        embed: embeds a set, float32 ``(N, D)``.
         metric: how embeddings are compared, "cosine" or "euclidean".
     """
     from zoo.retrieval.nearest import comparable, nearest

@@ -1,4 +1,4 @@
-"""All images read once, in as many processes as there are cores."""
+"""Read all images once, in several processes."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from zoo.images import UNREADABLE, load_opened, read_pixels, reason_of, require_
 from zoo.progress import progress
 
 _SPAN = 256  # images that a process reads before it reports
-_ALONE = 2 * _SPAN  # so few are read in this process
+_ALONE = 2 * _SPAN  # up to this many are read in this process
 _IN_MEMORY_AT_MOST = 64 << 20  # bytes of a file
-_AT_ONCE = ("RGB", "L", "CMYK", "YCbCr", "1")  # modes that grey is made of directly
+_AT_ONCE = ("RGB", "L", "CMYK", "YCbCr", "1")  # modes that are converted to grey directly
 
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """What was found of N images.
+    """The readings of N images.
 
     Attributes:
-        unreadable: why an image cannot be read, by its index.
-        kinds: format and mode of each, such as "JPEG RGB", "" where it cannot be read.
-        sizes: int32 ``(N, 2)``, width and height in pixels as stored; 0 where it cannot be read.
-        digests: N SHA-256 digests, of the bytes of each image or, where it has none, of its pixels.
+        unreadable: why an image cannot be read, by index.
+        kinds: format and mode of each image, such as "JPEG RGB"; "" if unreadable.
+        sizes: int32 ``(N, 2)``, width and height in pixels as stored; 0 if unreadable.
+        digests: N SHA-256 digests of each image's bytes, or of its pixels if it has no bytes.
         hashes: uint64 ``(N,)``, perceptual hashes.
-        small: uint8 ``(N, 16, 16)``, in grey.
+        small: uint8 ``(N, 16, 16)``, grey images.
     """
 
     unreadable: dict[int, str]
@@ -52,13 +52,13 @@ class Readings:
 
     @property
     def readable(self) -> np.ndarray:
-        """The indices of the images that can be read, int64."""
+        """Return the indices of the readable images, int64."""
         return np.flatnonzero(self.sizes[:, 0] > 0)
 
 
 @dataclass
 class _Span:
-    """What was found of the images of a span."""
+    """The readings of a span of images."""
 
     start: int
     unreadable: dict[int, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ def read_all(images: ImageSet, workers: int) -> Readings:
 
     Args:
         images: the images.
-        workers: processes; with 1, this one reads.
+        workers: number of processes; with 1, this process reads.
 
     Raises:
         DataError: a process was killed.
@@ -111,7 +111,7 @@ def _each(images: ImageSet, spans: list[tuple[int, int]], workers: int) -> Itera
 
 
 def _can_be_sent(images: ImageSet) -> bool:
-    """Return whether processes can have the images: those that are forked have them, others are sent a copy."""
+    """Return whether other processes can get the images: forked ones share them, others need a pickled copy."""
     if multiprocessing.get_start_method() == "fork":
         return True
     try:
@@ -125,7 +125,7 @@ _images: list[ImageSet] = []
 
 
 def _begin(images: ImageSet) -> None:
-    gc.freeze()  # what was inherited is not gone through, and so stays shared
+    gc.freeze()  # the collector would touch inherited objects, which unshares their memory
     _images[:] = [images]
 
 
@@ -170,7 +170,7 @@ def _examined(images: ImageSet, index: int) -> tuple[str, tuple[int, int], bytes
 
 
 def _opened(source: Path | StoredImage) -> io.BufferedReader | io.BytesIO:
-    """Return an image's file, in memory unless it is large: what is called an image may be anything."""
+    """Return an image's file, in memory unless it is large: a file with an image's suffix may be anything."""
     if isinstance(source, Path):
         require_regular(source)
         if source.stat().st_size > _IN_MEMORY_AT_MOST:

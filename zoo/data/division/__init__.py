@@ -1,1 +1,1 @@
-"""How data is divided into train, validation and test, and what of a layout or a table says so."""
+"""Split data into train, validation and test, by a rule or by the data's own folders and columns."""

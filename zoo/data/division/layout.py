@@ -1,4 +1,4 @@
-"""Folders that are not classes but parts of a split, such as ``train`` and ``test``: above the classes or in each."""
+"""Split folders, such as ``train`` and ``test``, above the classes or in each class."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 def without_parts(
     root: Path, names: list[PurePosixPath]
 ) -> tuple[list[PurePosixPath], np.ndarray | None, np.ndarray | None]:
-    """Take the folders of a split off the images' names.
+    """Remove split folders from the images' names.
 
-    They are understood in the root, or in the one folder that it holds, as an archive of a folder mostly does; and
-    right above the images, as in ``ant/train/1.png``.
+    They are recognised in the root, in its only folder (as archives of a folder usually have), and directly above the
+    images, as in ``ant/train/1.png``.
 
     Args:
-        root: for messages.
-        names: of the images, relative to the root.
+        root: the data's root, for messages.
+        names: names of the images, relative to the root.
 
     Returns:
-        The names, the split and the roles; None where there are no such folders.
+        The names, the split and the roles; None for the latter two without split folders.
 
     Raises:
-        DataError: an image lies beside these folders, or they lie elsewhere: their classes would be wrong.
+        DataError: an image lies beside these folders, or they are elsewhere: classes would be wrong.
     """
     above = 0
     while len({name.parts[above] for name in names}) == 1 and all(len(name.parts) > above + 2 for name in names):
@@ -72,7 +72,7 @@ def _parts(words: Sequence[str | None]) -> bool:
 
 
 def _require_classes(root: Path, names: Sequence[PurePosixPath]) -> None:
-    """Refuse folders of a split in places where they would be taken for classes."""
+    """Refuse split folders where they would be mistaken for classes."""
     below: dict[PurePosixPath, set[str]] = defaultdict(set)
     lowest = {name.parent for name in names}
     for folder in {parent for one in lowest for parent in (one, *one.parents) if parent.name}:

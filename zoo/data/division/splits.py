@@ -1,4 +1,4 @@
-"""Division of a data set into train, validation and test, disjoint in their classes."""
+"""Split a data set into train, validation and test sets with disjoint classes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader found: the images and, where the data says it itself, the split of each.
+    """The result of a reader: the images and, if the data defines it, their split.
 
     Attributes:
         images: all images.
-        split: ``(N,)`` of "train", "validation", "test" or "" (unused), or None where the data does not say.
+        split: ``(N,)`` of "train", "validation", "test" or "" (unused), or None if the data defines none.
         note: how the data set defines its split, for reports.
-        name: of the data, for messages and reports, where they are not named by a text.
-        left_out: images in formats that cannot be read, by name.
-        is_table: the images have an order of their own, in which labels without ids may be given.
+        name: name of the data, for messages and reports, if the user did not name it by text.
+        left_out: names of images in formats that cannot be read.
+        is_table: whether the images have an order, so that labels can be given without ids.
     """
 
     images: ImageSet
@@ -49,22 +49,22 @@ class Source:
 def divide(
     name: str, source: Source, rule: str = "auto", validation: float = 0.2, continuous: bool = False
 ) -> DataSplits:
-    """Divide a data set by a rule on its classes, then hold part of the training classes out for validation.
+    """Split a data set by a rule on its classes, and hold out part of the training classes for validation.
 
     Args:
         name: the name of the data, for the result.
         source: the images.
-        rule: ``given`` (the data's own split), ``first-half`` (the first half of the classes trains), ``even-odd``
-            (classes of even index train), ``list:FILE`` (YAML file with ``train`` and ``test``, each a list of class
-            names or patterns with ``*``), ``all-train``, ``all-test``, or ``auto``: given where the data has it, else
-            first-half; unlabelled images without a split of their own are all for training.
-        validation: fraction of the training classes held out to choose checkpoints on, in [0, 1); of the training
-            images, drawn at random but always the same, where there are continuous labels and no classes. Not used
-            where the data names its own validation images.
-        continuous: the images are about to get continuous labels, if they have none yet.
+        rule: ``given`` (the data's own split), ``first-half`` (train on the first half of the classes), ``even-odd``
+            (train on classes of even index), ``list:FILE`` (YAML file with ``train`` and ``test``, each a list of class
+            names or patterns with ``*``), ``all-train``, ``all-test``, or ``auto``: given if the data has a split, else
+            first-half; unlabelled images without a split are all for training.
+        validation: fraction of the training classes held out to choose checkpoints, in [0, 1). If there are continuous
+            labels and no classes: fraction of the training images, drawn with a fixed seed. Ignored if the data has its
+            own validation images.
+        continuous: whether the images will get continuous labels later.
 
     Raises:
-        OptionError: unknown rule, or a fraction out of range.
+        OptionError: the rule is unknown, or the fraction is out of range.
         DataError: the rule cannot be applied to this data, leaves no image, or puts a class into both train and test.
     """
     images = source.images
@@ -89,15 +89,15 @@ def divide(
 def split_by(
     name: str, source: Source, rule: str = "auto", validation: float = 0.2, continuous: bool = False
 ) -> tuple[str, np.ndarray]:
-    """Return the part of each image by a rule, as :func:`divide` takes it, and the rule that ``auto`` stands for.
+    """Return the rule, with ``auto`` resolved, and the part of each image. Takes the arguments of :func:`divide`.
 
-    Whether the parts have classes in common is not looked at.
+    Does not check whether parts have classes in common.
 
     Returns:
         The rule; and ``(N,)`` of "train", "validation", "test" or "" (unused).
 
     Raises:
-        OptionError: as there.
+        OptionError: as in :func:`divide`.
         DataError: the rule cannot be applied to this data.
     """
     images = source.images
@@ -160,7 +160,7 @@ def _listed(images: ImageSet, path: Path) -> np.ndarray:
         if not isinstance(patterns, list) or not all(isinstance(pattern, str | int) for pattern in patterns):
             raise DataError(f"Split list {path}: {part} must be a list of class names or patterns.")
         for pattern in map(str, patterns):
-            if pattern in index:  # a name is itself, whatever brackets and stars are in it
+            if pattern in index:  # an exact name wins, even if it contains * or [
                 matched = [index[pattern]]
             else:
                 matched = [i for i, class_name in enumerate(images.class_names) if fnmatchcase(class_name, pattern)]
@@ -177,12 +177,12 @@ def _listed(images: ImageSet, path: Path) -> np.ndarray:
 def _hold_out(labels: np.ndarray, split: np.ndarray, fraction: float) -> np.ndarray:
     """Move whole training classes, evenly spaced in class order, to the validation split.
 
-    Classes of one image stay in training: there is nothing to find for it.
+    Classes of one image stay in training, since their image has nothing to find.
     """
     every, sizes = np.unique(labels[split == TRAIN], return_counts=True)
     classes = every[sizes > 1]
-    count = min(round(fraction * len(every)), len(every) - 2)  # two at least stay to be told apart in training
-    if count < 2:  # recall among a single class says nothing
+    count = min(round(fraction * len(every)), len(every) - 2)  # training needs two classes
+    if count < 2:  # recall within a single class means nothing
         count = 2 if len(every) >= 6 else 0
     count = min(count, len(classes)) if len(classes) > 1 else 0
     held = classes[((np.arange(count) + 0.5) * len(classes) / max(count, 1)).astype(int)]
@@ -192,10 +192,10 @@ def _hold_out(labels: np.ndarray, split: np.ndarray, fraction: float) -> np.ndar
 
 
 def _hold_out_images(split: np.ndarray, fraction: float) -> np.ndarray:
-    """Move random training images to the validation split, the same ones whatever the seed of a run."""
+    """Move random training images to the validation split, independent of a run's seed."""
     rows = np.flatnonzero(split == TRAIN)
-    count = min(round(fraction * len(rows)), len(rows) - 3)  # an anchor and two others at least stay to be compared
-    if count < 3:  # with one other image only, every order is the best
+    count = min(round(fraction * len(rows)), len(rows) - 3)  # training needs an anchor and two others
+    if count < 3:  # with only one other image, every order is the best
         count = 3 if len(rows) >= 9 else 0
     split = split.copy()
     split[np.random.default_rng(0).choice(rows, count, replace=False)] = VALIDATION
@@ -217,7 +217,7 @@ def _require_disjoint(name: str, parts: dict[str, ImageSet]) -> None:
 
 
 def _tell_twins(name: str, parts: dict[str, ImageSet]) -> int:
-    """Say how many test images are among those trained or validated on, and return it."""
+    """Log and return how many test images are also training or validation images."""
     count = 0
     for part in (TRAIN, VALIDATION):
         found = twins(parts[TEST], parts[part])

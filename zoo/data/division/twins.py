@@ -1,4 +1,4 @@
-"""Images that are byte for byte the same on both sides of a split."""
+"""Find images that are on both sides of a split, byte for byte."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _BLOCK = 4096
 
 
 def twins(one: ImageSet, other: ImageSet) -> list[tuple[int, int]]:
-    """Return the images of ``one`` that are in ``other`` too, each with the first that is the same: pairs of indices.
+    """Return index pairs of the images of ``one`` that are also in ``other``, each with its first copy there.
 
-    Files are compared by their bytes, and read only as far as sizes and a block of each do not tell them apart; members
-    of zip archives by size and checksum. Images of which nothing is known before they are read, and those that are made
-    when they are asked for, are not compared.
+    Files are compared by their bytes, but read completely only if their sizes and a block of each agree; members of zip
+    archives are compared by size and checksum. Images about which nothing is known before reading, and those that
+    functions make, are not compared.
     """
     left, right = list(range(len(one))), list(range(len(other)))
     found: dict[int, int] = {}
@@ -44,7 +44,7 @@ def twins(one: ImageSet, other: ImageSet) -> list[tuple[int, int]]:
 def _marked(source: ImageSource, mark: Callable[[ImageSource], Hashable]) -> Hashable:
     try:
         return mark(source)
-    except (OSError, ValueError):  # told when it is read
+    except (OSError, ValueError):  # reported when the image is read
         return None
 
 

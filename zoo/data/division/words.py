@@ -1,4 +1,4 @@
-"""The words that folders and tables have for the parts of a split and for roles, in their usual spellings."""
+"""The usual names of split parts and roles in folders and tables."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _FILLERS = (
 _ENDINGS = ("dataset", "data", "daten", "set", "split", "images", "image", "imgs", "img", "photos")
 
 
-@lru_cache(maxsize=4096)  # of a folder, it is asked for each image in it
+@lru_cache(maxsize=4096)  # called for every image in a folder
 def part_of(word: str) -> str | None:
-    """Return what a folder's name or a cell stands for: "train", "validation", "test", "query" or "gallery".
+    """Return the meaning of a folder's name or a cell: "train", "validation", "test", "query" or "gallery".
 
-    Case, digits, signs, and words such as "set" and "images" do not matter: ``Training_Set``, ``testImages`` and
+    Case, digits, punctuation, and words such as "set" and "images" do not matter: ``Training_Set``, ``testImages`` and
     ``01-val2017`` are understood.
 
     Returns:
-        None where the word is none of these.
+        The part or role, or None if the word is none of these.
     """
     found = tuple(_bare(token) for token in _tokens(word) if token not in _FILLERS.split())
     return _WORDS.get(found[0]) if len(found) == 1 else _JOINED.get(found)
 
 
 def parts_of(names: Iterable[str]) -> dict[str, str | None]:
-    """Return what folders beside each other stand for, by name, as :func:`part_of` says.
+    """Return the meanings of sibling folders by name, as :func:`part_of` does.
 
-    Where none is understood, words that all of them begin or end with are left out: ``birds_train`` and ``birds_test``,
-    ``trainA`` and ``testA`` are parts.
+    If none is understood, words that all of them begin or end with are left out: ``birds_train`` and ``birds_test``,
+    or ``trainA`` and ``testA``, are parts.
     """
     found = {name: part_of(name) for name in names}
     if len(found) < 2 or any(found.values()):
@@ -60,16 +60,16 @@ def parts_of(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def parts_and_roles(name: str, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the split and the roles of images of which each is of a part as ``part_of`` says, or "" for unused.
+    """Return the split and the roles of images.
 
-    Queries and gallery are tested. Where only one of these is there, what is called test is the other.
+    Queries and gallery belong to the test part. If only one of these occurs, "test" means the other.
 
     Args:
-        name: of the data, for messages.
-        parts: N words.
+        name: name of the data, for messages.
+        parts: N words as ``part_of`` returns them, or "" for unused images.
 
     Returns:
-        The split, ``(N,)``; and the roles, ``(N,)``, or None where all images are on both sides.
+        The split, ``(N,)``; and the roles, ``(N,)``, or None if all images have both roles.
 
     Raises:
         DataError: there are queries without a gallery, or a gallery without queries.
@@ -90,7 +90,7 @@ def parts_and_roles(name: str, parts: Sequence[str]) -> tuple[np.ndarray, np.nda
 
 
 def _tokens(word: str) -> list[str]:
-    """Return the words in a name, in small letters: ``TestImages_2`` has "test" and "images"."""
+    """Return the words in a name, in lower case: ``TestImages_2`` has "test" and "images"."""
     return re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", word).lower())
 
 
@@ -101,7 +101,7 @@ def _shared(lists: Sequence[Sequence[str]]) -> int:
 
 
 def _bare(token: str) -> str:
-    """Take endings such as that of "trainset" off, where a known word is left."""
+    """Remove an ending, such as "set" in "trainset", if a known word is left."""
     for ending in _ENDINGS:
         if token.removesuffix(ending) in _WORDS:
             return token.removesuffix(ending)

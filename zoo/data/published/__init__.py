@@ -1,1 +1,1 @@
-"""Published data sets in the layouts and splits their authors give them in. Nothing is downloaded."""
+"""Published data sets, in their authors' layouts and splits. Nothing is downloaded."""

@@ -1,4 +1,4 @@
-"""``cars196:PATH``, in the layouts that its authors publish."""
+"""``cars196:PATH``, in its published layouts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from zoo.errors import DataError
 
 
 def read_cars196(path: str) -> Source:
-    """Cars-196 (Krause et al., 3DRR 2013): 16,185 photographs of 196 car models.
+    """Read Cars-196 (Krause et al., 3DRR 2013): 16,185 photographs of 196 car models.
 
-    Classes 1-98 train and 99-196 test, as in the metric-learning literature. ``path``: the folder that holds
-    ``cars_annos.mat`` and ``car_ims``, or ``devkit``, ``cars_train`` and ``cars_test`` (whose own division into train
-    and test is of images, and not used); the one above it, or a zip archive of either. Needs scipy.
+    Classes 1-98 are for training and 99-196 for test, as in the metric-learning literature. ``path`` is the folder that
+    holds ``cars_annos.mat`` and ``car_ims``, or ``devkit``, ``cars_train`` and ``cars_test`` (their split is by image,
+    and not used); the folder above it; or a zip archive of either. Needs scipy.
 
     Raises:
         DataError: a file is missing or malformed, or scipy is not installed.
@@ -48,7 +48,7 @@ def read_cars196(path: str) -> Source:
 
 
 def _variable(root: Root, name: str, variable: str) -> Any:
-    """Return a variable of a MATLAB file, which holds numbers and text only, never code."""
+    """Return a variable of a MATLAB file; such files hold numbers and text, never code."""
     try:
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError

@@ -1,4 +1,4 @@
-"""``cub200:PATH``, in the layout that its authors publish."""
+"""``cub200:PATH``, in its published layout."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from zoo.errors import DataError
 
 
 def read_cub200(path: str) -> Source:
-    """CUB-200-2011 (Wah et al., 2011): 11,788 photographs of 200 bird species.
+    """Read CUB-200-2011 (Wah et al., 2011): 11,788 photographs of 200 bird species.
 
-    Classes 1-100 train and 101-200 test, as in the metric-learning literature, not as ``train_test_split.txt`` says,
-    which shares classes. ``path``: the folder ``CUB_200_2011``, the one above it, or a zip archive of either.
+    Classes 1-100 are for training and 101-200 for test, as in the metric-learning literature; the split in
+    ``train_test_split.txt`` shares classes. ``path`` is the folder ``CUB_200_2011``, the folder above it, or a zip
+    archive of either.
 
     Raises:
-        DataError: a file is missing or a line of it malformed.
+        DataError: a file is missing, or one of its lines is malformed.
     """
     root = Root(path, "image_class_labels.txt")
     classes = {row.number(0): row.cells[1] for row in rows_of(root, "classes.txt", "id name")}

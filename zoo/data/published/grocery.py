@@ -1,4 +1,4 @@
-"""``grocery:PATH`` and ``grocery-catalogue:PATH``, in the layout that its authors publish."""
+"""``grocery:PATH`` and ``grocery-catalogue:PATH``, in their published layout."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from zoo.data.published.layout import Root, Row, rows_of
 
 
 def read_grocery(path: str) -> Source:
-    """Grocery Store (Klasson et al., WACV 2019): 5,421 photographs of 81 products, labelled by fine class.
+    """Read Grocery Store (Klasson et al., WACV 2019): 5,421 photographs of 81 products, labelled by fine class.
 
-    The authors' split shares classes between train and test, so it is not kept: divide by ``even-odd`` (of the fine
-    class id) or another rule. ``path``: the repository's folder or a zip archive of it.
+    The authors' split shares classes between train and test, so it is not used: split by ``even-odd`` (of the fine
+    class id) or another rule. ``path`` is the repository's folder or a zip archive of it.
 
     Raises:
-        DataError: a file is missing or a line of it malformed.
+        DataError: a file is missing, or one of its lines is malformed.
     """
     return _read_grocery(Root(path, "dataset/classes.csv"))[0]
 
 
 def read_grocery_catalogue(path: str) -> Source:
-    """Grocery Store, photographs looked for in the shop's catalogue: one picture of each of the 81 products.
+    """Read Grocery Store with the shop's catalogue as the gallery: one picture of each of the 81 products.
 
-    Products of even fine class id train, with their photographs. Photographs of the others are the queries; the gallery
-    are the catalogue's pictures of all products. Those of the products that train, which no query is of, are classes of
-    their own, since nothing tested is of a class that trained. ``path``: as for :func:`read_grocery`.
+    Photographs of products with an even fine class id are for training. Photographs of the others are the queries, and
+    the catalogue's pictures of all products are the gallery. Pictures of training products, which no query shows, get
+    separate classes, so that test classes never occur in training. ``path`` is the same as for :func:`read_grocery`.
 
     Raises:
-        DataError: a file is missing or a line of it malformed.
+        DataError: a file is missing, or one of its lines is malformed.
     """
     root = Root(path, "dataset/classes.csv")
     photographs, classes = _read_grocery(root)
@@ -77,7 +77,7 @@ class _Product:
 
 
 def _grocery_classes(root: Root) -> dict[int, _Product]:
-    """Return name and catalogue picture of each product by its fine class id."""
+    """Return each product's name and catalogue picture, by fine class id."""
     classes = {}
     reader = csv.reader(io.StringIO(root.text("dataset/classes.csv")))
     for cells in reader:

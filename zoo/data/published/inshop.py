@@ -1,4 +1,4 @@
-"""``inshop:PATH``, in the layout that its authors publish."""
+"""``inshop:PATH``, in its published layout."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from zoo.errors import DataError
 
 
 def read_inshop(path: str) -> Source:
-    """DeepFashion In-Shop (Liu et al., CVPR 2016): 52,712 photographs of 7,982 clothing items.
+    """Read DeepFashion In-Shop (Liu et al., CVPR 2016): 52,712 photographs of 7,982 clothing items.
 
-    Split as the authors do: 3,997 items train; of the other 3,985 the query photographs are looked for among the
-    gallery photographs. ``path``: the folder that holds ``Eval/list_eval_partition.txt`` (or that file itself, out of
+    The split is the authors': 3,997 items are for training; of the other 3,985, query photographs are compared with
+    gallery photographs. ``path`` is the folder that holds ``Eval/list_eval_partition.txt`` (or this file without
     ``Eval``) and the images below ``Img/img`` or ``img``, the folder above it, or a zip archive of either.
 
     Raises:
-        DataError: a file is missing or a line of it malformed.
+        DataError: a file is missing, or one of its lines is malformed.
     """
     root = Root(path, "Eval/list_eval_partition.txt", "list_eval_partition.txt")
     folder = next((above for above in ("Img/", "") if root.has_folder(f"{above}img")), None)
@@ -28,7 +28,7 @@ def read_inshop(path: str) -> Source:
     items: list[str] = []
     split: list[str] = []
     roles: list[str] = []
-    # First line: the number of images. Second line: the names of the columns.
+    # The first line is the number of images, the second the column names.
     for row in rows_of(root, root.marker, "image_name item_id evaluation_status", header=2):
         name, item, status = row.cells
         if status not in ("train", QUERY, GALLERY):

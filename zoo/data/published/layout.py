@@ -1,4 +1,4 @@
-"""What readers of published layouts share: a folder or zip archive, its files, and lines that name themselves."""
+"""Shared by readers of published layouts: a folder or zip archive, its files, and lines that know their position."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from zoo.errors import DataError
 
 
 class Root:
-    """A folder, or a zip archive of one, to read files and name images in."""
+    """A data set's folder, or a zip archive of it."""
 
     def __init__(self, path: str, *markers: str) -> None:
         """Find the folder that holds one of ``markers``: the path itself or one folder below it.
 
         Raises:
-            DataError: the path is missing, or no such folder is in it.
+            DataError: the path is missing, or contains no such folder.
         """
         self.path = Path(path)
         self.archive = self.path.is_file()
@@ -68,7 +68,7 @@ class Root:
             raise DataError(f"{self.where(name)} is not UTF-8 ({error}). Download the data set again.") from error
 
     def image(self, name: str) -> ImageSource:
-        """Name an image."""
+        """Return the source of an image."""
         if self.archive:
             return ZipMember(self.path, self.prefix + name)
         return self.path / self.prefix / name
@@ -78,7 +78,7 @@ class Root:
         return self.prefix + name in self.names if self.archive else (self.path / self.prefix / name).is_file()
 
     def has_folder(self, name: str) -> bool:
-        """Return whether a folder of that name, such as ``Img/img``, is in the data set's."""
+        """Return whether a folder, such as ``Img/img``, is in the data set's folder."""
         if self.archive:
             return any(entry.startswith(f"{self.prefix}{name}/") for entry in self.names)
         return (self.path / self.prefix / name).is_dir()
@@ -90,7 +90,7 @@ class Root:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a text file, cut into cells, and where it stands."""
+    """A line of a text file, split into cells, and its position for messages."""
 
     where: str
     cells: Sequence[str]
@@ -103,7 +103,7 @@ class Row:
             raise self.error(f"{self.cells[cell]!r} is not a number") from None
 
     def index(self, cell: int, known: dict[int, int]) -> int:
-        """Return the place that the data set's own id in a cell has in our arrays."""
+        """Return our index for the data set's id in a cell."""
         number = self.number(cell)
         if number not in known:
             raise self.error(f"id {number} is not listed")
@@ -115,7 +115,11 @@ class Row:
 
 
 def rows_of(root: Root, name: str, columns: str, header: int = 0, separator: str | None = None) -> Iterator[Row]:
-    """Cut each line after the ``header`` first, unless blank, into as many cells as ``columns`` names."""
+    """Yield each non-blank line after the ``header`` first ones, split into as many cells as ``columns`` names.
+
+    Raises:
+        DataError: a line has another number of cells.
+    """
     for number, line in enumerate(root.text(name).splitlines(), start=1):
         if number <= header or not line.strip():
             continue
@@ -134,7 +138,7 @@ def source_of(
     note: str,
     roles: Sequence[str] | None = None,
 ) -> Source:
-    """Return images and their authors' division, ``TRAIN`` or ``TEST`` for each image; ``note`` says what that is."""
+    """Return images with their authors' split, ``TRAIN`` or ``TEST`` for each image, which ``note`` describes."""
     images = ImageSet(
         ids,
         sources,

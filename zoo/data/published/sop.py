@@ -1,4 +1,4 @@
-"""``sop:PATH``, in the layout that its authors publish."""
+"""``sop:PATH``, in its published layout."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from zoo.data.published.layout import Root, rows_of, source_of
 
 
 def read_sop(path: str) -> Source:
-    """Stanford Online Products (Oh Song et al., CVPR 2016): 120,053 photographs of 22,634 products.
+    """Read Stanford Online Products (Oh Song et al., CVPR 2016): 120,053 photographs of 22,634 products.
 
-    Split as the authors do: the products of ``Ebay_train.txt`` train, those of ``Ebay_test.txt`` test. ``path``: the
-    folder that holds them, the one above it, or a zip archive of either.
+    The split is the authors': products of ``Ebay_train.txt`` are for training, those of ``Ebay_test.txt`` for test.
+    ``path`` is the folder that holds them, the folder above it, or a zip archive of either.
 
     Raises:
-        DataError: a file is missing or a line of it malformed.
+        DataError: a file is missing, or one of its lines is malformed.
     """
     root = Root(path, "Ebay_train.txt")
     ids: list[str] = []

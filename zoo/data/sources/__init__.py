@@ -1,1 +1,1 @@
-"""Data as they lie: objects of Python, tables in several formats, shards, and addresses of other machines."""
+"""Readers of Python objects, tables in several formats, shards, and addresses on other machines."""

@@ -1,4 +1,4 @@
-"""Addresses of files on other machines, such as ``s3://bucket/photos.csv``: read by fsspec."""
+"""Addresses of files on other machines, such as ``s3://bucket/photos.csv``, read by fsspec."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from zoo.images import require_regular
 from zoo.paths import given_path, is_there
 
 Place: TypeAlias = Path | str
-"""A file of this machine, or an address."""
+"""A file on this machine, or an address."""
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:::[A-Za-z0-9+.-]+)*://")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST_FILES = 10**6
-# What a scheme needs besides fsspec; of others fsspec says it itself.
+# What a scheme needs besides fsspec; for other schemes, fsspec's error says it.
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _PACKAGES |= {"http": "aiohttp", "https": "aiohttp"}
 
@@ -34,10 +34,10 @@ def is_address(text: str) -> bool:
 
 
 def place_of(text: str) -> Place:
-    """Return an address as it is, and any other text as a path.
+    """Return an address unchanged, and any other text as a path.
 
     Raises:
-        OptionError: it is a path that no file can have.
+        OptionError: no file can have the path.
     """
     return text if is_address(text) else given_path(text)
 
@@ -51,8 +51,8 @@ def file_system(address: str) -> tuple[Any, str]:
     """Return the file system of an address, and the path in it.
 
     Raises:
-        MissingExtraError: fsspec, or what it needs for this scheme, is not installed.
-        DataError: there is no such scheme, or the other side cannot be reached.
+        MissingExtraError: fsspec, or a package that it needs for this scheme, is not installed.
+        DataError: the scheme is unknown, or the other side cannot be reached.
     """
     if not is_installed("fsspec"):
         raise missing(address, "fsspec")
@@ -68,7 +68,7 @@ def file_system(address: str) -> tuple[Any, str]:
         raise MissingExtraError(
             f"{address} needs {package or 'a package'}, which is not installed. Install it: {remedy}"
         ) from error
-    except Exception as error:  # each file system fails in ways of its own
+    except Exception as error:  # file systems may raise anything
         raise DataError(f"{address} cannot be opened ({first_line(error)}). Check the address.") from error
     return found
 
@@ -77,14 +77,14 @@ def read_place(place: Place, start: int | None = None, end: int | None = None) -
     """Return the bytes of a file, or those from ``start`` to ``end``.
 
     Raises:
-        OSError: it cannot be read, for whatever reason.
-        MissingExtraError: as :func:`file_system`.
+        OSError: it cannot be read, for any reason.
+        MissingExtraError: as in :func:`file_system`.
     """
     if isinstance(place, Path):
         require_regular(place)
         with place.open("rb") as file:
             first = file.seek(start or 0)
-            size = os.fstat(file.fileno()).st_size  # an end far behind it would take memory
+            size = os.fstat(file.fileno()).st_size  # an end far beyond the file would allocate memory
             return file.read(-1 if end is None else max(min(end, size) - first, 0))
     system, path = file_system(place)
     try:
@@ -95,11 +95,11 @@ def read_place(place: Place, start: int | None = None, end: int | None = None) -
 
 
 def open_place(place: Place) -> Any:
-    """Return a file opened for reading bytes anywhere in it.
+    """Open a file for reading bytes at any position.
 
     Raises:
-        OSError: it cannot be opened, for whatever reason.
-        MissingExtraError: as :func:`file_system`.
+        OSError: it cannot be opened, for any reason.
+        MissingExtraError: as in :func:`file_system`.
     """
     if isinstance(place, Path):
         require_regular(place)
@@ -112,7 +112,7 @@ def open_place(place: Place) -> Any:
 
 
 def _of_system(error: Exception, place: str) -> OSError:
-    """Return whatever a file system raises as an error of the system's."""
+    """Convert an error that a file system raised to an OSError."""
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
     return OSError(errno.EIO, getattr(error, "strerror", None) or first_line(error), place)
@@ -121,10 +121,10 @@ def _of_system(error: Exception, place: str) -> OSError:
 def places_in(pattern: str) -> list[Place]:
     """Return the files that a pattern names: ``shards-{0000..0009}.tar``, ``{train,test}.parquet``, ``part-*.parquet``.
 
-    Braces give the names that they spell out, stars those that are there, in the order of names.
+    Braces expand to all their names; stars match existing files, sorted by name.
 
     Raises:
-        DataError: stars match no file, or braces spell out more than a million.
+        DataError: stars match no file, or braces expand to more than a million names.
     """
     places: list[Place] = []
     for name in _without_braces(pattern):
@@ -172,7 +172,7 @@ class RemoteImage(StoredImage):
     """An image at an address.
 
     Attributes:
-        address: such as ``https://example.org/a.jpg``.
+        address: the address, such as ``https://example.org/a.jpg``.
     """
 
     address: str
@@ -181,7 +181,7 @@ class RemoteImage(StoredImage):
         return read_place(self.address)
 
     def mark(self) -> str:
-        """Return the address: to know more, each image would have to be asked for."""
+        """Return the address; knowing more would take a request for each image."""
         return self.address
 
     def __str__(self) -> str:

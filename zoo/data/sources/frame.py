@@ -1,4 +1,4 @@
-"""Tables in memory: of pandas, polars and pyarrow."""
+"""Tables in memory, of pandas, polars and pyarrow."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from zoo.errors import DataError
 
 
 def is_frame(data: Any) -> bool:
-    """Return whether what comes from pandas, polars or pyarrow is a table, lazy or not."""
+    """Return whether an object of pandas, polars or pyarrow is a table, lazy or not."""
     return any(hasattr(type(data), name) for name in ("column_names", "columns", "collect"))
 
 
 def read_frame(frame: Any, columns: Mapping[str, str] | None = None, name: str = "frame") -> Source:
     """Read a pandas or polars frame, or a pyarrow table, with a row per image.
 
-    Columns are as those of :func:`zoo.data.table.read_csv`; the images may be paths, from the working directory where
-    they are not absolute, the bytes of image files, PIL images or arrays.
+    Columns are the same as in :func:`zoo.data.table.read_csv`. The images may be paths (relative ones start from the
+    working directory), the bytes of image files, PIL images or arrays.
 
     Args:
         frame: the table.
-        columns: what its columns are called, by what they mean.
-        name: for messages.
+        columns: names of its columns, by their meaning.
+        name: name of the data, for messages.
 
     Raises:
         DataError: as for tables; names the row by its position, from 0.
@@ -47,13 +47,13 @@ def table_of(
     """Return a table of typed columns.
 
     Args:
-        name: for messages.
-        values: by column, as they are called here, ``path`` among them.
+        name: name of the table, for messages.
+        values: values by our column names, including ``path``.
         base: the folder that relative paths start from.
-        class_names: of the classes that labels are indices of; none where labels are names.
+        class_names: names of the classes if labels are indices; empty if labels are names.
 
     Raises:
-        DataError: there is no row, a row has no image, or one of another type.
+        DataError: there is no row, or a row has no image or one of another type.
     """
     images = values["path"]
     rows = [f"row {row}" for row in range(len(images))]
@@ -71,7 +71,7 @@ def table_of(
 
 
 def _values(frame: Any, place: int) -> list[Any]:
-    """Return a column's values as Python has them."""
+    """Return a column's values as Python objects."""
     if hasattr(frame, "iloc"):
         return values_of(frame.iloc[:, place])
     return values_of(frame.column(place) if hasattr(frame, "column") else frame.to_series(place))

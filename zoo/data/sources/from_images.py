@@ -33,27 +33,28 @@ def from_images(
     continuous: ContinuousLabels | np.ndarray | None = None,
     name: str = "images",
 ) -> Source:
-    """Make data of a list of images, for every ``data`` argument.
+    """Make data from a list of images, for any ``data`` argument.
 
     Args:
         images: N images: paths, addresses (``s3://...``), PIL images, uint8 arrays ``(H, W, 3)`` or ``(H, W)``, the
             bytes of image files, or uint8 torch tensors ``(3, H, W)``; in a list, in a column of a frame, or in an
-            array ``(N, H, W, 3)``. Files are read when they are needed.
-        labels: the class of each: text or numbers; None or NaN for none, in all or in no image.
-        split: "train", "validation", "test", "query" or "gallery" for each, in any usual spelling; "" is not used.
-        roles: "query", "gallery" or "both" for each.
-        ids: N unique names; None for the paths, from the folder that they have in common, or else for the positions.
-        class_names: the names of the classes that whole numbers in ``labels`` are indices of, in their order; none
-            where labels are names, which are sorted as text.
-        continuous: labels with distances between them, or numbers ``(N,)`` or vectors ``(N, L)``, compared by their
-            Euclidean distance.
-        name: of the data, for messages and reports.
+            array ``(N, H, W, 3)``. Files are read when needed.
+        labels: the class of each image, text or numbers; None or NaN for no class, for all images or for none.
+        split: "train", "validation", "test", "query" or "gallery" for each image, in any usual spelling; images with
+            "" are not used.
+        roles: "query", "gallery" or "both" for each image.
+        ids: N unique names; None for the paths relative to their common folder, or the positions if there are none.
+        class_names: class names in order, if ``labels`` are indices into them; empty if labels are names, which are
+            sorted as text.
+        continuous: continuous labels, or numbers ``(N,)`` or vectors ``(N, L)`` that are compared by their Euclidean
+            distance.
+        name: name of the data, for messages and reports.
 
     Returns:
         The data.
 
     Raises:
-        DataError: there is no image, one is of another type, or there are more or fewer labels than images; names the
+        DataError: there is no image, one has another type, or there are more or fewer labels than images; names the
             position.
     """
     if hasattr(images, "to_list") or hasattr(images, "to_pylist"):  # a column of pandas, polars or pyarrow
@@ -82,10 +83,10 @@ def from_images(
 
 
 def named_labels(name: str, rows: Sequence[str], cells: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """Return the names of classes in place of their indices; names stay.
+    """Replace class indices by the names of the classes; names stay.
 
     Raises:
-        DataError: an index lies outside.
+        DataError: an index is out of range, or a name is unknown.
     """
     known = set(class_names)
     named = []
@@ -93,7 +94,7 @@ def named_labels(name: str, rows: Sequence[str], cells: Sequence[str], class_nam
         if cell.isdecimal() and int(cell) < len(class_names):
             cell = class_names[int(cell)]
         elif cell and cell not in known:
-            cell = "" if cell == "-1" else cell  # how data sets with names write that there is none
+            cell = "" if cell == "-1" else cell  # -1 means no class
             if cell:
                 raise DataError(
                     f"{name} {row}: label {shown(cell)} is not one of the {len(class_names)} classes. Fix the label, "
@@ -104,15 +105,15 @@ def named_labels(name: str, rows: Sequence[str], cells: Sequence[str], class_nam
 
 
 def with_images(table: Table, values: Sequence[Any], under_common_folder: bool = False) -> Table:
-    """Return a table with its column of images: paths as they are, anything else as what can be read.
+    """Add the column of images to a table: paths unchanged, anything else as image sources.
 
     Args:
-        table: with all other columns.
-        values: paths, addresses, PIL images, arrays, bytes, or as Hugging Face has them, ``{"bytes", "path"}``.
-        under_common_folder: name images by their paths from the folder that all have in common.
+        table: the table with all other columns.
+        values: paths, addresses, PIL images, arrays, bytes, or Hugging Face's ``{"bytes", "path"}``.
+        under_common_folder: use the paths relative to the common folder of all images as ids.
 
     Raises:
-        DataError: there is none, or one is of another type.
+        DataError: there is no image, or one has another type.
     """
     if not len(values):
         raise DataError(f"{table.name} has no images. Give at least one.")
@@ -126,20 +127,20 @@ def with_images(table: Table, values: Sequence[Any], under_common_folder: bool =
 
 
 def _below_common_folder(paths: Sequence[str]) -> list[str]:
-    whole = [Path(os.path.normpath(expanded(path).absolute())) for path in paths]  # links stay what they are called
+    whole = [Path(os.path.normpath(expanded(path).absolute())) for path in paths]  # does not resolve links
     folder = os.path.commonpath([path.parent for path in whole])
     return [path.relative_to(folder).as_posix() for path in whole]
 
 
 def image_source(place: str, value: Any) -> ImageSource:
-    """Return where an image's pixels come from.
+    """Return the source of an image's pixels.
 
     Args:
-        place: how messages name it.
-        value: as :func:`with_images` takes them.
+        place: how messages name the image.
+        value: the image, as in :func:`with_images`.
 
     Raises:
-        DataError: it is no image.
+        DataError: it is not an image.
     """
     if isinstance(value, Mapping) and {"bytes", "path"} >= value.keys():
         value = value.get("bytes") or value.get("path")
@@ -163,7 +164,7 @@ def image_source(place: str, value: Any) -> ImageSource:
 
 
 def _pixels(place: str, array: np.ndarray) -> np.ndarray:
-    """Refuse numbers that are no pixels: what was scaled or normalised would be so a second time, without a word."""
+    """Refuse numbers that are not uint8 pixels: scaled or normalised images would silently be normalised again."""
     if array.dtype == np.uint8:
         return array
     span = f" from {array.min():.3g} to {array.max():.3g}" if array.size and array.dtype.kind in "iuf" else ""
@@ -183,7 +184,7 @@ class HeldImage:
         return self.image
 
     def mark(self) -> int:
-        """Return a checksum of the pixels; -1 where they cannot be read."""
+        """Return a checksum of the pixels, or -1 if they cannot be read."""
         try:
             return zlib.crc32(self.image.tobytes(), self.image.width)
         except (OSError, ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's ``datasets``: read row by row from where it keeps them, images not decoded before."""
+"""Data sets of Hugging Face's ``datasets``, read row by row from their storage; images are decoded when needed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from zoo.errors import DataError
 def read_dataset(dataset: Any, columns: Mapping[str, str] | None = None) -> Source:
     """Read a ``datasets.Dataset``.
 
-    The images are the column of the usual names or, failing that, the only one of the feature ``Image``; the label
-    likewise, of the feature ``ClassLabel``, whose names and order of classes are kept. Columns of paths do too.
+    The images are in the column with a usual name, or else in the only one with the feature ``Image``. The label is
+    found likewise, with the feature ``ClassLabel``, whose class names and order are kept. Columns of paths work too.
 
     Args:
-        dataset: with all its rows; not one that streams.
-        columns: what its columns are called, by what they mean.
+        dataset: a data set with all its rows, not a streaming one.
+        columns: names of its columns, by their meaning.
 
     Raises:
-        DataError: it streams, has no images, or several columns of classes of which none is chosen; or as for tables.
+        DataError: it streams, has no images, or has several columns of classes and none is chosen; or as for tables.
     """
     name = getattr(getattr(dataset, "info", None), "dataset_name", None) or "dataset"
     if not hasattr(dataset, "__len__"):
@@ -72,7 +72,7 @@ class _Column:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Row(StoredImage):
-    """An image of a data set, decoded from the bytes that it holds or the file that it names."""
+    """An image of a data set, stored as bytes or as a path."""
 
     column: _Column
     row: int
@@ -82,7 +82,7 @@ class _Row(StoredImage):
         return value["bytes"] if value.get("bytes") is not None else read_place(place_of(value["path"] or ""))
 
     def mark(self) -> list[Any]:
-        """Return the name and the length of the image, which lie beside its bytes."""
+        """Return the name and the size of the image, which need no decoding."""
         value = self._value()
         return [value.get("path"), len(value.get("bytes") or b"")]
 

@@ -1,4 +1,4 @@
-"""``jsonl:FILE``: a table as JSON Lines, an object on each line."""
+"""``jsonl:FILE``: a table as JSON Lines, with an object on each line."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from zoo.formats.documents import parsed
 def read_json_lines(path: str, columns: Mapping[str, str] | None = None) -> Source:
     """Read JSON Lines, such as the metadata.jsonl of a Hugging Face image folder, with an object per image.
 
-    The names are those that columns have in :func:`zoo.data.table.read_csv`. A name that a line lacks is an empty cell;
-    names with lists or objects are not read.
+    Keys have the names of columns in :func:`zoo.data.table.read_csv`. A key that a line lacks is an empty cell; keys
+    with lists or objects are ignored.
 
     Args:
         path: the file, or its address.
-        columns: what the names are called here, by what they mean.
+        columns: names of the keys, by their meaning.
 
     Raises:
-        DataError: as for tables; or a line is no JSON object, which it names.
+        DataError: as for tables; or a line is not a JSON object; names the line.
     """
     place = place_of(path)
     lines, rows = [], []

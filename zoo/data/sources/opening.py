@@ -1,4 +1,4 @@
-"""Any data as one :class:`zoo.data.division.splits.Source`: by its kind and path, or as an object of Python."""
+"""Open any data, by kind and path or as a Python object, as a :class:`zoo.data.division.splits.Source`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zoo.paths import expanded, given_path, is_there
 
 log = logging.getLogger(__name__)
 
-# kind -> module and function that reads it; imported when asked for
+# kind -> module and function that reads it, imported on demand
 READERS: dict[str, str] = {
     "glyphs": "zoo.data.glyphs:read_glyphs",
     "folder": "zoo.data.folder:read_folder",
@@ -37,23 +37,23 @@ READERS: dict[str, str] = {
     "grocery": "zoo.data.published.grocery:read_grocery",
     "grocery-catalogue": "zoo.data.published.grocery:read_grocery_catalogue",
 }
-# ending of a bare path -> kind
+# suffix of a bare path -> kind
 _ENDINGS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _ENDINGS |= {".pq": "parquet", ".tar": "shards"}
 
 
 def open_source(data: Any, columns: Mapping[str, str] | None = None) -> Source:
-    """Read any data, not divided.
+    """Read any data, without splitting it.
 
     Args:
-        data: a text or path as :func:`zoo.data.load_data` takes it; a list of images, or a tuple of images and labels;
+        data: text or a path as :func:`zoo.data.load_data` takes it; a list of images, or a tuple of images and labels;
             a torch or Hugging Face data set; a pandas or polars frame; a mapping of parts, such as train and test, to
-            any of these; or what :func:`zoo.data.from_images` and readers return.
-        columns: by the names of columns here (path, label, split ...), what they are called in the data.
+            any of these; or the result of :func:`zoo.data.from_images` or a reader.
+        columns: the data's names of our columns (path, label, split ...).
 
     Raises:
         DataError: the data are missing, broken or of an unknown kind.
-        OptionError: columns are given for data without any.
+        OptionError: columns are given for data without columns.
     """
     if columns is not None and (
         not isinstance(columns, Mapping) or not all(isinstance(name, str) for pair in columns.items() for name in pair)
@@ -86,7 +86,7 @@ def open_source(data: Any, columns: Mapping[str, str] | None = None) -> Source:
 
 
 def kind_and_path(data: str) -> tuple[str, str]:
-    """Return the kind of data that a text names, and the path in it, with ``~`` replaced."""
+    """Return the kind of data that a text names, and its path, with ``~`` expanded."""
     kind, colon, path = data.partition(":")
     if kind not in READERS or (is_address(data) and path.startswith("//")):
         if colon and not is_address(data) and "/" not in kind and "." not in kind and len(kind) > 1:
@@ -110,7 +110,7 @@ def kind_and_path(data: str) -> tuple[str, str]:
 
 
 def has_columns(kind: str) -> bool:
-    """Return whether data of a kind are tables, whose columns can be named."""
+    """Return whether data of a kind are tables with columns that can be named."""
     return "columns" in signature(reader_of(kind)).parameters
 
 

@@ -1,4 +1,4 @@
-"""``parquet:FILE``: tables as Parquet, one file or several; images in them are read a row group at a time."""
+"""``parquet:FILE``: tables in one or several Parquet files; images in them are read one row group at a time."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ from zoo.formats.documents import parsed
 
 log = logging.getLogger(__name__)
 
-_LARGE_GROUP = 512 << 20  # bytes of images in one row group, each held by every process that reads some of it
+_LARGE_GROUP = 512 << 20  # bytes of images in one row group, which every process that reads from it holds
 _HELD_GROUPS = 4
-_ROWS_OF_ANY, _ROWS_OF_A_BYTE = 1_000_000, 4  # that a file may say it has; names of images take more, packed too
+_ROWS_OF_ANY, _ROWS_OF_A_BYTE = 1_000_000, 4  # rows that any file, and each byte, may claim; even packed ids need more
 
 
 def read_parquet(path: str, columns: Mapping[str, str] | None = None) -> Source:
     """Read a table of images from Parquet.
 
-    Columns are as those of :func:`zoo.data.table.read_csv`; the images may be paths or the bytes of image files, plain
-    or as Hugging Face has them, with the names of its classes. Bytes are read when they are needed, with the row group
-    around them.
+    Columns are the same as in :func:`zoo.data.table.read_csv`. The images may be paths or the bytes of image files,
+    plain or in Hugging Face's format, with its class names. Bytes are read when needed, with their whole row group.
 
     Args:
         path: a file, an address, or several: ``data/train-*.parquet``, ``part-{0..3}.parquet``. Files whose names
             begin with train, test and the like are these parts.
-        columns: what the columns are called, by what they mean.
+        columns: names of the columns, by their meaning.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -62,7 +61,7 @@ def read_parquet(path: str, columns: Mapping[str, str] | None = None) -> Source:
 
 
 def _read(place: Place, given: Mapping[str, str] | None) -> tuple[dict[str, list[Any]], list[str]]:
-    """Return a file's columns by what they mean here, and the names of the classes where it tells them."""
+    """Return a file's columns by our names, and the names of its classes, if given."""
     import pyarrow
     from pyarrow import parquet
 
@@ -90,14 +89,14 @@ def _read(place: Place, given: Mapping[str, str] | None) -> tuple[dict[str, list
 
 
 def _require_few(opened: Any, file: Any) -> None:
-    """Refuse a small file that says it has very many rows, which would fill the memory."""
+    """Refuse a small file that claims very many rows, which would fill the memory."""
     size, rows = _size_of(opened, file)[:2]
     if rows > max(_ROWS_OF_ANY, _ROWS_OF_A_BYTE * size):
         raise OSError(f"it says {rows} rows, in {size} bytes")
 
 
 def _is_held(kind: Any) -> bool:
-    """Return whether a column's type is that of image files: bytes, or a struct of bytes and path."""
+    """Return whether a column's type can hold image files: bytes, or a struct of bytes and path."""
     from pyarrow import types
 
     if types.is_struct(kind):
@@ -106,7 +105,7 @@ def _is_held(kind: Any) -> bool:
 
 
 def _size_of(opened: Any, file: Any) -> list[int]:
-    """Return what tells a file from another: its size and what its footer says of rows and chunks."""
+    """Return numbers that identify a file: its size, its number of rows, and the size of its footer."""
     opened.seek(0, os.SEEK_END)
     return [opened.tell(), file.metadata.num_rows, file.metadata.serialized_size]
 
@@ -132,7 +131,7 @@ def _images(column: _Column, file: Any) -> list[StoredImage]:
 
 
 def _classes(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Return the names of the classes of each column of classes, as ``datasets`` writes them beside a schema."""
+    """Return the class names of each column of classes, as ``datasets`` writes them into a schema's metadata."""
     try:
         features = parsed((metadata or {})[b"huggingface"].decode())["info"]["features"]
         named = {str(column): feature["names"] for column, feature in features.items() if "names" in feature}
@@ -143,7 +142,7 @@ def _classes(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of images: its file, whether it is a struct of bytes and path, and what tells the file from others."""
+    """A column of images: its file, whether it is a struct of bytes and path, and numbers that identify the file."""
 
     place: Place
     name: str
@@ -169,7 +168,7 @@ class _Row(StoredImage):
         return bytes(value)
 
     def mark(self) -> list[int]:
-        """Return the sizes of the file, its footer and the row group: the images themselves are not read for it."""
+        """Return the sizes of the file, its footer and the row group, without reading the image."""
         return [*self.column.size, self.group_size]
 
     def __str__(self) -> str:
@@ -177,7 +176,7 @@ class _Row(StoredImage):
 
 
 def _group(column: _Column, group: int) -> Any:
-    """Return the images of a row group, the last few of which each process keeps."""
+    """Return the images of a row group; each process keeps the last few groups."""
     from pyarrow import parquet
 
     key = (os.getpid(), str(column.place), column.name, group)

@@ -1,4 +1,4 @@
-"""Parts of a data set that come apart, such as ``{"train": ..., "test": ...}``, put together."""
+"""Join the parts of a data set that are given separately, such as ``{"train": ..., "test": ...}``."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _NUMBERS = re.compile(r"-?\d+(?:-of-\d+)?")
 
 
 def joined(name: str, parts: Mapping[str, Source], with_parts_in_ids: bool = True) -> Source:
-    """Put parts together; two or more of them are the split of the whole.
+    """Join parts; two or more of them define the split of the whole.
 
     Args:
-        name: of the whole.
-        parts: by train, validation, test, query or gallery, in any usual spelling.
-        with_parts_in_ids: put the part before each id, so that ids of several parts cannot be one.
+        name: name of the whole.
+        parts: sources by train, validation, test, query or gallery, in any usual spelling.
+        with_parts_in_ids: put the part before each id, so that ids of different parts differ.
 
     Raises:
-        DataError: a part is called otherwise, is divided itself, or has labels where others have none.
+        DataError: a part has another name, has its own split, or has labels although others have none.
     """
     words = {key: part_of(str(key)) for key in parts}
     for key, word in words.items():
@@ -70,10 +70,10 @@ def joined(name: str, parts: Mapping[str, Source], with_parts_in_ids: bool = Tru
 
 
 def parts_of_files(files: Sequence[str]) -> list[str] | None:
-    """Return the part of each file by its name, such as "train" of ``train-00000-of-00002.parquet``.
+    """Return the part of each file by its name, such as "train" for ``train-00000-of-00002.parquet``.
 
     Returns:
-        None where the files do not name two parts at least, or one of them names none.
+        The parts, or None if there are fewer than two different ones or a file names none.
     """
     words = [part_of(_NUMBERS.sub("", PurePosixPath(file.replace("\\", "/")).stem)) for file in files]
     return None if None in words or len(set(words)) < 2 else [word or "" for word in words]

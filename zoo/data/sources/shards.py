@@ -1,4 +1,4 @@
-"""``shards:FILES``: tar archives as webdataset has them, read at random."""
+"""``shards:FILES``: webdataset's tar archives, with random access."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _LONGEST_TEXT = 1 << 20  # bytes
 
 
 def read_shards(path: str, columns: Mapping[str, str] | None = None) -> Source:
-    """Read webdataset shards: tar archives in which files that are called the same up to the first dot are a sample.
+    """Read webdataset shards: tar archives in which files with the same name up to the first dot form a sample.
 
-    A sample has an image, and may have its class in a ``.json`` object, by the names that columns of tables have; or
-    else in a ``.cls`` file; or else in a ``.txt`` file, unless each text occurs once, as captions do. Samples without
-    an image are left out, which the log says. The headers of all shards are read once; images when they are needed.
+    A sample has an image. Its class may be in a ``.json`` object, under the names of table columns; or else in a
+    ``.cls`` file; or else in a ``.txt`` file, unless all texts differ, as captions do. Samples without an image are
+    left out and logged. The headers of all shards are read once; images are read when needed.
 
     Args:
         path: a file, an address, or several: ``shards-{0000..0009}.tar``, ``{train,test}-*.tar``. Files whose names
             begin with train, test and the like are these parts.
-        columns: what the names in the JSON are called, by what they mean; ``cls`` and ``txt`` are names too.
+        columns: names of the JSON's keys, by their meaning; ``cls`` and ``txt`` count as keys too.
 
     Raises:
-        DataError: a shard is missing, broken or compressed; two samples have one name; there is no image; or as for
-            tables.
+        DataError: a shard is missing, broken or compressed; two samples have the same name; there is no image; or as
+            for tables.
     """
     places = places_in(path)
     parts = parts_of_files([str(place) for place in places])
@@ -61,7 +61,7 @@ def read_shards(path: str, columns: Mapping[str, str] | None = None) -> Source:
         raise DataError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     if without:
         log.warning("%s: left out %d samples without an image that can be read", path, without)
-    if len(set(keys)) < len(keys):  # numbered anew in each shard
+    if len(set(keys)) < len(keys):  # each shard starts counting anew
         keys = [f"{image.place_name}/{key}" for image, key in zip(images, keys, strict=True)]  # type: ignore[union-attr]
     names = list(dict.fromkeys(name for sample in fields for name in sample))
     header = known_columns(path, names, _spellings(fields, names, columns), columns)
@@ -74,7 +74,7 @@ def read_shards(path: str, columns: Mapping[str, str] | None = None) -> Source:
 def _spellings(
     fields: list[dict[str, str]], names: list[str], columns: Mapping[str, str] | None
 ) -> dict[str, tuple[str, ...]]:
-    """Return the names of columns, among them of the label the first of JSON's own, cls and txt that there is."""
+    """Return the names of columns; the label's are the first that occur of JSON's, cls and txt."""
     spellings: dict[str, tuple[str, ...]] = {name: others for name, others in COLUMNS.items() if name != "path"}
     if "id" in (columns or {}):
         spellings["id"] = ()
@@ -90,7 +90,7 @@ def _spellings(
 
 
 def _samples(place: Place) -> dict[str, dict[str, Any]]:
-    """Return the samples of a shard by their names: the image under "image", texts under their own names."""
+    """Return the samples of a shard by name, with the image under "image" and texts under their own names."""
     samples: dict[str, dict[str, Any]] = {}
     try:
         with open_place(place) as file, tarfile.open(fileobj=file, mode="r:") as shard:
@@ -123,7 +123,7 @@ def _texts(name: str, ending: str, content: bytes) -> dict[str, str]:
     try:
         text = content.decode("utf-8").strip()
         found = parsed(text) if ending == "json" else {ending: text}
-    except ValueError as error:  # of UTF-8, too
+    except ValueError as error:  # includes UnicodeDecodeError
         raise DataError(f"{name} is not valid {ending} in UTF-8 ({first_line(error)}). Fix or remove it.") from error
     if not isinstance(found, dict):
         return {}
@@ -136,9 +136,9 @@ class TarMember(StoredImage):
 
     Attributes:
         shard: the archive.
-        member: the file's name in it.
-        offset: where its bytes begin.
-        size: how many there are.
+        member: the file's name in the archive.
+        offset: position of its first byte.
+        size: its size in bytes.
     """
 
     shard: Place
@@ -148,14 +148,14 @@ class TarMember(StoredImage):
 
     @property
     def place_name(self) -> str:
-        """The archive's name without its folder and ending."""
+        """Return the archive's name without folder and suffix."""
         return PurePosixPath(str(self.shard).replace("\\", "/")).stem
 
     def content(self) -> bytes:
         return read_place(self.shard, self.offset, self.offset + self.size)
 
     def mark(self) -> int:
-        """Return the size: tar archives have no checksums of what they hold."""
+        """Return the size; tar archives have no checksums of their files."""
         return self.size
 
     def likeness(self) -> int:

@@ -1,4 +1,4 @@
-"""Data sets of torch and torchvision: map-style, with an image and perhaps a label for each index."""
+"""Map-style data sets of torch and torchvision, with an image and possibly a label for each index."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from zoo.errors import DataError, UserError, first_line
 from zoo.images import UNREADABLE, read_pixels
 from zoo.progress import progress
 
-_TWICE = 8  # images that are asked for twice, to notice random transforms
+_TWICE = 8  # images that are read twice, to notice random transforms
 
 
 def read_torch_dataset(dataset: Any) -> Source:
     """Read a map-style data set, such as ImageFolder, CIFAR10, a Subset or a ConcatDataset.
 
-    Images of an ImageFolder without a transform are read from their files. Any other data set is gone through once:
-    its labels are asked for, its images checked and summed up, and none is kept. A transform must leave images that are
-    PIL's or uint8, and the same each time: models scale, normalise and augment images themselves.
+    Images of an ImageFolder without a transform are read from their files. Any other data set is read once, to collect
+    labels, check images and compute their checksums; no image is kept. A transform must return PIL or uint8 images, and
+    the same ones each time: models scale, normalise and augment images themselves.
 
     Args:
-        dataset: has a length, and returns an image, or an image and a label, for an index. Names of classes are its
-            ``classes``.
+        dataset: has a length, and returns an image, or an image and a label, for an index. Its ``classes`` are the
+            class names.
 
     Raises:
-        DataError: it only iterates; an item is no image; or it is another one each time.
+        DataError: it can only be iterated; an item is not an image; or an image changes each time.
     """
     name = _name(dataset)
     if type(dataset).__name__ == "DataLoader":
@@ -70,7 +70,7 @@ def _name(dataset: Any) -> str:
 
 
 def _leaves(dataset: Any, indices: Sequence[int]) -> Iterator[tuple[Any, Sequence[int]]]:
-    """Yield the data sets that subsets and concatenations are made of, each with the indices that are used of it."""
+    """Yield the data sets that subsets and concatenations consist of, each with its used indices."""
     kind = {parent.__name__ for parent in type(dataset).__mro__}
     if "Subset" in kind and type(dataset).__getitem__.__module__ == "torch.utils.data.dataset":
         yield from _leaves(dataset.dataset, [int(dataset.indices[index]) for index in indices])
@@ -86,7 +86,7 @@ def _leaves(dataset: Any, indices: Sequence[int]) -> Iterator[tuple[Any, Sequenc
 
 
 def _files(dataset: Any, indices: Sequence[int]) -> list[tuple[str, ImageSource, str]]:
-    """Return ids, paths and labels of a data set of torchvision that reads files as they are; none of any other."""
+    """Return ids, paths and labels of a torchvision data set that reads files unchanged; an empty list for others."""
     kinds = {parent.__name__ for parent in type(dataset).__mro__}
     transforms = [getattr(dataset, name, None) for name in ("transform", "target_transform", "transforms")]
     loader = getattr(getattr(dataset, "loader", None), "__name__", "")
@@ -102,7 +102,7 @@ def _files(dataset: Any, indices: Sequence[int]) -> list[tuple[str, ImageSource,
 
 
 def _items(dataset: Any, indices: Sequence[int], name: str) -> list[tuple[str, ImageSource, str]]:
-    """Go through a data set once; return ids, images to be asked for again, and labels."""
+    """Read a data set once; return ids, images that can be read again, and labels."""
     found: list[tuple[str, ImageSource, str]] = []
     for row, index in enumerate(progress(indices, f"reading {name}")):
         place = f"{name} item {index}"
@@ -118,12 +118,12 @@ def _items(dataset: Any, indices: Sequence[int], name: str) -> list[tuple[str, I
 
 
 def _item(dataset: Any, index: int, place: str) -> tuple[Any, Any]:
-    """Return an image and its label; None for an image that cannot be read where its label is known all the same."""
+    """Return an image and its label; the image is None if it cannot be read but its label is known."""
     try:
         return _parts(dataset[index])
     except UserError:
         raise
-    except Exception as error:  # data sets of others fail in ways of their own
+    except Exception as error:  # foreign data sets may raise anything
         targets = getattr(dataset, "targets", ())
         if index >= len(targets) or not isinstance(error, UNREADABLE):
             raise DataError(f"{place} cannot be read ({first_line(error)}). Fix the data set.") from error
@@ -140,7 +140,7 @@ def _parts(item: Any) -> tuple[Any, Any]:
 
 
 def _mark(image: Any, place: str) -> int:
-    """Return a checksum of an image; -1 where it cannot be read, which is found again when it is used."""
+    """Return a checksum of an image, or -1 if it cannot be read, which its use will report again."""
     if image is None:
         return -1
     try:
@@ -159,7 +159,7 @@ def _pixels(image: Any, place: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Item:
-    """An image of a data set, as a function that asks for it."""
+    """An image of a data set, as a function that reads it."""
 
     dataset: Any
     index: int
@@ -171,5 +171,5 @@ class _Item:
         return _pixels(_parts(self.dataset[self.index])[0], place)
 
     def mark(self) -> int:
-        """Return the checksum of the pixels when the data set was gone through."""
+        """Return the checksum of the pixels from when the data set was read."""
         return self.checksum
