@@ -1,1 +1,1 @@
-"""Teachers of any kind, as one: each kind in its file, how one is opened, proved and cached."""
+"""Teachers of any kind, one kind per file; how they are opened, proved and cached."""

@@ -1,4 +1,4 @@
-"""What teachers are named by in text: ``hf:facebook/dinov2-small#cls``, ``clip.onnx#image_embeds,size=224``."""
+"""Names of teachers as text: ``hf:facebook/dinov2-small#cls``, ``clip.onnx#image_embeds,size=224``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.paths import expanded, given_path, is_there
 
 FAMILIES = ("timm", "hf-hub", "hf", "open_clip", "st", "torchvision")
 RUNTIMES = COMMAND, OPENVINO = ("command", "openvino")
-"""What else may stand before a colon: a program to run, and another runtime for an ONNX file."""
+"""Other prefixes before a colon: a program to run, and another runtime for an ONNX file."""
 POOLINGS = ("cls", "mean")
 LAYOUTS = ("nchw", "nhwc")
 _PREFIX = re.compile(r"([A-Za-z][\w-]+):(.+)", re.DOTALL)
@@ -25,18 +25,18 @@ _LARGEST = {"batch_size": LARGEST_BATCH, "timeout": 24 * 60 * 60}
 
 @dataclass(frozen=True)
 class Options:
-    """What may follow the ``#`` of an address after the output, as ``name=value``, separated by commas.
+    """The options after the ``#`` and the output of an address, as ``name=value``, separated by commas.
 
     Attributes:
-        mean: per channel, of pixels in [0, 1], as ``0.5`` or ``0.48/0.46/0.41``.
-        std: as mean.
-        size: height and width of the network's input, pixels, as ``224`` or ``224x192``.
+        mean: mean per channel, of pixels in [0, 1], such as ``0.5`` or ``0.48/0.46/0.41``.
+        std: standard deviation per channel, in the same form.
+        size: height and width of the network's input, pixels, such as ``224`` or ``224x192``.
         resize: ``center`` for shorter side and centre crop, ``squash`` for both sides regardless of the aspect ratio.
         crop_pct: fraction of the resized image that the crop keeps.
         interpolation: ``bilinear`` or ``bicubic``.
-        layout: of an ONNX file's input, ``nchw`` or ``nhwc``.
+        layout: layout of an ONNX file's input, ``nchw`` or ``nhwc``.
         metric: ``cosine`` or ``euclidean``.
-        batch_size: images that are embedded at a time; by a command, in one run of it.
+        batch_size: images that are embedded at a time, or in one run of a command.
         timeout: seconds that one run of a command may take.
     """
 
@@ -53,20 +53,20 @@ class Options:
 
     @property
     def says_preprocessing(self) -> bool:
-        """Whether anything is said of how pixels become the input."""
+        """Return whether any option concerns preprocessing."""
         return bool(self._fields())
 
     def over(self, preprocessing: Preprocessing) -> Preprocessing:
-        """Return preprocessing with what is said here in place of its own.
+        """Return preprocessing with these options in place of its own.
 
         Raises:
-            OptionError: it cannot work.
+            OptionError: the result cannot work.
         """
         return replace(preprocessing, **self._fields())
 
     @property
     def modes(self) -> dict[str, str]:
-        """How images are resized, as far as it is said here, under timm's names."""
+        """Return the options that concern resizing, under timm's names."""
         said = {"interpolation": self.interpolation, "crop_mode": self.resize}
         return {name: value for name, value in said.items() if value is not None}
 
@@ -81,13 +81,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Address:
-    """A teacher's name in text, taken apart.
+    """The parsed name of a teacher.
 
     Attributes:
-        text: as it was given.
+        text: the name as given.
         family: one of FAMILIES or RUNTIMES, or None for a path.
-        name: what comes after the family's prefix: a name of its library, a path, or a command with its arguments.
-        output: the output that is taken, or None for the model's own convention.
+        name: the part after the family's prefix: a name in its library, a path, or a command with its arguments.
+        output: the output to use, or None for the model's own convention.
         pooling: how tokens become a vector, "cls" or "mean", or None.
         options: preprocessing and the like.
     """
@@ -101,14 +101,14 @@ class Address:
 
     @property
     def is_path(self) -> bool:
-        """Whether it is the path of a file or folder, and nothing more."""
+        """Return whether it is only the path of a file or folder."""
         return self.family is None and self.text == self.name
 
     def require_output_among(self, known: Sequence[str]) -> None:
-        """Refuse an output, or a pooling, where the image side of a library's models has these outputs alone.
+        """Refuse a pooling, and outputs other than these, which are all that a library's image models have.
 
         Raises:
-            OptionError: another is asked for.
+            OptionError: another output or a pooling is given.
         """
         if self.output not in (None, *known) or self.pooling:
             listed = ", ".join(f"#{name}" for name in known)
@@ -116,10 +116,10 @@ class Address:
 
 
 def path_of(model: object) -> Path | None:
-    """Return the path that a model is given by; None where it is no text, or says more than where a file lies.
+    """Return the path of a model, or None if it is not text or a path, or more than a path.
 
     Raises:
-        OptionError: the text is no address of a model, or no path that a file can have.
+        OptionError: the text is not a model's address, or no file can have the path.
     """
     if not isinstance(model, str | Path):
         return None
@@ -128,7 +128,7 @@ def path_of(model: object) -> Path | None:
 
 
 def parse_address(text: str) -> Address:
-    """Take a teacher's name apart; a path that exists as it stands is one.
+    """Parse a teacher's name; text that is an existing path is taken as that path.
 
     Raises:
         OptionError: the family, an option or a value is unknown.
@@ -159,7 +159,7 @@ def parse_address(text: str) -> Address:
 
 
 def _options_known(family: str | None, name: str) -> list[str]:
-    """Return the options that what an address names can follow: ready embeddings have a metric alone."""
+    """Return the options that a kind of teacher has; ready embeddings have a metric only."""
     if family == COMMAND:
         return ["metric", "batch_size", "timeout"]
     every = [each.name for each in fields(Options) if each.name != "timeout"]
@@ -188,10 +188,10 @@ def _options(words: list[str], text: str, known: Sequence[str]) -> Options:
 
 
 def _value(name: str, value: str) -> Any:
-    """Return the value of an option.
+    """Parse the value of an option.
 
     Raises:
-        ValueError: it is another; says what it must be.
+        ValueError: the value is invalid; says what it must be.
     """
     words = {"resize": ("center", "squash"), "interpolation": ("bilinear", "bicubic"), "layout": LAYOUTS}
     words["metric"] = METRICS

@@ -1,4 +1,4 @@
-"""What a teacher is: :class:`Teacher`. It is always in eval mode and never gets gradients."""
+"""The base class of teachers: :class:`Teacher`. A teacher is always in eval mode and never gets gradients."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from zoo.progress import progress
 
 
 class Teacher(ABC):
-    """What a student learns from.
+    """A model that a student learns from.
 
     Attributes:
-        name: for reports.
+        name: name for reports.
         metric: how its embeddings are compared, "cosine" or "euclidean".
         digest: changes when the teacher does.
-        input_size: height and width it wants views in, or None for any.
-        notes: what is assumed of it, or to be known about it, in sentences for log and report.
-        continuous: it is known to have learned from continuous labels, so that these judge it, classes or not.
-        runtime: what runs it, for reports; "" where it is not told.
-        source: what reports show in place of how it was given; "" for just that.
-        ships: as a model under validation it is what is to ship, and gates hold for it; of others they do not.
+        input_size: height and width of the views that it needs, or None for any.
+        notes: assumptions and other facts about it, in sentences for log and report.
+        continuous: whether it learned from continuous labels, which then judge it even if there are classes.
+        runtime: what runs it, for reports; "" if unknown.
+        source: shown in reports instead of the name the user gave; "" to show that.
+        ships: whether, when validated as a model, it is the product that will ship, so that gates apply to it.
     """
 
     name: str
@@ -59,13 +59,13 @@ class Teacher(ABC):
         """
 
     def embed_views_with_maps(self, views: Tensor, indices: Tensor, images: ImageSet) -> tuple[Tensor, list[Tensor]]:
-        """Embed training views as :meth:`embed_views` does, and return the feature maps on the way, for losses of maps.
+        """Embed training views like :meth:`embed_views`, and return the feature maps too, for losses on maps.
 
         Returns:
             float32 ``(N, D)``, and float maps ``(N, C, H', W')`` from the first stage to the last.
 
         Raises:
-            OptionError: the teacher has no feature maps to give.
+            OptionError: the teacher has no feature maps.
         """
         raise OptionError(
             f"Teacher {self.name} gives no feature maps. Take a model folder or a timm model as the teacher, or a loss "
@@ -73,15 +73,15 @@ class Teacher(ABC):
         )
 
     def precision_on(self, device: torch.device) -> str:
-        """Return the precision that views are embedded in on a device, "" where there is no choice of it."""
+        """Return the precision in which views are embedded on a device, or "" if it cannot be chosen."""
         return ""
 
     def to(self, device: torch.device) -> Teacher:
-        """Move to a device, where that applies."""
+        """Move to a device, if applicable."""
         return self
 
     def compile(self) -> Teacher:
-        """Have the views' forward pass compiled, where that applies."""
+        """Compile the forward pass of views, if applicable."""
         return self
 
     def parameters(self) -> int | None:
@@ -90,12 +90,12 @@ class Teacher(ABC):
 
 
 class PixelsTeacher(Teacher):
-    """What another runtime than torch runs, image by image: pixels in, a vector out.
+    """A model that a runtime other than torch runs image by image: pixels in, a vector out.
 
     Attributes:
         path: its file, or None.
-        dim: dimensions of its vectors, or None where that is not known before one is made.
-        made_by_export: what the file says of itself where ``export`` made it, else None.
+        dim: dimensions of its vectors, or None if unknown before the first one.
+        made_by_export: the file's metadata if ``export`` made it, else None.
     """
 
     path: Path | None = None
@@ -108,7 +108,7 @@ class PixelsTeacher(Teacher):
 
     @abstractmethod
     def with_threads(self, threads: int) -> PixelsTeacher:
-        """Return this teacher on the CPU, with a number of threads for each inference."""
+        """Return a copy of this teacher that runs on the CPU with this number of threads per inference."""
 
     def embed_images(self, images: ImageSet) -> np.ndarray:
         return np.concatenate(
@@ -125,7 +125,7 @@ def pixels_of(views: Tensor) -> np.ndarray:
 
 
 def resize_views(views: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring uint8 views ``(N, 3, H, W)`` to a size, as float32 0..255, antialiased."""
+    """Resize uint8 views ``(N, 3, H, W)`` with antialiasing; return float32 0..255."""
     pixels = views.float()
     if tuple(pixels.shape[2:]) == tuple(size):
         return pixels

@@ -1,4 +1,4 @@
-"""A teacher whose embeddings of views are kept on disk, so that a second student of it need not wait for it."""
+"""A teacher whose embeddings of views are kept on disk, so that a second student does not wait for them again."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _MARK = b"sha256 "
 
 
 def write_entry(embeddings: np.ndarray, file: Path) -> None:
-    """Write embeddings as ``.npy``, and behind them, where readers do not look, the SHA-256 of what comes before."""
+    """Write embeddings as ``.npy``, followed by their SHA-256, which readers of ``.npy`` ignore."""
     content = io.BytesIO()
     np.save(content, np.ascontiguousarray(embeddings), allow_pickle=False)
     file.write_bytes(content.getvalue() + _MARK + hashlib.sha256(content.getvalue()).hexdigest().encode())
 
 
 def read_entry(file: Path, count: int) -> np.ndarray:
-    """Return the embeddings that an entry holds, of an earlier version without a digest too; float32 ``(count, D)``.
+    """Return the embeddings in an entry, float32 ``(count, D)``; entries of earlier versions have no digest.
 
     Raises:
-        ValueError: it is broken, damaged (names both digests), or of another number of views.
+        ValueError: it is broken, damaged (names both digests), or has another number of views.
         OSError: it cannot be read.
     """
     content = file.read_bytes()
@@ -56,12 +56,12 @@ def read_entry(file: Path, count: int) -> np.ndarray:
 
 
 def read_if_whole(file: Path, count: int, what: str) -> np.ndarray | None:
-    """Return the embeddings that an entry holds; None where there is none, or one that cannot be read, which is logged.
+    """Return the embeddings in an entry, or None if it is missing or cannot be read; the latter is logged.
 
     Args:
-        file: of the entry.
+        file: file of the entry.
         count: how many embeddings it must have.
-        what: is embedded again, for the log: "its batch".
+        what: what will be embedded again, for the log: "its batch".
     """
     if not file.is_file():
         return None
@@ -73,17 +73,17 @@ def read_if_whole(file: Path, count: int, what: str) -> np.ndarray | None:
 
 
 class CachedTeacher(Teacher):
-    """Gives what another teacher gives, from a folder where a batch of views was embedded before.
+    """Returns another teacher's embeddings, from a folder if the same batch of views was embedded before.
 
-    Views follow from data, augmentation and seed alone. Students of one teacher that share these, and whose input size
-    makes the views as large, see the same batches whatever their architecture, loss and rate: a search over those runs
-    the teacher once. The key is made of the teacher's digest and precision and of the pixels themselves, so a change
-    of weights, of the data or of how views are made is noticed. Feature maps are not kept.
+    Views depend only on data, augmentation and seed. Students of one teacher that share these and the input size see
+    the same batches, whatever their architecture, loss and learning rate: a search over those runs the teacher only
+    once. The key consists of the teacher's digest and precision and the pixels themselves, so any change of weights,
+    data or augmentation is noticed. Feature maps are not kept.
 
     Args:
-        teacher: the other one.
-        folder: where batches are kept, one ``.npy`` file each, float32 ``(N, D)`` and a digest: ``4 * D`` bytes a
-            view, so ``4 * D * views * images`` an epoch.
+        teacher: the teacher to cache.
+        folder: where batches are kept, one ``.npy`` file each, float32 ``(N, D)`` and a digest: ``4 * D`` bytes per
+            view, so ``4 * D * views * images`` per epoch.
 
     Raises:
         OptionError: the folder cannot be written to.

@@ -1,4 +1,4 @@
-"""Teachers of other makes as modules: functions, exported programs, quantised and scripted networks."""
+"""Foreign teachers as modules: functions, exported programs, quantised and scripted networks."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from zoo.models.content import bytes_of, bytes_of_tensor
 from zoo.models.preprocessing import Preprocessing
 from zoo.models.wrappers import network_in
 
-_CLASSES_OF_PUBLISHED_SETS = frozenset({1000, 1001, 10450, 11221, 11821, 18291, 21841, 21843})  # ImageNet's, mostly
+_CLASSES_OF_PUBLISHED_SETS = frozenset({1000, 1001, 10450, 11221, 11821, 18291, 21841, 21843})  # mostly ImageNet's
 
 
 class Called(nn.Module):
-    """What can only be called: a function, or a module without a training mode or that cannot be moved.
+    """Wraps something that can only be called: a function, or a module that has no training mode or cannot be moved.
 
-    It is called where its weights are, on the CPU where it has none, and in its own batch size where that is fixed.
+    It is called on the device of its weights, or on the CPU if it has none, and in its own batch size if that is fixed.
 
     Args:
-        call: takes float ``(N, 3, H, W)``, gives ``(N, D)``.
+        call: takes float ``(N, 3, H, W)``, returns ``(N, D)``.
     """
 
     def __init__(self, call: Callable[[Tensor], Any]) -> None:
         super().__init__()
-        self._call = (call,)  # in a tuple: not a part that is put in eval mode and moved
+        self._call = (call,)  # in a tuple, so that it is not a submodule, which would be moved and put in eval mode
         shape = _exported_shape(call)
         self.batch = shape[0] if shape and isinstance(shape[0], int) else None
         self.input_size = tuple(shape[2:]) if len(shape) == 4 and all(isinstance(n, int) for n in shape[2:]) else None
 
     def forward(self, pixels: Tensor) -> Any:
-        """Embed ``(N, 3, H, W)``, in parts of the batch size that the program was exported with, if that is fixed."""
+        """Embed ``(N, 3, H, W)``, in parts of the exported batch size if that is fixed."""
         weight = next(self.parameters(), None)
         given = pixels.to(torch.device("cpu") if weight is None else weight.device)
         if self.batch is None:
@@ -47,12 +47,12 @@ class Called(nn.Module):
         return torch.cat([_moved(self._call[0](part), pixels.device) for part in parts])[: len(pixels)]
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Return the weights of what is called."""
+        """Return the weights of the called module, if it is one."""
         call = self._call[0]
         return call.parameters(recurse) if isinstance(call, nn.Module) else iter(())
 
     def state(self) -> Any:
-        """Return what the digest is made of: weights and code, or, of a function, what it makes of a fixed image."""
+        """Return the input of the digest: weights and code, or, for a function, its output for a fixed image."""
         call = self._call[0]
         if isinstance(call, nn.Module):
             return [getattr(call, "code", ""), dict(call.state_dict())]
@@ -64,12 +64,12 @@ class Called(nn.Module):
             # A few rounded numbers: the last digits may differ from call to call.
             summary = torch.randn(8, len(found), generator=random, dtype=torch.double) @ found
             return [_name_of(call), len(found), (summary / found.norm().clamp(min=1e-12)).mul(1000).round()]
-        except Exception:  # functions of others fail in ways of their own; where this one is used, it is named
+        except Exception:  # foreign functions may raise anything; their use will report it
             return [_name_of(call)]
 
 
 def as_module(teacher: nn.Module | ExportedProgram | Callable[[Tensor], Any]) -> nn.Module:
-    """Return what is given as a module in eval mode: the network in a wrapper, or what is called as it is.
+    """Return a teacher as a module in eval mode: the network in a wrapper, or a ``Called``.
 
     Raises:
         ModelError: a parameter has no values yet.
@@ -88,13 +88,13 @@ def as_module(teacher: nn.Module | ExportedProgram | Callable[[Tensor], Any]) ->
 
 
 def name_of(teacher: Any) -> str:
-    """Return what a teacher is called in reports."""
+    """Return a teacher's name for reports."""
     call = teacher._call[0] if isinstance(teacher, Called) else teacher
     return _name_of(call)
 
 
 def state_of(module: nn.Module) -> Iterator[bytes]:
-    """Return what a module's embeddings depend on, as bytes: names and values of its state, whatever lies in it."""
+    """Yield everything that a module's embeddings depend on as bytes: names and values of its state."""
     if isinstance(module, Called):
         yield from bytes_of(module.state(), _pickled)
         return
@@ -104,13 +104,13 @@ def state_of(module: nn.Module) -> Iterator[bytes]:
 
 
 def assumption_of_file(name: str, preprocessing: Preprocessing, metric: str | None, takes_bytes: bool) -> str:
-    """Return that note for a file, whose name can be followed by what is right.
+    """Return the note of :func:`assumption` for a file, whose name can be followed by options.
 
     Args:
-        name: of the file.
-        preprocessing: what is taken.
-        metric: what is taken, too; None where it is known.
-        takes_bytes: it takes pixels as they are.
+        name: name of the file.
+        preprocessing: the assumed preprocessing.
+        metric: the assumed metric; None if it is known.
+        takes_bytes: whether it takes uint8 pixels.
     """
     normal = "bytes, which the file normalises" if takes_bytes else "ImageNet's mean and deviation"
     example = "resize=squash" if takes_bytes else "mean=0.5,std=0.5,resize=squash"
@@ -124,13 +124,13 @@ def assumption(
     normal: str = "ImageNet's mean and deviation",
     remedy: str = "If this is wrong, give TorchTeacher its preprocessing and metric.",
 ) -> str:
-    """Return a note of what is assumed of a network that does not say how pixels become its input.
+    """Return a note on the preprocessing and metric that are assumed for a network that does not define them.
 
     Args:
-        preprocessing: what is taken.
-        metric: what is taken, too; None where it is known.
+        preprocessing: the assumed preprocessing.
+        metric: the assumed metric; None if it is known.
         normal: how pixels are normalised, in words.
-        remedy: what to do if the assumption is wrong, a sentence.
+        remedy: what to do if the assumption is wrong, in a sentence.
     """
     height, width = preprocessing.input_size
     compared = "" if metric is None else f" and {metric} distance"
@@ -141,12 +141,12 @@ def assumption(
 
 
 def is_of_published_classes(dim: int | None) -> bool:
-    """Return whether an embedding has as many numbers as a published set has classes."""
+    """Return whether an embedding has as many dimensions as a published data set has classes."""
     return dim in _CLASSES_OF_PUBLISHED_SETS
 
 
 def classifier_note(dim: int | None) -> str:
-    """Return a note where an embedding has as many numbers as a published set has classes, else an empty text."""
+    """Return a note if an embedding has as many dimensions as a published data set has classes, else ""."""
     if not is_of_published_classes(dim):
         return ""
     return (
@@ -171,7 +171,7 @@ def _require_values(module: nn.Module) -> None:
 
 
 def _is_quantized(module: nn.Module) -> bool:
-    """Return whether a module holds packed or quantised weights, which run on CPUs alone."""
+    """Return whether a module has packed or quantised weights, which run on CPUs only."""
     if isinstance(module, torch.jit.ScriptModule):
         return False
     values = module.state_dict().values()
@@ -179,7 +179,7 @@ def _is_quantized(module: nn.Module) -> bool:
 
 
 def _exported_shape(call: Any) -> list[Any]:
-    """Return the shape of the one input that a program was exported with: numbers, and None where any will do."""
+    """Return the input shape that a program was exported with, None for dynamic sides; [] unless it has one input."""
     graph = getattr(call, "graph", None) if isinstance(call, torch.fx.GraphModule) else None
     found = (
         [node.meta["val"] for node in graph.nodes if node.op == "placeholder" and "val" in node.meta] if graph else []
@@ -200,5 +200,5 @@ def _name_of(call: Any) -> str:
 def _pickled(value: Any) -> bytes:
     try:
         return pickle.dumps(value)  # written, never read
-    except Exception:  # objects of others need not have a lasting form
+    except Exception:  # not every object can be pickled
         return type(value).__name__.encode()

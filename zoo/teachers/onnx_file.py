@@ -41,30 +41,30 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(u
 
 
 class OnnxTeacher(PixelsTeacher):
-    """An ONNX file: one of ours (pixels in), or any with one image input and an output that the image alone decides.
+    """An exported ONNX file (pixels in), or any with one image input and an output that depends on the image only.
 
-    The input may be ``(N, 3, H, W)`` or ``(N, H, W, 3)``, and of a batch size that is fixed. It may take float32 or
-    float16, normalised; or uint8, which the file normalises itself. Further inputs, such as the text of CLIP's two
-    sides, are filled in, since they do not matter.
+    The input may be ``(N, 3, H, W)`` or ``(N, H, W, 3)``, with a fixed or dynamic batch size. It may be normalised
+    float32 or float16, or uint8, which the file normalises itself. Other inputs, such as CLIP's text, are filled with
+    dummy values, since they do not matter.
 
     Args:
         path: the file.
-        preprocessing: for a file of another make, how pixels become its input; None for what its metadata or a
-            ``preprocessor_config.json`` beside it or in the folder above say, else ImageNet's at its own size.
-        metric: None for what the file says of itself, else cosine.
-        output: the output that is taken; None for the first of image_embeds, embedding, embeddings, sentence_embedding
-            and pooler_output that is there, else the first with vectors.
+        preprocessing: for a foreign file, how pixels become its input; None to read it from its metadata, or from a
+            ``preprocessor_config.json`` beside it or in the folder above, or else use ImageNet's at the file's size.
+        metric: None for the metric in the file's metadata, else cosine.
+        output: the output to use; None for the first that exists of image_embeds, embedding, embeddings,
+            sentence_embedding and pooler_output, or else the first with vectors.
         pooling: how tokens ``(N, T, D)`` become a vector: "cls" for the first, or "mean".
-        options: of an address: over whatever the preprocessing and metric are otherwise; ``layout`` where it cannot be
-            seen by the place of the 3, and ``batch_size`` of views.
+        options: options of an address, which override preprocessing and metric; ``layout`` if the position of the 3
+            does not show it, and ``batch_size`` for views.
 
     Attributes:
         path: the file.
-        output: the output that is taken.
-        dim: dimensions of its vectors, or None where the file does not say.
-        batch: the batch size that the file has fixed, or None.
-        takes_pixels: it is one of ours that prepares its images itself.
-        takes_bytes: it is one of another make that takes images of its own size as uint8.
+        output: the output that is used.
+        dim: dimensions of its vectors, or None if the file does not define them.
+        batch: the file's fixed batch size, or None.
+        takes_pixels: whether it is an exported file that preprocesses images itself.
+        takes_bytes: whether it is a foreign file that takes uint8 images of its own size.
 
     Raises:
         ModelError: the file is missing, broken or damaged, or takes no images.
@@ -143,7 +143,7 @@ class OnnxTeacher(PixelsTeacher):
             log.warning("teacher %s: %s", self.name, note)
 
     def with_threads(self, threads: int) -> OnnxTeacher:
-        """Return this teacher on the CPU, with a number of threads for each inference."""
+        """Return a copy of this teacher that runs on the CPU with this number of threads per inference."""
         other = copy(self)
         other._session = open_session(self.path, threads, [CPU], what="Teacher ")
         return other
@@ -156,7 +156,7 @@ class OnnxTeacher(PixelsTeacher):
     def embed_views(self, views: Tensor, indices: Tensor, images: ImageSet) -> Tensor:
         pixels = resize_views(views.cpu(), self.preprocessing.input_size)
         if self.takes_pixels:
-            # The file resizes and crops by itself. A border of what it will crop away makes both leave the view alone.
+            # The file resizes and crops images itself. With a border that it will crop away, the view stays unchanged.
             (height, width), (tall, wide) = self.preprocessing.input_size, self.preprocessing.resized_size
             top, left = half(tall - height), half(wide - width)
             border = (left, wide - width - left, top, tall - height - top)
@@ -167,7 +167,7 @@ class OnnxTeacher(PixelsTeacher):
         return torch.from_numpy(self.run(batch)).to(views.device)
 
     def given_to_network(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the session is given for a batch that is prepared: float ``(N, 3, H, W)``, or pixels."""
+        """Return the session's inputs for a preprocessed batch, float ``(N, 3, H, W)``, or for pixels."""
         if self.takes_bytes:
             batch = batch.round().clip(0, 255)
         given = batch.astype(self._dtype, copy=False)
@@ -176,7 +176,7 @@ class OnnxTeacher(PixelsTeacher):
         return {self._image.name: given, **fillers(self._inputs, self._image, len(batch))}
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Embed a batch as the file wants it: its data type, its layout, and its own batch size where that is fixed."""
+        """Embed a batch, converted to the file's data type and layout, and split into its batch size if fixed."""
         size = self.batch or self._batch_size or len(batch)
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         if self.batch and (missing := size - len(parts[-1])):
@@ -201,7 +201,7 @@ class OnnxTeacher(PixelsTeacher):
 
 
 def _require_size(path: Path, sides: list[Any], size: tuple[int, int]) -> None:
-    """Refuse preprocessing to another size than the file takes."""
+    """Refuse preprocessing to a size other than the file's."""
     fixed = [side for side in sides if isinstance(side, int)]
     if len(fixed) == 2 and tuple(fixed) != tuple(size):
         raise OptionError(
@@ -219,17 +219,17 @@ def _said(
     given: Preprocessing | None,
     options: Options,
 ) -> tuple[Preprocessing, str | None, bool]:
-    """Return preprocessing and metric of a file, and whether the preprocessing is known or assumed.
+    """Return the preprocessing and metric of a file, and whether the preprocessing is known, not assumed.
 
     Raises:
-        ModelError: the file, or what lies beside it, says what cannot be.
-        OptionError: options are given for a file that prepares its images itself, or cannot work.
+        ModelError: the file's metadata, or the configuration beside it, is invalid.
+        OptionError: options are given for a file that preprocesses images itself, or cannot work.
     """
     told = options.says_preprocessing
     if told and takes_pixels:
         raise OptionError(f"Teacher {path} prepares its images itself; leave the options of preprocessing out.")
     metric = metadata.get("metric")
-    said = metric if metric in (COSINE, EUCLIDEAN) else None  # others may mean something else by it
+    said = metric if metric in (COSINE, EUCLIDEAN) else None  # foreign files may use the key for something else
     found = given
     if ours is not None:
         found, said = given or ours.preprocessing, ours.metric

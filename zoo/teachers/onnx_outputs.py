@@ -1,4 +1,4 @@
-"""Which input and output of an ONNX file of another make are taken, and how its tokens become one vector."""
+"""Choose the input and output of a foreign ONNX file, and pool its tokens into one vector."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import onnx
 
 from zoo.errors import ModelError, OptionError
 
-# By the names that exporters give them, best first: a projection is what its model compares.
+# Names that exporters use, best first: models compare their projections.
 _EMBEDDINGS = ("image_embeds", "embedding", "embeddings", "sentence_embedding", "pooler_output")
 _OF_TWO_SIDES = ("logits_per_image", "logits_per_text", "text_embeds")
-_TOKENS = 8  # of a text that is shown where a file wants one
+_TOKENS = 8  # length of the dummy text for files that need one
 
 
 def image_input(path: Path, inputs: Sequence[Any]) -> Any:
     """Return the one input that takes images.
 
     Args:
-        path: of the file, for messages.
-        inputs: onnxruntime's, of a session.
+        path: path of the file, for messages.
+        inputs: inputs of an onnxruntime session.
 
     Raises:
         ModelError: none or several have four dimensions.
@@ -36,17 +36,17 @@ def image_input(path: Path, inputs: Sequence[Any]) -> Any:
 
 
 def chosen_output(path: Path, outputs: Sequence[Any], name: str | None, pooling: str | None) -> Any:
-    """Return the output that is taken: the one named, or the first that has vectors.
+    """Return the output to use: the one named, or the first that has vectors.
 
     Args:
-        path: of the file, for messages.
-        outputs: onnxruntime's, of a session.
-        name: as given, or None.
-        pooling: of tokens, "cls" or "mean", or None.
+        path: path of the file, for messages.
+        outputs: outputs of an onnxruntime session.
+        name: the name given, or None.
+        pooling: pooling of tokens, "cls" or "mean", or None.
 
     Raises:
-        OptionError: there is no such output, or it has tokens that no pooling was given for, or vectors
-            and a pooling, or none has vectors.
+        OptionError: there is no such output, it has tokens but no pooling is given, it has vectors but a pooling is
+            given, or none has vectors.
     """
     listed = f"Its outputs are {', '.join(map(described, outputs))}."
     named = {each.name: each for each in outputs}
@@ -80,15 +80,15 @@ def _remedy(path: Path, outputs: Sequence[Any]) -> str:
 
 
 def require_image_side(path: Path, output: str, others: Sequence[str]) -> None:
-    """Refuse an output that depends on inputs beside the image.
+    """Refuse an output that depends on inputs other than the image.
 
     Args:
-        path: of the file.
-        output: what is taken.
+        path: path of the file.
+        output: the output to use.
         others: the inputs that must not matter.
 
     Raises:
-        OptionError: one does.
+        OptionError: the output depends on one of them.
     """
     if not others:
         return
@@ -110,21 +110,21 @@ def require_image_side(path: Path, output: str, others: Sequence[str]) -> None:
 
 
 def _given_to(node: Any) -> list[str]:
-    """Return the names a node reads, in its subgraphs too."""
+    """Return the names that a node reads, including those in its subgraphs."""
     inner = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
     return [*node.input, *(name for graph in inner for each in graph.node for name in _given_to(each))]
 
 
 def fillers(inputs: Sequence[Any], image: Any, count: int) -> dict[str, np.ndarray]:
-    """Return what the inputs beside the image are given where the output does not depend on them.
+    """Return dummy values for the inputs other than the image, on which the output does not depend.
 
     Args:
-        inputs: onnxruntime's, of a session.
-        image: which of them takes images.
+        inputs: inputs of an onnxruntime session.
+        image: the one that takes images.
         count: images in the batch.
 
     Raises:
-        ModelError: one is of a type that cannot be filled.
+        ModelError: an input has a type that cannot be filled.
     """
     kinds = {"int64": np.int64, "int32": np.int32, "float": np.float32, "float16": np.float16, "bool": np.bool_}
     given: dict[str, np.ndarray] = {}
@@ -145,9 +145,9 @@ def fillers(inputs: Sequence[Any], image: Any, count: int) -> dict[str, np.ndarr
 
 
 def pooled(found: np.ndarray, pooling: str | None) -> np.ndarray:
-    """Return vectors ``(N, D)`` of tokens ``(N, T, D)`` or maps ``(N, D, H, W)``; others as they are.
+    """Pool tokens ``(N, T, D)`` or maps ``(N, D, H, W)`` into vectors ``(N, D)``; return others unchanged.
 
-    Maps become their mean over the places; maps of one place are vectors without being asked for.
+    Maps become their spatial mean; 1 x 1 maps do even without pooling.
     """
     if found.ndim == 3 and pooling is not None:
         return np.asarray(found[:, 0] if pooling == "cls" else found.astype(np.float32).mean(axis=1))

@@ -1,4 +1,4 @@
-"""Teachers of any kind, as one: a model folder, a torch module, an ONNX file, or ready embeddings keyed by image id."""
+"""Open teachers of any kind: a model folder, a torch module, an ONNX file, ready embeddings by image id, and so on."""
 
 from __future__ import annotations
 
@@ -34,19 +34,18 @@ from zoo.teachers.torch_module import TorchTeacher
 
 
 def open_teacher(teacher: TeacherLike, precision: str = "fp32", cache: str | Path | None = None) -> Teacher:
-    """Make a teacher of whatever is given: a model folder, an ``.onnx`` or ``.npz`` file, a module or a mapping.
+    """Make a teacher from a model folder, an ``.onnx`` or ``.npz`` file, a name, a module, a function or a mapping.
 
-    A module may be wrapped, quantised, scripted or exported (``torch.export``), and a plain function will do; see
-    TorchTeacher.
+    A module may be wrapped, quantised, scripted or exported (``torch.export``), or a plain function; see TorchTeacher.
 
     Args:
-        teacher: what is given.
-        precision: of a torch module's forward pass on views, see TorchTeacher.
+        teacher: the teacher, in any of these forms.
+        precision: precision of a torch module's forward pass on views, see TorchTeacher.
         cache: folder to keep its embeddings of views in, see CachedTeacher; None for none. Ready embeddings need none.
 
     Raises:
-        ModelError: nothing is there, or it is not a teacher.
-        DataError: ready embeddings that are missing, broken or not one for each id.
+        ModelError: the teacher does not exist, or is not a teacher.
+        DataError: ready embeddings are missing, broken or not one for each id.
         OptionError: the cache cannot be written to.
     """
     opened = _open(teacher, precision)
@@ -123,7 +122,7 @@ def _torch(network: nn.Module, address: Address, name: str, precision: str, note
 
 
 def _short(address: Address) -> str:
-    """Return an address as reports name it: of a folder or file on this machine, its own name alone."""
+    """Return an address for reports, with the path of a folder or file reduced to its name."""
     arch, slash, file = address.name.partition("/")
     if is_there(expanded(address.name)):
         name = Path(address.name).name
@@ -136,7 +135,7 @@ def _short(address: Address) -> str:
 
 
 def family_of(folder: Path) -> str | None:
-    """Return the family of a folder that is not a model folder of timm's, as far as its files tell."""
+    """Return the family of a folder by its files, or None if it may be a timm model folder."""
     if (folder / "modules.json").is_file():
         return "st"
     if (folder / "open_clip_config.json").is_file():
@@ -145,4 +144,4 @@ def family_of(folder: Path) -> str | None:
     try:
         return "hf" if config.is_file() and "model_type" in read_document(config) else None
     except ValueError:
-        return None  # told where it is loaded
+        return None  # reported when it is loaded

@@ -1,4 +1,4 @@
-"""Whether a teacher knows anything, measured before a student learns from it for hours."""
+"""Check that a teacher is better than chance, before a student learns from it for hours."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from zoo.teachers.base import Teacher
 
 log = logging.getLogger(__name__)
 
-_REACHABLE = 0.75  # a bound above this would refuse good teachers too
-_LEVEL = 0.00135  # share of random teachers that may pass; that of three standard errors of a normal distribution
-_ERRORS = 3.33  # standard errors beyond which that share lies where 30 deals estimate them (Student's distribution)
-_DEALT, _FEWEST = 2000, 30  # times that embeddings are dealt to images at random
-_IMAGES_DEALT = {"Recall@1": 20_000_000, "nDCG": 300_000}  # in all; of many images fewer deals tell as much
+_REACHABLE = 0.75  # a bound above this would also refuse good teachers
+_LEVEL = 0.00135  # fraction of random teachers that may pass: three standard errors of a normal distribution
+_ERRORS = 3.33  # standard errors for the same level when 30 permutations estimate them (Student's distribution)
+_DEALT, _FEWEST = 2000, 30  # largest and smallest number of random permutations
+_IMAGES_DEALT = {"Recall@1": 20_000_000, "nDCG": 300_000}  # images over all permutations; large sets need fewer
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Proof:
 
     Attributes:
         measure: "Recall@1" or "nDCG@10".
-        score: what the teacher reaches, in [0, 1].
-        chance: what a random order reaches.
-        bound: what a random teacher exceeds once in 700 times.
-        queries: how many were measured.
+        score: the teacher's score, in [0, 1].
+        chance: the score of a random order.
+        bound: a score that a random teacher exceeds once in 700 times.
+        queries: number of queries measured.
     """
 
     measure: str
@@ -47,17 +47,17 @@ class Proof:
 
     @property
     def sure(self) -> bool:
-        """Whether the queries are enough to tell a good teacher from chance for sure.
+        """Return whether there are enough queries to distinguish a good teacher from chance reliably.
 
-        nDCG of a random order is far above 0, so of that good teachers reach half of what there is to gain.
+        The nDCG of a random order is far above 0; good teachers reach at least half of the remaining gain.
         """
         return self.bound <= (_REACHABLE if self.measure == "Recall@1" else (1 + self.chance) / 2)
 
     @property
     def fault(self) -> str:
-        """Say that the teacher is no better than chance; empty where it is better.
+        """Return a text that the teacher is no better than chance, or "" if it is better.
 
-        It must exceed the bound, or chance itself where the queries are few.
+        It must exceed the bound, or chance itself if there are few queries.
         """
         if self.score > (self.bound if self.sure else self.chance):
             return ""
@@ -69,13 +69,13 @@ class Proof:
 def proof_by_class(result: RetrievalResult, images: ImageSet, seed: int = 0) -> Proof:
     """Return how far a teacher's Recall@1 is from chance.
 
-    The bound is that of a permutation test: the same embeddings, dealt to the images of one role at random. Hits come
-    in pairs where two images are nearest to each other, so that a binomial bound would let too many pass.
+    The bound is from a permutation test, in which the same embeddings are assigned at random to images of the same
+    role. If two images are nearest to each other, their hits are correlated, so a binomial bound would be too low.
 
     Args:
         result: measured on ``images``.
         images: the images, with their classes.
-        seed: of the dealing.
+        seed: seed of the permutations.
     """
     assert images.labels is not None
     generator, labels = np.random.default_rng(seed), images.labels
@@ -100,7 +100,7 @@ def proof_by_labels(result: LabelRetrievalResult, images: ImageSet) -> Proof:
     """Return how far a teacher's nDCG@10 is from chance.
 
     Raises:
-        DataError: the labels do not tell one order of the images from another.
+        DataError: by the labels, all orders of the images are equally good.
     """
     orders = random_order(result, images, _deals(len(images), "nDCG"))
     dealt = np.array([at_random.ndcg_at(NDCG_K) for at_random in orders])
@@ -117,13 +117,13 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
     """Measure a teacher before a student learns from it.
 
     Returns:
-        ``{"recall_at_1": fraction, "map_at_r": fraction}``, or ``{"ndcg_at_10": fraction}`` where continuous labels
-        judge: where images have no class, or the teacher is known to have learned from them.
+        ``{"recall_at_1": fraction, "map_at_r": fraction}``, or ``{"ndcg_at_10": fraction}`` if continuous labels judge:
+        because the images have no classes, or the teacher is known to have learned from continuous labels.
 
     Raises:
-        ModelError: its score is one that random teachers reach, or not above chance where there are so few queries and
-            classes that a good teacher might be refused.
-        DataError: the labels do not tell one order of the images from another.
+        ModelError: random teachers reach its score; or, if there are too few queries and classes to be sure, its score
+            is not above chance.
+        DataError: by the labels, all orders of the images are equally good.
     """
     embeddings = teacher.to(fastest_device()).embed_images(images)
     by_class = not judged_by_labels(teacher, images)
@@ -137,7 +137,7 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
         measured = {f"ndcg_at_{NDCG_K}": proof.score}
     found = f"{proof.measure} {100 * proof.score:.2f} % on {proof.queries} queries (chance {100 * proof.chance:.2f} %)"
     log.info("the teacher (%s) has %s", teacher.name, found)
-    if not log.isEnabledFor(logging.INFO):  # Python's own default; this is to be seen before hours of training
+    if not log.isEnabledFor(logging.INFO):  # Python's default; users must see this before hours of training
         print(f"the teacher ({teacher.name}) has {found}", file=sys.stderr)
     for doubt in doubts(proof, teacher.name, images):
         log.warning(doubt)
@@ -150,12 +150,12 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
 
 
 def doubts(proof: Proof, name: str, images: ImageSet) -> list[str]:
-    """Return sentences on what speaks against a teacher that is better than chance, or against the proof of it.
+    """Return warnings, in sentences, about a teacher that is better than chance, or about its proof.
 
     Args:
-        proof: of the teacher.
-        name: of the teacher.
-        images: that it was measured on.
+        proof: the teacher's proof.
+        name: the teacher's name.
+        images: the images that it was measured on.
     """
     found = []
     if not proof.sure:
@@ -176,12 +176,12 @@ def doubts(proof: Proof, name: str, images: ImageSet) -> list[str]:
 
 
 def judged_by_labels(teacher: Teacher, images: ImageSet) -> bool:
-    """Return whether a teacher and its students are judged by the images' continuous labels and not by classes."""
+    """Return whether a teacher and its students are judged by the images' continuous labels instead of classes."""
     return images.continuous is not None and (images.labels is None or teacher.continuous)
 
 
 def enough_to_prove(teacher: Teacher, images: ImageSet) -> bool:
-    """Return whether images have enough classes and queries to tell a good teacher from chance."""
+    """Return whether images have enough classes and queries to distinguish a good teacher from chance."""
     if images.labels is None or judged_by_labels(teacher, images):
         return True
     chance, queries = chance_of(images)
@@ -189,16 +189,16 @@ def enough_to_prove(teacher: Teacher, images: ImageSet) -> bool:
 
 
 def _deals(images: int, measure: str) -> int:
-    """Return how many times embeddings are dealt to so many images."""
+    """Return the number of permutations for a number of images."""
     return int(np.clip(_IMAGES_DEALT[measure] // max(images, 1), _FEWEST, _DEALT))
 
 
 def _bound(dealt: np.ndarray, chance: float) -> float:
-    """Return what a share of _LEVEL of random teachers exceeds, given what some of them reach."""
-    above = int(_LEVEL * (len(dealt) + 1)) - 1  # as many may reach a score that passes
+    """Return the score that a fraction _LEVEL of random teachers exceeds, given the scores of some."""
+    above = int(_LEVEL * (len(dealt) + 1)) - 1  # this many of them may exceed the bound
     if above >= 0:
         return float(np.sort(dealt)[-1 - above])
-    return chance + _ERRORS * float(np.std(dealt, ddof=1))  # of many images the distribution is normal
+    return chance + _ERRORS * float(np.std(dealt, ddof=1))  # with many images the distribution is normal
 
 
 def _standard_error(chance: float, queries: int) -> float:
@@ -206,7 +206,7 @@ def _standard_error(chance: float, queries: int) -> float:
 
 
 def _thumbnails(images: ImageSet) -> np.ndarray:
-    """Return the images' pixels at 8 x 8, float32 ``(N, 192)``, around the mean of photographs."""
+    """Return the images' pixels at 8 x 8, normalised by ImageNet's mean and std, float32 ``(N, 192)``."""
     small = [
         np.asarray(Image.fromarray(images.pixels(i)).resize((8, 8), Image.Resampling.BOX)) for i in range(len(images))
     ]

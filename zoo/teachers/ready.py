@@ -1,4 +1,4 @@
-"""Ready embeddings, keyed by image id, as a teacher."""
+"""Ready embeddings, by image id, as a teacher."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class ArrayTeacher(Teacher):
     Args:
         embeddings: image id to ``(D,)``, or the path of an ``.npz`` file with ``ids`` (strings ``(N,)``) and
             ``embeddings`` (float ``(N, D)``), or of a folder that ``compressor embed`` wrote.
-        metric: "cosine" or "euclidean"; None for what a folder says, else cosine.
+        metric: "cosine" or "euclidean"; None for the folder's metric, else cosine.
+
+    Raises:
+        DataError: the embeddings are missing, broken, not finite, or not one vector for each id.
     """
 
     def __init__(self, embeddings: Mapping[str, np.ndarray] | str | Path, metric: str | None = None) -> None:
@@ -73,7 +76,7 @@ class ArrayTeacher(Teacher):
         """Refuse image ids that have no embedding here.
 
         Raises:
-            DataError: there are such; names one.
+            DataError: an id has no embedding; names it.
         """
         missing = [name for name in names if name not in self._row]
         if missing:

@@ -1,4 +1,4 @@
-"""What a teacher gives for a fixed number of views of each image: embedded when first shown, read afterwards."""
+"""Stored embeddings of a fixed number of views of each image: computed once, then read from a file."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 class StoredViews:
     """Embeddings of views, by image and number of the view, in a memory-mapped file.
 
-    A run that is interrupted finds what was embedded before; so does another student of the same teacher that sees the
-    same views. Each row has a checksum: one that was not written whole, or has changed since, is embedded again.
+    A resumed run reuses earlier embeddings; so does another student of the same teacher that sees the same views. Each
+    row has a checksum: rows that were written incompletely or have changed are embedded again.
 
     Args:
-        folder: where the file is kept: ``4 * (D + 1)`` bytes for each view, reserved at once.
-        teacher: gives the embeddings.
+        folder: where the file is kept; it takes ``4 * (D + 1)`` bytes per view, reserved at once.
+        teacher: the teacher to embed with.
         images: the training images.
-        views: how many of each image there are.
-        dim: D of the teacher.
-        made_by: what the views and their embeddings follow from besides the teacher's weights, such as the digest of
-            the data, augmentation, size, seed and precision, as JSON takes it.
+        views: number of views of each image.
+        dim: the teacher's dimensions D.
+        made_by: everything besides the teacher's weights that the views and their embeddings depend on, such as the
+            digest of the data, augmentation, size, seed and precision, ready for JSON.
 
     Raises:
         OptionError: the folder cannot be written to, or the disk has too little room.
@@ -63,12 +63,12 @@ class StoredViews:
         )
 
     def embed(self, views: Tensor, indices: Tensor, numbers: Tensor) -> Tensor:
-        """Return the teacher's embeddings of views, of which it is shown those that are not stored.
+        """Return the teacher's embeddings of views; only those not stored are computed.
 
         Args:
             views: uint8 ``(N, 3, H, W)``.
-            indices: int64 ``(N,)``, the image that each shows.
-            numbers: int64 ``(N,)``, which view of it, from 0.
+            indices: int64 ``(N,)``, the image that each view shows.
+            numbers: int64 ``(N,)``, the number of the view, from 0.
 
         Returns:
             float32 ``(N, D)``.
@@ -81,17 +81,17 @@ class StoredViews:
             embedded = self.teacher.embed_views(views[chosen], indices[chosen], self.images).cpu().numpy()
             found[missing] = embedded
             self._vectors[rows[missing], which[missing]] = embedded
-            self._checksums[rows[missing], which[missing]] = _checksums_of(embedded)  # after what they vouch for
+            self._checksums[rows[missing], which[missing]] = _checksums_of(embedded)  # written after the vectors
         return torch.from_numpy(found).to(views.device)
 
 
 def _checksums_of(rows: np.ndarray) -> np.ndarray:
-    """Return CRC-32 of each row, uint32 ``(N,)``; never 0, which stands for a row that was not written."""
+    """Return the CRC-32 of each row, uint32 ``(N,)``; never 0, which marks a row that was not written."""
     return np.array([zlib.crc32(row.tobytes()) or 1 for row in rows], dtype=np.uint32)
 
 
 def _opened(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Return an array of zeros, or what the file holds, to be read and written in place."""
+    """Return the array in a file, memory-mapped for reading and writing; create it with zeros if needed."""
     if file.is_file():
         try:
             with file.open("rb") as opened:

@@ -32,22 +32,22 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchTeacher(Teacher):
-    """A torch module that takes float32 ``(N, 3, H, W)`` and gives ``(N, D)``.
+    """A torch module that takes float32 ``(N, 3, H, W)`` and returns ``(N, D)``.
 
-    A timm network inside it is asked where the module hands its input on unchanged: in DataParallel, averages of
-    weights, ``torch.compile`` and nn.Sequential, and in modules of one's own. What is assumed is in ``notes`` and is
-    logged.
+    Preprocessing and metric are read from a timm network inside the module if it gets the module's input unchanged: in
+    DataParallel, averages of weights, ``torch.compile``, nn.Sequential, and user modules. Assumptions are in ``notes``
+    and are logged.
 
     Args:
-        module: put in eval mode; also a program of torch.export or a function, which stay where they are. Of wrappers
-            that only hand things on, the network in them is run.
-        preprocessing: how pixels become its input; None for what a timm model says of itself, else ImageNet's.
-        metric: None for what a zoo model says of itself, else cosine.
-        name: for reports.
-        precision: "fp32", "bf16" or "fp16": autocast of the views' forward pass; or "auto": bf16 where the device has
-            it in hardware, else fp32.
-        notes: what else is to be known of it, in sentences.
-        batch_size: whole images that are embedded at a time.
+        module: a module, which is put in eval mode; or a program of torch.export or a function, which stay on their
+            device. For pass-through wrappers, the network inside is run.
+        preprocessing: how pixels become its input; None for a timm model's own, else ImageNet's.
+        metric: None for a zoo model's own, else cosine.
+        name: name for reports.
+        precision: "fp32", "bf16" or "fp16" for the autocast of views' forward pass; or "auto" for bf16 if the device
+            has it in hardware, else fp32.
+        notes: other facts about it, in sentences.
+        batch_size: number of whole images embedded at a time.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TorchTeacher(Teacher):
             said.append(assumption(assumed, self.metric if metric is None else None))
         elif metric is None and inside is not None and not inside.same_directions:
             said.append(f"its embeddings are compared as those of the network in it, by {self.metric} distance.")
-        if facts.loss is None:  # not one that was trained here
+        if facts.loss is None:  # not trained by this project
             said.append(classifier_note(_dim_of(self.module, self.preprocessing)))
         self.notes = tuple(note for note in said if note)
         for note in self.notes:
@@ -112,7 +112,7 @@ class TorchTeacher(Teacher):
             return run(self.module, given, network)
 
     def precision_on(self, device: torch.device) -> str:
-        """Return what ``precision`` comes to on a device: "fp32", "bf16" or "fp16"."""
+        """Return the precision on a device, with "auto" resolved: "fp32", "bf16" or "fp16"."""
         if self.precision == "auto":
             return "bf16" if bfloat16_is_fast(device) else "fp32"
         return self.precision
@@ -131,7 +131,7 @@ class TorchTeacher(Teacher):
 
 
 def _assumed_preprocessing(module: nn.Module) -> Preprocessing | None:
-    """Return ImageNet's preprocessing for a module that does not say its own, at its size where that is known."""
+    """Return ImageNet's preprocessing for a module that defines none, at the module's size if known; else None."""
     if isinstance(getattr(module, "pretrained_cfg", None), dict):
         return None
     size = module.input_size if isinstance(module, Called) else None
@@ -140,12 +140,12 @@ def _assumed_preprocessing(module: nn.Module) -> Preprocessing | None:
 
 @torch.no_grad()
 def _dim_of(module: nn.Module, preprocessing: Preprocessing) -> int | None:
-    """Return how many numbers a module gives, as it says itself or shows on a blank image; None where it fails."""
+    """Return a module's dimensions, from its attribute or by running it on a blank image; None if it fails."""
     if isinstance(said := getattr(module, "num_classes", None), int):
         return said
     weight = next((weight for weight in module.parameters()), None)
     device = torch.device("cpu") if weight is None else weight.device
     try:
         return vectors_of(module, module(torch.zeros(1, 3, *preprocessing.input_size, device=device))).shape[1]
-    except Exception:  # modules of others fail in ways of their own; where this one is used, it is named
+    except Exception:  # foreign modules may raise anything; their use will report it
         return None

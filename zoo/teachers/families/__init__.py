@@ -1,1 +1,1 @@
-"""Teachers of other libraries by name or folder, one library a file; each gives a tower, the image side alone."""
+"""Teachers of other libraries by name or folder, one library per file. Each is a tower: the image side of a model."""

@@ -1,4 +1,4 @@
-"""Vision models of transformers as teachers: ``hf:NAME_OR_FOLDER``."""
+"""Vision models of transformers as teachers, ``hf:NAME_OR_FOLDER``."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from zoo.teachers.families.published import published_folder
 from zoo.teachers.families.tower import OWN_PREPROCESSING, Tower, require_library, require_same_pixels
 
 OUTPUTS = ("image_embeds", "pooler_output", "cls", "mean")
-_TEXT = ("text_model", "text_projection", "text_encoder", "text_decoder", "qformer")  # parts that images do not reach
+_TEXT = ("text_model", "text_projection", "text_encoder", "text_decoder", "qformer")  # parts that process text
 
 
 def open_hugging_face(address: Address) -> Tower:
     """Load the image side of a model of transformers, in float32, from a folder or by its name on the hub.
 
-    The vector is ``image_embeds`` where the model has text beside images (what ``get_image_features`` gives), else
-    ``pooler_output`` where its weights are in the file, else the class token of ``last_hidden_state``, else the mean of
-    its tokens or of its map.
+    The vector is ``image_embeds`` (the result of ``get_image_features``) if the model has text beside images, else
+    ``pooler_output`` if its weights are in the file, else the class token of ``last_hidden_state``, or the mean of its
+    map.
 
     Raises:
-        ModelError: transformers or the model is missing, its weights are no safetensors, or its preprocessing cannot
+        ModelError: transformers or the model is missing, its weights are not safetensors, or its preprocessing cannot
             be translated.
-        OptionError: it has no such output.
+        OptionError: the model has no such output.
     """
     require_library("transformers", address.text)
     folder = expanded(address.name)
@@ -55,7 +55,7 @@ def require_safetensors(folder: Path, teacher: str) -> None:
     """Refuse a folder without safetensors.
 
     Raises:
-        ModelError: it has none; says how they are made.
+        ModelError: it has none; says how to make them.
     """
     if any(folder.glob("*.safetensors")) or any(folder.glob("*/*.safetensors")):
         return
@@ -70,10 +70,10 @@ def require_safetensors(folder: Path, teacher: str) -> None:
 
 
 def _preprocessing_in(folder: Path, address: Address) -> Preprocessing:
-    """Return the preprocessing that a folder's image processor does; without one, that of the address's options.
+    """Return the preprocessing of a folder's image processor, or that of the address's options if there is none.
 
     Raises:
-        ModelError: there is neither, or what the processor does cannot be translated.
+        ModelError: there is neither, or the processor cannot be translated.
     """
     import transformers
 
@@ -94,17 +94,17 @@ def _preprocessing_in(folder: Path, address: Address) -> Preprocessing:
 
 
 def preprocessing_of_processor(processor: Any, address: Address) -> Preprocessing:
-    """Return what an image processor of transformers does, shown to do the same to images of odd sizes.
+    """Translate an image processor of transformers, and check that both give the same for images of odd sizes.
 
-    What is given as options of the address goes over it, and is not compared.
+    Options of the address override it, and are not compared.
 
     Raises:
-        ModelError: it does what cannot be translated.
+        ModelError: the processor cannot be translated.
     """
     try:
         preprocessing = preprocessing_from(processor.to_dict())
     except (ValueError, TypeError) as error:
-        if address.options.says_preprocessing:  # in place of what cannot be translated
+        if address.options.says_preprocessing:  # they replace what cannot be translated
             return address.options.over(Preprocessing(crop_pct=1.0))
         raise ModelError(
             f"Teacher {address.text}: its preprocessing ({type(processor).__name__}) cannot be translated: "
@@ -121,7 +121,7 @@ def preprocessing_of_processor(processor: Any, address: Address) -> Preprocessin
 
 
 def _load(folder: Path, teacher: str) -> tuple[nn.Module, set[str], list[str]]:
-    """Return a model's image side, the parts whose weights were not in the file, and those of a classifier left out."""
+    """Return a model's image side, the pooler weights missing in the file, and the classifier parts left out."""
     import transformers
 
     try:
@@ -154,7 +154,7 @@ def _load(folder: Path, teacher: str) -> tuple[nn.Module, set[str], list[str]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Have transformers show no bar and log errors alone: what its loading finds is told by the caller."""
+    """Hide transformers' progress bars and warnings; the caller reports problems of loading."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -169,7 +169,7 @@ def quiet() -> Iterator[None]:
 
 
 def drop_text(network: nn.Module) -> None:
-    """Remove the parts of a model that read text, so that what is counted, moved and digested is the image side."""
+    """Remove a model's text parts, so that only its image side is counted, moved and digested."""
     if hasattr(network, "get_image_features"):
         for name in _TEXT:
             if isinstance(getattr(network, name, None), nn.Module):
@@ -179,13 +179,13 @@ def drop_text(network: nn.Module) -> None:
 def vector_of(
     network: nn.Module, preprocessing: Preprocessing, address: Address, invented: set[str]
 ) -> tuple[Callable[[nn.Module, Tensor], Tensor], str, list[str]]:
-    """Return how a model's vector is made, which it is, and notes.
+    """Return a function that makes a model's vector, the name of that vector, and notes.
 
     Args:
         network: the model.
-        preprocessing: whose size it is shown.
-        address: what is asked for.
-        invented: parts of its pooler that have no weights.
+        preprocessing: its preprocessing, for the input size.
+        address: the address, with the output asked for.
+        invented: pooler weights that are missing in the file.
 
     Raises:
         OptionError: there is no such output.
@@ -206,7 +206,7 @@ def vector_of(
 
 
 def _asked(address: Address) -> str | None:
-    """Return which vector an address asks for, None for the model's own convention."""
+    """Return the vector that an address asks for, or None for the model's own convention."""
     if address.output == "last_hidden_state" and address.pooling:
         return address.pooling
     if address.output is not None:
@@ -232,7 +232,7 @@ def _vector(network: nn.Module, pixels: Tensor, taken: str) -> Tensor:
 
 
 def pooled(tokens: Tensor, pooling: str) -> Tensor:
-    """Return the first of tokens ``(N, T, D)`` ("cls") or their mean; or the mean of maps ``(N, D, H, W)``."""
+    """Return the first of tokens ``(N, T, D)`` ("cls") or their mean ("mean"); for maps ``(N, D, H, W)``, the mean."""
     if tokens.ndim == 4:
         return tokens.flatten(2).mean(dim=2)
     return tokens.mean(dim=1) if pooling == "mean" else tokens[:, 0]

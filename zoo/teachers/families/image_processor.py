@@ -1,4 +1,4 @@
-"""What transformers' image processors say (``preprocessor_config.json``), as our contract. Needs no transformers."""
+"""Translate transformers' image processors (``preprocessor_config.json``) to our contract. Needs no transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.formats.preprocessing import Preprocessing
 FILE = "preprocessor_config.json"
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}  # PIL's numbers
 _SQUASHED_FROM = 384  # pixels; ConvNeXt's processor crops below and squashes from here on
-# What changes pixels in ways that the contract has no word for.
+# Flags for changes of pixels that the contract cannot express.
 _FOREIGN = ("do_pad", "do_thumbnail", "do_align_long_axis", "do_split_image", "do_image_splitting", "do_color_quantize")
 
 
@@ -21,12 +21,12 @@ def preprocessing_from(said: Mapping[str, Any]) -> Preprocessing:
     """Return the preprocessing that a processor's configuration describes.
 
     Args:
-        said: as in ``preprocessor_config.json``: ``size`` (a number, ``shortest_edge``, or ``height`` and ``width``),
-            ``crop_size``, ``resample`` (PIL's number), ``rescale_factor``, ``image_mean``, ``image_std``, and flags
-            that begin with ``do_``.
+        said: the content of ``preprocessor_config.json``: ``size`` (a number, ``shortest_edge``, or ``height`` and
+            ``width``), ``crop_size``, ``resample`` (PIL's number), ``rescale_factor``, ``image_mean``, ``image_std``,
+            and flags that begin with ``do_``.
 
     Raises:
-        ValueError: something has no counterpart here, or cannot work; names it.
+        ValueError: a value has no counterpart here, or cannot work; names it.
     """
     for flag in _FOREIGN:
         if said.get(flag):
@@ -63,14 +63,14 @@ def preprocessing_from(said: Mapping[str, Any]) -> Preprocessing:
 
 
 def preprocessing_beside(folders: list[Path], lenient: bool = False) -> Preprocessing | None:
-    """Return what the first ``preprocessor_config.json`` in these folders says; None where there is none.
+    """Return the preprocessing in the first ``preprocessor_config.json`` in these folders, or None without one.
 
     Args:
-        folders: the nearest first.
-        lenient: None too where it has no counterpart, since options stand in for it.
+        folders: the folders, nearest first.
+        lenient: also return None if it cannot be translated, because options replace it.
 
     Raises:
-        ModelError: it cannot be read, or has no counterpart here.
+        ModelError: it cannot be read or translated.
     """
     for folder in folders:
         file = folder / FILE
@@ -89,7 +89,7 @@ def preprocessing_beside(folders: list[Path], lenient: bool = False) -> Preproce
 
 def _size(size: Any, crops: bool) -> tuple[int | None, tuple[int, int] | None]:
     """Return the shortest edge, or the exact height and width."""
-    if isinstance(size, int):  # as older versions wrote it
+    if isinstance(size, int):  # written by older versions
         return (size, None) if crops else (None, (size, size))
     if not isinstance(size, Mapping):
         raise ValueError(f"size is {shown(size)}; it must be a number or an object")
@@ -112,7 +112,7 @@ def _sides(size: Any) -> tuple[int, int]:
 
 
 def _normalisation(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return mean and deviation of pixels in [0, 1] that do what the processor's factor, mean and deviation do."""
+    """Return mean and std for pixels in [0, 1] that are equivalent to the processor's rescale factor, mean and std."""
     factor = float(said.get("rescale_factor", 1 / 255)) if said.get("do_rescale", True) else 1.0
     mean, std = [0.0] * 3, [1.0] * 3
     if said.get("do_normalize", said.get("image_mean") is not None):

@@ -1,4 +1,4 @@
-"""Models of open_clip as teachers: ``open_clip:ARCH/WEIGHTS``, a tag or a file, and ``open_clip:FOLDER``."""
+"""Models of open_clip as teachers: ``open_clip:ARCH/WEIGHTS`` (a tag or a file) and ``open_clip:FOLDER``."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _OF_TRANSFORM = ("mean", "std", "interpolation", "resize_mode")
 def open_open_clip(address: Address) -> Tower:
     """Load the image side of a model of open_clip, in float32.
 
-    The vector is ``image_embeds``, what ``encode_image`` gives, not normalised; ``#pooler_output`` leaves the
-    projection out.
+    The vector is ``image_embeds``, the result of ``encode_image``, not normalised; ``#pooler_output`` omits the
+    projection.
 
     Raises:
-        ModelError: open_clip, the model or its weights are missing, or are no safetensors, or its preprocessing cannot
-            be translated.
-        OptionError: it has no such output.
+        ModelError: open_clip, the model or its weights are missing, the weights are not safetensors, or the
+            preprocessing cannot be translated.
+        OptionError: the model has no such output.
     """
     open_clip = require_library("open_clip", address.text)
     address.require_output_among(OUTPUTS)
@@ -52,11 +52,15 @@ def open_open_clip(address: Address) -> Tower:
 
 def _vector(network: nn.Module, pixels: Tensor) -> Tensor:
     found = network(pixels)
-    return found[0] if isinstance(found, tuple) else found  # with the tokens, in models that caption
+    return found[0] if isinstance(found, tuple) else found  # captioning models also return tokens
 
 
 def _source(open_clip: Any, address: Address) -> tuple[list[str], dict[str, Any]]:
-    """Return what open_clip loads a model by, all of it on this machine."""
+    """Return open_clip's arguments for loading a model, with all files on this machine.
+
+    Raises:
+        ModelError: the model or its weights are missing, or the weights are not safetensors.
+    """
     folder = expanded(address.name)
     arch, _, weights = address.name.partition("/")
     known = open_clip.list_models()
@@ -95,7 +99,7 @@ def _source(open_clip: Any, address: Address) -> tuple[list[str], dict[str, Any]
 
 
 def _preprocessing(said: Mapping[str, Any], address: Address) -> Preprocessing:
-    """Return what a model's transform does: resized by the shorter side and cropped, or squashed."""
+    """Translate a model's transform: resize by the shorter side and crop, or squash."""
     size = said["size"]
     height, width = (size, size) if isinstance(size, int) else size
     mode = said.get("resize_mode", "shortest")

@@ -1,4 +1,4 @@
-"""The folder that a published model's files are in, once they are here."""
+"""The local folder of a published model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 def published_folder(
     name: str, needed: Sequence[str], wanted: Sequence[str] = (), what: str = "Teacher", more: Sequence[str] = ()
 ) -> Path:
-    """Return the local folder of a model on the Hugging Face hub, downloaded where it is not here yet.
+    """Return the local folder of a model on the Hugging Face hub; download it if it is not here yet.
 
-    One short question comes before the download, where the hub's own client would try for minutes.
+    A short request comes before the download, because the hub's own client would try for minutes.
 
     Args:
         name: ``owner/name`` on the hub.
-        needed: patterns of the files without which there is no model.
-        wanted: patterns of files that most models have: a copy here without them is completed.
-        what: the model's part in messages.
+        needed: patterns of files that every model needs.
+        wanted: patterns of files that most models have; a local copy without them is completed.
+        what: the model's role, put before its name in messages.
         more: patterns of files that are downloaded too.
 
     Raises:
-        ModelError: it is neither here nor can be downloaded, or lacks a file that is needed.
+        ModelError: the model is not here and cannot be downloaded, or lacks a needed file.
     """
     if not _NAME.fullmatch(name):
         raise ModelError(f"{what} {name!r} is neither a folder that exists nor a name on the hub, such as owner/name.")
@@ -45,7 +45,7 @@ def published_folder(
     if reason is None:
         try:
             folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-        except Exception as error:  # of the client and of the libraries below it
+        except Exception as error:  # the client and the libraries below it raise many kinds
             reason = first_line(error)
         else:
             if missing := _missing(folder, needed):

@@ -1,4 +1,4 @@
-"""Models of sentence-transformers that read images, as teachers: ``st:NAME_OR_FOLDER``."""
+"""Models of sentence-transformers that embed images as teachers, ``st:NAME_OR_FOLDER``."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ _IMAGE = "image"
 def open_sentence_transformers(address: Address) -> Tower:
     """Load a model of sentence-transformers that embeds images, in float32, from a folder or by its name on the hub.
 
-    The vector is its ``sentence_embedding``: what all its modules, such as a dense layer or a normalisation, make of
-    the image.
+    The vector is its ``sentence_embedding``, the result of all its modules, such as a dense layer or a normalisation.
 
     Raises:
-        ModelError: sentence-transformers or the model is missing, it does not read images, its weights are no
+        ModelError: sentence-transformers or the model is missing, it does not embed images, its weights are not
             safetensors, or its preprocessing cannot be translated.
-        OptionError: an output is asked for.
+        OptionError: an output is given.
     """
     library = require_library("sentence_transformers", address.text)
     if address.output is not None:
@@ -67,7 +66,7 @@ def _vector(network: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def _require_pixels_alone(model: Any, preprocessing: Preprocessing, address: Address) -> None:
-    """Refuse a model that is given more than pixels, or other ones than the translated preprocessing makes."""
+    """Refuse a model that needs more than pixels, or pixels that the translated preprocessing does not give."""
 
     def theirs(image: Image.Image) -> Tensor:
         given = model.preprocess([image])
@@ -81,7 +80,7 @@ def _require_pixels_alone(model: Any, preprocessing: Preprocessing, address: Add
 
 
 def _require_safetensors(folder: Path, teacher: str) -> None:
-    """Refuse a folder in which a module's weights are a pickle alone."""
+    """Refuse a folder in which a module has only pickled weights."""
     for file in sorted(folder.rglob("pytorch_model.bin")):
         if not any(file.parent.glob("*.safetensors")):
             raise ModelError(

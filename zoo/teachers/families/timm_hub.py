@@ -1,4 +1,4 @@
-"""Networks of timm as teachers: ``timm:NAME``, ``timm:FOLDER`` and ``hf-hub:OWNER/NAME``."""
+"""timm networks as teachers: ``timm:NAME``, ``timm:FOLDER`` and ``hf-hub:OWNER/NAME``."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _FILES = ["config.json", "model.safetensors"]
 
 
 def open_timm(address: Address) -> tuple[nn.Module, list[str]]:
-    """Load a network of timm without its classifier, with its published weights or from a folder.
+    """Load a timm network without its classifier, with published weights or from a folder.
 
-    The vector is the pooled features. A head that makes embeddings stays: that of a network of CLIP's, which projects
-    (its name has ``clip`` and its head no published set's number of classes), and that of one trained here.
+    The vector is the pooled features. A head that makes embeddings stays: CLIP's projection (the network's name has
+    ``clip``, and its head has no published data set's number of classes), and the head of a network trained by this
+    project.
 
     Returns:
         The network, and notes.
 
     Raises:
-        ModelError: the network or its weights are unknown, or neither here nor to be downloaded.
-        OptionError: it has no such output.
+        ModelError: the network or its weights are unknown, or the weights are not here and cannot be downloaded.
+        OptionError: the network has no such output.
     """
     address.require_output_among(OUTPUTS)
     network = load_model(_folder(address), modes=address.options.modes)
@@ -41,14 +42,18 @@ def open_timm(address: Address) -> tuple[nn.Module, list[str]]:
     pool = {"cls": "token", "mean": "avg"}.get(address.output or "")
     try:
         network.reset_classifier(0, *([] if pool is None else [pool]))  # type: ignore[operator]
-    except Exception as error:  # each architecture has its own
+    except Exception as error:  # each architecture raises its own
         raise OptionError(f"Teacher {address.text} has no #{address.output} ({first_line(error)}).") from error
     taken = f"#{address.output}" if address.output else "its pooled features"
     return network.eval(), [f"its classifier of {count:,} classes is left out: {taken} are taken. #head keeps it."]
 
 
 def _folder(address: Address) -> Path:
-    """Return the folder that a network's configuration and weights lie in."""
+    """Return the folder with a network's configuration and weights.
+
+    Raises:
+        ModelError: the network is unknown, or its weights are not here and cannot be downloaded.
+    """
     if (folder := folder_named(address.name)) is not None:
         return folder
     if address.family == "hf-hub":

@@ -1,4 +1,4 @@
-"""Networks of torchvision as teachers: ``torchvision:NAME/FILE``, with weights in a safetensors file."""
+"""torchvision networks as teachers: ``torchvision:NAME/FILE``, with weights in a safetensors file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _HEADS = ("fc", "classifier", "heads", "head")
 
 
 def open_torchvision(address: Address) -> Tower:
-    """Load a network of torchvision without its classifier.
+    """Load a torchvision network without its classifier.
 
-    It is named ``NAME/FILE.safetensors``, or ``NAME.WEIGHTS/FILE.safetensors`` where the preprocessing is that of
-    others than the default weights, such as ``resnet50.IMAGENET1K_V1/resnet50.safetensors``. torchvision publishes its
-    weights as pickles, which are not loaded. The vector is what the last linear layer is given.
+    Its name is ``NAME/FILE.safetensors``, or ``NAME.WEIGHTS/FILE.safetensors`` for the preprocessing of weights other
+    than the default, such as ``resnet50.IMAGENET1K_V1/resnet50.safetensors``. torchvision publishes its weights as
+    pickles, which are not loaded. The vector is the input of the last linear layer.
 
     Raises:
         ModelError: the network or the file is unknown or broken, or its preprocessing cannot be translated.
-        OptionError: an output is asked for.
+        OptionError: an output is given.
     """
     if address.output is not None:
         raise OptionError(f"Teacher {address.text} gives its pooled features alone; leave #{address.output} out.")
@@ -73,7 +73,7 @@ def _load(name: str, path: Path, address: Address) -> nn.Module:
         layers = [key for key, value in state.items() if key.startswith(_HEADS) and value.ndim >= 2]
         count = state[layers[-1]].shape[0] if layers else 1000
         network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=count)
-        for part in ("AuxLogits", "aux1", "aux2"):  # which run in training alone
+        for part in ("AuxLogits", "aux1", "aux2"):  # used in training only
             if getattr(network, part, None) is not None:
                 setattr(network, part, None)
                 network.aux_logits = False  # type: ignore[assignment]
@@ -86,7 +86,7 @@ def _load(name: str, path: Path, address: Address) -> nn.Module:
 
 
 def _without_classifier(network: nn.Module, address: Address) -> int:
-    """Replace the last linear layer by one that hands on what it is given; return its number of classes."""
+    """Replace the last linear layer by an identity; return its number of classes."""
     for name in _HEADS:
         part = getattr(network, name, None)
         layers = (
@@ -107,7 +107,7 @@ def _without_classifier(network: nn.Module, address: Address) -> int:
 
 
 def _preprocessing(transform: Any, address: Address) -> Preprocessing:
-    """Return what a preset of torchvision for classification does."""
+    """Translate a torchvision preset for classification."""
     interpolations = {InterpolationMode.BILINEAR: "bilinear", InterpolationMode.BICUBIC: "bicubic"}
     try:
         (crop,), (resize,) = transform.crop_size, transform.resize_size

@@ -1,4 +1,4 @@
-"""What every family gives: :class:`Tower`, the image side of a model, with what is to be known about it."""
+"""The image side of a model, with the facts about it: :class:`Tower`, which every family returns."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from zoo.errors import ModelError, first_line
 from zoo.extras import missing
 from zoo.models.preprocessing import Preprocess, Preprocessing
 
-_TOLERANCE = 1.0  # grey levels of 255, mean; libraries round to whole ones after the resize
-_SHOWN = ((97, 131), (151, 88), (431, 640))  # heights and widths: both ways, smaller and larger than what networks take
+_TOLERANCE = 1.0  # mean difference in grey levels of 255; libraries round to integers after the resize
+_SHOWN = ((97, 131), (151, 88), (431, 640))  # heights and widths: wide and tall, smaller and larger than inputs
 
 
 class Tower(nn.Module):
     """The image side of a model: float ``(N, 3, H, W)`` in, ``(N, D)`` out.
 
-    It says of itself what a timm network says, in ``pretrained_cfg``, so that whatever asks one can ask it.
+    Has a ``pretrained_cfg`` like a timm network, so that code for timm networks can use it.
 
     Args:
-        network: what is run.
-        vector: makes the vectors, given the network and its input.
-        taken: which vector that is, in a word or two; the teacher's digest depends on it.
+        network: the network to run.
+        vector: returns the vectors for the network and its input.
+        taken: short name of this vector; the teacher's digest depends on it.
         preprocessing: how pixels become its input.
         architecture: its name, for reports.
-        notes: what is to be known of it, in sentences.
+        notes: facts about it, in sentences.
 
     Attributes:
         num_classes: dimensions of the vectors, under timm's name.
 
     Raises:
-        ModelError: it fails on a blank image, or gives no vectors.
+        ModelError: it fails on a blank image, or does not return vectors.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Tower(nn.Module):
                 found = self(torch.zeros(1, 3, *preprocessing.input_size))
         except ModelError:
             raise
-        except Exception as error:  # each library's networks fail in ways of their own
+        except Exception as error:  # foreign networks may raise anything
             raise ModelError(
                 f"{architecture} fails on an image of {preprocessing.input_size} pixels ({error})."
             ) from error
@@ -74,23 +74,23 @@ class Tower(nn.Module):
         return self._vector(self.network, pixels)
 
     def get_extra_state(self) -> str:
-        """Return what a digest of the state depends on beside the weights."""
+        """Return what the digest of the state must include besides the weights."""
         return self.taken
 
     def set_extra_state(self, state: Any) -> None:
-        """Take nothing: what is taken is decided where the tower is made."""
+        """Ignore the state; the vector is chosen when the tower is made."""
 
 
 def require_library(module: str, teacher: str) -> ModuleType:
     """Import an optional library.
 
     Args:
-        module: the library's name in Python.
+        module: the library's import name.
         teacher: what needs it, for the message.
 
     Raises:
-        MissingExtraError: it is not installed; names the command that installs it.
-        ModelError: it is there and cannot be imported.
+        MissingExtraError: the library is not installed; names the command to install it.
+        ModelError: the library is installed but cannot be imported.
     """
     try:
         return import_module(module)
@@ -103,15 +103,15 @@ def require_library(module: str, teacher: str) -> ModuleType:
 
 
 def require_same_pixels(preprocessing: Preprocessing, theirs: Callable[[Image.Image], Any], teacher: str) -> None:
-    """Show images of odd sizes to a library's own preprocessing and to ours, and refuse where they differ.
+    """Check that a library's preprocessing and ours give the same result for images of odd sizes.
 
     Args:
-        preprocessing: ours, which is to be proved.
-        theirs: the library's own; takes a PIL image, gives float ``(3, H, W)`` or ``(1, 3, H, W)``.
-        teacher: for messages.
+        preprocessing: our preprocessing.
+        theirs: the library's preprocessing; takes a PIL image, returns float ``(3, H, W)`` or ``(1, 3, H, W)``.
+        teacher: the teacher's name, for messages.
 
     Raises:
-        ModelError: they differ in shape, or by more than a grey level in the mean.
+        ModelError: they differ in shape, or by more than one grey level on average.
     """
     ours = Preprocess(preprocessing)
     levels = 255 * torch.tensor(preprocessing.std).view(1, 3, 1, 1)
@@ -139,7 +139,7 @@ OWN_PREPROCESSING = (
 
 
 def _textured(height: int, width: int) -> np.ndarray:
-    """Return an image whose every pixel is unlike its neighbours' but not noise; uint8 ``(height, width, 3)``."""
+    """Return an image in which all neighbouring pixels differ, without noise; uint8 ``(height, width, 3)``."""
     rows, columns = np.mgrid[:height, :width]
     waves = [
         np.sin(rows / 3.1 + phase) + np.cos(columns / 2.3 - phase) + np.sin((rows + columns) / 17) for phase in range(3)

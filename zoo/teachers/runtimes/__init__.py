@@ -1,1 +1,1 @@
-"""Models that run elsewhere than in torch and onnxruntime: in a program, a function, OpenVINO or LiteRT."""
+"""Models that run outside torch and onnxruntime: in a program, a function, OpenVINO or LiteRT."""

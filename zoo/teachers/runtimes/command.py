@@ -33,12 +33,12 @@ _BATCH, _TIMEOUT = 256, 600
 class CommandTeacher(Teacher):
     """A program that reads paths of PNG files from standard input and writes a JSON list of numbers for each.
 
-    It is started without a shell, once for ``batch_size`` images (256), and is to end within ``timeout`` seconds (600).
-    ``validate`` measures it as a model, and its gates hold for it; it is not timed, since starting it would be too.
+    It is started without a shell, once per ``batch_size`` images (256), and must end within ``timeout`` seconds (600).
+    ``validate`` measures it as a model, and gates apply to it; it is not timed, since that would include its start.
 
     Args:
         command: the program and its arguments, quoted as in a shell.
-        options: of an address: ``metric`` (cosine), ``batch_size`` and ``timeout``.
+        options: options of an address: ``metric`` (cosine), ``batch_size`` and ``timeout``.
 
     Raises:
         OptionError: the command is empty, or its quotes are not closed.
@@ -66,7 +66,7 @@ class CommandTeacher(Teacher):
         self._batch = options.batch_size or _BATCH
         self.metric = options.metric or COSINE
         self.name = f"command:{Path(program).name}"
-        # In reports, with names of files in place of their absolute paths.
+        # For reports, with absolute paths reduced to file names.
         self.source = f"command:{' '.join(map(names_only, self._words))}"
         self.dim: int | None = None
         hashed = hashlib.sha256(f"{command} {self.metric}".encode())
@@ -90,7 +90,7 @@ class CommandTeacher(Teacher):
         return torch.from_numpy(np.concatenate([self._run(iter(part)) for part in parts])).to(views.device)
 
     def _run(self, images: Iterator[np.ndarray]) -> np.ndarray:
-        """Run the program on images, uint8 ``(H, W, 3)``; float32 ``(N, D)``."""
+        """Run the program on images, uint8 ``(H, W, 3)``; return float32 ``(N, D)``."""
         with tempfile.TemporaryDirectory(prefix="command-") as folder:
             files = []
             for place, pixels in enumerate(images):
@@ -110,10 +110,10 @@ class CommandTeacher(Teacher):
         return vectors
 
     def _answers(self, given: str) -> list[str]:
-        """Return the lines that the program writes where it is given these.
+        """Run the program on these lines, and return the lines that it writes.
 
         Raises:
-            ModelError: it cannot be started, fails, takes too long, or writes no text.
+            ModelError: it cannot be started, fails, takes too long, or does not write text.
         """
         try:
             done = subprocess.run(
@@ -148,5 +148,5 @@ class CommandTeacher(Teacher):
 
 
 def shown_line(line: str) -> str:
-    """Return a line of another program as messages show it: cut off where it is long."""
+    """Return a line of another program as messages show it: long ones cut off."""
     return line if len(line) <= 200 else f"{line[:200]}..."

@@ -1,4 +1,4 @@
-"""A Python function of one image's pixels as a model, whatever runs behind it."""
+"""A Python function of one image's pixels as a model."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from zoo.teachers.runtimes.vectors import require_vectors
 
 
 class FunctionTeacher(PixelsTeacher):
-    """A function that takes the pixels of an image and gives its vector, as an application that ships does.
+    """A function that takes the pixels of an image and returns its vector, as a shipped application does.
 
-    ``validate`` measures it as a model, and its gates hold for it. It is not told how many threads to use where it is
-    timed. It is asked about a fixed image first, which its digest is made of.
+    ``validate`` measures it as a model, and gates apply to it. When it is timed, its number of threads cannot be set.
+    It is first run on a fixed image, and its digest is computed from the result.
 
     Args:
-        embed: takes uint8 ``(H, W, 3)``, RGB, of any size; gives ``(D,)`` numbers.
-        name: for reports.
+        embed: takes uint8 ``(H, W, 3)``, RGB, of any size; returns ``(D,)`` numbers.
+        name: name for reports.
         metric: how its vectors are compared, "cosine" or "euclidean".
 
     Raises:
-        ModelError: it fails on the fixed image, or gives no vector of it.
+        ModelError: it fails on the fixed image, or does not return a vector.
     """
 
     runtime = "function"
@@ -44,7 +44,7 @@ class FunctionTeacher(PixelsTeacher):
     def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
         try:
             found = np.asarray(self._embed(pixels), dtype=np.float32)
-        except Exception as error:  # functions of others fail in ways of their own
+        except Exception as error:  # foreign functions may raise anything
             raise ModelError(
                 f"{self.name} failed on an image of shape {pixels.shape} ({first_line(error)})."
             ) from error

@@ -1,4 +1,4 @@
-"""A ``.tflite`` file run by LiteRT, ours or of another make."""
+"""A ``.tflite`` file run by LiteRT, exported or foreign."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 class LiteRtTeacher(PixelsTeacher):
     """A ``.tflite`` file with one input ``(1, H, W, 3)``, float32 or uint8, and one output ``(1, D)``.
 
-    A file that ``export`` made takes pixels 0..255 of its own size. Of another make, float32 takes pixels normalised as
-    the options say, and uint8 takes them as they are.
+    A file that ``export`` made takes pixels 0..255 of its own size. Foreign files take pixels normalised by the options
+    if they take float32, and raw pixels if they take uint8.
 
     Args:
         path: the file.
-        options: of an address: preprocessing for a file of another make, and metric.
+        options: options of an address: preprocessing for a foreign file, and metric.
 
     Raises:
         MissingExtraError: LiteRT is not installed.
-        ModelError: the file is missing, damaged, not LiteRT's, or has other inputs and outputs.
-        OptionError: options that cannot work, or preprocessing for a file that says its own.
+        ModelError: the file is missing, damaged, not a LiteRT file, or has other inputs and outputs.
+        OptionError: the options cannot work, or set the preprocessing of a file that defines its own.
     """
 
     runtime = "litert"
@@ -101,7 +101,7 @@ class LiteRtTeacher(PixelsTeacher):
         return other
 
     def embed_resized(self, pixels: Tensor) -> np.ndarray:
-        """Embed pixels 0..255 of the input's size, float32 ``(1, 3, h, w)``; float32 ``(1, D)``."""
+        """Embed pixels 0..255 of the input's size, float32 ``(1, 3, h, w)``; return float32 ``(1, D)``."""
         if self._dtype == np.uint8:
             pixels = pixels.round().to(torch.uint8)
         elif self.made_by_export is None:
@@ -116,11 +116,11 @@ class LiteRtTeacher(PixelsTeacher):
 
 
 def _opened(path: Path, threads: int | None) -> Any:
-    """Return LiteRT's interpreter of a file, ready to run.
+    """Return LiteRT's interpreter for a file, ready to run.
 
     Raises:
         MissingExtraError: LiteRT is not installed.
-        ModelError: it does not take the file.
+        ModelError: LiteRT does not accept the file.
     """
     require_library("ai_edge_litert", str(path))
     from ai_edge_litert.interpreter import Interpreter

@@ -17,20 +17,20 @@ log = logging.getLogger(__name__)
 
 
 class OpenVinoTeacher(OnnxTeacher):
-    """An ONNX file, ours or of another make, that OpenVINO runs on the CPU.
+    """An ONNX file, exported or foreign, that OpenVINO runs on the CPU.
 
-    What the file takes, and how images are prepared, is read as OnnxTeacher reads it. OpenVINO is told to compute in
-    float32: by default it takes bfloat16 or float16 where the processor has them. Version 2026.4 resizes without
-    antialiasing whatever a Resize asks for, which is noted of files that take pixels.
+    Inputs and preprocessing are the same as for OnnxTeacher. OpenVINO is set to compute in float32: by default it uses
+    bfloat16 or float16 if the processor supports them. Version 2026.4 ignores the antialiasing of Resize, which is
+    noted for files that take pixels.
 
     Args:
         path: the file.
-        options: as those of OnnxTeacher.
+        options: the same as for OnnxTeacher.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
-        ModelError: the file is missing or damaged, or OpenVINO does not take it.
-        OptionError: as OnnxTeacher.
+        ModelError: the file is missing or damaged, or OpenVINO does not accept it.
+        OptionError: as for OnnxTeacher.
     """
 
     runtime = "openvino"
@@ -56,7 +56,7 @@ class OpenVinoTeacher(OnnxTeacher):
 
 
 class _OpenVino:
-    """A compiled file, asked as onnxruntime's session is."""
+    """A compiled file with the interface of an onnxruntime session."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
         import openvino
@@ -65,10 +65,10 @@ class _OpenVino:
         asked |= {} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)}
         try:
             self._compiled = openvino.Core().compile_model(str(path), "CPU", asked)
-        except Exception as error:  # OpenVINO's exceptions share no base class of their own
+        except Exception as error:  # OpenVINO's exceptions share no base class
             raise ModelError(f"OpenVINO does not take {path} ({first_line(error)}).") from error
 
     def run(self, outputs: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Return the outputs asked for."""
+        """Run the model, and return the named outputs."""
         found = self._compiled(given)
         return [np.array(found[name]) for name in outputs]

@@ -1,4 +1,4 @@
-"""What a runtime gave back, checked: a finite vector of the same size for each image."""
+"""Check a runtime's output: a finite vector of the same size for each image."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from zoo.errors import ModelError, first_line
 
 
 def require_vectors(found: Any, count: int, dim: int | None, name: str) -> np.ndarray:
-    """Return what a runtime gave for images, float32 ``(N, D)``.
+    """Check and return a runtime's output for images, as float32 ``(N, D)``.
 
     Args:
-        found: what it gave: an array or lists of numbers.
-        count: how many images it was given.
-        dim: dimensions of what it gave before, or None.
-        name: of the model, for messages.
+        found: the output: an array or lists of numbers.
+        count: number of images.
+        dim: dimensions of earlier outputs, or None.
+        name: name of the model, for messages.
 
     Raises:
-        ModelError: there are more or fewer vectors than images, they are no vectors of one size, or not finite.
+        ModelError: there are more or fewer vectors than images, they differ in size, or they are not finite.
     """
     try:
         rows = np.asarray(found, dtype=np.float32)
