@@ -128,12 +128,12 @@ def require_valid(options: Mapping[str, Any]) -> None:
         value = options.get(name)
         if value is not None and not 0 <= value <= 1:
             raise OptionError(f"{name} is {value}; it must lie in [0, 1], such as 0.005 for half a point.")
-    of_each, batch = options.get("images_per_class"), options.get("batch_size")
-    if of_each is not None and batch is not None and of_each > batch:
-        raise OptionError(f"images_per_class is {of_each}; it must lie in 0..batch_size ({batch}).")
-    in_all, shown_together = options.get("teacher_views"), options.get("views")
-    if in_all is not None and shown_together is not None and in_all < shown_together:
-        raise OptionError(f"teacher_views is {in_all}; it must be at least views, which is {shown_together}.")
+    per_class, batch = options.get("images_per_class"), options.get("batch_size")
+    if per_class is not None and batch is not None and per_class > batch:
+        raise OptionError(f"images_per_class is {per_class}; it must lie in 0..batch_size ({batch}).")
+    stored_views, views = options.get("teacher_views"), options.get("views")
+    if stored_views is not None and views is not None and stored_views < views:
+        raise OptionError(f"teacher_views is {stored_views}; it must be at least views, which is {views}.")
     smallest = options.get("min_crop")
     if smallest is not None and not 0 < smallest <= 1:
         raise OptionError(f"min_crop is {smallest}; it must lie in (0, 1].")

@@ -137,7 +137,7 @@ def write_json(path: Path | str, value: Any) -> None:
 def scratch_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Return a float32 array of zeros that is backed by a new file, for data too large for memory.
 
-    The disk space is allocated at once: if a mapped page finds no room later, a signal kills the process.
+    The disk space is allocated now: if a mapped page finds no room later, a signal kills the process.
 
     Args:
         path: the file, in a temporary folder.

@@ -66,7 +66,7 @@ _UPRIGHT = {
 def read_pixels(source: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image into RGB pixels.
 
-    Files are rotated as their EXIF orientation says. Transparent images are laid on white, grey ones are repeated over
+    The EXIF orientation of files is applied. Transparent images are laid on white, grey ones are repeated over
     three channels, and 16-bit grey keeps its upper 8 bits. Images whose shorter side has 2048 pixels or more are
     reduced by 2, 4 or 8, to 1024 or more: a network of up to 512 pixels sees the same to a fraction of a grey level,
     and a photograph of 25 megapixels takes 5 MB instead of 300 MB as floats. JPEGs are decoded directly at the reduced
@@ -146,7 +146,7 @@ def require_regular(path: str | os.PathLike[str]) -> None:
 def load_opened(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
     """Decode a freshly opened file as :func:`read_pixels` does, without converting it to RGB.
 
-    Large JPEGs are reduced in place. Other images are not reduced, and none is rotated.
+    Large JPEGs are reduced in place. Other images are not reduced, and no EXIF orientation is applied.
 
     Args:
         image: what ``PIL.Image.open`` returned.
@@ -165,7 +165,7 @@ def load_opened(image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def turned(part: Image.Image, image: Image.Image) -> Image.Image:
-    """Rotate an image derived from a loaded one as the EXIF orientation of the loaded one says."""
+    """Apply the EXIF orientation of a loaded image to an image derived from it."""
     method = _UPRIGHT.get(_orientation(image))
     return part if method is None else part.transpose(method)
 

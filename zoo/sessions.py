@@ -73,8 +73,10 @@ def open_session(
                 f"{what}{path} was made for a newer onnxruntime than this {onnxruntime.__version__} "
                 f"({newer[0].removesuffix(' is under development')}). Upgrade onnxruntime."
             ) from error
-        told = [provider for provider in providers if not isinstance(provider, str)]
-        remedy = f"Export it again, or check the options of {told[0][0]}." if told else "Export it again."
+        with_options = [provider for provider in providers if not isinstance(provider, str)]
+        remedy = "Export it again."
+        if with_options:
+            remedy = f"Export it again, or check the options of {with_options[0][0]}."
         raise ModelError(
             f"{what}{path} is not an ONNX file that onnxruntime loads ({first_line(error)}). {remedy}"
         ) from error
@@ -100,22 +102,22 @@ def known_providers(providers: Provider | Sequence[Provider]) -> list[Provider]:
     Raises:
         OptionError: no provider is given, one is not in this onnxruntime, or one has another form.
     """
-    alone = isinstance(providers, str) or (
+    is_single = isinstance(providers, str) or (
         isinstance(providers, tuple) and len(providers) == 2 and isinstance(providers[1], Mapping)
     )
-    there = {name.lower(): name for name in onnxruntime.get_available_providers()}
-    there |= {name.removesuffix("executionprovider"): known for name, known in there.items()}
+    available = {name.lower(): name for name in onnxruntime.get_available_providers()}
+    available |= {name.removesuffix("executionprovider"): known for name, known in available.items()}
     found: list[Provider] = []
-    if not alone and not isinstance(providers, Iterable):
+    if not is_single and not isinstance(providers, Iterable):
         raise OptionError(f"providers is {shown(providers)}; it must be a name or several.")
-    for given in [providers] if alone else list(providers):
+    for given in [providers] if is_single else list(providers):
         name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
         if not isinstance(name, str) or not (options is None or isinstance(options, Mapping)):
             raise OptionError(f"Provider {given!r} is neither a name nor a pair of a name and its options.")
-        if name.lower() not in there:
+        if name.lower() not in available:
             listed = ", ".join(onnxruntime.get_available_providers())
             raise OptionError(f"Provider {name!r} is not in this onnxruntime; it has {listed}.")
-        known = there[name.lower()]
+        known = available[name.lower()]
         found.append(known if options is None else (known, dict(options)))
     if not found:
         raise OptionError("No provider is given. Name one, such as CPUExecutionProvider.")

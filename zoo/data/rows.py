@@ -57,9 +57,9 @@ def read_rows(
     """
     text = read_text(table)
     first, _, below = text.lstrip("\n").partition("\n")
-    told = _SEPARATOR.fullmatch(first) if delimiter is None else None
-    if told:
-        delimiter = "\t" if told[1] == "\\t" else told[1]
+    declared = _SEPARATOR.fullmatch(first) if delimiter is None else None
+    if declared:
+        delimiter = "\t" if declared[1] == "\\t" else declared[1]
         text = "\n" * (text.index(first) + 1) + below  # line numbers stay
     elif delimiter is None:
         delimiter = max(",;\t", key=first.count)

@@ -100,8 +100,7 @@ def digest_of(path: str | Path) -> str:
 def content_digest(path: str | Path, entries: Mapping[str, str] | None = None) -> str:
     """Return the SHA-256 of the graph, the weights and the metadata that ``export`` wrote.
 
-    It depends on what is computed, not on how it is stored: it is the same whether weights are in the file or beside
-    it.
+    It depends on what is computed, not on how it is stored, such as weights in the file or beside it.
 
     Args:
         path: the file.

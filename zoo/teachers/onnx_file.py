@@ -225,8 +225,8 @@ def _said(
         ModelError: the file's metadata, or the configuration beside it, is invalid.
         OptionError: options are given for a file that preprocesses images itself, or cannot work.
     """
-    told = options.says_preprocessing
-    if told and takes_pixels:
+    has_options = options.says_preprocessing
+    if has_options and takes_pixels:
         raise OptionError(f"Teacher {path} prepares its images itself; leave the options of preprocessing out.")
     metric = metadata.get("metric")
     said = metric if metric in (COSINE, EUCLIDEAN) else None  # foreign files may use the key for something else
@@ -238,7 +238,7 @@ def _said(
             if "preprocessing" in metadata:
                 found = preprocessing_in(metadata)
             else:
-                found = preprocessing_beside([path.parent, path.parent.parent], lenient=told)
+                found = preprocessing_beside([path.parent, path.parent.parent], lenient=has_options)
         except (ValueError, OptionError) as error:
             raise ModelError(
                 f"Teacher {path} cannot be given images ({first_line(error)}). Export it again."
@@ -247,8 +247,8 @@ def _said(
         return options.over(found), said, True
     height, width = (side if isinstance(side, int) else 224 for side in sides)
     try:
-        return options.over(Preprocessing(input_size=(height, width))), said, told
+        return options.over(Preprocessing(input_size=(height, width))), said, has_options
     except OptionError as error:
-        if told:
+        if has_options:
             raise
         raise ModelError(f"Teacher {path} cannot be given images ({first_line(error)}). Export it again.") from error

@@ -68,7 +68,7 @@ def fit(
 ) -> dict[str, Any]:
     """Train, or resume an interrupted run from ``folder/checkpoints``; load the best weights into the learner.
 
-    The best epoch has the highest measure on the validation images; of equal ones, the later is taken. Without
+    The best epoch has the highest measure on the validation images; of equal ones, it is the later. Without
     validation images it is the last epoch.
 
     Args:

@@ -2,9 +2,8 @@
 
 The pretrained network is first measured on the validation images: its pooled features by cosine, since their length
 means nothing, and its fitted heads by the model's metric, as every epoch is. With the best head it is epoch 0: a
-candidate for the best epoch, and the weights that those of the best epoch can be averaged with ("Robust fine-tuning of
-zero-shot models", WiSE-FT, arXiv:2109.01903). So training can add to what the network knows, but cannot lose it
-unnoticed.
+candidate for the best epoch, and the weights for averaging with the best epoch's ("Robust fine-tuning of zero-shot
+models", WiSE-FT, arXiv:2109.01903). So training can add to what the network knows, but cannot lose it unnoticed.
 """
 
 from __future__ import annotations

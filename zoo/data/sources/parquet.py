@@ -114,12 +114,12 @@ def _images(column: _Column, file: Any) -> list[StoredImage]:
     images: list[StoredImage] = []
     largest = 0
     for group in range(file.num_row_groups):
-        told = file.metadata.row_group(group)
-        chunks = [told.column(at) for at in range(told.num_columns)]
-        mine = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == column.name]
-        largest = max(largest, sum(chunk.total_uncompressed_size for chunk in mine))
-        size = sum(chunk.total_compressed_size for chunk in mine)
-        images += [_Row(column, group, row, size) for row in range(told.num_rows)]
+        metadata = file.metadata.row_group(group)
+        chunks = [metadata.column(at) for at in range(metadata.num_columns)]
+        chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == column.name]
+        largest = max(largest, sum(chunk.total_uncompressed_size for chunk in chunks))
+        size = sum(chunk.total_compressed_size for chunk in chunks)
+        images += [_Row(column, group, row, size) for row in range(metadata.num_rows)]
     if largest > _LARGE_GROUP:
         log.warning(
             "%s has %d MB of images in one row group, which every process that reads from it holds in memory. Write it "

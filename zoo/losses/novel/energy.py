@@ -18,9 +18,9 @@ def energy_distances(first: Tensor, first_labels: Tensor, second: Tensor, second
 
     Its expectation is 0 if the two distributions are equal, and positive otherwise. Since the means are over pairs of
     different samples, E and its gradient are unbiased however few samples there are; so E may be negative. The
-    empirical Wasserstein distance and its derivatives are biased: fitted to a handful of samples, they give too narrow
-    a distribution (Bellemare et al., arXiv:1705.10743). A class of one sample counts as having no spread; that biases
-    the gradient only if the gradient flows to that class.
+    empirical Wasserstein distance and distances derived from it are biased: fitted to a handful of samples, they give
+    too narrow a distribution (Bellemare et al., arXiv:1705.10743). A class of one sample counts as having no spread;
+    that biases the gradient only if the gradient flows to that class.
 
     d is the Euclidean distance smoothed to sqrt(d^2 + 1e-4) - 0.01. This keeps the gradient of equal samples finite and
     the properties above, since it is of negative type too. Memory is O(N M).

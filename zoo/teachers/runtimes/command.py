@@ -127,8 +127,8 @@ class CommandTeacher(Teacher):
         except OSError as error:
             raise ModelError(f"{self.name} cannot be started ({first_line(error)}).") from error
         if done.returncode:
-            told = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it wrote no error"]
-            raise ModelError(f"{self.name} exited with {done.returncode} ({shown_line(told[-1])}).")
+            errors = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it wrote no error"]
+            raise ModelError(f"{self.name} exited with {done.returncode} ({shown_line(errors[-1])}).")
         try:
             return [line for line in done.stdout.decode("utf-8").splitlines() if line.strip()]
         except UnicodeDecodeError as error:
