@@ -156,7 +156,7 @@ def scratch_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         path.unlink(missing_ok=True)
         raise OptionError(
             f"{path.parent} has no room for {size} bytes of preprocessed images ({error.strerror or error}). Set "
-            "TMPDIR to a folder that has."
+            "TMPDIR to a folder with more room."
         ) from error
     return np.memmap(path, np.float32, "r+", shape=shape)
 

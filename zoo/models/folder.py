@@ -175,7 +175,7 @@ def folder_named(name: str, other_than: str | os.PathLike[str] | None = None) ->
         log.info("%s is timm's network; the folder of that name is not meant. Write ./%s for the folder.", name, name)
         return None
     log.warning(
-        "%s is the model folder of that name here, and not timm's network. Rename the folder where timm's is meant.",
+        "%s is the model folder of that name here, and not timm's network. Rename the folder if you mean timm's.",
         name,
     )
     return folder

@@ -114,6 +114,6 @@ def _opened(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndar
     except OSError as error:
         raise OptionError(
             f"{file.parent} has no room for {size / 1e6:,.0f} MB of the teacher's embeddings "
-            f"({error.strerror or error}). Ask for fewer teacher_views, or set teacher_cache to a folder that has."
+            f"({error.strerror or error}). Set fewer teacher_views, or set teacher_cache to a folder with more room."
         ) from error
     return np.lib.format.open_memmap(file, mode="r+")

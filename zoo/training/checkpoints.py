@@ -104,5 +104,5 @@ class WholeCheckpoints(TorchCheckpointIO):
                 require_kinds(checkpoint, _OF_CHECKPOINT)
                 require_kinds(checkpoint["best"], {"epoch": maybe(whole(0))})  # 0: before training
             except ValueError as error:
-                raise ModelError(f"{path} is no checkpoint of a training here ({error}). {_REMEDY}") from error
+                raise ModelError(f"{path} is not a checkpoint of this project ({error}). {_REMEDY}") from error
         return checkpoint

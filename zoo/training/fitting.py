@@ -128,7 +128,7 @@ def fit(
         try:
             trainer.fit(learner, loader, ckpt_path=resumed, weights_only=True)
         except SystemExit as error:  # what Lightning raises for Ctrl-C
-            raise Interrupted("Interrupted. Run the same command again to go on from the last whole epoch.") from error
+            raise Interrupted("Interrupted. Run the same command again to resume at the last whole epoch.") from error
         except BackendCompilerFailed as error:
             raise OptionError(f"torch.compile failed ({first_line(error)}) Set compile to false.") from error
     if learner.best["epoch"] is None:

@@ -236,8 +236,8 @@ class Start(Callback):
         chosen = max(found, key=lambda share: (found[share][key], share))
         learner.model.load_state_dict(_between(self.weights, trained, chosen))
         log.info(
-            "weights are averaged, %g of the trained ones and %g of the first: on validation %s, for %s with the "
-            "trained ones alone",
+            "averaged the weights, %g of the trained and %g of the initial ones: %s on validation, %s with the trained "
+            "ones alone",
             chosen,
             1 - chosen,
             learner.in_words(found[chosen]),

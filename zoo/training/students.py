@@ -35,7 +35,7 @@ def with_folder(options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(options)
     config, weights = read_config(folder / "config.json", to_train=True), folder / _WEIGHTS
     if not weights.is_file():
-        raise ModelError(f"{weights} does not exist, so there is nothing to go on from. Check the path given as arch.")
+        raise ModelError(f"{weights} does not exist, so nothing can be continued. Check the path given as arch.")
     if options["pretrained"] is not False:
         raise OptionError(f"arch is the folder {arch}, which has weights of its own. Remove pretrained.")
     about = config.get("pretrained_cfg", config)

@@ -125,8 +125,8 @@ def train(
     _require_labels(splits, asked, continuous)
     if continuous and asked.batches.augment in FLIPPING:
         log.warning(
-            "augment %s mirrors images and cuts much of them off, while %s learns from continuous labels. Where these "
-            "say a pose or a place, leave augment out, for mild.",
+            "augment %s mirrors images and cuts much of them off, while %s learns from continuous labels. If these "
+            "are poses or places, leave augment out; the default is then mild.",
             asked.batches.augment,
             loss,
         )

@@ -379,4 +379,4 @@ def test_folders_named_as_kinds_of_data_are(
         load_data("cub200")
     assert not caplog.text
     assert len(load_images("glyphs")) > 100
-    assert "glyphs are those that are drawn here, and not the folder of that name" in caplog.text
+    assert "glyphs means the built-in glyphs, not the folder of that name" in caplog.text

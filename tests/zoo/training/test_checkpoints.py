@@ -57,7 +57,7 @@ def test_checkpoints_of_earlier_versions_are_read(tmp_path: Path) -> None:
 )
 def test_values_of_the_wrong_kind_in_a_checkpoint_are_named(key: str, value: object, tmp_path: Path) -> None:
     torch.save(checkpoint() | {key: value}, tmp_path / "last.ckpt")
-    with pytest.raises(ModelError, match=r"last\.ckpt is no checkpoint of a training here"):
+    with pytest.raises(ModelError, match=r"last\.ckpt is not a checkpoint of this project"):
         WholeCheckpoints().load_checkpoint(tmp_path / "last.ckpt", weights_only=True)
 
 

@@ -96,7 +96,7 @@ def kind_and_path(data: str) -> tuple[str, str]:
     elif not colon and is_there(expanded(kind)):
         if kind != "glyphs":
             raise DataError(f"{kind} is a kind of data and a folder here. Write {kind}:./{kind}, or folder:{kind}.")
-        log.warning("glyphs are those that are drawn here, and not the folder of that name. Write ./glyphs for it.")
+        log.warning("glyphs means the built-in glyphs, not the folder of that name. Write ./glyphs for the folder.")
     if kind != "glyphs" and not path:
         raise DataError(f"Data {data!r} names no path; write {kind}:PATH.")
     if is_address(path):

@@ -64,7 +64,7 @@ def require_safetensors(folder: Path, teacher: str) -> None:
         f"its weights, {pickles[0]}, are a pickle, which is not loaded" if pickles else "it has no .safetensors file"
     )
     raise ModelError(
-        f"Teacher {teacher}: {found}. Where you trust it, load it with its own library and save it again "
+        f"Teacher {teacher}: {found}. If you trust it, load it with its own library and save it again "
         "(save_pretrained writes safetensors)."
     )
 

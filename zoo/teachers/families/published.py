@@ -54,8 +54,8 @@ def published_folder(
                 )
             return folder
     raise ModelError(
-        f"{what} {name} is not on this machine, and cannot be downloaded ({reason}). Bring its folder from where there "
-        f"is a network (hf download {name} --local-dir FOLDER), and give FOLDER in place of the name."
+        f"{what} {name} is not on this machine, and cannot be downloaded ({reason}). Download its folder on a "
+        f"machine with a network (hf download {name} --local-dir FOLDER), and give FOLDER instead of the name."
     )
 
 

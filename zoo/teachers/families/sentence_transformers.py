@@ -84,6 +84,6 @@ def _require_safetensors(folder: Path, teacher: str) -> None:
     for file in sorted(folder.rglob("pytorch_model.bin")):
         if not any(file.parent.glob("*.safetensors")):
             raise ModelError(
-                f"Teacher {teacher}: {file.relative_to(folder)} is a pickle, which is not loaded. Where you trust it, "
+                f"Teacher {teacher}: {file.relative_to(folder)} is a pickle, which is not loaded. If you trust it, "
                 "load it with sentence-transformers and save it again (model.save writes safetensors)."
             )

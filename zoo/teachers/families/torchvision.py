@@ -46,7 +46,7 @@ def open_torchvision(address: Address) -> Tower:
     if not file or not path.is_file() or path.suffix != ".safetensors":
         found = f"{path} does not exist" if file and path.suffix == ".safetensors" else "pickles are not loaded"
         raise ModelError(
-            f"Teacher {address.text}: {found}, and torchvision publishes pickles. Convert once, where you trust them: "
+            f"Teacher {address.text}: {found}, and torchvision publishes pickles. If you trust them, convert once: "
             f"safetensors.torch.save_file(torchvision.models.{name}(weights={weights.name!r}).state_dict(), "
             f"'{name}.safetensors'), and give torchvision:{named}/{name}.safetensors; or take timm's copy, such as "
             "timm:resnet50.tv_in1k."

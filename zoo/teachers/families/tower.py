@@ -127,14 +127,13 @@ def require_same_pixels(preprocessing: Preprocessing, theirs: Callable[[Image.Im
                 continue
             differ = f"pixels {apart:.1f} of 255 grey levels away in the mean"
         raise ModelError(
-            f"Teacher {teacher}: its preprocessing cannot be translated; its own library makes of an image of "
-            f"{height} x {width} pixels {differ}. {OWN_PREPROCESSING}"
+            f"Teacher {teacher}: its preprocessing cannot be translated; for an image of {height} x {width} pixels, "
+            f"its own library gives {differ}. {OWN_PREPROCESSING}"
         )
 
 
 OWN_PREPROCESSING = (
-    "Give it what it wants in Python: open_teacher of a module that takes (N, 3, H, W), or TorchTeacher(module, "
-    "Preprocessing(...))."
+    "In Python, give open_teacher a module that takes (N, 3, H, W), or use TorchTeacher(module, Preprocessing(...))."
 )
 
 

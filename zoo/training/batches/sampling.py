@@ -57,7 +57,7 @@ class GlobalBatches(Sampler[list[Draw]], ABC):
         if self.batch_size < processes:
             raise OptionError(
                 f"A batch has {self.batch_size} images, and {processes} processes need one each. Use fewer devices, or "
-                "raise batch_size where there are more images."
+                "raise batch_size if there are more images."
             )
         generator = np.random.default_rng([self.seed, self.epoch])
         for batch in self._batches(generator):
