@@ -8,168 +8,35 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compressor.feature_maps import pair_stages
+from compressor.learner import MAPS, TransferLearner
 from compressor.losses import LOSSES
 from compressor.numbered_views import NumberedViews
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.rotations import with_rotations
 from zoo.errors import OptionError
 from zoo.losses import create_loss, find_loss
-from zoo.models.embedding import embed, fastest_device
-from zoo.models.facts import COSINE, EUCLIDEAN, facts_of
+from zoo.models.embedding import fastest_device
 from zoo.models.network import embed_with_maps, preprocessing_of
 from zoo.retrieval.protocol import measurable, require_training_images
-from zoo.teachers.base import Teacher, resize_views
+from zoo.teachers.base import Teacher
 from zoo.teachers.proof import enough_to_prove, judged_by_labels, prove_teacher
 from zoo.teachers.ready import ArrayTeacher
-from zoo.teachers.stored_views import StoredViews
 from zoo.training.batches.augmentation import MIXED, Views
 from zoo.training.fitting import fit, training_loader
-from zoo.training.learner import Learner
 from zoo.training.options import Training
 from zoo.training.start import Start
 
-if TYPE_CHECKING:
-    from compressor.int8_finish.fake_quantization import FakeQuantization
-
 log = logging.getLogger(__name__)
 
-CALIBRATION_IMAGES = 256
-RANGE_RATE = 0.05
 _SAMPLED = 2000  # training images in a teacher sample
-
-_BETTER_TEACHER = "Train a teacher on your classes with compressor train, and distil from that."
 _LABELS = frozenset({"num_classes", "labels"})
-_MAPS = frozenset({"student_channels", "teacher_channels", "student_maps", "teacher_maps"})
-
-
-class TransferLearner(Learner):
-    """Embeds every view with teacher and student, and passes both embeddings to the loss.
-
-    Args:
-        model: the student.
-        loss: a transfer loss.
-        validation: see Learner.
-        teacher: the teacher.
-        images: the training images.
-        labels: int64 ``(len(images),)`` in 0..C-1, or None.
-        asked: see Learner.
-        by_labels: see Learner.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: nn.Module,
-        validation: ImageSet | None,
-        teacher: Teacher,
-        images: ImageSet,
-        labels: Tensor | None,
-        asked: Training,
-        by_labels: bool | None = None,
-    ) -> None:
-        super().__init__(model, loss, validation, asked, by_labels)
-        self.teacher, self.images = teacher, images
-        self.labels = labels
-        self.teacher_measured: Mapping[str, float] = {}  # on the validation images, where it was measured there
-        self.stored: StoredViews | None = None
-        # Lengths must not influence a Euclidean loss if the student is compared by cosine, which ignores them.
-        by_length = getattr(type(loss), "metric", EUCLIDEAN) == EUCLIDEAN
-        self.on_sphere = by_length and facts_of(model).metric == COSINE
-        self.named = frozenset(inspect.signature(loss.forward).parameters)
-        self.with_maps = not _MAPS.isdisjoint(self.named)
-
-    def on_fit_start(self) -> None:
-        self.teacher.to(self.device)
-
-    def on_train_start(self) -> None:
-        if self.best["epoch"] == 0 and self.teacher_is_behind():
-            log.warning(
-                "Before training, the student retrieves better on the validation images (%s) than its teacher (%s), "
-                "which therefore has little to teach it. %s",
-                self.in_words(self.best),
-                self.in_words(self.teacher_measured),
-                _BETTER_TEACHER,
-            )
-
-    def teacher_is_behind(self) -> bool:
-        """Return whether the best student so far retrieves better on the validation images than its teacher."""
-        if self.best["epoch"] is None or self.chosen_by not in self.teacher_measured:
-            return False
-        return bool(self.best[self.chosen_by] > self.teacher_measured[self.chosen_by])
-
-    def advice(self) -> str:
-        return _BETTER_TEACHER if self.teacher_is_behind() else super().advice()
-
-    def training_step(self, batch: tuple[Tensor, ...]) -> Tensor:
-        shown, indices, *numbers = batch
-        indices = indices.repeat(shown.shape[1])
-        views = shown.transpose(0, 1).flatten(0, 1)
-        resized = resize_views(views, preprocessing_of(self.model).input_size)
-        given: dict[str, Tensor | list[Tensor]] = {}
-        if self.with_maps:
-            targets, teacher_maps = self.teacher.embed_views_with_maps(views, indices, self.images)
-            embeddings, student_maps = self.embed_views_with_maps(resized)
-            given["student_maps"], given["teacher_maps"] = pair_stages(student_maps, teacher_maps)
-        else:
-            if self.stored is None:
-                targets = self.teacher.embed_views(views, indices, self.images)
-            else:
-                targets = self.stored.embed(views, indices, numbers[0].T.flatten())
-            embeddings = self.embed_views(resized)
-        embeddings = embeddings.float()
-        if self.on_sphere:
-            embeddings = functional.normalize(embeddings, dim=1)
-        if self.labels is not None:
-            given["labels"] = self.labels.to(indices.device)[indices]
-        value: Tensor = self.loss(
-            self.of_all_ranks(embeddings),
-            self.of_all_ranks(targets),
-            self.of_all_ranks(indices),
-            **{name: self._gathered(value) for name, value in given.items() if name in self.named},
-        )
-        self.log("train/loss", value, prog_bar=True)
-        return value
-
-    def _gathered(self, value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        return [self.of_all_ranks(map_) for map_ in value] if isinstance(value, list) else self.of_all_ranks(value)
-
-
-class QuantizedLearner(TransferLearner):
-    """A TransferLearner whose student computes as if quantised; its ranges follow the batches for 3/4 of the epochs.
-
-    Args:
-        quantization: fake quantisation of the student, whose BatchNorm statistics stay fixed.
-    """
-
-    def __init__(self, *args: Any, quantization: FakeQuantization, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.compile_passes = False  # its computation changes when ranges stop following the batches
-        self.chosen_by = self.measured  # the measure that later judges the int8 file, on the same images
-        self.quantization = quantization
-
-    def setup(self, stage: str) -> None:
-        """Leave BatchNorm layers unchanged: their statistics stay fixed, so there is nothing to synchronise."""
-
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if not self.quantization.calibrated:  # it is after a resume
-            chosen = np.linspace(0, len(self.images) - 1, min(CALIBRATION_IMAGES, len(self.images))).astype(int)
-            with self.quantization.calibrating():
-                embed(self.model, self.images.subset(chosen), progress=False)
-
-    def training_step(self, batch: tuple[Tensor, ...]) -> Tensor:
-        if self.current_epoch >= (self.trainer.max_epochs or 1) * 3 // 4:
-            return super().training_step(batch)
-        with self.quantization.observing(RANGE_RATE):
-            return super().training_step(batch)
 
 
 def require_transferable(teacher: Teacher, splits: DataSplits, asked: Training) -> None:
@@ -313,7 +180,7 @@ def create_transfer_loss(
             f"Loss {name!r} needs labels, and the images have none or use_labels is false. Choose a loss that "
             "works without labels, such as relaxed_contrastive, or put each class's images in a folder."
         )
-    if not _MAPS.isdisjoint(named):
+    if not MAPS.isdisjoint(named):
         facts |= _shapes_of_maps(student, teacher, images)
     if "teacher_sample" in made_with:
         facts["teacher_sample"] = cache(partial(_sample_of, teacher, images))  # a loss may ask more than once

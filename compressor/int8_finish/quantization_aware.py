@@ -122,7 +122,8 @@ def finish_quantized(
     import lightning
 
     from compressor.int8_finish.fake_quantization import FakeQuantization
-    from compressor.transfer import QuantizedLearner, require_transferable, transfer
+    from compressor.int8_finish.learner import QuantizedLearner
+    from compressor.transfer import require_transferable, transfer
     from zoo.models.facts import set_facts
     from zoo.training.fitting import finish
     from zoo.versions import versions
