@@ -83,7 +83,7 @@ class _PairwiseDistances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, embeddings: Tensor) -> Tensor:
-        distances = squared_distances(embeddings).sqrt_()
+        distances = squared_distances(embeddings).sqrt()  # in place, torch 2.11 compiles it to a gradient of 0
         ctx.save_for_backward(embeddings, distances)
         return distances
 
