@@ -7,9 +7,12 @@ The command line prints them without a traceback and exits with 1.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROLS_BUT_BREAKS = re.compile(f"(?![\n\t]){_CONTROLS.pattern}")
 _SHOWN = 60  # characters of a value in a message
 _HEAD, _TAIL = 440, 220  # characters kept at both ends of a longer message: what is wrong, and the remedy
 
@@ -117,6 +120,19 @@ def all_shown(names: Sequence[str], most: int = 12) -> str:
 def printable(name: object) -> str:
     """Return a name as valid UTF-8 text; file names that are not UTF-8 reach Python as lone surrogates."""
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def for_terminal(text: object, on_one_line: bool = False) -> str:
+    """Return text that a terminal shows and does not obey; names of files may hold its commands.
+
+    Control characters and marks that turn the direction of writing are written by their number, such as ``\\x1b``.
+
+    Args:
+        text: what is to be shown.
+        on_one_line: write line breaks and tabs so too, as for a name in a table.
+    """
+    obeyed = _CONTROLS if on_one_line else _CONTROLS_BUT_BREAKS
+    return obeyed.sub(lambda found: ascii(found[0])[1:-1], printable(text))
 
 
 def first_line(error: BaseException) -> str:

@@ -165,6 +165,8 @@ def _print(what: Callable[[], None]) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         silence()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _gate(result: Any) -> tuple[str, str]:

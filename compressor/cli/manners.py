@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.errors import OptionError
+from zoo.errors import OptionError, for_terminal
 from zoo.paths import given_path
 from zoo.progress import SWITCH, are_bars_shown, close_bars
 
@@ -93,7 +93,7 @@ def heard(manners: Manners) -> Iterator[None]:
     if manners.log_file is not None:
         manners.log_file.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(manners.log_file, encoding="utf-8", errors="backslashreplace")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file.setFormatter(_Plain("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers.append(file)
     root, libraries = logging.getLogger(), logging.INFO if manners.verbose else logging.WARNING
     levels = {root: libraries}
@@ -116,8 +116,15 @@ def heard(manners: Manners) -> Iterator[None]:
 def tell(text: str) -> None:
     """Write the final message of a command to standard error, on its own line, and to the log file."""
     close_bars()
-    print(text, file=sys.stderr)
+    print(for_terminal(text), file=sys.stderr)
     log.error("%s", text, extra={_TOLD: True})
+
+
+class _Plain(logging.Formatter):
+    """For a file that will be looked at on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record))
 
 
 class _Terminal(logging.Handler):
@@ -125,7 +132,7 @@ class _Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self.format(record)
+            text = for_terminal(self.format(record))
             if not are_bars_shown():
                 print(text, file=sys.stderr, flush=True)
                 return

@@ -11,7 +11,7 @@ from export.index.verbs import Hit
 from export.report.validation import Report
 from export.shipping import Exported
 from zoo.data.checking.findings import Check
-from zoo.errors import printable
+from zoo.errors import for_terminal
 
 
 def show(verb: str, result: Any, queries: Sequence[Any] = (), all_nodes: bool = False) -> None:
@@ -52,13 +52,12 @@ def print_check(result: Check) -> None:
     """Print facts about the data, and a row with remedy for each finding."""
     from rich.box import SIMPLE
     from rich.table import Table
-    from rich.text import Text
 
-    from export.report.tables import wide_console
+    from export.report.tables import plain_text, wide_console
 
     console = wide_console()
     for line in result.facts():
-        console.print(Text(printable(line)), soft_wrap=True)
+        console.print(plain_text(line), soft_wrap=True)
     if not result.findings:
         return
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
@@ -66,7 +65,7 @@ def print_check(result: Check) -> None:
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for found in result.findings:
         text = f"{found.title}: {found.examples()}\n{found.remedy}"
-        table.add_row(found.level, f"{found.count:,}", Text(text), end_section=True)
+        table.add_row(found.level, f"{found.count:,}", plain_text(text), end_section=True)
     console.print(table)
 
 
@@ -78,11 +77,11 @@ def show_candidates(content: dict[str, Any]) -> None:
 
 
 def print_hits(queries: list[str], found: list[list[Hit]]) -> None:
-    """Print query, rank, id and score of each image found, separated by tabs."""
+    """Print query, rank, id and score of each image found, tabs between them; tabs in names are written as ``\\t``."""
     for query, hits in zip(queries, found, strict=True):
         for rank, hit in enumerate(hits, start=1):
-            line = f"{query}\t{rank}\t{hit.id}\t{hit.score:.6f}"
-            print(line.encode("utf-8", "replace").decode())  # file names need not be valid Unicode
+            asked, name = (for_terminal(text, on_one_line=True) for text in (query, hit.id))
+            print(f"{asked}\t{rank}\t{name}\t{hit.score:.6f}")
 
 
 def show_json(result: Any, queries: Sequence[Any] = ()) -> None:

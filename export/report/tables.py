@@ -17,11 +17,17 @@ from rich.text import Text
 from export.report.content import indexes_of, ks_of, label_of, sentences_of
 from export.report.formats import DASH, count, decimals, megabytes, percent, readable, significant
 from export.runtime import preprocessing_in_words
+from zoo.errors import for_terminal
 from zoo.retrieval.label_measures import NDCG_K
 
 _TABLE_WIDTH, _INDEX_WIDTH = 120, 40
 _CANDIDATES_WIDTH = 150
 _SHOWN_NODES = 5
+
+
+def plain_text(text: object) -> Text:
+    """Return text as tables show it: nothing in it is markup, or a command to the terminal."""
+    return Text(for_terminal(text))
 
 
 def wide_console(width: int = _TABLE_WIDTH) -> Console:
@@ -50,7 +56,7 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
     names = max(len(label_of(stage)) for stage in content["stages"])
     console = console or wide_console(_TABLE_WIDTH + names + (_INDEX_WIDTH if indexes_of(content) else 0))
     for sentence in sentences_of(content):
-        console.print(Text(sentence), soft_wrap=True)
+        console.print(plain_text(sentence), soft_wrap=True)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("stage", overflow="fold")
     columns = _measure_columns(content)
@@ -75,11 +81,11 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
             index = stage.get("index", {})
             cells += [decimals(index.get("bytes_per_vector"), 1), decimals(index.get("ms_per_query"), 3)]
         last_baseline = "baseline" in stage and "baseline" not in following
-        table.add_row(*(Text(cell) for cell in cells), end_section=last_baseline)
+        table.add_row(*(plain_text(cell) for cell in cells), end_section=last_baseline)
     console.print(table)
     for stage in content["stages"]:
         if "pair" in stage:
-            console.print(Text(stage["pair"]["finding"]), soft_wrap=True)
+            console.print(plain_text(stage["pair"]["finding"]), soft_wrap=True)
 
 
 def _measure_columns(content: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], str]]:
@@ -129,10 +135,10 @@ def print_bench(content: dict[str, Any], console: Console | None = None) -> None
             f"{row['speed_to_first']:.2f}",
             DASH if peak is None else f"{peak / 1e6:.0f}",
         ]
-        table.add_row(*(Text(cell) for cell in cells), end_section=number % len(content["files"]) == 0)
+        table.add_row(*(plain_text(cell) for cell in cells), end_section=number % len(content["files"]) == 0)
     console = console or wide_console()
     console.print(table)
-    console.print(Text("\n".join(_notes(content))))
+    console.print(plain_text("\n".join(_notes(content))))
 
 
 def _notes(content: dict[str, Any]) -> list[str]:
@@ -166,11 +172,11 @@ def print_candidates(content: dict[str, Any], console: Console | None = None) ->
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("budget", overflow="fold")
     for entry in content["candidates"]:
-        table.add_row(*(Text(cell) for cell in _candidate_cells(entry, content)))
+        table.add_row(*(plain_text(cell) for cell in _candidate_cells(entry, content)))
     console = console or wide_console(_CANDIDATES_WIDTH)
     console.print(table)
     for line in _candidate_notes(content):
-        console.print(Text(line))
+        console.print(plain_text(line))
 
 
 def _candidate_notes(content: dict[str, Any]) -> list[str]:
@@ -222,7 +228,7 @@ def print_inspection(content: dict[str, Any], nodes: bool = False, console: Cons
     table.add_column()
     table.add_column(overflow="fold")
     for key, text in _lines(content, nodes):
-        table.add_row(Text(key), Text(text))
+        table.add_row(plain_text(key), plain_text(text))
     (console or wide_console()).print(table)
 
 

@@ -14,7 +14,7 @@ from zoo.data.division.splits import Source, divide
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.sources.from_images import from_images
 from zoo.data.sources.opening import READERS, kind_and_path, open_source
-from zoo.errors import DataError, printable
+from zoo.errors import DataError, for_terminal
 
 if TYPE_CHECKING:
     from zoo.arguments import DataLike
@@ -114,7 +114,7 @@ def _tell(splits: DataSplits) -> None:
             named = ", ".join(images.class_names[label] for label in some)
             line += f" of {len(there)} classes, such as {named}" if len(there) > 3 else f" of the classes {named}"
         lines.append(line)
-    text = printable("\n".join(lines))
+    text = "\n".join(for_terminal(line, on_one_line=True) for line in lines)
     if text not in _told:
         _told.add(text)
         log.info("%s", text)

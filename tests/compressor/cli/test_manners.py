@@ -85,6 +85,44 @@ def test_a_log_file_keeps_all_that_is_said(model: Path, photos: Path, tmp_path: 
     assert said[-1].startswith("ERROR compressor.cli.manners: error: none.onnx does not exist")
 
 
+def test_names_of_files_give_no_commands_to_the_terminal(
+    model: Path, photos: Path, tmp_path: Path, capsys: Any
+) -> None:
+    strange = "a\x1b[31m\tb\nc.png"
+    for label in ("one\x1b]0;title\x07", "two\u202e"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / strange).write_bytes((photos / "class00" / "0.png").read_bytes())
+    (tmp_path / "data" / "two\u202e" / "broken\x1b.png").write_bytes(b"no image")
+    data, log = str(tmp_path / "data"), tmp_path / "a.log"
+    assert main(["index", "build", str(model), data, str(tmp_path / "index"), "--log_file", str(log)]) == 0
+    assert main(["check", data]) in (0, 3)
+    assert main(["train", data, "--out", str(tmp_path / "t")]) == 1  # it says which classes there are
+    said = capsys.readouterr()
+    assert main(["index", "search", str(tmp_path / "index"), f"{data}/two\u202e/{strange}", "--k", "2"]) == 0
+    found = capsys.readouterr().out
+    assert [len(line.split("\t")) for line in found.splitlines()] == [4, 4]  # query, rank, id and score
+    assert "a\\x1b[31m\\tb\\nc.png" in found
+    assert "\\u202e" in said.err and "broken\\x1b.png" in log.read_text()
+    for text in (said.out, said.err, found, log.read_text()):
+        assert not {"\x1b", "\x07", "\u202e"} & set(text)
+
+
+def test_metadata_give_no_commands_to_the_terminal(tiny_onnx: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+    file = tiny_onnx(tmp_path / "a.onnx", architecture="tiny\x1b]0;title\x07")
+    assert main(["inspect", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "tiny\\x1b]0;title\\x07" in printed and "\x1b" not in printed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_standard_output_is_named(model: Path) -> None:
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "compressor", "inspect", str(model)]
+        done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output: No space left on device.")
+
+
 def test_logging_is_as_before_afterwards(model: Path, capsys: Any) -> None:
     before = [(logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in ("", "zoo", "export")]
     assert main(["inspect", str(model), "--verbose"]) == 0
