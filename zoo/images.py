@@ -23,7 +23,7 @@ from PIL import Image
 from zoo.errors import DataError, first_line
 from zoo.paths import expanded
 
-_KINDS = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
+_KINDS = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "mpo", "pgm", "png", "ppm", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
 # What Pillow raises for broken files (the last four come from its metadata readers), and zipfile for broken archives
 # (RuntimeError if a member is encrypted).
@@ -50,7 +50,7 @@ LEAST_SIDE = 1024
 """Larger images are halved up to three times, as long as their shorter side keeps this many pixels."""
 _STRIP = 256  # rows of the result that are computed at a time
 MAX_ASPECT = 200  # ratio of an image's sides; networks see a centre crop, and more would take gigabytes to resize
-_IN_MEMORY = re.compile(r" <_io\.BytesIO object at \w+>")
+_OF_PYTHON = re.compile(r" <_io\.\w+ [^>]*>")
 _ORIENTATION = 0x0112  # the EXIF tag; below, the transposition for each of its values
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -127,8 +127,8 @@ def require_pixels(source: Any, name: str = "", max_pixels: int = MAX_PIXELS) ->
 
 
 def reason_of(error: Exception) -> str:
-    """Return in one line why an image cannot be read, without the memory address that Pillow adds for bytes."""
-    return _IN_MEMORY.sub("", first_line(error))
+    """Return in one line why an image cannot be read, without the Python object that Pillow names."""
+    return _OF_PYTHON.sub("", first_line(error))
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
@@ -212,6 +212,8 @@ def _loaded_to_rgb(image: Image.Image) -> np.ndarray:
         if sixteen_bits:
             # PIL would clip 16-bit grey at 255; viewers show the high byte.
             grey = np.asarray(part).astype(np.int64)
+            if isinstance(image.info.get("transparency"), int):  # one level that a PNG does not show
+                grey[grey == image.info["transparency"]] = 0xFFFF
             return Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8))
         return part
 

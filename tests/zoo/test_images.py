@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps, features
 
-from zoo.images import read_pixels
+from zoo.errors import DataError
+from zoo.images import IMAGE_SUFFIXES, read_pixels, require_pixels
 from zoo.models.preprocessing import Preprocess, Preprocessing
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -59,6 +60,28 @@ def test_16_bit_grey_keeps_its_high_byte(tmp_path: Path, suffix: str) -> None:
     else:
         Image.fromarray(deep).save(tmp_path / f"a.{suffix}")
     assert read_pixels(tmp_path / f"a.{suffix}")[:, :, 1].tolist() == [[0, 0, 1, 128, 255]]
+
+
+def test_a_transparent_level_of_16_bits_becomes_white_as_one_of_8_does(tmp_path: Path) -> None:
+    for dtype, mode in ((np.uint8, "L"), (np.uint16, "I;16")):
+        grey = np.array([[1, 2, 3]], dtype=dtype) << (8 if dtype == np.uint16 else 0)
+        image = Image.fromarray(grey.astype(dtype))
+        assert image.mode == mode
+        image.save(tmp_path / f"{mode}.png", transparency=int(grey[0, 1]))
+        assert read_pixels(tmp_path / f"{mode}.png")[0, :, 0].tolist() == [1, 255, 3]
+
+
+def test_files_of_stereo_cameras_are_images_of_a_folder(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), RED).save(tmp_path / "a.mpo", format="MPO")
+    assert Path("a.mpo").suffix in IMAGE_SUFFIXES  # what read_pixels takes, folders list
+    assert read_pixels(tmp_path / "a.mpo").shape == (8, 8, 3)
+
+
+def test_what_is_no_image_is_said_without_objects_of_python(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    for source in (tmp_path / "a.png", b"", open(tmp_path / "a.png", "rb")):  # noqa: SIM115
+        with pytest.raises(DataError, match=r"cannot be read \(cannot identify image file\)\. Fix or remove it"):
+            require_pixels(source)
 
 
 TURNS = {  # of EXIF: what brings stored pixels upright
