@@ -108,6 +108,13 @@ def told(learner: Learner, epochs: int, start: Start | None = None) -> str:
     if first is not None:
         gain = 100 * (best[learner.chosen_by] - first[learner.chosen_by])
         kept += f" Before training it had {learner.in_words(first)} ({gain:+.2f} points)."
-    if best["epoch"] > epochs * (1 - _RISING) and epochs > 1:
+    if epochs > 1 and _is_rising(learner, epochs):
         kept += " It was still improving: more epochs may help."
     return kept
+
+
+def _is_rising(learner: Learner, epochs: int) -> bool:
+    """Return whether the best epoch is among the last ones, and better than all before these."""
+    last = epochs * (1 - _RISING)
+    before = [round(entry[learner.chosen_by], 6) for entry in learner.history if entry["epoch"] <= last]
+    return bool(learner.best["epoch"] > last and learner.best[learner.chosen_by] > max(before, default=-1.0))

@@ -6,13 +6,14 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from zoo import train
-from zoo.training.story import EpochLines, progress_of_training
+from zoo.training.story import EpochLines, _is_rising, progress_of_training
 
 
 def test_a_line_an_epoch_where_there_is_no_terminal(
@@ -46,3 +47,13 @@ def test_a_bar_where_there_is_one(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert isinstance(bar, TQDMProgressBar)
     bar.init_train_tqdm().close()
     assert "Training" in terminal.getvalue() and capsys.readouterr().out == ""
+
+
+def test_only_what_rose_is_still_improving() -> None:
+    def learner(*scores: float) -> Any:
+        history = [{"epoch": i, "map_at_r": score} for i, score in enumerate(scores, start=1)]
+        best = max(history, key=lambda entry: (entry["map_at_r"], entry["epoch"]))  # the later of equals
+        return SimpleNamespace(history=history, best=best, chosen_by="map_at_r")
+
+    for scores, rises in (((0.5, 0.6, 0.7), True), ((1.0, 1.0, 1.0), False), ((0.7, 0.6, 0.5), False)):
+        assert _is_rising(learner(*scores), len(scores)) == rises
