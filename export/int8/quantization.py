@@ -20,6 +20,8 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.int8.schemes import ABSORBED, ADDITIONS, MINMAX, WEIGHTED, Scheme, shallow_stem
+from zoo.errors import OptionError
+from zoo.files import full_disk_named
 
 _PERCENTILE = 99.99
 _CALIBRATED_AT_ONCE = 2  # images; all their activations are in memory, 150 MB per image in ResNet-50 at 224 pixels
@@ -48,19 +50,36 @@ def calibrate(network: ModelProto, ranges: str, tensors: Iterable[np.ndarray]) -
     settings: dict[str, Any] = {}
     if method == CalibrationMethod.Percentile:
         settings = {"percentile": _PERCENTILE, "num_bins": 2048, "symmetric": False}
-    with tempfile.TemporaryDirectory() as folder, _quietly():
-        source = Path(folder) / "network.onnx"
+    with _scratch() as folder, _quietly():
+        source = folder / "network.onnx"
         onnx.save(network, source)
         calibrator = create_calibrator(
             source,
             [*WEIGHTED, *ABSORBED, *ADDITIONS],
-            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            augmented_model_path=str(folder / "augmented.onnx"),
             calibrate_method=method,
             extra_options=settings,
         )
         for batch in _batched(tensors, _CALIBRATED_AT_ONCE):
             calibrator.collect_data(_Batches([batch]))
         return calibrator.compute_data()
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """Give a temporary folder for the files that onnxruntime's quantisers write.
+
+    Raises:
+        OptionError: there is none, or it has no room.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder, full_disk_named(folder):
+            yield Path(folder)
+    except OSError as error:
+        raise OptionError(
+            f"{tempfile.tempdir or 'The temporary folder'} cannot hold the copies of the network that quantising makes "
+            f"({error.strerror or error}). Set TMPDIR to a folder with more room."
+        ) from error
 
 
 def _batched(tensors: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
@@ -154,8 +173,8 @@ def _input_channels(node: NodeProto, weight: TensorProto) -> int:
 
 
 def _dynamic(network: ModelProto, scheme: Scheme, in_float: list[str]) -> ModelProto:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
+    with _scratch() as folder:
+        path = folder / "network.onnx"
         quantize_dynamic(
             network,
             path,

@@ -21,7 +21,7 @@ from export.int8.schemes import Scheme, blocks_of, weights_of
 from export.onnx.graph import Graph
 from export.onnx.tracing import INPUTS, PIXELS, join
 from zoo.data.image_set import ImageSet
-from zoo.errors import ModelError, first_line
+from zoo.errors import ModelError, OptionError, first_line
 from zoo.progress import progress
 from zoo.retrieval.measures import neighbour_overlap
 
@@ -162,10 +162,16 @@ class Trial:
         }
 
     def add_int8(self, scheme: Scheme, in_float: tuple[str, ...] = ()) -> None:
-        """Quantise by a scheme, except some blocks, and measure and record the result; a failure is recorded too."""
+        """Quantise by a scheme, except some blocks, and measure and record the result; a failure is recorded too.
+
+        Raises:
+            OptionError: the temporary folder has no room; no other scheme would fare better.
+        """
         name = scheme.name + (f", in float: {', '.join(in_float)}" if in_float else "")
         try:
             network = self.quantized(scheme, in_float)
+        except OptionError:
+            raise
         except Exception as error:  # onnxruntime's quantisers raise many kinds
             log.warning("%s cannot be made: %s", name, first_line(error))
             self.entries.append(_failed(self.prefix + name, scheme, in_float, first_line(error)))

@@ -125,7 +125,7 @@ def trace_model(model: ModelLike) -> Traced:
     try:
         graphs = trace(whole)
     except Exception as error:  # the exporter raises many kinds
-        reason = first_line(error)
+        reason = first_line(error.__cause__ or error)  # the exporter's own words say only that it failed
         raise ModelError(f"Cannot export {name} to ONNX: {reason}") from error
     return Traced(name, folder, network, whole, graphs)
 

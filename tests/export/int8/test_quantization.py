@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from export.int8.quantization import calibrate, fits_float16, to_fp16, to_int8
 from export.int8.schemes import Scheme, blocks_of, schemes_for, shallow_stem
 from export.onnx.tracing import Traced, trace_model
 from zoo import create_model
+from zoo.errors import OptionError
 from zoo.versions import has_vnni
 
 PER_CHANNEL = Scheme("static", "uint8", True, "minmax")
@@ -87,6 +89,17 @@ def test_ranges_are_those_of_the_activations(traced: Traced, inputs: list[np.nda
     for name in (convolutions[0], convolutions[-1]):
         values = np.concatenate([outputs_of(network, tensor, name)[0] for tensor in inputs])
         np.testing.assert_allclose(np.ravel(found[name].range_value), [values.min(), values.max()], rtol=1e-5)
+
+
+def test_a_temporary_folder_without_room_is_one_line(
+    traced: Traced, inputs: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(onnx, "save", full)
+    with pytest.raises(OptionError, match=r"cannot hold .* \(No space left on device\)\. Set TMPDIR"):
+        calibrate(traced.graphs.network, "minmax", inputs)
 
 
 def test_percentiles_leave_out_what_is_extreme(inputs: list[np.ndarray]) -> None:
