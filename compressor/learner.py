@@ -6,11 +6,13 @@ import inspect
 import logging
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.feature_maps import pair_stages
 from zoo.data.image_set import ImageSet
+from zoo.errors import ModelError
 from zoo.models.facts import COSINE, EUCLIDEAN, facts_of
 from zoo.models.network import preprocessing_of
 from zoo.teachers.base import Teacher, resize_views
@@ -60,6 +62,7 @@ class TransferLearner(Learner):
         self.on_sphere = by_length and facts_of(model).metric == COSINE
         self.named = frozenset(inspect.signature(loss.forward).parameters)
         self.with_maps = not MAPS.isdisjoint(self.named)
+        self._teacher_is_finite: Tensor | bool = True
 
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
@@ -99,6 +102,8 @@ class TransferLearner(Learner):
             else:
                 targets = self.stored.embed(views, indices, numbers[0].T.flatten())
             embeddings = self.embed_views(resized)
+        # Read at the end of an epoch, since reading it waits for the device.
+        self._teacher_is_finite = torch.isfinite(targets).all() & self._teacher_is_finite
         embeddings = embeddings.float()
         if self.on_sphere:
             embeddings = functional.normalize(embeddings, dim=1)
@@ -112,6 +117,16 @@ class TransferLearner(Learner):
         )
         self.log("train/loss", value, prog_bar=True)
         return value
+
+    def require_finite(self) -> None:
+        """Raise a ModelError if the teacher gave a vector that is not finite, else as any learner does."""
+        if not bool(self._teacher_is_finite):
+            raise ModelError(
+                f"Teacher {self.teacher.name} gave vectors that are not finite for views of epoch "
+                f"{self.current_epoch + 1}. Check its weights, its precision and the images; embed names an image "
+                "on which it fails."
+            )
+        super().require_finite()
 
     def _gathered(self, value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         return [self.of_all_ranks(map_) for map_ in value] if isinstance(value, list) else self.of_all_ranks(value)

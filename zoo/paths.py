@@ -40,6 +40,14 @@ def given_path(path: str | os.PathLike[str]) -> Path:
     return place
 
 
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path, or a name that need not be one, is that of a folder, as far as this process may see."""
+    try:
+        return expanded(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def is_there(path: Path) -> bool:
     """Return whether a file or folder exists; False for names that no file can have."""
     try:

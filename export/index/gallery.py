@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Encoder:
     """A model that embeds images for an index.
 
     Attributes:
-        embed: embeds an image set; returns float32 ``(N, D)``.
+        embed: embeds an image set; returns float32 ``(N, D)``, or raises a ModelError where one is not finite.
         metric: "cosine" or "euclidean".
         dim: dimensions of the embeddings.
         facts: source, digest, source_digest, architecture and precision, as index.json keeps them.
@@ -78,6 +78,15 @@ def open_encoder(model: str | Path, threads: int | None = None) -> Encoder:
     Raises:
         ModelError: the model is missing or broken.
     """
+    encoder = _opened(model, threads)
+    return replace(encoder, embed=partial(_finite, encoder.embed, str(encoder.facts["source"])))
+
+
+def _finite(embed: Callable[[ImageSet], np.ndarray], source: str, images: ImageSet) -> np.ndarray:
+    return images.require_finite(embed(images), source)
+
+
+def _opened(model: str | Path, threads: int | None) -> Encoder:
     path = path_of(model)
     if path is None or path.suffix == ".npz":
         return _of_another_make(model)

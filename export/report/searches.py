@@ -94,7 +94,7 @@ def all_searches(
     embeddings: dict[str, np.ndarray] = {}
     for model in models:
         log.info("measuring %s (%s)", model.stage, model.source)
-        vectors = model.embed(images)
+        vectors = images.require_finite(model.embed(images), model.source)
         if model in (*pair, models[-1]):
             embeddings[model.stage] = vectors
         search = exact_search(model, vectors, images, {"foreign": True} if model.foreign else None)

@@ -457,3 +457,24 @@ def test_a_teacher_behind_its_student_is_warned_of(
     with caplog.at_level("INFO"):
         distill(tiny_teacher, splits, tmp_path / "t", **options)
     assert "retrieves better" not in caplog.text
+
+
+class FailsOnSomeViews(nn.Module):
+    """A good teacher of sets of images, and none of a training batch: 12 images, or two views of each."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, views: Tensor) -> Tensor:
+        vectors: Tensor = self.model(views)
+        return vectors * float("nan") if len(views) in (12, 24) else vectors
+
+
+def test_a_teacher_that_fails_in_training_is_blamed_and_not_the_rate(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    teacher = FailsOnSomeViews(load_model(tiny_teacher))
+    with pytest.raises(ModelError, match=r"FailsOnSomeViews gave vectors that are not finite for views of epoch 1\."):
+        distill(teacher, photos, tmp_path / "s", arch="test_resnet", dim=8, **distil_options | {"batch_size": 12})
+    assert not (tmp_path / "s" / "config.json").exists()

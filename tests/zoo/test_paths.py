@@ -11,7 +11,7 @@ import pytest
 from compressor import distill, run
 from export import Embedder, bench, build_index, export_model, inspect, search_index, validate
 from zoo import UserError, load_data, load_model, train
-from zoo.paths import expanded, given_path, is_there
+from zoo.paths import expanded, given_path, is_folder, is_there
 
 IMPOSSIBLE = ["x" * 300, "a/" + "y" * 256 + "/b", "zero\0byte", "d/" * 3000]
 VERBS: dict[str, Callable[[str], Any]] = {
@@ -60,3 +60,13 @@ def test_home_is_where_it_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_no_impossible_path_is_there(tmp_path: Path) -> None:
     assert [is_there(tmp_path / name) for name in IMPOSSIBLE] == [False] * 4
     assert is_there(tmp_path)
+
+
+def test_what_this_process_may_not_see_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_folder(tmp_path) and not is_folder(tmp_path / "none") and not is_folder("a\0b")
+
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))  # as in a working directory without permission
+
+    monkeypatch.setattr(Path, "is_dir", forbidden)
+    assert not is_folder("test_resnet")

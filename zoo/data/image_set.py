@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.data.stored import ImageSource, StoredImage, mark_of
-from zoo.errors import DataError, first_line, printable
-from zoo.images import UNREADABLE, read_pixels
+from zoo.errors import DataError, ModelError, printable
+from zoo.images import UNREADABLE, read_pixels, reason_of
 from zoo.notebook import html_table
 from zoo.progress import progress
 
@@ -108,8 +108,13 @@ class ImageSet:
                 return read_pixels(source)
             return read_pixels(source())
         except UNREADABLE as error:
-            where = source if isinstance(source, Path | StoredImage) else self.ids[index]
-            raise DataError(f"Image {where} cannot be read ({first_line(error)}). Fix or remove it.") from error
+            reason = reason_of(error)
+            raise DataError(f"Image {self.place(index)} cannot be read ({reason}). Fix or remove it.") from error
+
+    def place(self, index: int) -> str:
+        """Return where image ``index`` lies, as messages name it: its file, or its id where it is none."""
+        source = self.sources[index]
+        return str(source if isinstance(source, Path | StoredImage) else self.ids[index])
 
     def subset(self, indices: np.ndarray | Sequence[int]) -> ImageSet:
         """Return the images with these indices, in this order; classes keep their indices."""
@@ -126,6 +131,25 @@ class ImageSet:
     def without_labels(self) -> ImageSet:
         """Return the same images without classes; continuous labels stay."""
         return replace(self, labels=None, class_names=())
+
+    def require_finite(self, vectors: np.ndarray, model: str) -> np.ndarray:
+        """Return these images' vectors where all of their numbers are finite.
+
+        Args:
+            vectors: float ``(len(self), D)``.
+            model: what gave them, as the message begins.
+
+        Raises:
+            ModelError: one is not; names its image.
+        """
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            first, count = int(np.argmin(finite)), int((~finite).sum())
+            raise ModelError(
+                f"{model} gave vectors that are not finite for {count} of {len(self)} images, the first "
+                f"{self.place(first)}. Check its weights and precision; if it is sound, leave these images out."
+            )
+        return vectors
 
     def checked(self, max_unreadable: int = 10, cache_bytes: int = 2 << 30) -> ImageSet:
         """Decode every image once; leave out unreadable ones and keep as many pixels in memory as fit.

@@ -125,7 +125,8 @@ def prove_teacher(teacher: Teacher, images: ImageSet) -> dict[str, float]:
             is not above chance.
         DataError: by the labels, all orders of the images are equally good.
     """
-    embeddings = teacher.to(fastest_device()).embed_images(images)
+    vectors = teacher.to(fastest_device()).embed_images(images)
+    embeddings = images.require_finite(vectors, f"Teacher {teacher.name}")
     by_class = not judged_by_labels(teacher, images)
     if by_class:
         require_measurable(images, "labelled")

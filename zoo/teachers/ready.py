@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.image_set import ImageSet
-from zoo.errors import DataError, first_line
+from zoo.errors import DataError, first_line, shown
 from zoo.formats.arrays import read_arrays
 from zoo.formats.embedding_parts import is_embedding_folder, read_embeddings
 from zoo.models.facts import COSINE
@@ -48,12 +48,18 @@ class ArrayTeacher(Teacher):
             except ValueError as error:
                 raise DataError(f"The teacher's embeddings must be one vector for each image id ({error}).") from error
             ids = [str(name) for name in embeddings]
-        if array.ndim != 2 or not np.isfinite(array).all():
-            raise DataError(f"Teacher {self.name}: embeddings must be finite and (N, D), found shape {array.shape}.")
+        if array.ndim != 2:
+            raise DataError(f"Teacher {self.name}: embeddings must be (N, D), found shape {array.shape}.")
         if not len(ids) == len(set(ids)) == len(array):
             raise DataError(
                 f"Teacher {self.name} has {len(array)} embeddings for {len(ids)} ids, {len(set(ids))} of them "
                 "different; there must be one each."
+            )
+        finite = np.isfinite(array).all(axis=1)
+        if not finite.all():
+            raise DataError(
+                f"Teacher {self.name}: {(~finite).sum()} of {len(ids)} embeddings are not finite in float32, the first "
+                f"of image {shown(ids[int(np.argmin(finite))])}. Embed it again, or leave it out."
             )
         self._row = {name: row for row, name in enumerate(ids)}
         self._array = np.ascontiguousarray(array, dtype=np.float32)

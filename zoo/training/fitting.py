@@ -108,6 +108,7 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         try:
             trainer = lightning.Trainer(
+                default_root_dir=folder,  # else Lightning asks for the working directory, which may be gone
                 max_epochs=optimisation.epochs,
                 precision=precision,  # type: ignore[arg-type]
                 gradient_clip_val=optimisation.gradient_clip,

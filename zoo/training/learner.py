@@ -89,6 +89,7 @@ class Learner(lightning.LightningModule):
         self.best: dict[str, Any] = {"epoch": None, self.measured: None}
         self.history: list[dict[str, Any]] = []
         self.checkpoints: Path | None = None
+        self._last_loss: Tensor | None = None
 
     def embed_views(self, views: Tensor) -> Tensor:
         """Embed bytes ``(N, 3, H, W)``, or features ``(N, F)`` of a frozen backbone, into ``(N, D)``."""
@@ -224,6 +225,9 @@ class Learner(lightning.LightningModule):
                 parameter.grad = None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Of several processes each may have another loss, and with 16 bits one that is infinite is passed over.
+        if self.trainer.world_size == 1 and self.trainer.precision != "16-mixed":
+            self._last_loss = outputs["loss"].detach()
         if not self.start_of:
             return
         strength = self.asked.towards_start * float(self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -249,6 +253,7 @@ class Learner(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         epoch = self.current_epoch + 1
+        self.require_finite()
         if self.validation is None or (epoch % self.asked.validate_every and epoch != self.trainer.max_epochs):
             return
         measured = self.measure_validation()
@@ -271,15 +276,29 @@ class Learner(lightning.LightningModule):
                 write_best(contiguous(self), self.checkpoints / BEST)
 
     def require_finite(self) -> None:
-        """Raise a DivergedError if weights are no longer finite."""
-        if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
-            raise DivergedError(f"Training diverged: weights are no longer finite. Lower lr, which is {self.asked.lr}.")
+        """Raise a DivergedError where weights, statistics of BatchNorm or the last loss are no longer finite."""
+        for what, tensors in (
+            ("weights are", [*self.model.parameters(), *self.model.buffers()]),
+            ("the loss is", [] if self._last_loss is None else [self._last_loss]),
+        ):
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+                raise self._diverged(what)
+
+    def _diverged(self, what: str) -> DivergedError:
+        epochs = self.asked.epochs
+        epoch = min(self.current_epoch + 1, epochs)
+        return DivergedError(
+            f"Training diverged in epoch {epoch} of {epochs}: {what} no longer finite. Lower lr, which is "
+            f"{self.asked.lr}."
+        )
 
     def measure_validation(self) -> dict[str, float]:
         """Embed the validation images with the current weights, and return their measures as :meth:`judge` does."""
         assert self.validation is not None
-        self.require_finite()
-        return self.judge(self._embed_validation(self.validation), facts_of(self.model).metric)
+        embeddings = self._embed_validation(self.validation)
+        if not np.isfinite(embeddings).all():
+            raise self._diverged("embeddings are")
+        return self.judge(embeddings, facts_of(self.model).metric)
 
     def _embed_validation(self, images: ImageSet) -> np.ndarray:
         if not self.on_features:

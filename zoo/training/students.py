@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.errors import ModelError, OptionError
 from zoo.formats.model_config import FACTS_KEY, read_config
-from zoo.paths import expanded
+from zoo.paths import is_folder
 
 _WEIGHTS = "model.safetensors"
 _TAKEN = ("num_classes", "global_pool", "img_size")  # these have their own options
@@ -27,7 +27,7 @@ def with_folder(options: Mapping[str, Any]) -> dict[str, Any]:
         OptionError: ``pretrained`` is given too.
     """
     arch = options["arch"]
-    if not isinstance(arch, str) or not expanded(arch).is_dir():
+    if not isinstance(arch, str) or not is_folder(arch):
         return dict(options)
     from zoo.models.folder import folder_named  # imports torch, which --help does not need
 

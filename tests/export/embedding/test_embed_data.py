@@ -5,13 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
 from export import embed_data
 from export.embedding.on_ray import shares
 from export.runtime import Embedder
-from zoo.errors import DataError, OptionError
+from zoo.errors import DataError, ModelError, OptionError
 
 
 @pytest.fixture
@@ -96,3 +98,22 @@ def test_a_cluster_is_shared_among_processes_that_fit_its_machines(
     model: str, machines: list[dict[str, float]], processes: int | None, expected: tuple[int, dict[str, float]]
 ) -> None:
     assert shares(model, machines, processes) == expected
+
+
+@pytest.mark.parametrize("out", ["v.npz", "v.npy", "parts"])
+def test_vectors_that_are_not_finite_are_not_written(tiny_onnx: Callable[..., Path], tmp_path: Path, out: str) -> None:
+    """An encoder that divides by an image's brightness, so that a black one gives 0 / 0."""
+    path = tiny_onnx(tmp_path / "model.onnx", digest=False)
+    proto = onnx.load(path)
+    proto.graph.node[-1].output[0] = "vector"
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1]), "channels"))
+    proto.graph.node.append(helper.make_node("ReduceSum", ["mean", "channels"], ["brightness"]))
+    proto.graph.node.append(helper.make_node("Div", ["vector", "brightness"], ["embedding"]))
+    onnx.save(proto, path)
+    for name, level in (("a.png", 200), ("black.png", 0)):
+        Image.new("RGB", (8, 8), (level, level, level)).save(tmp_path / name)
+    with pytest.raises(
+        ModelError, match=r"model\.onnx gave vectors .* for 1 of 2 images, the first .*black\.png\. Check"
+    ):
+        embed_data(path, tmp_path, tmp_path / out)
+    assert not (tmp_path / out).is_file() and not list(tmp_path.glob("parts/*.parquet"))

@@ -260,6 +260,12 @@ def test_broken_tables_are_named(name: str, arrays: dict[str, Any], tmp_path: Pa
     assert str(error.value).count("\n") == 0
 
 
+def test_the_image_of_a_row_that_is_not_finite_is_named() -> None:
+    rows = {"a.png": np.zeros(2), "b.png": np.array([0, np.nan]), "c.png": np.array([1e39, 0])}
+    with np.errstate(over="ignore"), pytest.raises(DataError, match=r"2 of 3 embeddings.*the first of image 'b\.png'"):
+        open_teacher(rows)
+
+
 @pytest.mark.parametrize("rows", [{}, {"a": np.zeros(2), "b": np.zeros(3)}, {"a": ["x"]}, {"a": [np.nan]}, {"a": 1.0}])
 def test_broken_mappings_are_named(rows: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"[Tt]eacher.*embeddings"):

@@ -480,11 +480,31 @@ def test_training_that_diverged_is_not_saved(photos: Path, tmp_path: Path, monke
     )
     monkeypatch.setitem(sys.modules, "diverging", module)
     for validation in (0.0, 0.34):
-        with pytest.raises(DivergedError, match=r"Training diverged.*Lower lr, which is 0\.002"):
+        with pytest.raises(DivergedError, match=r"Training diverged in epoch 1 of 1: .*Lower lr, which is 0\.002"):
             options = QUICK | {"validation": validation, "epochs": 1, "gradient_clip": None}
             out = tmp_path / str(validation)
             train(f"folder:{photos}", out, arch="test_resnet", loss="diverging:Diverging", **options)
         assert not (out / "config.json").exists()
+
+
+@pytest.mark.parametrize(("validation", "what"), [(0.34, "embeddings are"), (0.0, "weights are")])
+def test_a_rate_far_too_high_is_told_with_its_epoch(photos: Path, tmp_path: Path, validation: float, what: str) -> None:
+    options = QUICK | {"validation": validation, "epochs": 4, "lr": 1e6}
+    with pytest.raises(
+        DivergedError, match=rf"diverged in epoch \d of 4: {what} no longer finite\. Lower lr, which is"
+    ):
+        train(photos, tmp_path / "t", arch="test_resnet", **options)
+    assert not (tmp_path / "t" / "config.json").exists()
+
+
+def test_training_does_not_ask_for_the_working_directory(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    out = train(photos, tmp_path / "t", arch="test_resnet", **QUICK | {"epochs": 1})
+    assert (out / "config.json").is_file()
 
 
 def test_what_validation_measured_outlasts_an_interruption_and_a_broken_checkpoint_is_named(
