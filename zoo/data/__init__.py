@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from zoo.data.division.splits import Source, divide
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.sources.from_images import from_images
@@ -90,17 +88,9 @@ def load_images(data: DataLike, columns: Mapping[str, str] | None = None, labell
         bare = found.without_labels()
         return replace(bare, labels=found.labels, class_names=found.class_names) if labelled else bare
 
-    from zoo.data.folder import list_images
+    from zoo.data.folder import read_images
 
-    members = list_images(Path(path))
-    if not members:
-        raise DataError(f"{path} holds no images. Check the path.")
-    images = ImageSet([str(name) for name, _ in members], [source for _, source in members])
-    classes = [Path(name).parent.as_posix() for name in images.ids]
-    if not labelled or "." in classes:
-        return images
-    class_names, labels = np.unique(classes, return_inverse=True)
-    return replace(images, labels=labels.astype(np.int64), class_names=class_names.tolist())
+    return read_images(path, labelled)
 
 
 def _tell(splits: DataSplits) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from heapq import merge
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from zoo.data.compact import Computed, Texts
 from zoo.data.division.layout import without_parts
 from zoo.data.division.splits import Source
 from zoo.data.image_set import ImageSet
@@ -30,7 +34,7 @@ _OF_SYSTEMS = frozenset(_THEIRS.split("/"))
 _OTHER_IMAGES = (  # suffixes of images that are not read
     "heic heics heif hif avci avifs jxl jxr wdp cr2 cr3 crw nef nrw arw srf sr2 dng raf orf rw2 pef srw x3f raw psd "
     "psb xcf svg svgz eps exr hdr dcm nii ico icns tga dds j2k jpx jpf j2c jpc jpm mj2 apng mpo pbm pnm pam pcx sgi dib"
-)
+).split()
 
 
 def read_folder(path: str) -> Source:
@@ -46,12 +50,13 @@ def read_folder(path: str) -> Source:
             split folders.
     """
     root = Path(path)
-    members, left_out = found_in(root)
+    left_out: list[str] = []
+    members = list(found_in(root, left_out))
     if not members:
         raise DataError(f"{root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    ids = [str(name) for name, _ in members]
+    ids = [name for name, _ in members]
     sources = [source for _, source in members]
-    names, split, roles = without_parts(root, [name for name, _ in members])
+    names, split, roles = without_parts(root, [PurePosixPath(name) for name in ids])
     folders = [str(name.parent) for name in names]
     if set(folders) == {"."}:
         return Source(ImageSet(ids, sources, roles=roles), split, left_out=left_out)
@@ -64,19 +69,51 @@ def read_folder(path: str) -> Source:
     return Source(ImageSet(ids, sources, labels, class_names, roles), split, left_out=left_out)
 
 
-def list_images(root: Path) -> list[tuple[PurePosixPath, ImageSource]]:
-    """Return the images below a folder or in a zip archive, like :func:`found_in`."""
-    return found_in(root)[0]
+def read_images(path: str, labelled: bool) -> ImageSet:
+    """Return the images below a folder, whatever their folders mean, in little memory.
+
+    Args:
+        path: as :func:`read_folder` takes it.
+        labelled: the class of each image is the folder that it lies in, if all lie in one.
+
+    Raises:
+        DataError: the folder is missing, is not one, or holds no image.
+    """
+    root = Path(path)
+    ids = Texts()
+    folders: dict[str, int] = {}
+    of_each = array("q")
+    stored: dict[int, ImageSource] = {}  # an archive's directory is in memory anyhow
+    for name, source in found_in(root):
+        of_each.append(folders.setdefault(name.rpartition("/")[0], len(folders)))
+        if not isinstance(source, Path):
+            stored[len(ids)] = source
+        ids.append(name)
+    if not len(ids):
+        raise DataError(f"{root} holds no images. Check the path.")
+    images = ImageSet(ids, Computed(len(ids), partial(_source, root, ids, stored)))
+    if not labelled or "" in folders:
+        return images
+    class_names = sorted(folders)
+    place = np.empty(len(folders), np.int64)
+    place[[folders[name] for name in class_names]] = np.arange(len(folders))
+    return replace(images, labels=place[np.frombuffer(of_each, np.int64)], class_names=class_names)
 
 
-def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[str]]:
-    """Return the images below a folder or in a zip archive, as name relative to the root and source, sorted by name.
+def _source(root: Path, ids: Sequence[str], stored: Mapping[int, ImageSource], row: int) -> ImageSource:
+    return stored[row] if row in stored else root / ids[row]
 
-    Also returns the names of images that are left out because their format cannot be read.
+
+def found_in(root: Path, left_out: list[str] | None = None) -> Iterator[tuple[str, ImageSource]]:
+    """Yield the images below a folder or in a zip archive: name relative to the root, and source; sorted by name.
 
     Zip archives directly in the folder are read as if unpacked there; one with images in its root, as if unpacked into
     a folder of its name. Links are followed. Hidden files and folders are skipped, and so are files with other
     suffixes, which the log counts.
+
+    Args:
+        root: the folder or archive.
+        left_out: gets the names of images that are left out, in formats that cannot be read.
 
     Raises:
         DataError: the root is missing, a folder in it cannot be read, an archive is broken, or an archive's content is
@@ -85,90 +122,140 @@ def found_in(root: Path) -> tuple[list[tuple[PurePosixPath, ImageSource]], list[
     if not root.exists():
         several = " Give a folder, or in Python a list of paths." if set("*?[") & set(root.name) else ""
         raise DataError(f"{root} does not exist. Check the path given as data.{several}")
-    found: list[tuple[PurePosixPath, ImageSource]] = []
-    others: list[PurePosixPath] = []
+    others = _Others()
+    archives = [root]
+    kinds: list[Iterable[tuple[str, ImageSource]]] = []
     if root.is_dir():
-        for within, folder, files in _folders_below(root):
-            for file, is_file in files:
-                suffix = "".join(file.rpartition(".")[1:]).lower()
-                if suffix in IMAGE_SUFFIXES and is_file:
-                    found.append((within / file, folder / file))
-                elif suffix != ".zip":
-                    others.append(within / file)
+        kinds.append(_files_below(root, others))
         archives = [path for path in sorted(root.iterdir()) if path.suffix.lower() == ".zip" and path.name[0] != "."]
         archives = [path for path in archives if not path.is_dir()]
-    else:
-        archives = [root]
-    for archive in archives:
-        try:
-            require_regular(archive)
-            with zipfile.ZipFile(archive) as opened:
-                members = [info.filename for info in opened.infolist() if not info.is_dir()]
-        except (OSError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{archive} is neither a folder nor a readable zip archive ({error}). Tables end in .csv, .tsv, .jsonl "
-                "or .parquet, and shards in .tar."
-            ) from error
-        names = [(PurePosixPath(name.replace("\\", "/")), name) for name in members]  # some Windows tools write \
-        images = [(name, member) for name, member in names if _is_image(name)]
-        others += [name for name, _ in names if not _is_image(name) and not _is_below_passed_over(name)]
-        if archive != root and any(len(name.parts) == 1 for name, _ in images):
-            images = [(PurePosixPath(archive.stem) / name, member) for name, member in images]
-        found += [(name, ZipMember(archive, member)) for name, member in images]
-    unread = _tell_others(root, others)
-    found.sort(key=lambda entry: entry[0].parts)
-    for (name, one), (after, other) in pairwise(found):
-        if name == after:
-            where = next(source.archive for source in (one, other) if isinstance(source, ZipMember))
+    kinds += [_members_of(archive, root, others) for archive in archives]
+    last, where = "", root
+    for name, source in merge(*kinds, key=lambda entry: entry[0].split("/")):
+        where = source.archive if isinstance(source, ZipMember) else where
+        if name == last:
             raise DataError(f"{root} holds {name} twice, once in {where}. Remove the archive, or its unpacked copy.")
-    return found, [str(name) for name in unread]
+        last = name
+        yield name, source
+    others.tell(root)
+    if left_out is not None:
+        left_out += others.unread
 
 
-def _folders_below(root: Path) -> Iterator[tuple[PurePosixPath, Path, list[tuple[str, bool]]]]:
-    """Yield a folder and all folders below, each once, following links, without hidden folders and files.
+def _members_of(archive: Path, root: Path, others: _Others) -> list[tuple[str, ImageSource]]:
+    """Return the images of a zip archive that lies in a folder, or is the root itself; sorted by name."""
+    try:
+        require_regular(archive)
+        with zipfile.ZipFile(archive) as opened:
+            members = [info.filename for info in opened.infolist() if not info.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{archive} is neither a folder nor a readable zip archive ({error}). Tables end in .csv, .tsv, .jsonl "
+            "or .parquet, and shards in .tar."
+        ) from error
+    names = [(PurePosixPath(name.replace("\\", "/")), name) for name in members]  # some tools on Windows write \
+    images = [(name, member) for name, member in names if _is_image(name)]
+    for name, _ in names:
+        if not _is_image(name) and not _is_below_passed_over(name):
+            others.add(str(name))
+    if archive != root and any(len(name.parts) == 1 for name, _ in images):
+        images = [(PurePosixPath(archive.stem) / name, member) for name, member in images]
+    images.sort(key=lambda entry: entry[0].parts)
+    return [(str(name), ZipMember(archive, member)) for name, member in images]
 
-    Yields:
-        The folder's path from the root, the folder, and the names in it that are not folders, each with whether it is
-        a file or a link. Broken links are reported when they are read.
+
+def _files_below(root: Path, others: _Others) -> Iterator[tuple[str, Path]]:
+    """Yield the images below a folder, through links too, each folder once; sorted by name.
+
+    The names of one folder are in memory at a time, and those of the folders around it that are still to come.
+
+    Args:
+        root: where to look.
+        others: gets the files that are no images. Of hidden files and folders nothing is told.
     """
+    seen = {os.path.realpath(root)}
+    inside = [("", root, _listed(root, seen))]
+    while inside:
+        within, folder, names = inside[-1]
+        for name, is_folder, is_file in names:
+            if is_folder:
+                inside.append((f"{within}{name}/", folder / name, _listed(folder / name, seen)))
+                break
+            suffix = "".join(name.rpartition(".")[1:]).lower()
+            if suffix in IMAGE_SUFFIXES and is_file:
+                yield within + name, folder / name
+            elif suffix != ".zip":
+                others.add(within + name)
+        else:
+            inside.pop()
 
-    def refuse(error: OSError) -> None:
+
+def _listed(folder: Path, seen: set[str]) -> Iterator[tuple[str, bool, bool]]:
+    """List a folder; return its names in order, hidden ones left out, and of each whether it is a folder or a file.
+
+    Args:
+        folder: where to look.
+        seen: folders that are read already, or will be, as they are without links; gets those in this one. Names that
+            lead to them are left out.
+    """
+    names: list[str] = []
+    folders, odd = set(), set()
+    try:
+        with os.scandir(folder) as entries:  # which knows files without asking for each of them
+            for entry in entries:
+                if _is_passed_over(entry.name):
+                    continue
+                names.append(entry.name)
+                if entry.is_dir():
+                    folders.add(entry.name)
+                elif not (entry.is_file() or entry.is_symlink()):  # a link to nothing is told when it is read
+                    odd.add(entry.name)
+    except OSError as error:
         raise DataError(
             f"{error.filename} cannot be read ({error.strerror}). Change its permissions, or move it."
         ) from error
-
-    seen = {os.path.realpath(root)}
-    for place, below, names in os.walk(root, followlinks=True, onerror=refuse):
-        folder = Path(place)
-        shown = sorted((name for name in below if not _is_passed_over(name)), reverse=True)
-        found = {os.path.realpath(folder / name): name for name in shown}  # of several, the first by name
-        below[:] = sorted(name for target, name in found.items() if target not in seen)
-        seen |= found.keys()
-        with os.scandir(place) as entries:  # knows the types without a stat for each file
-            files = {entry.name for entry in entries if entry.is_file() or entry.is_symlink()}
-        kept = [(name, name in files) for name in names if not _is_passed_over(name)]
-        yield PurePosixPath(folder.relative_to(root).as_posix()), folder, kept
+    names.sort()
+    targets = {os.path.realpath(folder / name): name for name in sorted(folders, reverse=True)}  # the first of several
+    entered = {name for target, name in targets.items() if target not in seen}
+    seen |= targets.keys()
+    return ((name, name in folders, name not in odd) for name in names if name in entered or name not in folders)
 
 
-def _tell_others(root: Path, names: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    """Log which files are not images and which are images that cannot be read; return the latter."""
-    unread = [name for name in names if name.suffix.lower()[1:] in _OTHER_IMAGES.split()]
-    if unread:
-        log.warning(
-            "%s: left out %d images in formats that cannot be read (%s), such as %s. Convert them to JPEG or PNG.",
-            printable(root),
-            len(unread),
-            printable(_counted(unread)),
-            printable(unread[0]),
-        )
-    rest = sorted(set(names) - set(unread))
-    if rest:
-        log.info("%s: skipped files that are not images: %s", root, _counted(rest))
-    return unread
+class _Others:
+    """Files that are no images, by their suffixes, and images in formats that cannot be read."""
+
+    def __init__(self) -> None:
+        self.unread: list[str] = []
+        self._rest: Counter[str] = Counter()
+
+    def add(self, name: str) -> None:
+        """Count a file."""
+        if _suffix_of(name)[1:] in _OTHER_IMAGES:
+            self.unread.append(name)
+        else:
+            self._rest[_suffix_of(name)] += 1
+
+    def tell(self, root: Path) -> None:
+        """Say what there is."""
+        if self.unread:
+            log.warning(
+                "%s: left out %d images in formats that cannot be read (%s), such as %s. Convert them to JPEG or PNG.",
+                printable(root),
+                len(self.unread),
+                printable(_counted(Counter(map(_suffix_of, self.unread)))),
+                printable(self.unread[0]),
+            )
+        if self._rest:
+            log.info("%s: skipped files that are not images: %s", root, _counted(self._rest))
 
 
-def _counted(names: Sequence[PurePosixPath]) -> str:
-    suffixes = Counter(name.suffix.lower() or name.name for name in names)
+def _suffix_of(name: str) -> str:
+    """Return a file's suffix in small letters, or its name where it has none."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() or path.name
+
+
+def _counted(suffixes: Counter[str]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.data.compact import json_items, most_repeated
 from zoo.data.stored import ImageSource, StoredImage, mark_of
 from zoo.errors import DataError, ModelError, printable
 from zoo.images import UNREADABLE, read_pixels, reason_of
@@ -53,8 +52,8 @@ class ImageSet:
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.sources):
             raise DataError(f"{len(self.ids)} ids for {len(self.sources)} images; there must be one each.")
-        if len(set(self.ids)) != len(self.ids):
-            twice = Counter(self.ids).most_common(1)[0][0]
+        twice = most_repeated(self.ids)
+        if twice is not None:
             raise DataError(f"Image id {twice!r} occurs more than once; ids must be unique.")
         if self.labels is not None:
             if self.labels.shape != (len(self.ids),):
@@ -216,11 +215,15 @@ class ImageSet:
 
     def add_to(self, hashed: hashlib._Hash) -> None:
         """Add the images, labels and roles to a digest."""
-        labels = [] if self.labels is None else self.labels.tolist()
-        roles = [] if self.roles is None else self.roles.tolist()
-        hashed.update(
-            json.dumps([list(self.ids), labels, roles, [mark_of(source) for source in self.sources]]).encode()
-        )
+        labels = () if self.labels is None else map(int, self.labels)
+        roles = () if self.roles is None else map(str, self.roles)
+        before = "["
+        for column in (self.ids, labels, roles, map(mark_of, self.sources)):
+            for piece in json_items(column):
+                hashed.update((before + piece).encode())
+                before = ""
+            before = ", "
+        hashed.update(b"]")
         if self.continuous is not None:
             hashed.update(self.continuous.digest.encode())
 

@@ -116,7 +116,7 @@ def read_labels(path: str | Path, metric: str = "euclidean", table_ids: Sequence
 
 
 def _read_csv(path: Path, metric: str) -> LabelFile:
-    lines, rows = read_rows(path, _checked_header)
+    lines, rows = zip(*read_rows(path, _checked_header), strict=True)
     columns = [column for column in rows[0] if column != "path"]
     vectors = np.empty((len(rows), len(columns)))
     for place, (line, row) in enumerate(zip(lines, rows, strict=True)):

@@ -9,11 +9,17 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any, TextIO
 
+from zoo.data.compact import Computed, Texts
 from zoo.data.sources.addresses import Place, read_place
 from zoo.errors import DataError, OptionError, all_shown, did_you_mean, first_line, shown
+from zoo.images import require_regular
 
 log = logging.getLogger(__name__)
 
@@ -24,25 +30,37 @@ IGNORED = ""
 """Replaces the name of a column whose cells are not read."""
 
 
-def read_text(table: Place) -> str:
-    """Return the text of a table, with normalised line ends.
+@contextmanager
+def opened_text(table: Place) -> Iterator[TextIO]:
+    """Open a table as text, with line ends of one kind; only of an address is the whole content in memory.
 
     Raises:
-        DataError: the table is missing, not a file, or not UTF-8.
+        DataError: the table is missing, not a file, or not UTF-8, which may turn out on reading.
     """
     try:
-        text = read_place(table).decode("utf-8-sig")
+        if isinstance(table, Path):
+            require_regular(table)
+        with table.open("rb") if isinstance(table, Path) else io.BytesIO(read_place(table)) as file:
+            yield io.TextIOWrapper(file, "utf-8-sig")
     except OSError as error:
         raise DataError(f"{table} cannot be read ({error.strerror or first_line(error)}). Check the path.") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        raise DataError(f"{table} is not UTF-8 ({_first_fault(table, error)}). Save it as UTF-8.") from error
+
+
+def _first_fault(table: Place, error: UnicodeDecodeError) -> str:
+    """Return what a table has that is not UTF-8, and where: the error counts from the piece that was decoded."""
+    try:
+        read_place(table).decode("utf-8-sig")
+    except UnicodeDecodeError as found:
+        error = found
+    return f"{error.reason} at byte {error.start}"
 
 
 def read_rows(
     table: Place, checked_header: Callable[[Place, list[str]], list[str]], delimiter: str | None = None
-) -> tuple[list[int], list[dict[str, str]]]:
-    """Return the line number and the cells by column of each row that is not blank.
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line number and the cells by column of each row that is not blank.
 
     Unnamed columns and those that ``checked_header`` ignores are left out; the log names them.
 
@@ -55,38 +73,55 @@ def read_rows(
     Raises:
         DataError: the table is missing, not a file, not UTF-8 or empty, or a row has too many or too few cells.
     """
-    text = read_text(table)
-    first, _, below = text.lstrip("\n").partition("\n")
-    declared = _SEPARATOR.fullmatch(first) if delimiter is None else None
-    if declared:
-        delimiter = "\t" if declared[1] == "\\t" else declared[1]
-        text = "\n" * (text.index(first) + 1) + below  # line numbers stay
-    elif delimiter is None:
-        delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-    lines, rows = [], []
-    columns: list[str] = []
-    try:
-        for cells in reader:
-            cells = [cell.strip() for cell in cells]
-            if not any(cells):
-                continue
-            if not columns:
-                columns = _header(table, cells, checked_header)
-                header = cells
-                continue
-            if len(cells) != len(columns):
-                raise DataError(
-                    f"{table} line {reader.line_num}: {len(cells)} cells for the {len(columns)} columns "
-                    f"{all_shown([cell or '(no name)' for cell in header])}. Quote cells that contain {delimiter!r}."
-                )
-            lines.append(reader.line_num)
-            rows.append({column: cell for column, cell in zip(columns, cells, strict=True) if column != IGNORED})
-    except csv.Error as error:
-        raise DataError(f"{table} line {reader.line_num}: not valid CSV ({error}). Check the quotes.") from error
-    if not rows:
+    with opened_text(table) as text:
+        blank, first = 0, text.readline()
+        while first == "\n":
+            blank, first = blank + 1, text.readline()
+        told = _SEPARATOR.fullmatch(first.removesuffix("\n")) if delimiter is None else None
+        if told:
+            delimiter = "\t" if told[1] == "\\t" else told[1]
+            first = "\n"  # line numbers stay
+        elif delimiter is None:
+            delimiter = max(",;\t", key=first.count)
+        reader = csv.reader(chain(repeat("\n", blank), [first], text), delimiter=delimiter, strict=True)
+        columns: list[str] = []
+        line = 0
+        try:
+            for cells in reader:
+                cells = [cell.strip() for cell in cells]
+                if not any(cells):
+                    continue
+                if not columns:
+                    columns = _header(table, cells, checked_header)
+                    header = cells
+                    continue
+                if len(cells) != len(columns):
+                    raise DataError(
+                        f"{table} line {reader.line_num}: {len(cells)} cells for the {len(columns)} columns "
+                        f"{all_shown([cell or '(no name)' for cell in header])}. Quote cells that contain "
+                        f"{delimiter!r}."
+                    )
+                line = reader.line_num
+                yield line, {column: cell for column, cell in zip(columns, cells, strict=True) if column != IGNORED}
+        except csv.Error as error:
+            raise DataError(f"{table} line {reader.line_num}: not valid CSV ({error}). Check the quotes.") from error
+    if not line:
         raise DataError(f"{table} has no rows. It needs a header line with the column path, and a row per image.")
-    return lines, rows
+
+
+def cells_of(rows: Iterable[tuple[int, Mapping[str, str]]]) -> tuple[Sequence[str], dict[str, Sequence[str]]]:
+    """Return how messages name the rows of a text, and its cells by column, in little memory.
+
+    Args:
+        rows: line number and cells of each, by the same columns.
+    """
+    lines = array("q")
+    cells: dict[str, Texts] = {}
+    for line, row in rows:
+        lines.append(line)
+        for column, cell in row.items():
+            cells.setdefault(column, Texts()).append(cell)
+    return Computed(len(lines), lambda row: f"line {lines[row]}"), {**cells}
 
 
 def known_columns(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.data.compact import Computed
 from zoo.data.division.splits import Source
 from zoo.data.division.words import TEST, TRAIN, UNUSED, VALIDATION, part_of, parts_and_roles
 from zoo.data.image_set import BOTH, GALLERY, QUERY, ImageSet
-from zoo.data.rows import is_missing, known_columns, read_rows, same_name
-from zoo.data.sources.addresses import Place, RemoteImage, folder_of, is_address, place_of
+from zoo.data.rows import cells_of, is_missing, known_columns, read_rows
+from zoo.data.sources.addresses import Place, folder_of, place_of
+from zoo.data.sources.named_files import files_of
 from zoo.data.stored import ImageSource
 from zoo.errors import DataError, all_shown, did_you_mean, shown
-from zoo.paths import expanded, is_there
 
 PATHS = (
     "image",
@@ -117,9 +116,8 @@ def read_csv(path: str, columns: Mapping[str, str] | None = None, delimiter: str
             others have one; or no image file exists.
     """
     place = place_of(path)
-    lines, rows = read_rows(place, partial(checked_header, given=columns), delimiter)
-    cells = {column: [row[column] for row in rows] for column in rows[0]}
-    return source_of(Table(path, [f"line {line}" for line in lines], cells, folder_of(place)))
+    lines, cells = cells_of(read_rows(place, partial(checked_header, given=columns), delimiter))
+    return source_of(Table(path, lines, cells, folder_of(place)))
 
 
 def read_tsv(path: str, columns: Mapping[str, str] | None = None) -> Source:
@@ -183,98 +181,37 @@ def source_of(table: Table) -> Source:
     Raises:
         DataError: as in :func:`read_csv`.
     """
+    ids: Sequence[str]
+    sources: Sequence[ImageSource]
     if table.images is not None:
-        ids, sources = list(map(str, range(len(table.rows)))), list(table.images)
+        ids, sources = Computed(len(table.rows), str), table.images
     else:
-        ids, sources = _files(table)
-    ids = list(table.cells.get("id", ids))
+        ids, sources = files_of(table)
+    ids = table.cells.get("id", ids)
     labels, class_names = _labels(table)
     split, roles = _split_and_roles(table)
     return Source(ImageSet(ids, sources, labels, class_names, roles), split, name=table.name, is_table=True)
 
 
-def _files(table: Table) -> tuple[list[str], list[ImageSource]]:
-    """Return the ids and files of images that the table names by path."""
-    written = table.cells["path"]
-    files = [_file(table, row, name) for row, name in enumerate(written)]
-    _require_different(table, written, files)
-    if not any(isinstance(file, RemoteImage) or is_there(file) for file in files):
-        where = f"the table's folder, {table.base}" if table.base != Path() else "the working directory"
-        raise DataError(
-            f"{table.name}: none of the {len(files)} image files exists, {files[0]} for one. "
-            f"Paths that are not absolute start from {where}."
-        )
-    return [_id(name, file) for name, file in zip(written, files, strict=True)], [*files]
-
-
-def _file(table: Table, row: int, name: str) -> Path | RemoteImage:
-    """Return the file that a cell names, with any system's slashes."""
-    if is_missing(name):
-        raise DataError(f"{table.place(row)}: path is empty. Name the image file, or remove the row.")
-    if is_address(name):
-        return RemoteImage(name)
-    if not isinstance(table.base, Path):
-        return RemoteImage(f"{table.base}/{name.replace(chr(92), '/')}")
-    written = table.base / name
-    if "\\" in name and not is_there(written):
-        written = table.base / name.replace("\\", "/")
-    if name.startswith("~") and not is_there(written):
-        written = expanded(name.replace("\\", "/"))
-    return written
-
-
-def _id(name: str, source: Path | RemoteImage) -> str:
-    """Return the cell as a normalised path, with slashes instead of backslashes where they separate folders."""
-    if is_address(name):
-        return name
-    return os.path.normpath(name if name in str(source) else name.replace("\\", "/"))
-
-
-def _require_different(table: Table, names: Sequence[str], sources: Sequence[Path | RemoteImage]) -> None:
-    """Refuse two rows with the same image, even if its path is spelled differently."""
-    seen: dict[str, int] = {}
-    files: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for place, source in enumerate(sources):
-        before = seen.setdefault(str(source) if isinstance(source, RemoteImage) else same_name(str(source)), place)
-        try:
-            found = source.stat() if isinstance(source, Path) else None
-        except (OSError, ValueError):
-            found = None
-        if found is not None and before == place:
-            of_file = files[found.st_dev, found.st_ino]
-            # Hard links are separate images, as copies are.
-            real = os.path.realpath(str(source)) if of_file else ""
-            same = (n for n in of_file if found.st_nlink == 1 or os.path.realpath(str(sources[n])) == real)
-            before = next(same, place)
-            of_file.append(place)
-        if before != place:
-            one, other = names[place], names[before]
-            spelled = "" if one == other else f", as {all_shown([other])}"
-            raise DataError(
-                f"{table.place(place)}: {all_shown([one])} is on {table.rows[before]} already{spelled}. "
-                "Keep one of the two rows."
-            )
-
-
 def _labels(table: Table) -> tuple[np.ndarray | None, list[str]]:
     cells = table.cells.get("label", ())
-    missing = [is_missing(cell) for cell in cells]
-    if all(missing):
+    missing = np.fromiter(map(is_missing, cells), bool, len(cells))
+    if missing.all():
         return None, []
-    if any(missing):
-        row = missing.index(True)
+    if missing.any():
+        row = int(missing.argmax())
         found = f"label is {cells[row]!r}, which means none," if cells[row] else "label is empty"
         raise DataError(f"{table.place(row)}: {found} while other rows have one. Label all rows, or none.")
     class_names = list(table.class_names) or sorted(set(cells))
     index = {name: i for i, name in enumerate(class_names)}
-    return np.array([index[label] for label in cells], dtype=np.int64), class_names
+    return np.fromiter((index[label] for label in cells), np.int64, len(cells)), class_names
 
 
 def _split_and_roles(table: Table) -> tuple[np.ndarray | None, np.ndarray | None]:
     def said(column: str, meaning: Callable[[str], str | None], known: Sequence[str]) -> list[str] | None:
-        """Return the meanings of a column's cells, "" for empty ones; None if all are empty or there is no column."""
-        cells = ["" if is_missing(cell) else cell for cell in table.cells.get(column, ())]
-        found = [meaning(cell.lower()) if cell else "" for cell in cells]
+        """Return what the cells of a column mean, "" for empty ones; None where all are empty, or it is absent."""
+        cells = table.cells.get(column, ())
+        found = ["" if is_missing(cell) else meaning(cell.lower()) for cell in cells]
         if None in found:
             place = found.index(None)
             hint = did_you_mean(cells[place].lower()[:100], known, count=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.division.splits import TEST, TRAIN, Source
-from zoo.data.folder import list_images
+from zoo.data.folder import found_in
 from zoo.data.image_set import ImageSet
 from zoo.data.stored import ImageSource
 from zoo.errors import DataError
@@ -38,11 +38,11 @@ def read_omniglot(path: str) -> Source:
         archive, folder = (Path(path) / "omniglot-py" / end for end in (f"{name}.zip", name))
         if not archive.exists() and not folder.is_dir():
             _fetch_omniglot(path, name)
-        drawings = list_images(archive if archive.exists() else folder)
-        if not drawings or any(len(member.parts) < 3 for member, _ in drawings):
+        drawings = [(name.split("/"), source) for name, source in found_in(archive if archive.exists() else folder)]
+        if not drawings or any(len(parts) < 3 for parts, _ in drawings):
             raise DataError(f"{folder} is not Omniglot: no drawings in alphabet/character folders. Remove it.")
-        for member, source in drawings:
-            alphabet, character, drawing = member.parts[-3:]
+        for parts, source in drawings:
+            alphabet, character, drawing = parts[-3:]
             ids.append(f"{name}/{alphabet}/{character}/{drawing}")
             sources.append(source)
             classes.append(f"{alphabet}/{character}")

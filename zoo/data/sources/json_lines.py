@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from zoo.data.division.splits import Source
-from zoo.data.rows import read_text, text_of
-from zoo.data.sources.addresses import folder_of, place_of
+from zoo.data.rows import cells_of, opened_text, text_of
+from zoo.data.sources.addresses import Place, folder_of, place_of
 from zoo.data.table import Table, checked_header, source_of
 from zoo.errors import DataError, first_line, shown
 from zoo.formats.documents import parsed
@@ -26,26 +27,34 @@ def read_json_lines(path: str, columns: Mapping[str, str] | None = None) -> Sour
         DataError: as for tables; or a line is not a JSON object; names the line.
     """
     place = place_of(path)
-    lines, rows = [], []
-    for number, line in enumerate(read_text(place).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parsed(line)
-        except ValueError as error:
-            raise DataError(
-                f"{path} line {number}: not valid JSON ({first_line(error)}). Write one object on each line."
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path} line {number}: it holds {shown(row)}, not an object. Write one on each line.")
-        lines.append(f"line {number}")
-        rows.append(row)
-    if not rows:
+    names: dict[str, bool] = {}  # whether any line has a list or an object there
+    count = 0
+    for _, row in _objects(place):
+        count += 1
+        for name, value in row.items():
+            names[name] = names.get(name, False) or isinstance(value, list | dict)
+    if not count:
         raise DataError(f"{path} has no rows. It needs an object with the image's path on each line.")
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    flat = [name for name in names if not any(isinstance(row.get(name), list | dict) for row in rows)]
+    flat = [name for name, nested in names.items() if not nested]
     header = checked_header(path, flat, columns)
-    cells = {
-        column: [text_of(row.get(name)) for row in rows] for name, column in zip(flat, header, strict=True) if column
-    }
+    of = {column: name for name, column in zip(flat, header, strict=True) if column}
+    rows = ((line, {column: text_of(row.get(name)) for column, name in of.items()}) for line, row in _objects(place))
+    lines, cells = cells_of(rows)
     return source_of(Table(path, lines, cells, folder_of(place)))
+
+
+def _objects(place: Place) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the object of each line that is not blank, and the line's number."""
+    with opened_text(place) as text:
+        for number, line in enumerate(text, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = parsed(line)
+            except ValueError as error:
+                raise DataError(
+                    f"{place} line {number}: not valid JSON ({first_line(error)}). Write one object on each line."
+                ) from error
+            if not isinstance(row, dict):
+                raise DataError(f"{place} line {number}: it holds {shown(row)}, not an object. Write one on each line.")
+            yield number, row
