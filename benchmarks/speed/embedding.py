@@ -1,7 +1,7 @@
 """Cost of embedding into a folder: CPU time to decode, embed and write an image, and memory by number of images.
 
     taskset -c 0 python -m benchmarks.speed.embedding rate PHOTOS MODEL.onnx MODEL-int8.onnx
-    python -m benchmarks.speed.embedding memory MODEL.onnx 10000 100000
+    python -m benchmarks.speed.embedding memory MODEL.onnx folder:10000 folder:100000 csv:100000
 
 Costs are CPU seconds of all threads, which other work on the machine affects less than wall-clock time; on one core, no
 thread busy-waits for others. Each part replaces its entry in embedding.json beside this file, the source of the figures
@@ -51,7 +51,7 @@ def main() -> None:
     if options.part == "rate":
         found = [rate(Path(model), options.first, options.images) for model in options.rest]
     else:
-        found = [memory(options.first, int(count)) for count in options.rest]
+        found = [memory(options.first, int(each.split(":")[1]), each.split(":")[0]) for each in options.rest]
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     results[options.part] = {"machine": machine(), "versions": versions(), "found": found}
     write_json(RESULTS, results)
@@ -93,19 +93,43 @@ def cost_of(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def memory(model: Path, count: int) -> dict[str, Any]:
-    """Return peak memory and CPU seconds of a process that embeds ``count`` images of 32 x 32 pixels."""
+def memory(model: Path, count: int, kind: str) -> dict[str, Any]:
+    """Return the greatest memory of a process that embeds so many images of 32 x 32 pixels, and what else it took.
+
+    Args:
+        model: the encoder.
+        count: how many images; DISTINCT of them are different, and the others hard links to these.
+        kind: "folder", of a thousand images each; "csv", a table of their paths; or "parquet", with the images in it.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        photos = Path(folder) / "photos"
-        photos.mkdir()
-        for number in range(min(DISTINCT, count)):
-            noise = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
-            Image.fromarray(noise).save(photos / f"{number:08}.png")
-        for number in range(DISTINCT, count):
-            os.link(photos / f"{number % DISTINCT:08}.png", photos / f"{number:08}.png")
-        command = [sys.executable, "-m", "benchmarks.speed.embedding", "once", str(model), str(photos), folder + "/out"]
+        names = [f"photos/class{number // 1000:05}/{number:08}.png" for number in range(count)]
+        for number, name in enumerate(names if kind != "parquet" else names[:DISTINCT]):
+            place = Path(folder) / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if number < DISTINCT:
+                noise = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(noise).save(place)
+            else:
+                os.link(Path(folder) / names[number % DISTINCT], place)
+        source = f"{folder}/photos" if kind == "folder" else f"{folder}/images.{kind}"
+        if kind == "csv":
+            rows = [f"{name},{Path(name).parent.name}\n" for name in names]
+            Path(source).write_text("path,label\n" + "".join(rows), encoding="utf-8")
+        elif kind == "parquet":
+            import pyarrow
+            from pyarrow import parquet
+
+            files = [(Path(folder) / name).read_bytes() for name in names[:DISTINCT]]
+            schema = pyarrow.schema({"image": pyarrow.binary(), "label": pyarrow.string()})
+            with parquet.ParquetWriter(source, schema) as writer:
+                for first in range(0, count, 1000):
+                    rows = names[first : first + 1000]
+                    images = [files[(first + row) % DISTINCT] for row in range(len(rows))]
+                    labels = [Path(name).parent.name for name in rows]
+                    writer.write_table(pyarrow.table([images, labels], schema=schema))
+        command = [sys.executable, "-m", "benchmarks.speed.embedding", "once", str(model), source, f"{folder}/out"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parents[1], check=True)
-    return {"images": count, **json.loads(done.stdout.splitlines()[-1])}
+    return {"kind": kind, "images": count, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def embedded_once(model: Path, photos: Path, out: Path) -> dict[str, Any]:

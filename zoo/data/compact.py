@@ -14,7 +14,7 @@ import numpy as np
 Item = TypeVar("Item", covariant=True)
 
 _BLOCK = 256  # texts; one is read with its block, and names of files side by side have most letters in common
-_AT_ONCE = 4096
+_AT_ONCE = 256
 
 
 class Computed(Sequence[Item]):
@@ -94,7 +94,7 @@ class Texts(Computed[str]):
 
 
 def hashes(keys: Iterable[Hashable], count: int) -> np.ndarray:
-    """Return int64 ``(count,)``, the same number for the same key in this process; almost always another for another."""
+    """Return int64 ``(count,)``: equal keys have the same number in this process, and others almost never."""
     return np.fromiter((hash(key) for key in keys), np.int64, count)
 
 

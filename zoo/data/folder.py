@@ -34,7 +34,7 @@ _OF_SYSTEMS = frozenset(_THEIRS.split("/"))
 _OTHER_IMAGES = (  # suffixes of images that are not read
     "heic heics heif hif avci avifs jxl jxr wdp cr2 cr3 crw nef nrw arw srf sr2 dng raf orf rw2 pef srw x3f raw psd "
     "psb xcf svg svgz eps exr hdr dcm nii ico icns tga dds j2k jpx jpf j2c jpc jpm mj2 apng mpo pbm pnm pam pcx sgi dib"
-).split()
+)
 
 
 def read_folder(path: str) -> Source:
@@ -230,7 +230,7 @@ class _Others:
 
     def add(self, name: str) -> None:
         """Count a file."""
-        if _suffix_of(name)[1:] in _OTHER_IMAGES:
+        if _suffix_of(name)[1:] in _OTHER_IMAGES.split():
             self.unread.append(name)
         else:
             self._rest[_suffix_of(name)] += 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.data.compact import Computed, Texts
 from zoo.data.division.splits import Source
 from zoo.data.rows import IGNORED, text_of, values_of
 from zoo.data.sources.addresses import Place
@@ -56,17 +57,17 @@ def table_of(
         DataError: there is no row, or a row has no image or one of another type.
     """
     images = values["path"]
-    rows = [f"row {row}" for row in range(len(images))]
+    rows = Computed(len(images), "row {}".format)
     cells: dict[str, Sequence[str]] = {
-        column: [text_of(value) for value in those]
-        for column, those in values.items()
-        if column not in ("path", IGNORED)
+        column: Texts(map(text_of, those)) for column, those in values.items() if column not in ("path", IGNORED)
     }
     if class_names and "label" in cells:
         cells["label"] = named_labels(name, rows, cells["label"], class_names)
-    for row, value in zip(rows, images, strict=True):
+    for row, value in enumerate(images):
         if value is None or (isinstance(value, float) and value != value):
-            raise DataError(f"{name} {row}: image is {value}, which means none. Give its path, or remove the row.")
+            raise DataError(
+                f"{name} {rows[row]}: image is {value}, which means none. Give its path, or remove the row."
+            )
     return with_images(Table(name, rows, cells, base, class_names=class_names), images)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from zoo.data.compact import Computed, Texts
 from zoo.data.continuous import ContinuousLabels, VectorLabels
 from zoo.data.division.splits import Source
 from zoo.data.rows import text_of, values_of
@@ -82,14 +83,14 @@ def from_images(
     return replace(source, images=replace(source.images, continuous=labelled))
 
 
-def named_labels(name: str, rows: Sequence[str], cells: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """Replace class indices by the names of the classes; names stay.
+def named_labels(name: str, rows: Sequence[str], cells: Sequence[str], class_names: Sequence[str]) -> Texts:
+    """Return the names of classes in place of their indices; names stay.
 
     Raises:
         DataError: an index is out of range, or a name is unknown.
     """
     known = set(class_names)
-    named = []
+    named = Texts()
     for row, cell in zip(rows, cells, strict=True):
         if cell.isdecimal() and int(cell) < len(class_names):
             cell = class_names[int(cell)]
@@ -108,9 +109,10 @@ def with_images(table: Table, values: Sequence[Any], under_common_folder: bool =
     """Add the column of images to a table: paths unchanged, anything else as image sources.
 
     Args:
-        table: the table with all other columns.
-        values: paths, addresses, PIL images, arrays, bytes, or Hugging Face's ``{"bytes", "path"}``.
-        under_common_folder: use the paths relative to the common folder of all images as ids.
+        table: with all other columns.
+        values: paths, addresses, PIL images, arrays, bytes, or as Hugging Face has them, ``{"bytes", "path"}``; what
+            is computed is images or paths as they are to be.
+        under_common_folder: name images by their paths from the folder that all have in common.
 
     Raises:
         DataError: there is no image, or one has another type.
@@ -118,11 +120,13 @@ def with_images(table: Table, values: Sequence[Any], under_common_folder: bool =
     if not len(values):
         raise DataError(f"{table.name} has no images. Give at least one.")
     if all(isinstance(value, str | os.PathLike) for value in values):
-        paths = [os.fspath(value) for value in values]
+        paths = Texts(map(os.fspath, values))
         cells = {**table.cells, "path": paths}
         if under_common_folder and not any(map(is_address, paths)):
             cells["id"] = _below_common_folder(paths)
         return replace(table, cells=cells)
+    if isinstance(values, Computed):
+        return replace(table, images=values)
     return replace(table, images=[image_source(table.place(row), value) for row, value in enumerate(values)])
 
 

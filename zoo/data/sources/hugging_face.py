@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ def read_dataset(dataset: Any, columns: Mapping[str, str] | None = None) -> Sour
     of = {column: names[place] for place, column in enumerate(header) if column}
     rows = [f"row {row}" for row in range(len(dataset))]
     plain = dataset.with_format(None).select_columns([real for column, real in of.items() if column != "path"])
-    cells: dict[str, list[str]] = {
+    cells: dict[str, Sequence[str]] = {
         column: [text_of(value) for value in plain[real][:]] for column, real in of.items() if column != "path"
     }
     class_names: list[str] = []

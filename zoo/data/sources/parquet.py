@@ -6,11 +6,16 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
+
+from zoo.data.compact import Computed, Texts
 from zoo.data.division.splits import Source
+from zoo.data.rows import text_of
 from zoo.data.sources.addresses import Place, folder_of, open_place, place_of, places_in, read_place
 from zoo.data.sources.frame import table_of
 from zoo.data.sources.parts import parts_of_files
@@ -24,7 +29,8 @@ log = logging.getLogger(__name__)
 
 _LARGE_GROUP = 512 << 20  # bytes of images in one row group, which every process that reads from it holds
 _HELD_GROUPS = 4
-_ROWS_OF_ANY, _ROWS_OF_A_BYTE = 1_000_000, 4  # rows that any file, and each byte, may claim; even packed ids need more
+_BATCH = 10_000  # rows of other columns that are read at a time
+_ROWS_OF_ANY, _ROWS_OF_A_BYTE = 1_000_000, 4  # that a file may say it has; names of images take more, packed too
 
 
 def read_parquet(path: str, columns: Mapping[str, str] | None = None) -> Source:
@@ -45,23 +51,32 @@ def read_parquet(path: str, columns: Mapping[str, str] | None = None) -> Source:
     if not is_installed("pyarrow"):
         raise missing(path, "pyarrow")
     places = places_in(path)
-    values: dict[str, list[Any]] = {}
+    values: dict[str, Any] = {}
+    groups: list[_Group] = []
     class_names: list[str] = []
     parts = parts_of_files([str(place) for place in places])
     for number, place in enumerate(places):
-        found, names = _read(place, columns)
+        found, held, names = _read(place, columns)
         if parts is not None:
-            found.setdefault("split", [parts[number]] * len(found["path"]))
+            count = sum(group.rows for group in held) if held is not None else len(found["path"])
+            found.setdefault("split", Texts([parts[number]] * count))
         if number and (found.keys() != values.keys() or names != class_names):
             raise DataError(f"{place} has other columns or classes than {places[0]}. Give them one by one.")
         class_names = names
         for column, those in found.items():
-            values.setdefault(column, []).extend(those)
+            if those is not values.setdefault(column, those):
+                values[column].extend(those)
+        groups += held or []
+    if "path" not in values:
+        ends = np.cumsum([group.rows for group in groups])
+        values["path"] = Computed(sum(group.rows for group in groups), partial(_row_of, groups, ends))
     return source_of(table_of(path, values, folder_of(places[0]), class_names))
 
 
-def _read(place: Place, given: Mapping[str, str] | None) -> tuple[dict[str, list[Any]], list[str]]:
-    """Return a file's columns by our names, and the names of its classes, if given."""
+def _read(place: Place, given: Mapping[str, str] | None) -> tuple[dict[str, Any], list[_Group] | None, list[str]]:
+    """Return a file's columns by what they mean here, without that of images where these are in the file; their row
+    groups there, else None; and the names of the classes where it tells them.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -75,17 +90,20 @@ def _read(place: Place, given: Mapping[str, str] | None) -> tuple[dict[str, list
             header = typed_header(place, schema.names, given, pictures, list(classes))
             of = {column: schema.names[at] for at, column in enumerate(header) if column}
             images = schema.field(of["path"]).type
-            held, nested = _is_held(images), pyarrow.types.is_struct(images)
-            read = file.read([real for column, real in of.items() if not held or column != "path"], use_threads=False)
-            values = {
-                column: read.column(real).to_pylist() for column, real in of.items() if not held or column != "path"
-            }
-            if held:
-                column = _Column(place, of["path"], nested, _size_of(opened, file))
-                values["path"] = _images(column, file)
+            held = None
+            if _is_held(images):
+                nested = pyarrow.types.is_struct(images)
+                held = _groups_of(_Column(place, of["path"], nested, _size_of(opened, file)), file)
+            wanted = {column: real for column, real in of.items() if held is None or column != "path"}
+            text = pyarrow.types.is_string(images) or pyarrow.types.is_large_string(images)
+            values: dict[str, Any] = {column: Texts() if column != "path" or text else [] for column in wanted}
+            for batch in file.iter_batches(_BATCH, columns=list(wanted.values()), use_threads=False):
+                for column, real in wanted.items():
+                    those = batch.column(real).to_pylist()
+                    values[column].extend(those if column == "path" else map(text_of, those))
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{place} is not a readable Parquet file ({first_line(error)}). Check the path.") from error
-    return values, classes.get(of.get("label", ""), [])
+    return values, held, classes.get(of.get("label", ""), [])
 
 
 def _require_few(opened: Any, file: Any) -> None:
@@ -110,16 +128,17 @@ def _size_of(opened: Any, file: Any) -> list[int]:
     return [opened.tell(), file.metadata.num_rows, file.metadata.serialized_size]
 
 
-def _images(column: _Column, file: Any) -> list[StoredImage]:
-    images: list[StoredImage] = []
+def _groups_of(column: _Column, file: Any) -> list[_Group]:
+    """Return a file's row groups."""
+    groups = []
     largest = 0
-    for group in range(file.num_row_groups):
-        metadata = file.metadata.row_group(group)
-        chunks = [metadata.column(at) for at in range(metadata.num_columns)]
-        chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == column.name]
-        largest = max(largest, sum(chunk.total_uncompressed_size for chunk in chunks))
-        size = sum(chunk.total_compressed_size for chunk in chunks)
-        images += [_Row(column, group, row, size) for row in range(metadata.num_rows)]
+    for number in range(file.num_row_groups):
+        told = file.metadata.row_group(number)
+        chunks = [told.column(at) for at in range(told.num_columns)]
+        mine = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == column.name]
+        largest = max(largest, sum(chunk.total_uncompressed_size for chunk in mine))
+        size = sum(chunk.total_compressed_size for chunk in mine)
+        groups.append(_Group(column, number, told.num_rows, size))
     if largest > _LARGE_GROUP:
         log.warning(
             "%s has %d MB of images in one row group, which every process that reads from it holds in memory. Write it "
@@ -127,7 +146,13 @@ def _images(column: _Column, file: Any) -> list[StoredImage]:
             printable(column.place),
             largest >> 20,
         )
-    return images
+    return groups
+
+
+def _row_of(groups: Sequence[_Group], ends: np.ndarray, row: int) -> _Row:
+    """Return an image by its row in all groups, which end at these."""
+    at = int(np.searchsorted(ends, row, side="right"))
+    return _Row(groups[at], row - int(ends[at]) + groups[at].rows)
 
 
 def _classes(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
@@ -150,33 +175,42 @@ class _Column:
     size: list[int]
 
 
+@dataclass(frozen=True)
+class _Group:
+    """A row group: its column of images, its number in the file, its rows, and the bytes of the images in it."""
+
+    column: _Column
+    number: int
+    rows: int
+    size: int
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class _Row(StoredImage):
     """An image in a row group."""
 
-    column: _Column
-    group: int
+    group: _Group
     row: int
-    group_size: int
 
     def content(self) -> bytes:
-        value = _group(self.column, self.group)[self.row].as_py()
-        if self.column.nested and value is not None:
+        column = self.group.column
+        value = _opened(column, self.group.number)[self.row].as_py()
+        if column.nested and value is not None:
             value = value["bytes"] if value.get("bytes") is not None else read_place(place_of(value.get("path") or ""))
         if value is None:
             raise OSError("the row has no image")
         return bytes(value)
 
     def mark(self) -> list[int]:
-        """Return the sizes of the file, its footer and the row group, without reading the image."""
-        return [*self.column.size, self.group_size]
+        """Return the sizes of the file, its footer and the row group: the images themselves are not read for it."""
+        return [*self.group.column.size, self.group.size]
 
     def __str__(self) -> str:
-        return f"{self.column.place} row group {self.group}, row {self.row}"
+        return f"{self.group.column.place} row group {self.group.number}, row {self.row}"
 
 
-def _group(column: _Column, group: int) -> Any:
-    """Return the images of a row group; each process keeps the last few groups."""
+def _opened(column: _Column, group: int) -> Any:
+    """Return the images of a row group, the last few of which each process keeps."""
     from pyarrow import parquet
 
     key = (os.getpid(), str(column.place), column.name, group)

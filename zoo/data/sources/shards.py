@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tarfile
-from collections.abc import Mapping
+from array import array
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
+from zoo.data.compact import Computed, Texts, most_repeated
 from zoo.data.division.splits import Source
 from zoo.data.rows import known_columns, text_of
 from zoo.data.sources.addresses import Place, open_place, places_in, read_place
 from zoo.data.sources.parts import parts_of_files
-from zoo.data.stored import ImageSource, StoredImage
+from zoo.data.stored import StoredImage
 from zoo.data.table import COLUMNS, Table, source_of
 from zoo.errors import DataError, first_line
 from zoo.formats.documents import parsed
@@ -45,36 +47,51 @@ def read_shards(path: str, columns: Mapping[str, str] | None = None) -> Source:
     """
     places = places_in(path)
     parts = parts_of_files([str(place) for place in places])
-    images: list[ImageSource] = []
-    fields: list[dict[str, str]] = []
-    keys: list[str] = []
+    keys, members, fields = Texts(), Texts(), Texts()
+    shards, offsets, sizes = array("l"), array("q"), array("q")
+    names: dict[str, None] = {}
     without = 0
     for number, place in enumerate(progress(places, "reading shards")):
-        for key, sample in _samples(place).items():
-            if "image" not in sample:
+        for key, (image, sample) in _samples(place).items():
+            if image is None:
                 without += 1
                 continue
-            images.append(sample.pop("image"))
-            fields.append(sample | ({} if parts is None else {"split": parts[number]}))
+            if parts is not None:
+                sample["split"] = parts[number]
+            names |= dict.fromkeys(sample)
             keys.append(key)
-    if not images:
+            members.append(image.member)
+            fields.append(json.dumps(sample))
+            shards.append(number)
+            offsets.append(image.offset)
+            sizes.append(image.size)
+    if not len(keys):
         raise DataError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     if without:
         log.warning("%s: left out %d samples without an image that can be read", path, without)
-    if len(set(keys)) < len(keys):  # each shard starts counting anew
-        keys = [f"{image.place_name}/{key}" for image, key in zip(images, keys, strict=True)]  # type: ignore[union-attr]
-    names = list(dict.fromkeys(name for sample in fields for name in sample))
-    header = known_columns(path, names, _spellings(fields, names, columns), columns)
-    named = [(name, column) for name, column in zip(names, header, strict=True) if column]
-    cells = {column: [sample.get(name, "") for sample in fields] for name, column in named}
-    table = Table(path, [f"sample {key}" for key in keys], {"id": keys} | cells, images=images)
+    images = Computed(len(keys), lambda row: TarMember(places[shards[row]], members[row], offsets[row], sizes[row]))
+    if most_repeated(keys) is not None:  # numbered anew in each shard
+        keys = Texts(f"{image.place_name}/{key}" for image, key in zip(images, keys, strict=True))
+    header = known_columns(path, list(names), _spellings(fields, names, columns), columns)
+    named = {name: column for name, column in zip(names, header, strict=True) if column}
+    cells: dict[str, Texts] = {column: Texts() for column in named.values()}
+    for sample in map(json.loads, fields):
+        for name, column in named.items():
+            cells[column].append(sample.get(name, ""))
+    table = Table(path, Computed(len(keys), lambda row: f"sample {keys[row]}"), {"id": keys} | cells, images=images)
     return source_of(table)
 
 
 def _spellings(
-    fields: list[dict[str, str]], names: list[str], columns: Mapping[str, str] | None
+    fields: Sequence[str], names: Collection[str], columns: Mapping[str, str] | None
 ) -> dict[str, tuple[str, ...]]:
-    """Return the names of columns; the label's are the first that occur of JSON's, cls and txt."""
+    """Return the names of columns, among them of the label the first of JSON's own, cls and txt that there is.
+
+    Args:
+        fields: of each sample, in JSON.
+        names: of all of them.
+        columns: as :func:`read_shards` takes them.
+    """
     spellings: dict[str, tuple[str, ...]] = {name: others for name, others in COLUMNS.items() if name != "path"}
     if "id" in (columns or {}):
         spellings["id"] = ()
@@ -83,33 +100,36 @@ def _spellings(
     if "cls" in names:
         spellings["label"] = ("cls",)
     elif "txt" in names:
-        texts = [sample.get("txt", "") for sample in fields]
-        if len(set(texts)) < len(texts):
+        texts = Texts(json.loads(sample).get("txt", "") for sample in fields)
+        if most_repeated(texts) is not None:
             spellings["label"] = ("txt",)
     return spellings
 
 
-def _samples(place: Place) -> dict[str, dict[str, Any]]:
-    """Return the samples of a shard by name, with the image under "image" and texts under their own names."""
-    samples: dict[str, dict[str, Any]] = {}
+def _samples(place: Place) -> dict[str, tuple[TarMember | None, dict[str, str]]]:
+    """Return the samples of a shard by their names: the image, if there is one, and texts under their own names."""
+    samples: dict[str, tuple[TarMember | None, dict[str, str]]] = {}
     try:
         with open_place(place) as file, tarfile.open(fileobj=file, mode="r:") as shard:
             for member in shard:
+                shard.members = []  # type: ignore[attr-defined]  # which would keep all of them
                 if not member.isfile():
                     continue
                 name = PurePosixPath(member.name)
                 stem, _, ending = name.name.partition(".")
                 if not stem:  # a hidden file
                     continue
-                sample = samples.setdefault(str(name.with_name(stem)), {})
+                key = str(name.with_name(stem))
+                image, texts = samples.setdefault(key, (None, {}))
                 ending = ending.lower()
                 if f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES:
-                    sample.setdefault("image", TarMember(place, member.name, member.offset_data, member.size))
+                    found = TarMember(place, member.name, member.offset_data, member.size)
+                    samples[key] = (image or found, texts)
                 elif ending in _TEXTS:
                     if member.size > _LONGEST_TEXT:
                         raise DataError(f"{place}: {member.name} is text of {member.size} bytes. Remove it.")
                     opened = shard.extractfile(member)
-                    sample |= _texts(f"{place}: {member.name}", ending, opened.read() if opened else b"")
+                    texts |= _texts(f"{place}: {member.name}", ending, opened.read() if opened else b"")
     except tarfile.TarError as error:
         raise DataError(
             f"{place} is not a readable tar archive ({first_line(error)}). If it is compressed, decompress it."
