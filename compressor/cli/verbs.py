@@ -5,8 +5,11 @@ Functions are imported on demand, so that one verb does not wait for the imports
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from typing import Any
 
 DONE, USER_ERROR, BAD_USAGE, GATE_FAILED = 0, 1, 2, 3
@@ -71,5 +74,12 @@ def function_of(home: str) -> Callable[..., Any]:
 
 
 def summary(verb: str) -> str:
-    """Return the first line of a verb's docstring."""
-    return (function_of(VERBS[verb]).__doc__ or "").strip().splitlines()[0]
+    """Return what a verb does, in a line: the first of its docstring, read without importing what the verb needs."""
+    module, name = VERBS[verb].split(":")
+    package, *below = module.split(".")
+    found = find_spec(package)
+    for part in below:  # find_spec of the whole name would import the packages around it
+        found = found and PathFinder.find_spec(f"{found.name}.{part}", found.submodule_search_locations)
+    source = getattr(found and found.loader, "get_source", lambda _: "")(module)
+    said = re.search(rf'^def {name}\(.*?^    """(.+?)$', source or "", re.MULTILINE | re.DOTALL)
+    return said[1] if said else (function_of(VERBS[verb]).__doc__ or "").strip().splitlines()[0]

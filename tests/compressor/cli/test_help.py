@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import version
 from inspect import signature
 from typing import Any
@@ -10,7 +12,7 @@ from compressor.cli.command import main
 from compressor.cli.help import SUBJECTS, help_of, subject_of
 from compressor.cli.manners import FLAGS, LOG_FILE
 from compressor.cli.parsing import parser_of
-from compressor.cli.verbs import EXPORT_MODEL, SECTIONS, VERBS, function_of
+from compressor.cli.verbs import EXPORT_MODEL, SECTIONS, VERBS, function_of, summary
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -78,3 +80,14 @@ def test_what_is_answered(words: list[str], code: int, shown: str, capsys: Any) 
     captured = capsys.readouterr()
     assert shown in captured.out and not captured.err
     assert max(map(len, captured.out.splitlines())) <= 80
+
+
+def test_summaries_are_the_first_lines_of_docstrings() -> None:
+    for verb, home in VERBS.items():
+        assert summary(verb) == (function_of(home).__doc__ or "").strip().splitlines()[0]
+
+
+def test_the_overview_imports_nothing_that_verbs_compute_with() -> None:
+    code = "import sys; from compressor.cli.help import overview; overview(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "onnx", "onnxruntime", "torch", "PIL"} & set(done.stdout.split())
