@@ -20,7 +20,6 @@ from zoo.errors import ModelError, UserError
 from zoo.files import digest
 from zoo.models.embedding import embed_pooled, fastest_device
 from zoo.models.facts import COSINE
-from zoo.models.making import create_model, pretrained_source
 from zoo.models.network import linear_head_of, preprocessing_of, summary_of
 from zoo.retrieval.nearest import comparable
 from zoo.retrieval.projection import principal_directions
@@ -145,6 +144,8 @@ def origin_of(model: MeasuredModel) -> Origin | str:
         return "what it was made with has no usual values"  # anyone may have edited the folder
     folder = Path(model.source)
     if isinstance(pretrained, str) and (folder / "config.json").is_file():
+        from zoo.models.making import pretrained_source
+
         try:
             found = pretrained_source(folder)
         except (ModelError, OSError) as error:
@@ -228,6 +229,8 @@ class _Maker:
             origin: the network.
             size: number of dimensions; None to leave the features unprojected.
         """
+        from zoo.models.making import create_model  # with timm, which files of ONNX do without
+
         network = create_model(
             origin.arch, size or 1, origin.pretrained, None, origin.image_size, origin.crop_pct, COSINE
         ).to(fastest_device())

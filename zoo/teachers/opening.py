@@ -13,17 +13,11 @@ from zoo.arguments import TeacherLike
 from zoo.errors import ModelError, OptionError
 from zoo.formats.documents import read_document
 from zoo.formats.embedding_parts import is_embedding_folder
-from zoo.models.folder import load_model
 from zoo.models.network import preprocessing_of
 from zoo.paths import expanded, given_path, is_there
 from zoo.teachers.address import COMMAND, FAMILIES, OPENVINO, Address, parse_address
 from zoo.teachers.base import Teacher
 from zoo.teachers.cache import CachedTeacher
-from zoo.teachers.families.hugging_face import open_hugging_face
-from zoo.teachers.families.open_clip import open_open_clip
-from zoo.teachers.families.sentence_transformers import open_sentence_transformers
-from zoo.teachers.families.timm_hub import open_timm
-from zoo.teachers.families.torchvision import open_torchvision
 from zoo.teachers.families.tower import Tower
 from zoo.teachers.onnx_file import OnnxTeacher
 from zoo.teachers.ready import ArrayTeacher
@@ -88,6 +82,9 @@ def _open(teacher: TeacherLike, precision: str) -> Teacher:
     if (family := family_of(path)) is not None:
         return _of_family(replace(address, family=family), precision)
     _require_no_output(address)
+
+    from zoo.models.folder import load_model  # which imports timm, and that takes longer than an ONNX file does
+
     return _torch(load_model(path, modes=options.modes), address, path.name, precision)
 
 
@@ -95,14 +92,24 @@ def _of_family(address: Address, precision: str) -> Teacher:
     notes: Sequence[str] = ()
     network: nn.Module
     if address.family in ("timm", "hf-hub"):
+        from zoo.teachers.families.timm_hub import open_timm
+
         network, notes = open_timm(address)
     elif address.family == "hf":
+        from zoo.teachers.families.hugging_face import open_hugging_face
+
         network = open_hugging_face(address)
     elif address.family == "open_clip":
+        from zoo.teachers.families.open_clip import open_open_clip
+
         network = open_open_clip(address)
     elif address.family == "st":
+        from zoo.teachers.families.sentence_transformers import open_sentence_transformers
+
         network = open_sentence_transformers(address)
     else:
+        from zoo.teachers.families.torchvision import open_torchvision
+
         network = open_torchvision(address)
     if isinstance(network, Tower):
         notes = network.notes

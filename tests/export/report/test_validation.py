@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -300,3 +303,17 @@ def test_a_teacher_in_half_precision_is_timed_too(photos: Path, tiny_teacher: Pa
     models = open_models(open_teacher(teacher), teacher, [], EmbeddingCache(None))
     times = latencies(models, load_data(f"folder:{photos}").test, runs=1)
     assert times["teacher"][0]["median"] > 0
+
+
+def test_files_of_onnx_are_validated_without_timm(tiny_onnx: Callable[..., Path], photos: Path, tmp_path: Path) -> None:
+    model, teacher = tiny_onnx(tmp_path / "model.onnx"), tiny_onnx(tmp_path / "teacher.onnx")
+    code = (
+        "import sys; from export import validate\n"
+        f"validate([{str(model)!r}], {str(teacher)!r}, 'folder:{photos}', {str(tmp_path / 'report')!r}, "
+        "latency_runs=0, bootstrap=50)\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+    )
+    assert not {"timm", "torchvision", "lightning", "transformers"} & set(done.stdout.split())
