@@ -71,7 +71,7 @@ def distill(
     gradient_clip: float | None = OptimisationOptions.gradient_clip,
     validate_every: int = OptimisationOptions.validate_every,
     precision: str = MachineOptions.precision,
-    teacher_precision: str = "fp32",
+    teacher_precision: str = "auto",
     teacher_views: int | None = None,
     teacher_cache: str | Path | None = None,
     compile: bool = MachineOptions.compile,
@@ -110,7 +110,8 @@ def distill(
         batch_size: images in a batch, over all devices; each counts once per view.
         precision: Lightning's precision for the student: 32-true, bf16-mixed, 16-mixed, or auto (bf16-mixed if the
             hardware supports it, else 32-true).
-        teacher_precision: precision of the teacher's forward pass: fp32, bf16, fp16 or auto.
+        teacher_precision: precision of the teacher's forward pass on views: fp32, bf16, fp16, or auto (bf16 if the
+            hardware supports it, else fp32).
         teacher_views: random views of each image in all, such as 8, each of which the teacher embeds once and the
             student sees again and again; null for new ones in every epoch.
         teacher_cache: folder that stores the teacher's embeddings of the views, so that other students with the same
@@ -145,6 +146,7 @@ def distill(
     from compressor.numbered_views import NumberedViews
     from compressor.transfer import require_transferable, transfer
     from zoo.losses import find_loss
+    from zoo.models.embedding import fastest_device
     from zoo.models.facts import EUCLIDEAN, ModelFacts, set_facts
     from zoo.models.int8_speed import advice
     from zoo.models.making import create_model
@@ -152,7 +154,9 @@ def distill(
     from zoo.versions import versions
 
     require_transferable(source, splits, asked)
-    # Not the seed of train: a student with its teacher's architecture would start from the teacher's initial weights.
+    if teacher_precision == "auto" and (chosen := source.precision_on(fastest_device())):
+        log.info("teacher %s embeds views in %s (teacher_precision auto)", source.name, chosen)
+    # Not the seed that train would take: a student of its teacher's network would begin with its teacher's weights.
     lightning.seed_everything(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]), verbose=False)
     metric = options["metric"] or getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)
     model = create_model(**vars(asked.network), metric=metric)

@@ -112,6 +112,9 @@ class CachedTeacher(Teacher):
     def embed_views_with_maps(self, views: Tensor, indices: Tensor, images: ImageSet) -> tuple[Tensor, list[Tensor]]:
         return self.teacher.embed_views_with_maps(views, indices, images)
 
+    def precision_on(self, device: torch.device) -> str:
+        return self.teacher.precision_on(device)
+
     def to(self, device: torch.device) -> Teacher:
         self.teacher.to(device)
         return self
