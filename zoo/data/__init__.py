@@ -12,7 +12,7 @@ from zoo.data.division.splits import Source, divide
 from zoo.data.image_set import DataSplits, ImageSet
 from zoo.data.sources.from_images import from_images
 from zoo.data.sources.opening import READERS, kind_and_path, open_source
-from zoo.errors import printable
+from zoo.errors import for_terminal
 
 if TYPE_CHECKING:
     from zoo.arguments import DataLike
