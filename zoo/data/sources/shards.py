@@ -107,7 +107,7 @@ def _spellings(
 
 
 def _samples(place: Place) -> dict[str, tuple[TarMember | None, dict[str, str]]]:
-    """Return the samples of a shard by their names: the image, if there is one, and texts under their own names."""
+    """Return the samples of a shard by name: the image, if there is one, and the texts under their own names."""
     samples: dict[str, tuple[TarMember | None, dict[str, str]]] = {}
     try:
         with open_place(place) as file, tarfile.open(fileobj=file, mode="r:") as shard:

@@ -58,6 +58,15 @@ def test_json_says_the_label_unless_another_is_chosen(pile: Pile) -> None:
     assert list(load_data(path, columns={"label": "cls"}).train.class_names) == ["0", "1"]
 
 
+def test_json_with_a_key_image_leaves_the_image(pile: Pile) -> None:
+    files = samples(pile, range(24), "cls")
+    for sample in files.values():
+        sample["json"] = json.dumps({"image": "elsewhere/cat.png"}).encode()
+    files["only-json"] = {"json": files["000000"]["json"], "cls": b"cat"}
+    splits = load_data(shard(pile.root / "a.tar", files), validation=0)
+    assert pile.is_divided(splits) and pile.is_in(splits.test, range(12, 24))
+
+
 def test_captions_are_no_classes(pile: Pile) -> None:
     files = samples(pile, range(6), "txt")
     for row, sample in enumerate(files.values()):
