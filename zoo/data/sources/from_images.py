@@ -45,8 +45,8 @@ def from_images(
             "" are not used.
         roles: "query", "gallery" or "both" for each image.
         ids: N unique names; None for the paths relative to their common folder, or the positions if there are none.
-        class_names: class names in order, if ``labels`` are indices into them; empty if labels are names, which are
-            sorted as text.
+        class_names: class names in order. ``labels`` are indices into them if they are numbers, or if none of them is
+            a class name; else they are the names. Empty to take the labels for names, sorted as text.
         continuous: continuous labels, or numbers ``(N,)`` or vectors ``(N, L)`` that are compared by their Euclidean
             distance.
         name: name of the data, for messages and reports.
@@ -74,7 +74,8 @@ def from_images(
             raise DataError(f"{name}: {column} has {found} for {len(images)} images; there must be one each.")
         cells[column] = [text_of(value) for value in values]
     if class_names:
-        cells["label"] = named_labels(name, rows, cells.get("label", ()), class_names)
+        are_texts = any(isinstance(label, str) for label in labels) if labels is not None else False
+        cells["label"] = named_labels(name, rows, cells.get("label", ()), class_names, are_texts)
     found_sources = Table(name, rows, cells, class_names=class_names)
     source = source_of(with_images(found_sources, list(images), under_common_folder=ids is None))
     if continuous is None:
@@ -83,16 +84,27 @@ def from_images(
     return replace(source, images=replace(source.images, continuous=labelled))
 
 
-def named_labels(name: str, rows: Sequence[str], cells: Sequence[str], class_names: Sequence[str]) -> Texts:
-    """Return the names of classes in place of their indices; names stay.
+def named_labels(
+    name: str, rows: Sequence[str], cells: Sequence[str], class_names: Sequence[str], are_texts: bool = False
+) -> Texts:
+    """Replace class indices by the names of the classes; names stay.
+
+    Args:
+        name: name of the data, for messages.
+        rows: how messages name each row.
+        cells: the labels, as text.
+        class_names: the classes, in order.
+        are_texts: the labels were text before, not numbers. They are indices only if none of them is a class name,
+            since classes may be called "1", "2" and "3".
 
     Raises:
         DataError: an index is out of range, or a name is unknown.
     """
     known = set(class_names)
+    are_names = are_texts and not known.isdisjoint(cells)
     named = Texts()
     for row, cell in zip(rows, cells, strict=True):
-        if cell.isdecimal() and int(cell) < len(class_names):
+        if not are_names and cell.isdecimal() and int(cell) < len(class_names):
             cell = class_names[int(cell)]
         elif cell and cell not in known:
             cell = "" if cell == "-1" else cell  # -1 means no class

@@ -57,8 +57,9 @@ def read_torch_dataset(dataset: Any) -> Source:
         rows = [f"item {index}" for index in indices]
         ids += [prefix + one for one, _, _ in found]
         images += [image for _, image, _ in found]
-        of_each = [label for _, _, label in found]
-        labels += named_labels(name, rows, of_each, names) if names else of_each
+        of_each = [text_of(label) for _, _, label in found]
+        are_texts = any(isinstance(label, str) for _, _, label in found)
+        labels += named_labels(name, rows, of_each, names, are_texts) if names else of_each
     in_order = classes[0] if all(names == classes[0] for names in classes) else []
     rows = [f"item {row}" for row in range(len(ids))]
     return source_of(Table(name, rows, {"id": ids, "label": labels}, images=images, class_names=in_order))
@@ -85,7 +86,7 @@ def _leaves(dataset: Any, indices: Sequence[int]) -> Iterator[tuple[Any, Sequenc
         yield dataset, indices
 
 
-def _files(dataset: Any, indices: Sequence[int]) -> list[tuple[str, ImageSource, str]]:
+def _files(dataset: Any, indices: Sequence[int]) -> list[tuple[str, ImageSource, Any]]:
     """Return ids, paths and labels of a torchvision data set that reads files unchanged; an empty list for others."""
     kinds = {parent.__name__ for parent in type(dataset).__mro__}
     transforms = [getattr(dataset, name, None) for name in ("transform", "target_transform", "transforms")]
@@ -94,16 +95,16 @@ def _files(dataset: Any, indices: Sequence[int]) -> list[tuple[str, ImageSource,
         return []
     if type(dataset).__getitem__.__module__ != "torchvision.datasets.folder":
         return []
-    found: list[tuple[str, ImageSource, str]] = []
+    found: list[tuple[str, ImageSource, Any]] = []
     for index in indices:
         path, label = dataset.samples[index]
-        found.append((Path(path).relative_to(dataset.root).as_posix(), Path(path), text_of(label)))
+        found.append((Path(path).relative_to(dataset.root).as_posix(), Path(path), label))
     return found
 
 
-def _items(dataset: Any, indices: Sequence[int], name: str) -> list[tuple[str, ImageSource, str]]:
+def _items(dataset: Any, indices: Sequence[int], name: str) -> list[tuple[str, ImageSource, Any]]:
     """Read a data set once; return ids, images that can be read again, and labels."""
-    found: list[tuple[str, ImageSource, str]] = []
+    found: list[tuple[str, ImageSource, Any]] = []
     for row, index in enumerate(progress(indices, f"reading {name}")):
         place = f"{name} item {index}"
         image, label = _item(dataset, index, place)
@@ -113,7 +114,7 @@ def _items(dataset: Any, indices: Sequence[int], name: str) -> list[tuple[str, I
                 f"{place} is another image each time, as random transforms make it. Leave the transform out: train and "
                 "distill have random views of their own, augment."
             )
-        found.append((f"{index}", _Item(dataset, index, name, mark), text_of(label)))
+        found.append((f"{index}", _Item(dataset, index, name, mark), label))
     return found
 
 

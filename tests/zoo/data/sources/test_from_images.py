@@ -105,6 +105,26 @@ def test_names_of_classes_keep_their_order(pile: Pile) -> None:
     assert images.labels.tolist() == [0, 1, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["1", "2", "3", "1"], [0, 1, 2, 0]),  # texts are names
+        ([1, 2, 0, 1], [1, 2, 0, 1]),  # numbers are indices
+        (np.array(["1", "2", "3", "1"]), [0, 1, 2, 0]),
+    ],
+)
+def test_names_of_classes_may_be_digits(labels: Any, expected: list[int], pile: Pile) -> None:
+    images = from_images(pile.paths[:4], labels, class_names=["1", "2", "3"]).images
+    assert images.labels is not None and images.labels.tolist() == expected
+
+
+def test_texts_are_indices_where_none_is_a_name(pile: Pile) -> None:
+    images = from_images(pile.paths[:4], ["1", "0", "1", "1"], class_names=["ant", "bee"]).images
+    assert images.labels is not None and images.labels.tolist() == [1, 0, 1, 1]
+    with pytest.raises(DataError, match="image 0: label '0' is not one of the 3 classes"):
+        from_images(pile.paths[:4], ["0", "1", "2", "1"], class_names=["1", "2", "3"])
+
+
 def test_continuous_labels_in_memory(pile: Pile) -> None:
     splits = load_data(from_images(pile.paths, continuous=np.arange(24)), validation=0.5)
     assert len(splits.train) == len(splits.validation) == 12 and splits.train.continuous is not None

@@ -84,6 +84,14 @@ def test_concatenations_name_classes_alike(pile: Pile) -> None:
     assert images.labels is not None and images.labels[:24].tolist() == images.labels[24:].tolist()
 
 
+def test_labels_as_text_are_names_of_classes(pile: Pile) -> None:
+    pictures: Any = Pictures(pile)
+    pictures.classes = ["1", "2", "3", "4", "5", "6"]
+    pictures.targets = [str(row // 4 + 1) for row in range(24)]
+    images = load_data(pictures, split="all-train", validation=0).train
+    assert images.labels is not None and images.labels.tolist() == [row // 4 for row in range(24)]
+
+
 def test_parts_of_any_kind(pile: Pile) -> None:
     folder = ImageFolder(str(pile.root / "photos"))
     parts = {"train": Subset(folder, range(12)), "test": (pile.paths[12:], pile.labels[12:])}
