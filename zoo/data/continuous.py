@@ -33,6 +33,7 @@ class ContinuousLabels(ABC):
 
     def __init__(self, count: int) -> None:
         self._rows = np.arange(count)  # position of each image's label in the original labels
+        self._origin = object()  # the same in all subsets
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -42,6 +43,21 @@ class ContinuousLabels(ABC):
         part = copy.copy(self)
         part._rows = self._rows[rows]
         return part
+
+    def followed_by(self, others: ContinuousLabels) -> ContinuousLabels:
+        """Return these labels and then others, which are subsets of the same labels, or vectors as these are.
+
+        Raises:
+            DataError: the distances between the two are unknown.
+        """
+        if self._origin is not others._origin:
+            raise DataError(
+                f"Distances between the continuous labels of two parts are unknown ({self.description} and "
+                f"{others.description}). Give both vectors of one length and metric, or subsets of the same labels."
+            )
+        both = copy.copy(self)
+        both._rows = np.concatenate([self._rows, others._rows])
+        return both
 
     def distances(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Return the distances between each of ``rows`` (A,) and each of ``others`` (B,), float64 ``(A, B)``."""
@@ -129,6 +145,14 @@ class VectorLabels(ContinuousLabels):
             self._vectors = self._vectors / np.sqrt(squares)[:, None]
         length = self._vectors.shape[1]
         self.description = f"{metric} distance of {length} {'number' if length == 1 else 'numbers'}"
+
+    def followed_by(self, others: ContinuousLabels) -> ContinuousLabels:
+        if not isinstance(others, VectorLabels) or self.description != others.description:
+            return super().followed_by(others)
+        both = copy.copy(self)
+        both._vectors = np.concatenate([self._vectors[self._rows], others._vectors[others._rows]])
+        both._rows, both._origin = np.arange(len(both._vectors)), object()
+        return both
 
     @staticmethod
     def _require(right: np.ndarray, names: Sequence[str], what: str) -> None:

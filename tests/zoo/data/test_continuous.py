@@ -45,6 +45,37 @@ KINDS: dict[str, Callable[[np.ndarray], ContinuousLabels]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_the_same_labels_follow_each_other(kind: str) -> None:
+    labels = KINDS[kind](np.random.default_rng(0).normal(size=(9, 3)))
+    first, second = np.array([4, 2, 7]), np.array([8, 0])
+    both = labels.subset(first).followed_by(labels.subset(second))
+    rows = np.concatenate([first, second])
+    expected = labels.distances(rows, rows)
+    assert len(both) == 5
+    np.testing.assert_array_equal(both.distances(np.arange(5), np.arange(5)), expected)
+    np.testing.assert_array_equal(
+        both.subset(np.array([3, 1])).distances(np.arange(2), np.arange(2))[0, 1], expected[3, 1]
+    )
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_vectors_follow_others(metric: str) -> None:
+    vectors = np.random.default_rng(0).normal(size=(7, 3))
+    both = VectorLabels(vectors[:4], metric).followed_by(VectorLabels(vectors[4:], metric))
+    whole, rows = VectorLabels(vectors, metric), np.arange(7)
+    np.testing.assert_array_equal(both.distances(rows, rows), whole.distances(rows, rows))
+    assert both.digest == whole.digest
+
+
+def test_labels_of_unknown_distance_do_not_follow_each_other() -> None:
+    vectors = VectorLabels(np.eye(3))
+    for other in (VectorLabels(np.eye(2)), VectorLabels(np.eye(3), "cosine"), MatrixLabels(1 - np.eye(3))):
+        for one, two in ((vectors, other), (other, vectors)):
+            with pytest.raises(DataError, match=r"unknown \(.*distance.*\)\. Give both vectors of one length"):
+                one.followed_by(two)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=20, deadline=None)
 @given(count=st.integers(2, 30), dim=st.integers(1, 4), grid=st.booleans(), seed=st.integers(0, 999))
 def test_distances_and_neighbours_against_loops(kind: str, count: int, dim: int, grid: bool, seed: int) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def _divided(
         from zoo.data.sources.parts import joined
 
         parts = {part: getattr(data, part) for part in _PARTS if len(getattr(data, part))}
-        source = joined(data.name, {part: Source(images) for part, images in parts.items()}, with_parts_in_ids=False)
+        sources = {part: Source(replace(images, continuous=None)) for part, images in parts.items()}  # not checked
+        source = joined(data.name, sources, with_parts_in_ids=False)
         part_of = source.split if source.split is not None else np.full(len(source), next(iter(parts)), dtype=object)
         return data.name, source, str(data.protocol.get("split", "given")), part_of, []
     source = open_source(data, columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -26,7 +27,8 @@ def joined(name: str, parts: Mapping[str, Source], with_parts_in_ids: bool = Tru
         with_parts_in_ids: put the part before each id, so that ids of different parts differ.
 
     Raises:
-        DataError: a part has another name, has its own split, or has labels although others have none.
+        DataError: a part has another name, has its own split, or has labels although others have none; or the
+            distances between the continuous labels of two parts are unknown.
     """
     words = {key: part_of(str(key)) for key in parts}
     for key, word in words.items():
@@ -44,6 +46,12 @@ def joined(name: str, parts: Mapping[str, Source], with_parts_in_ids: bool = Tru
     if labelled and labelled != sets.keys():
         without = next(key for key in sets if key not in labelled)
         raise DataError(f"{name}: part {without} has no labels, and {min(labelled)} has. Label both, or none.")
+    continuous = {key: images.continuous for key, images in sets.items() if images.continuous is not None}
+    if continuous and continuous.keys() != sets.keys():
+        without = next(key for key in sets if key not in continuous)
+        raise DataError(
+            f"{name}: part {without} has no continuous labels, and {next(iter(continuous))} has. Give both, or none."
+        )
     names = [list(images.class_names) for images in sets.values()]
     class_names = names[0] if all(other == names[0] for other in names) else sorted(set().union(*names))
     index = {class_name: place for place, class_name in enumerate(class_names)}
@@ -65,8 +73,12 @@ def joined(name: str, parts: Mapping[str, Source], with_parts_in_ids: bool = Tru
         labels=labels,
         class_names=class_names,
         roles=None if (roles == BOTH).all() else roles,
+        continuous=reduce(lambda these, others: these.followed_by(others), continuous.values()) if continuous else None,
     )
-    return Source(together, split, name=name, is_table=True)
+    left_out = [
+        f"{key}/{one}" if with_parts_in_ids else one for key, source in parts.items() for one in source.left_out
+    ]
+    return Source(together, split, name=name, left_out=left_out, is_table=True)
 
 
 def parts_of_files(files: Sequence[str]) -> list[str] | None:

@@ -14,6 +14,8 @@ from PIL import Image
 from tests.zoo.data.sources.conftest import Pile
 from zoo.data import ImageSet, Source, divide, from_images, load_data, load_images
 from zoo.data.continuous import VectorLabels
+from zoo.data.sources.opening import open_source
+from zoo.data.sources.parts import joined
 from zoo.errors import DataError, OptionError
 
 
@@ -133,6 +135,30 @@ def test_continuous_labels_in_memory(pile: Pile) -> None:
     assert splits.train.continuous.distances(rows[:1], rows[1:])[0, 0] == abs(steps[0] - steps[1])
     given = VectorLabels(np.eye(24), "cosine")
     assert from_images(pile.paths, continuous=given).images.continuous is given
+
+
+def test_parts_keep_their_continuous_labels(pile: Pile) -> None:
+    numbers = np.arange(24.0) ** 2
+    parts = {
+        "train": from_images(pile.paths[:12], continuous=numbers[:12]),
+        "test": from_images(pile.paths[12:], continuous=numbers[12:]),
+    }
+    splits = load_data(parts, validation=0)
+    assert splits.train.continuous is not None and splits.test.continuous is not None
+    rows = np.arange(12)
+    for images, own in ((splits.train, numbers[:12]), (splits.test, numbers[12:])):
+        assert images.continuous is not None
+        assert images.continuous.distances(rows, rows).tolist() == abs(own[:, None] - own).tolist()
+    with pytest.raises(DataError, match=r"images: part test has no continuous labels, and train has\. Give both"):
+        load_data(parts | {"test": pile.paths[12:]})
+
+
+def test_parts_keep_what_was_left_out(pile: Pile) -> None:
+    (pile.root / "photos" / "ant" / "00.heic").write_bytes(b"")
+    part = open_source(str(pile.root / "photos" / "ant"))
+    assert part.left_out == ["00.heic"]
+    both = joined("photos", {"train": part, "test": open_source(pile.paths[12:])})
+    assert both.left_out == ["train/00.heic"]
 
 
 def test_what_readers_and_from_images_return_is_data(pile: Pile) -> None:
