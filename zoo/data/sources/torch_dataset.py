@@ -46,12 +46,15 @@ def read_torch_dataset(dataset: Any) -> Source:
         )
     if not len(dataset):
         raise DataError(f"{name} has no images. Give at least one.")
-    leaves = list(_leaves(dataset, range(len(dataset))))
+    leaves = list(_leaves(dataset, [(row, row) for row in range(len(dataset))]))
     classes = [[str(one) for one in getattr(leaf, "classes", ())] for leaf, _ in leaves]
+    places: list[int] = []
     ids: list[str] = []
     images: list[ImageSource] = []
     labels: list[str] = []
-    for number, ((leaf, indices), names) in enumerate(zip(leaves, classes, strict=True)):
+    for number, ((leaf, used), names) in enumerate(zip(leaves, classes, strict=True)):
+        indices = [index for _, index in used]
+        places += [row for row, _ in used]
         prefix = f"{number}/" if len(leaves) > 1 else ""
         found = _files(leaf, indices) or _items(leaf, indices, name)
         rows = [f"item {index}" for index in indices]
@@ -62,7 +65,9 @@ def read_torch_dataset(dataset: Any) -> Source:
         labels += named_labels(name, rows, of_each, names, are_texts) if names else of_each
     in_order = classes[0] if all(names == classes[0] for names in classes) else []
     rows = [f"item {row}" for row in range(len(ids))]
-    return source_of(Table(name, rows, {"id": ids, "label": labels}, images=images, class_names=in_order))
+    order = np.argsort(places).tolist()  # that of the data set, whose subset may take turns between its parts
+    cells = {column: [those[at] for at in order] for column, those in (("id", ids), ("label", labels))}
+    return source_of(Table(name, rows, cells, images=[images[at] for at in order], class_names=in_order))
 
 
 def _name(dataset: Any) -> str:
@@ -70,20 +75,28 @@ def _name(dataset: Any) -> str:
     return type(dataset).__name__ + (f":{root}" if isinstance(root, str | Path) and str(root) else "")
 
 
-def _leaves(dataset: Any, indices: Sequence[int]) -> Iterator[tuple[Any, Sequence[int]]]:
-    """Yield the data sets that subsets and concatenations consist of, each with its used indices."""
+def _leaves(dataset: Any, used: Sequence[tuple[int, int]]) -> Iterator[tuple[Any, Sequence[tuple[int, int]]]]:
+    """Yield the data sets that subsets and concatenations consist of.
+
+    Args:
+        dataset: any of them.
+        used: the row of each image in the whole, and its index in ``dataset``.
+
+    Yields:
+        A data set, and its used rows and indices.
+    """
     kind = {parent.__name__ for parent in type(dataset).__mro__}
     if "Subset" in kind and type(dataset).__getitem__.__module__ == "torch.utils.data.dataset":
-        yield from _leaves(dataset.dataset, [int(dataset.indices[index]) for index in indices])
+        yield from _leaves(dataset.dataset, [(row, int(dataset.indices[index])) for row, index in used])
     elif "ConcatDataset" in kind:
         first = 0
         for part in dataset.datasets:
-            mine = [index - first for index in indices if first <= index < first + len(part)]
+            mine = [(row, index - first) for row, index in used if first <= index < first + len(part)]
             if mine:
                 yield from _leaves(part, mine)
             first += len(part)
     else:
-        yield dataset, indices
+        yield dataset, used
 
 
 def _files(dataset: Any, indices: Sequence[int]) -> list[tuple[str, ImageSource, Any]]:

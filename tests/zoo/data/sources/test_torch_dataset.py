@@ -76,6 +76,20 @@ def test_subsets_and_concatenations(pile: Pile) -> None:
     assert images.ids[0] == "0/ant/00.png" and images.ids[-1] == "1/23"
 
 
+def test_a_subset_keeps_its_order_across_parts(pile: Pile, tmp_path: Path) -> None:
+    folder = ImageFolder(str(pile.root / "photos"))
+    both = ConcatDataset([Subset(folder, range(10)), Subset(Pictures(pile), range(10, 24))])
+    order = [23, 1, 12, 0, 9, 10]
+    np.save(tmp_path / "labels.npy", np.array(order, float))
+    labels = {"continuous_labels": tmp_path / "labels.npy"}
+    images = load_data(Subset(both, order), split="all-train", validation=0, **labels).train  # type: ignore[arg-type]
+    shades = [int(images.pixels(row)[0, 0, 0]) for row in range(6)]
+    assert shades == [10 * row for row in order] and images.continuous is not None
+    assert images.ids[:2] == ["1/23", "0/ant/01.png"]
+    distances = images.continuous.distances(np.array([0]), np.arange(6))[0]
+    assert distances.tolist() == [23 - row for row in order]
+
+
 def test_concatenations_name_classes_alike(pile: Pile) -> None:
     late = Pictures(pile)
     late.classes = list(NAMES[::-1])
