@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -45,6 +46,14 @@ def place_of(text: str) -> Place:
 def folder_of(place: Place) -> Place:
     """Return the folder that a file lies in."""
     return place.parent if isinstance(place, Path) else place.rpartition("/")[0]
+
+
+def common_folder_of(places: Sequence[Place]) -> Place:
+    """Return the deepest folder that all files lie in, at any depth; all are paths, or all are addresses."""
+    folders = [folder_of(place) for place in places]
+    parts = [list(folder.parts) if isinstance(folder, Path) else folder.split("/") for folder in folders]
+    shared = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))]
+    return Path(*shared) if isinstance(folders[0], Path) else "/".join(shared)
 
 
 def file_system(address: str) -> tuple[Any, str]:

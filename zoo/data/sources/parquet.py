@@ -9,14 +9,24 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from zoo.data.compact import Computed, Texts
 from zoo.data.division.splits import Source
-from zoo.data.rows import text_of
-from zoo.data.sources.addresses import Place, folder_of, open_place, place_of, places_in, read_place
+from zoo.data.rows import is_missing, text_of
+from zoo.data.sources.addresses import (
+    Place,
+    common_folder_of,
+    folder_of,
+    is_address,
+    open_place,
+    place_of,
+    places_in,
+    read_place,
+)
 from zoo.data.sources.frame import table_of
 from zoo.data.sources.parts import parts_of_files
 from zoo.data.stored import StoredImage
@@ -38,6 +48,7 @@ def read_parquet(path: str, columns: Mapping[str, str] | None = None) -> Source:
 
     Columns are the same as in :func:`zoo.data.table.read_csv`. The images may be paths or the bytes of image files,
     plain or in Hugging Face's format, with its class names. Bytes are read when needed, with their whole row group.
+    Relative paths start from the folder of their own file; ids, from the folder that all files have in common.
 
     Args:
         path: a file, an address, or several: ``data/train-*.parquet``, ``part-{0..3}.parquet``. Files whose names
@@ -51,12 +62,16 @@ def read_parquet(path: str, columns: Mapping[str, str] | None = None) -> Source:
     if not is_installed("pyarrow"):
         raise missing(path, "pyarrow")
     places = places_in(path)
+    base = common_folder_of(places)
     values: dict[str, Any] = {}
     groups: list[_Group] = []
     class_names: list[str] = []
     parts = parts_of_files([str(place) for place in places])
     for number, place in enumerate(places):
         found, held, names = _read(place, columns)
+        if "path" in found and folder_of(place) != base:
+            paths = (_from(base, folder_of(place), image) for image in found["path"])
+            found["path"] = Texts(paths) if isinstance(found["path"], Texts) else list(paths)
         if parts is not None:
             count = sum(group.rows for group in held) if held is not None else len(found["path"])
             found.setdefault("split", Texts([parts[number]] * count))
@@ -70,7 +85,16 @@ def read_parquet(path: str, columns: Mapping[str, str] | None = None) -> Source:
     if "path" not in values:
         ends = np.cumsum([group.rows for group in groups])
         values["path"] = Computed(sum(group.rows for group in groups), partial(_row_of, groups, ends))
-    return source_of(table_of(path, values, folder_of(places[0]), class_names))
+    return source_of(table_of(path, values, base, class_names))
+
+
+def _from(base: Place, folder: Place, image: Any) -> Any:
+    """Return a path that starts from ``base`` for one that starts from ``folder`` below it; leave anything else."""
+    if not isinstance(image, str) or is_missing(image) or is_address(image) or image.startswith("~"):
+        return image
+    if isinstance(folder, str):
+        return f"{folder.removeprefix(f'{base}/')}/{image}"
+    return str(Path(os.path.relpath(folder, base), image))  # absolute ones stay
 
 
 def _read(place: Place, given: Mapping[str, str] | None) -> tuple[dict[str, Any], list[_Group] | None, list[str]]:

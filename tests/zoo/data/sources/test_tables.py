@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,6 +162,32 @@ def test_parquet_of_parts(pile: Pile) -> None:
     pq.write_table(pa.table({"image": pile.blobs}), pile.root / "test-00001-of-00001.parquet")
     with pytest.raises(DataError, match="has other columns or classes than"):
         load_data(str(pile.root / "*-of-00001.parquet"))
+
+
+def test_paths_in_parquet_start_from_their_own_file(pile: Pile) -> None:
+    for place, rows in (("a/x", slice(0, 12)), ("b", slice(12, 24))):
+        folder = pile.root / "data" / place
+        folder.mkdir(parents=True)
+        for path in pile.paths[rows]:
+            shutil.copy(path, folder)
+        images = [Path(path).name for path in pile.paths[rows]]
+        images[1] = pile.paths[rows][1]  # an absolute one
+        pq.write_table(pa.table({"image": images, "label": pile.labels[rows]}), folder / "part.parquet")
+    images = load_data(str(pile.root / "data/{a/x,b}/part.parquet"), split="all-train", validation=0).train
+    assert pile.is_in(images) and images.ids[:2] == ["a/x/00.png", pile.paths[1]] and images.ids[-1] == "b/23.png"
+    assert load_images(str(pile.root / "data/b/part.parquet")).ids[-1] == "23.png"
+
+
+@pytest.mark.parametrize("name", ["00.png", "more/00.png"])
+def test_paths_in_parquet_at_addresses_start_from_their_own_file(name: str, pile: Pile) -> None:
+    memory = pytest.importorskip("fsspec", reason="fsspec is not installed").filesystem("memory")
+    for place in ("one", "two"):
+        with memory.open(f"/shop/{place}/part.parquet", "wb") as file:
+            pq.write_table(pa.table({"image": [name]}), file)
+    images = load_images("memory://shop/*/part.parquet")
+    assert [str(source) for source in images.sources] == [f"memory:///shop/{place}/{name}" for place in ("one", "two")]
+    assert list(images.ids) == [f"one/{name}", f"two/{name}"]
+    memory.rm("/shop", recursive=True)
 
 
 def test_only_some_row_groups_are_held(pile: Pile) -> None:
