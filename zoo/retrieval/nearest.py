@@ -21,6 +21,7 @@ from zoo.progress import progress
 MEMORY = 128 << 20
 """Bytes of working memory, beyond the vectors themselves."""
 CHUNK_BYTES = 128 << 20
+_FAR = 3.0  # times the median norm, as in products
 _BRUTE_FORCE_FROM = 4096  # candidates; from here on, computing all distances costs less than sorting candidates
 _WORTH_TORCH = 1e10  # from this many multiplications on, importing torch pays off
 _WITH_TORCH = is_installed("torch")
@@ -166,6 +167,12 @@ class _WithoutTorch(_OneWay):
         self.centre, self.scale, self.memory = centre, scale, memory
         self.gallery = self._scaled(gallery)
         self.squares = np.einsum("gd,gd->g", self.gallery, self.gallery)
+        norms = np.sqrt(self.squares, dtype=np.float64)
+        self.radius = _FAR * float(
+            np.median(norms)
+        )  # a few distant vectors would make the bound useless for all others
+        self.longest = float(norms[norms <= self.radius].max())
+        self.error = 2.0**-23 * (gallery.shape[1] + 6)  # of products and squares, as docs/exact-search.md proves
 
     def queries_at_once(self, count: int) -> int:
         return max(1, self.memory // 2 // (8 * count * max(self.gallery.shape[1], 1)))
@@ -187,9 +194,11 @@ class _WithoutTorch(_OneWay):
                 distances = self.squares - 2 * (scaled[part] @ self.gallery.T)  # without the query's own square
                 found[part] = np.argpartition(distances, count - 1, axis=1)[:, :count]
                 farthest[part] = np.take_along_axis(distances, found[part], axis=1).max(axis=1) + own[part]
-        noise = 1e-5 * (own.astype(np.float64) + self.squares.max())
+        norms = np.sqrt(own, dtype=np.float64)
+        near = farthest - self.error * (norms + self.longest) ** 2
+        far = np.maximum((1 - self.error) * self.radius - (1 + self.error) * norms, 0) ** 2
         found = np.where(found == exclude[:, None], -1, found)
-        return found, (farthest - noise) * self.scale**2
+        return found, np.minimum(near, far) * self.scale**2
 
     def _scaled(self, vectors: np.ndarray) -> np.ndarray:
         scaled: np.ndarray = ((vectors - self.centre) / self.scale).astype(np.float32, copy=False)

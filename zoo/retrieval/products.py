@@ -168,7 +168,7 @@ class Products:
         rows = best.rows.masked_fill(none | (values + rounding + error < surely), -1)
         error = self._error(norms, residuals, self.longest, self.roughest)
         near = -2 * (values + rounding + error)[:, -1]
-        far = (self.radius - norms[:, 0]).clamp(min=0).square()
+        far = (0.995 * self.radius - 1.005 * norms[:, 0]).clamp(min=0).square()  # norms err a little
         floor = torch.where(none[:, -1], torch.inf, torch.minimum(near, far) * self.scale**2)
         return rows.cpu().numpy(), floor.cpu().numpy()
 
