@@ -108,8 +108,8 @@ def found_in(root: Path, left_out: list[str] | None = None) -> Iterator[tuple[st
     """Yield the images below a folder or in a zip archive: name relative to the root, and source; sorted by name.
 
     Zip archives directly in the folder are read as if unpacked there; one with images in its root, as if unpacked into
-    a folder of its name. Links are followed. Hidden files and folders are skipped, and so are files with other
-    suffixes, which the log counts.
+    a folder of its name. Links are followed. Hidden files and folders are skipped, and so are archives further down and
+    files with other suffixes, which the log counts.
 
     Args:
         root: the folder or archive.
@@ -184,7 +184,7 @@ def _files_below(root: Path, others: _Others) -> Iterator[tuple[str, Path]]:
             suffix = "".join(name.rpartition(".")[1:]).lower()
             if suffix in IMAGE_SUFFIXES and is_file:
                 yield within + name, folder / name
-            elif suffix != ".zip":
+            elif suffix != ".zip" or within:
                 others.add(within + name)
         else:
             inside.pop()
@@ -222,16 +222,19 @@ def _listed(folder: Path, seen: set[str]) -> Iterator[tuple[str, bool, bool]]:
 
 
 class _Others:
-    """Files that are no images, by their suffixes, and images in formats that cannot be read."""
+    """Files that are no images, by their suffixes; images in formats that cannot be read; archives further down."""
 
     def __init__(self) -> None:
         self.unread: list[str] = []
+        self._archives: list[str] = []
         self._rest: Counter[str] = Counter()
 
     def add(self, name: str) -> None:
         """Count a file."""
         if _suffix_of(name)[1:] in _OTHER_IMAGES.split():
             self.unread.append(name)
+        elif _suffix_of(name) == ".zip":
+            self._archives.append(name)
         else:
             self._rest[_suffix_of(name)] += 1
 
@@ -244,6 +247,13 @@ class _Others:
                 len(self.unread),
                 printable(_counted(Counter(map(_suffix_of, self.unread)))),
                 printable(self.unread[0]),
+            )
+        if self._archives:
+            log.warning(
+                "%s: left out %d zip archives inside folders or other archives, such as %s. Unpack them, or move them up.",
+                printable(root),
+                len(self._archives),
+                printable(self._archives[0]),
             )
         if self._rest:
             log.info("%s: skipped files that are not images: %s", root, _counted(self._rest))

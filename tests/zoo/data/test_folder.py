@@ -238,6 +238,17 @@ def test_files_that_are_passed_over_are_counted(animals: Path, caplog: pytest.Lo
     assert "skipped files that are not images: 1 .txt" in caplog.text and "left out" not in caplog.text
 
 
+def test_archives_further_down_are_told(animals: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pack(animals, tmp_path / "more.zip")
+    (tmp_path / "more.zip").rename(animals / "ant" / "more.ZIP")
+    check_animals(str(animals))
+    assert "left out 1 zip archives inside folders or other archives, such as ant/more.ZIP. Unpack them" in caplog.text
+    pack(animals, tmp_path / "outer.zip")
+    caplog.clear()
+    check_animals(str(tmp_path / "outer.zip"))
+    assert "such as ant/more.ZIP. Unpack them" in caplog.text
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_images_of_formats_that_are_not_read_are_named(
     animals: Path, tmp_path: Path, packed: bool, caplog: pytest.LogCaptureFixture
