@@ -48,8 +48,8 @@ class Learner(lightning.LightningModule):
             or there are no classes, else by MAP@R. None or unlabelled images are not measured.
         asked: options; ``optimisation`` and, of ``machine``, ``compile`` and ``seed`` are used. Weight decay spares
             biases and normalisation layers; ``layer_decay`` follows timm's grouping of layers; ``towards_start`` is
-            L2-SP (arXiv:1802.01483) and needs a :class:`zoo.training.start.Start`. Only training passes are compiled,
-            not feature maps or measurements.
+            L2-SP (arXiv:1802.01483) at each weight's own learning rate, and needs a :class:`zoo.training.start.Start`.
+            Only training passes are compiled, not feature maps or measurements.
         by_labels: choose the best epoch by continuous labels even if there are classes; None to follow the loss.
 
     Raises:
@@ -230,10 +230,12 @@ class Learner(lightning.LightningModule):
             self._last_loss = outputs["loss"].detach()
         if not self.start_of:
             return
-        strength = self.asked.towards_start * float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        groups = self.trainer.optimizers[0].param_groups
+        rate_of = {id(weight): float(group["lr"]) for group in groups for weight in group["params"]}
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 if name in self.start_of:
+                    strength = self.asked.towards_start * rate_of.get(id(weight), 0.0)  # frozen ones have no rate
                     weight.lerp_(self.start_of[name], min(strength, 1.0))
 
     def draw_to(self, start: Mapping[str, Tensor]) -> None:

@@ -137,7 +137,7 @@ class OptimisationOptions:
         layer_decay: factor between the learning rates of neighbouring stages, from the head backwards; null for 1, the
             same rate everywhere.
         towards_start: strength with which the backbone's weights are pulled back to their pretrained values, like
-            decoupled weight decay; 0 for none.
+            decoupled weight decay: each by its own learning rate; 0 for none.
         fit_head: measure the pretrained network on the validation classes first, and start with a head fitted to the
             training images; false for a random head, as in the papers; null for true with pretrained weights.
         average_start: average the best weights with the pretrained ones, in the proportion that retrieves best on the

@@ -93,6 +93,26 @@ def test_biases_norms_and_position_embeddings_do_not_decay() -> None:
         assert decay_of[id(named[name])] == 0
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_each_weight_is_pulled_to_its_start_at_its_own_rate(decay: float) -> None:
+    model = create_model("test_resnet", 8, image_size=32)
+    learner = learner_of(model, layer_decay=decay, towards_start=2.0)
+    optimizer = learner.configure_optimizers()["optimizer"]
+    learner.trainer.optimizers = [optimizer]
+    begun = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
+    learner.draw_to(begun)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(1.0)
+    learner.on_train_batch_end(None, None, 0)
+    rate_of = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    named = dict(model.named_parameters())
+    assert (rate_of[id(named["conv1.0.weight"])] < rate_of[id(named["layer4.0.conv1.weight"])]) == (decay < 1)
+    for name, weight in named.items():
+        kept = 1.0 if name.startswith("fc.") else 1 - 2.0 * rate_of[id(weight)]  # the head has no start
+        torch.testing.assert_close(weight.detach(), torch.full_like(weight, kept))
+
+
 def test_the_cosine_rises_over_a_twentieth_of_the_steps_and_falls_to_zero() -> None:
     learner = learner_of(create_model("test_resnet", 8, image_size=32), steps=100, epochs=4, schedule="cosine")
     scheduler = learner.configure_optimizers()["lr_scheduler"]["scheduler"]
