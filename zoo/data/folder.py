@@ -250,7 +250,7 @@ class _Others:
             )
         if self._archives:
             log.warning(
-                "%s: left out %d zip archives inside folders or other archives, such as %s. Unpack them, or move them up.",
+                "%s: left out %d zip archives inside folders or other archives, such as %s. Unpack them.",
                 printable(root),
                 len(self._archives),
                 printable(self._archives[0]),
