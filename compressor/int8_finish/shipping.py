@@ -13,7 +13,7 @@ from zoo.errors import DivergedError, OptionError, RefusedError, UserError, requ
 
 log = logging.getLogger(__name__)
 
-FINISHED = "finished"
+FINISHED, PARITY = "finished", "parity"
 AUTOMATIC_EPOCHS = 4
 LAYOUTS = FILES, HUB = ("files", "hub")
 
@@ -90,6 +90,8 @@ def ship(
     asked = require_export_options(precision, takes, options.get("target", "x86"))
     automatic = qat_epochs is None
     epochs = AUTOMATIC_EPOCHS if automatic and "auto" in asked and teacher is not None else qat_epochs
+    if parity:
+        _require_pack_place(model, out, precision)
     if not epochs or litert:
         return _with_parity(export_model(model, out, **options), parity)
     assert teacher is not None
@@ -133,11 +135,17 @@ def ship(
     return _with_parity(Exported(files, again.candidates), parity)
 
 
+def _require_pack_place(model: str | Path, out: str | Path | None, precision: str) -> None:
+    from export.parity.pack import require_pack_place
+
+    require_pack_place(next(iter(files_of(model, out, precision).values())).parent / PARITY)
+
+
 def _with_parity(exported: Exported, parity: bool) -> Exported:
     if parity:
         from export.parity.pack import write_parity
 
-        write_parity(exported.files, next(iter(exported.files.values())).parent / "parity")
+        write_parity(exported.files, next(iter(exported.files.values())).parent / PARITY)
     return exported
 
 

@@ -17,9 +17,10 @@ import torch
 from export.onnx.graph import read_onnx
 from export.onnx.tensor_file import INPUT, write_tensor_file
 from export.parity.images import ParityImage, parity_images
-from export.staging import staged
-from zoo.errors import ModelError
-from zoo.files import write_json, write_text
+from export.staging import is_taken, staged
+from zoo.errors import ModelError, OptionError, all_shown
+from zoo.files import require_writable, write_json, write_text
+from zoo.formats.documents import read_document
 from zoo.formats.onnx_content import digest_of
 from zoo.formats.onnx_metadata import OnnxMetadata, read_metadata
 from zoo.formats.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -27,6 +28,7 @@ from zoo.models.preprocessing import Preprocess
 from zoo.sessions import cpu_session
 
 SCHEMA = 1
+MANIFEST = "manifest.json"
 CHECKERS = ("check.py", "check.mjs", "self_test.js", "check.cpp")
 _LEAST = {"fp32": 1e-3, "fp16": 5e-3, "int8": 0.02}
 _MARGIN = 2.0  # factor on the change observed between two ways of computing
@@ -62,24 +64,46 @@ def write_parity(exported: Mapping[str, Path], folder: Path) -> None:
 
     Args:
         exported: files made by export that take pixels, by precision.
-        folder: the folder of the pack; everything in it is replaced.
+        folder: the folder of the pack: new, empty, or with an earlier pack, which is replaced.
 
     Raises:
         ModelError: the pack would not detect a difference in preprocessing.
+        OptionError: the folder holds something else.
     """
+    require_pack_place(folder)
     shown = parity_images()
     expected = {precision: _expected(precision, file, shown) for precision, file in exported.items()}
-    with staged(folder, "manifest.json") as stage:
+    left = [file.name for file in folder.glob("expected-*.f32")]  # of precisions that are no longer there
+    with staged(folder, MANIFEST, left) as stage:
         for image in shown:
             (stage / image.file).write_bytes(image.content)
             (stage / f"{image.name}.rgb").write_bytes(image.pixels.tobytes())
         for precision, each in expected.items():
             (stage / f"expected-{precision}.f32").write_bytes(each.vectors.astype("<f4").tobytes())
-        write_json(stage / "manifest.json", _manifest(exported, shown, expected))
+        write_json(stage / MANIFEST, _manifest(exported, shown, expected))
         write_text(stage / "cases.txt", _cases(shown, expected))
         with as_file(files("export.parity") / "checkers") as checkers:
             for name in CHECKERS:
                 shutil.copyfile(checkers / name, stage / name)
+
+
+def require_pack_place(folder: Path) -> None:
+    """Refuse a folder that holds anything other than an earlier pack, before any work is lost.
+
+    Raises:
+        OptionError: the folder holds other files, or cannot be written to.
+    """
+    require_writable(folder)
+    if is_taken(folder) and not _is_pack(folder):
+        others = all_shown(sorted(entry.name for entry in folder.iterdir()), 3)
+        raise OptionError(f"{folder} is where the parity pack goes, and it holds other files ({others}). Move them.")
+
+
+def _is_pack(folder: Path) -> bool:
+    try:
+        return {"schema", "images", "precisions", "preprocessing"} <= read_document(folder / MANIFEST).keys()
+    except (OSError, ValueError):
+        return False
 
 
 def _expected(precision: str, file: Path, shown: list[ParityImage]) -> _Expected:

@@ -23,7 +23,7 @@ from export.onnx.tensor_file import INPUT, write_tensor_file
 from export.parity.images import parity_images
 from export.parity.pack import CHECKERS, write_parity
 from export.runtime import Embedder
-from zoo.errors import ModelError
+from zoo.errors import ModelError, OptionError
 from zoo.models.preprocessing import Preprocess
 from zoo.sessions import cpu_session
 
@@ -160,6 +160,38 @@ def test_a_pack_that_would_notice_nothing_is_refused(tiny_onnx: Callable[..., Pa
     """Of the mean colour alone: no resize changes it, and there is no preprocessing to cut off."""
     with pytest.raises(ModelError, match="no preprocessing that could be cut off"):
         write_parity({"fp32": tiny_onnx(tmp_path / "tiny.onnx")}, tmp_path / "parity")
+
+
+@pytest.mark.parametrize("manifest", [None, '{"name": "an application"}', "not JSON"])
+def test_a_folder_that_is_no_pack_is_refused_before_any_work(
+    manifest: str | None, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    import compressor
+
+    mine = tmp_path / "parity"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("keep")
+    if manifest is not None:
+        (mine / "manifest.json").write_text(manifest)
+    before = {file.name: file.read_text() for file in mine.iterdir()}
+    with pytest.raises(OptionError, match=r"parity is where the parity pack goes, and it holds other files \(.*notes"):
+        write_parity({"fp32": exported["fp32"]}, mine)
+    with pytest.raises(OptionError, match="holds other files"):
+        compressor.ship(tmp_path / "no model is read", tmp_path, parity=True)
+    assert {file.name: file.read_text() for file in mine.iterdir()} == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["parity"]
+
+
+def test_an_earlier_pack_is_replaced_and_what_was_added_to_it_stays(
+    pack: Path, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(pack, tmp_path / "parity"))
+    (folder / "check").write_text("a program built here")
+    (folder / "check.py").write_text("old")
+    write_parity({"fp32": exported["fp32"]}, folder)
+    names = {file.name for file in folder.iterdir()}
+    assert names == {file.name for file in pack.iterdir()} - {"expected-int8.f32"} | {"check"}
+    assert (folder / "check.py").read_bytes() == (pack / "check.py").read_bytes()
 
 
 def test_tolerance_too_wide_for_a_changed_resize_is_refused(

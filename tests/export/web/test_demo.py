@@ -177,6 +177,9 @@ def test_an_earlier_page_is_replaced_and_anything_else_is_kept(
     with pytest.raises(OptionError, match=r"is not empty, and holds no page"):
         demo_web(files["fp32"], gallery, tmp_path / "mine", runtime=runtime)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+    (tmp_path / "mine" / "gallery.json").write_text('{"photos": []}')  # a page of another program
+    with pytest.raises(OptionError, match=r"is not empty, and holds no page"):
+        demo_web(files["fp32"], gallery, tmp_path / "mine", runtime=runtime)
     for _ in range(2):
         folder = demo_web(files["fp32"], gallery, tmp_path / "demo", runtime=runtime, webgpu=False)
         (folder / "thumbnails" / "99.jpg").touch()
