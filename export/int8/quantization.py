@@ -101,13 +101,16 @@ def to_int8(
     Args:
         network: the graph, in fp32; not modified.
         scheme: the scheme to quantise by.
-        activations: ranges from :func:`calibrate`; None for a dynamic scheme.
+        activations: ranges from :func:`calibrate`, not modified; None for a dynamic scheme.
         in_float: names of nodes to leave in float.
     """
     copied = ModelProto.FromString(network.SerializeToString())
     with _quietly():
         if scheme.kind == "dynamic":
             return _dynamic(copied, scheme, list(in_float))
+        assert activations is not None
+        # A copy: the quantiser gives the tensor before a ReLU the range of the one after it.
+        ranges = TensorsData(activations.calibration_method, activations.data)
         operators = [*WEIGHTED, *ABSORBED, *(ADDITIONS if scheme.additions else ())]
         quantizer = QDQQuantizer(
             copied,
@@ -115,7 +118,7 @@ def to_int8(
             scheme.reduce_range,
             QuantType.QInt8,
             QuantType.QUInt8 if scheme.activations == "uint8" else QuantType.QInt8,
-            activations,
+            ranges,
             [],
             [*in_float, *shallow_stem(network)],
             operators,

@@ -134,6 +134,17 @@ def test_every_static_scheme_stays_near(traced: Traced, inputs: list[np.ndarray]
     assert kinds.count("Relu") == (12 if scheme.activations == "int8" else 1 if scheme.additions else 5)
 
 
+def test_a_candidate_does_not_depend_on_those_before_it(traced: Traced, inputs: list[np.ndarray]) -> None:
+    network = traced.graphs.network
+    ranges = calibrate(network, "minmax", inputs[:4])
+    before = {name: np.ravel(ranges[name].range_value).tolist() for name in ranges}
+    left = [node.name for node in network.graph.node if node.op_type == "Relu"]
+    first = to_int8(network, PER_CHANNEL, ranges, left).SerializeToString()
+    to_int8(network, PER_CHANNEL, ranges)
+    assert {name: np.ravel(ranges[name].range_value).tolist() for name in ranges} == before
+    assert to_int8(network, PER_CHANNEL, ranges, left).SerializeToString() == first
+
+
 def zero_points(network: ModelProto, activations: bool) -> list[TensorProto]:
     names = {node.input[2] for node in network.graph.node if node.op_type == "QuantizeLinear"}
     return [tensor for tensor in network.graph.initializer if (tensor.name in names) is activations]
