@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.report.formats import count, decimals, megabytes, percent
+from export.report.formats import DASH, count, decimals, megabytes, percent
 from zoo.notebook import html_table
 from zoo.retrieval.label_measures import NDCG_K
 
@@ -36,7 +36,7 @@ class StageResult:
 
     Attributes:
         name: name of the stage, such as "onnx-int8".
-        retention: its retrieval relative to the teacher's.
+        retention: its retrieval relative to the teacher's; None without a teacher.
         recall: Recall@K by K; empty without classes.
         map_at_r: MAP@R; None without classes.
         ndcg: nDCG@K by K; empty without continuous labels.
@@ -50,7 +50,7 @@ class StageResult:
     """
 
     name: str
-    retention: Retention
+    retention: Retention | None
     recall: dict[int, float]
     map_at_r: float | None
     ndcg: dict[int, float]
@@ -70,7 +70,7 @@ class StageResult:
 
         return cls(
             name=stage["stage"],
-            retention=Retention(stage["retention"], *stage["retention_interval"]),
+            retention=_retention(stage),
             recall=by_k("recall"),
             map_at_r=stage.get("map_at_r"),
             ndcg=by_k("ndcg"),
@@ -85,10 +85,10 @@ class StageResult:
     def __repr__(self) -> str:
         name, score = _measure(self.content), score_of(self.content)
         kept = self.retention
-        return (
-            f"StageResult({self.name!r}: {name} {percent(score)} %, retention {percent(kept.share)} % "
-            f"[{percent(kept.low)}, {percent(kept.high)}], {self.dim} dimensions)"
-        )
+        said = [f"{name} {percent(score)} %"]
+        if kept is not None:
+            said.append(f"retention {percent(kept.share)} % [{percent(kept.low)}, {percent(kept.high)}]")
+        return f"StageResult({self.name!r}: {', '.join(said)}, {self.dim} dimensions)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -121,7 +121,7 @@ class Report:
             (
                 label_of(stage),
                 percent(score_of(stage)),
-                f"{percent(stage['retention'])} [{', '.join(map(percent, stage['retention_interval']))}]",
+                kept_of(stage),
                 count(stage["parameters"]),
                 count(stage["dim"]),
                 megabytes(stage["bytes"]),
@@ -132,6 +132,11 @@ class Report:
         headings = ["", f"{name}, %", "retention, %", "parameters", "dim", "MB", "ms"]
         page = f"Report: {self.folder / 'report.html'}"
         return html_table(rows, headings, [*sentences_of(self.content), gate_of(self.content)[1], page])
+
+
+def _retention(stage: Mapping[str, Any]) -> Retention | None:
+    interval = stage["retention_interval"]
+    return None if interval is None else Retention(stage["retention"], *interval)
 
 
 def _measure(stage: Mapping[str, Any]) -> str:
@@ -180,6 +185,12 @@ def score_of(stage: Mapping[str, Any]) -> float:
     """Return a stage's Recall@1, or nDCG@10 without classes."""
     score: float = stage["recall"]["1"] if "recall" in stage else stage["ndcg"][str(NDCG_K)]
     return score
+
+
+def kept_of(stage: Mapping[str, Any]) -> str:
+    """Return a stage's retention and its interval in percent, or a dash if it was measured without a teacher."""
+    kept = _retention(stage)
+    return DASH if kept is None else f"{percent(kept.share)} [{percent(kept.low)}, {percent(kept.high)}]"
 
 
 def ks_of(content: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from export.report.content import indexes_of, ks_of, label_of, sentences_of
+from export.report.content import indexes_of, kept_of, ks_of, label_of, sentences_of
 from export.report.formats import DASH, count, decimals, megabytes, percent, readable, significant
 from export.runtime import preprocessing_in_words
 from zoo.errors import for_terminal
@@ -66,12 +66,10 @@ def print_table(content: dict[str, Any], console: Console | None = None) -> None
     for heading in ("bytes/vector", "ms/query") if indexed else ():
         table.add_column(heading, justify="right", overflow="fold")
     for stage, following in zip(content["stages"], [*content["stages"][1:], {}], strict=True):
-        low, high = stage["retention_interval"] or (None, None)
-        kept = f"{percent(stage['retention'])} [{percent(low)}, {percent(high)}]"
         cells = [
             label_of(stage),
             *(cell(stage) for cell in columns.values()),
-            DASH if low is None else kept,
+            kept_of(stage),
             count(stage["parameters"]),
             count(stage["dim"]),
             megabytes(stage["bytes"]),

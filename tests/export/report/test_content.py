@@ -58,6 +58,16 @@ def test_short_reprs(report: Report) -> None:
     assert repr(Exported({"fp32": Path("m.onnx")}, {"much": "more"})) == "Exported(fp32: m.onnx)"
 
 
+def test_without_a_teacher_nothing_is_retained(report: Report) -> None:
+    alone = stage("onnx-int8", 0.76, retention=None, retention_interval=None)
+    gate = report.content["gate"] | {"min_retention": None}
+    found = Report(Path("runs"), {"stages": [alone], "gate": gate, "verdict": None}, True)
+    assert found.stages["onnx-int8"].retention is None
+    assert repr(found) == "Report('runs', passed, stages: onnx-int8)"
+    assert repr(found.stages["onnx-int8"]) == "StageResult('onnx-int8': Recall@1 76.00 %, 64 dimensions)"
+    assert "<tr><th>onnx-int8</th><td>76.00</td><td>–</td><td>2,580,000</td>" in found._repr_html_()
+
+
 def test_what_a_notebook_shows_is_escaped(report: Report) -> None:
     shown = report._repr_html_()
     assert "<x>" not in shown and "runs/&lt;x&gt;/report.html" in shown
