@@ -286,5 +286,5 @@ def _preprocessing(preprocessing: Any) -> str:
     try:
         where = "inside the file" if preprocessing["inside"] else "left to the caller"
         return f"{where}: {preprocessing_in_words(preprocessing)}"
-    except (KeyError, TypeError, ValueError):  # written by another tool
+    except (KeyError, TypeError, ValueError, ArithmeticError):  # written by another tool
         return json.dumps(preprocessing)

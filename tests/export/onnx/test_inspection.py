@@ -288,6 +288,17 @@ def test_files_of_others(mixed: Path, tmp_path: Path, capsys: Any) -> None:
     assert "a test; not by compressor export" in text and "[bold]me" in text and '"resize!"' in text
 
 
+@pytest.mark.parametrize("crop", [0, 1e-320, None])
+def test_preprocessing_that_cannot_be_is_shown_as_it_is_written(crop: float | None, mixed: Path, capsys: Any) -> None:
+    said = {"inside": True, "input_size": [3, 32, 32], "crop_pct": crop, "interpolation": "bicubic"}
+    written = json.dumps(said | {"crop_mode": "center", "mean": [0.5] * 3, "std": [0.5] * 3})
+    proto = onnx.load(mixed)
+    onnx.helper.set_model_props(proto, {"preprocessing": written})
+    onnx.save(proto, mixed)
+    assert main(["inspect", str(mixed)]) == 0
+    assert f'"crop_pct": {json.dumps(crop)}' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x08", None])
 def test_what_is_not_onnx(content: bytes | None, tmp_path: Path) -> None:
     file = tmp_path / "m.onnx"
