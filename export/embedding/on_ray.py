@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ class PartWriter:
         encoder = open_encoder(self.model, self.threads)
         if encoder.facts["digest"] != self.facts.model_digest:
             raise ModelError(
-                f"{self.model} on {os.uname().nodename} has digest {encoder.facts['digest'][:12]}, and the command was "
+                f"{self.model} on {platform.node()} has digest {encoder.facts['digest'][:12]}, and the command was "
                 f"given one with {self.facts.model_digest[:12]}. Put the same model on all machines."
             )
         return encoder
@@ -170,7 +172,8 @@ def shares(
         processes: number asked for, or None.
 
     Returns:
-        The number, and "num_cpus" and perhaps "num_gpus" for each process, no more than the smallest machine has.
+        The number, and "num_cpus" and perhaps "num_gpus" for each process: as much as leaves a place for all of them,
+        each on one machine and one GPU.
     """
     path = path_of(model)
     on_cpus = path is not None and path.suffix == ".onnx"
@@ -178,6 +181,19 @@ def shares(
     used = [machine for machine in machines if machine.get("GPU" if gpus else "CPU", 0) >= 1]
     cores = int(sum(machine.get("CPU", 0) for machine in used))
     pool = processes or gpus or max(cores, 1)
-    most = min((machine.get("CPU", 1) / (machine["GPU"] if gpus else 1) for machine in used), default=1)
-    share: dict[str, float] = {"num_cpus": max(min(cores // pool, int(most)), 1)}
-    return pool, share | ({"num_gpus": min(gpus / pool, 1)} if gpus else {})
+    of_gpu = {"num_gpus": _fraction(math.ceil(pool / gpus))} if gpus else {}
+
+    def places(cpus: float) -> int:
+        """Return how many processes with this share fit."""
+        fitting = [int(machine.get("CPU", 0) / cpus) for machine in used]
+        if gpus:
+            fitting = [min(each, int(m["GPU"] / of_gpu["num_gpus"])) for each, m in zip(fitting, used, strict=True)]
+        return sum(fitting)
+
+    smaller = [*range(max(cores // pool, 1), 0, -1), *map(_fraction, range(2, pool + 1))]
+    return pool, {"num_cpus": next((cpus for cpus in smaller if places(cpus) >= pool), 1), **of_gpu}
+
+
+def _fraction(count: int) -> float:
+    """Return a share of which ``count`` fit in 1, with the four decimals that Ray keeps."""
+    return 1 if count == 1 else 10_000 // count / 10_000

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +13,10 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from export import embed_data
-from export.embedding.on_ray import shares
+from export.embedding.on_ray import PartWriter, shares
 from export.runtime import Embedder
 from zoo.errors import DataError, ModelError, OptionError
+from zoo.formats.embedding_parts import EmbeddingFacts
 
 
 @pytest.fixture
@@ -92,6 +95,10 @@ def test_other_formats_are_refused_before_the_work(tmp_path: Path) -> None:
         ("folder", [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 64.0}], None, (4, {"num_cpus": 4, "num_gpus": 1})),
         ("folder", [{"CPU": 16.0, "GPU": 4.0}], 8, (8, {"num_cpus": 2, "num_gpus": 0.5})),
         ("folder", [{"CPU": 2.0}], None, (2, {"num_cpus": 1})),
+        ("folder", [{"CPU": 8.0, "GPU": 2.0}], 3, (3, {"num_cpus": 2, "num_gpus": 0.5})),  # two on one GPU
+        ("folder", [{"CPU": 4.0, "GPU": 1.0}] * 2, 6, (6, {"num_cpus": 1, "num_gpus": 0.3333})),
+        ("m.onnx", [{"CPU": 5.0}, {"CPU": 3.0}], 4, (4, {"num_cpus": 1})),  # of 2 each, three would fit
+        ("m.onnx", [{"CPU": 2.0}], 4, (4, {"num_cpus": 0.5})),
     ],
 )
 def test_a_cluster_is_shared_among_processes_that_fit_its_machines(
@@ -117,3 +124,13 @@ def test_vectors_that_are_not_finite_are_not_written(tiny_onnx: Callable[..., Pa
     ):
         embed_data(path, tmp_path, tmp_path / out)
     assert not (tmp_path / out).is_file() and not list(tmp_path.glob("parts/*.parquet"))
+
+
+def test_another_model_on_a_machine_of_a_cluster_is_refused_on_every_system(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr("os.uname", raising=False)  # as on Windows
+    facts = EmbeddingFacts("model", "0" * 64, "cosine", 8, "float32", "0" * 16, 1, 1)
+    with pytest.raises(ModelError, match=f"model.onnx on {re.escape(platform.node())} has digest"):
+        PartWriter(str(model), tmp_path, facts, 0, 1, str(tmp_path))._opened()
