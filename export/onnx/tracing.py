@@ -30,6 +30,7 @@ from zoo.models.facts import COSINE, facts_of, without_places
 from zoo.models.folder import load_model
 from zoo.models.network import normalize_embeddings, preprocessing_of, summary_of
 from zoo.models.preprocessing import Preprocess, Preprocessing
+from zoo.paths import given_path
 from zoo.sessions import cpu_session
 from zoo.versions import versions
 
@@ -117,7 +118,7 @@ def trace_model(model: ModelLike) -> Traced:
     Raises:
         ModelError: the model is missing, broken, or cannot be exported.
     """
-    folder = Path(model) if isinstance(model, str | Path) else None
+    folder = given_path(model) if isinstance(model, str | Path) else None
     network = load_model(model) if isinstance(model, str | Path) else model
     name = type(model).__name__ if folder is None else str(folder)
     whole = pixels_to_vector(network)

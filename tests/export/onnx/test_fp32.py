@@ -57,6 +57,14 @@ def test_onnx_equals_torch(student: Path, artefact: Path, batch: int, size: tupl
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
+def test_a_model_is_found_in_the_home_folder(
+    student: Path, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(student.parent))
+    file = to_onnx(f"~/{student.name}", tmp_path / "model.onnx")
+    assert Embedder(file).metadata["source_digest"] == Embedder(artefact).metadata["source_digest"]
+
+
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
 def test_pooling_is_exported_without_adaptive_maxima_which_torch_2_11_cannot(pool: str) -> None:
     model = lively(create_model("test_resnet", 8, image_size=32, pool=pool))
