@@ -216,11 +216,20 @@ def join(graphs: Graphs, takes: str) -> onnx.ModelProto:
 
 def _merged(first: onnx.ModelProto, second: onnx.ModelProto, name: str) -> onnx.ModelProto:
     versions_of = {entry.domain: entry.version for proto in (first, second) for entry in proto.opset_import}
-    first.ir_version = second.ir_version = max(first.ir_version, second.ir_version)  # merging requires equal versions
-    merged = merge_models(first, second, [(name, name)])
+    version = max(first.ir_version, second.ir_version)  # merging requires equal versions
+    merged = merge_models(_of_version(first, version), _of_version(second, version), [(name, name)])
     del merged.opset_import[:]  # entries that both have are listed twice
     merged.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions_of.items())
     return merged
+
+
+def _of_version(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """Return a graph with another IR version, a copy if it has to change."""
+    if proto.ir_version == version:
+        return proto
+    copied = onnx.ModelProto.FromString(proto.SerializeToString())
+    copied.ir_version = version
+    return copied
 
 
 @torch.inference_mode()

@@ -65,6 +65,15 @@ def test_a_model_is_found_in_the_home_folder(
     assert Embedder(file).metadata["source_digest"] == Embedder(artefact).metadata["source_digest"]
 
 
+def test_joining_graphs_changes_none_of_them() -> None:
+    graphs = trace_model(create_model("test_resnet", 8, image_size=32)).graphs
+    assert graphs.normalize is not None
+    graphs.network.ir_version = graphs.normalize.ir_version - 1
+    before = [each.SerializeToString() for each in (graphs.preprocess, graphs.network, graphs.normalize)]
+    assert join(graphs, "pixels").ir_version == graphs.normalize.ir_version
+    assert [each.SerializeToString() for each in (graphs.preprocess, graphs.network, graphs.normalize)] == before
+
+
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
 def test_pooling_is_exported_without_adaptive_maxima_which_torch_2_11_cannot(pool: str) -> None:
     model = lively(create_model("test_resnet", 8, image_size=32, pool=pool))
