@@ -88,10 +88,19 @@ class Shard:
         log.info("part %d of %d: %.0f images/s, %s left", self._parts, len(self.waiting), rate, left)
 
     def finish(self) -> None:
-        """Write the list of unreadable images of all existing parts, other shards' included."""
+        """Write the list of unreadable images of all existing parts, other shards' included.
+
+        The shard's own parts are whole by now: a damaged part is another shard's, which is told and stops nothing here.
+        """
         self._bar.close()
-        there = [part for part in range(self.facts.parts) if part_file(self.folder, part).is_file()]
-        broken = [each for part in there for each in read_unreadable(self.folder, part, self.facts)]
+        broken: list[tuple[str, str]] = []
+        for part in range(self.facts.parts):
+            if not part_file(self.folder, part).is_file():
+                continue
+            try:
+                broken += read_unreadable(self.folder, part, self.facts)
+            except DataError as error:
+                log.warning("The parts of this shard are written, but another shard's is damaged: %s", error)
         write_lines(self.folder / UNREADABLE, [f"{name}\t{' '.join(reason.split())}" for name, reason in broken])
         if broken:
             log.warning("%d images could not be read and have no row; see %s", len(broken), self.folder / UNREADABLE)

@@ -255,3 +255,19 @@ def test_ray_is_asked_for_where_it_is_missing(
     ):
         embed_data(model, photos, tmp_path / "vectors", engine="ray")
     assert not (tmp_path / "vectors").exists()
+
+
+def test_a_damaged_part_of_another_shard_is_told_and_stops_nothing(
+    model: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"rows_per_part": 40}
+    (tmp_path / "two").mkdir()
+    out = embed_data(model, f"folder:{photos}", tmp_path / "two", shard="2/2", **options)
+    whole = (out / "part-00001.parquet").read_bytes()
+    (out / "part-00001.parquet").write_bytes(b"damaged")
+    embed_data(model, f"folder:{photos}", out, shard="1/2", **options)
+    assert parts_of(out) == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    assert "The parts of this shard are written, but another shard's is damaged:" in caplog.text
+    assert "part-00001.parquet cannot be used" in caplog.text and "Remove it and embed again." in caplog.text
+    embed_data(model, f"folder:{photos}", out, shard="2/2", **options)
+    assert (out / "part-00001.parquet").read_bytes() == whole
