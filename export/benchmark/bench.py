@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import product
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from zoo.arguments import require_valid
-from zoo.errors import OptionError
+from zoo.arguments import require_at_least, require_valid
+from zoo.errors import OptionError, shown
 from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
@@ -63,15 +64,10 @@ def bench(
     from zoo.formats.onnx_content import digest_of, size_of
     from zoo.versions import machine, versions
 
-    counts = thread_counts() if threads is None else list(dict.fromkeys(threads))
-    batches = list(dict.fromkeys(batch_sizes))
-    for option, values in (("batch_sizes", batches), ("threads", counts), ("runs", [runs])):
-        if not values or min(values) < 1:
-            raise OptionError(f"{option} is {values if option != 'runs' else runs}; it must be 1 or more.")
     require_valid({"runs": runs, "image_size": image_size})
-    for option, values, most in (("batch_sizes", batches, _LARGEST_BATCH), ("threads", counts, _MOST_THREADS)):
-        if max(values) > most:
-            raise OptionError(f"{option} is {values}; it must be at most {most}.")
+    require_at_least(1, runs=runs)
+    counts = thread_counts() if threads is None else _distinct("threads", threads, _MOST_THREADS)
+    batches = _distinct("batch_sizes", batch_sizes, _LARGEST_BATCH)
     if image_size is not None and image_size < 1:
         raise OptionError(f"image_size is {image_size}; it must be 1 or more, in pixels.")
     if out is not None:
@@ -144,3 +140,19 @@ def bench(
     if out is not None:
         write_json(out, content)
     return content
+
+
+def _distinct(option: str, given: Sequence[int], most: int) -> list[int]:
+    """Return the values of an option, each once.
+
+    Raises:
+        OptionError: there are none, or one is not a whole number in 1..most.
+    """
+    values: list[Any] = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if any(isinstance(value, bool) or not isinstance(value, Integral) for value in values):
+        raise OptionError(f"{option} is {shown(given)}; it must be a list of whole numbers, such as [1, 8].")
+    if not values or not 1 <= min(values) <= max(values) <= most:
+        raise OptionError(
+            f"{option} is {shown(values)}; each must be a whole number in 1..{most}, and there must be one."
+        )
+    return list(dict.fromkeys(values))
