@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.sessions import cpu_session
-
 
 def peak_memory(
     file: str | Path, threads: int, inputs: Mapping[str, tuple[Sequence[int], str]], outputs: Sequence[str] = ()
@@ -63,6 +61,9 @@ def own_peak() -> int | None:
 
 def _main(file: str, threads: str, inputs: str, outputs: str) -> None:
     """Load a file, run a batch twice, and print both peaks as JSON."""
+    sys.path.append(str(Path(__file__).parents[2]))  # for a checkout that is not installed
+    from zoo.sessions import cpu_session
+
     before = own_peak()
     session = cpu_session(file, int(threads))
     given = {name: np.ones(shape, dtype) for name, (shape, dtype) in json.loads(inputs).items()}

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+import export.benchmark.peak_memory
 from compressor.cli.command import main
 from export import bench
 from export.benchmark.peak_memory import peak_memory
@@ -75,6 +80,22 @@ def test_peak_memory_is_of_the_file_alone(files: dict[str, Path]) -> None:
     assert small["peak"] < 300_000_000 < len(ours)
     # The batch in bytes and, to be resized, in float32.
     assert large["peak"] - small["peak"] > 16 * 640 * 640 * 3 * 5
+
+
+def test_the_process_that_is_measured_finds_this_project_in_a_checkout(files: dict[str, Path]) -> None:
+    """-S leaves out what is installed as a link to a checkout, as -P does the working directory."""
+    script = Path(export.benchmark.peak_memory.__file__)
+    site = Path(np.__file__).parents[1]
+    inputs = json.dumps({"image": ((1, 64, 64, 3), "uint8")})
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", str(script), str(files["fp32"]), "1", inputs, "[]"],
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["peak"] > 10_000_000
 
 
 def test_the_table_tells_inputs_apart(content: dict[str, Any]) -> None:
