@@ -35,7 +35,7 @@ from zoo.formats.onnx_content import digest_of
 from zoo.models.facts import names_only
 from zoo.paths import expanded, is_there
 from zoo.progress import progress
-from zoo.teachers.address import parse_address, path_of
+from zoo.teachers.address import FAMILIES, Address, parse_address, path_of
 from zoo.versions import versions
 
 SCHEMA = 1
@@ -294,20 +294,36 @@ def encoder_for(folder: Path, facts: dict[str, Any], model: str | Path | None, a
 
 def _as_seen_from(folder: Path, source: str) -> str:
     """Return an encoder's name, its path if any made relative to the index, so that both can be moved together."""
-    place = parse_address(source).name
-    if not is_there(expanded(place)):
+    address = parse_address(source)
+    if (place := _place_of(address)) is None:
         return source
     try:
-        return source.replace(place, Path(os.path.relpath(expanded(place).resolve(), folder.resolve())).as_posix(), 1)
+        return _with_place(address, Path(os.path.relpath(place.resolve(), folder.resolve())).as_posix())
     except ValueError:  # on another drive
         return str(names_only(source))
 
 
 def _found_from(folder: Path, source: str) -> str:
     """Return an encoder's name with its path resolved against the index, or unchanged if nothing is there."""
-    place = parse_address(source).name
-    here = os.path.normpath(folder.resolve() / place)
-    return source.replace(place, here, 1) if is_there(Path(here)) else source
+    address = parse_address(source)
+    here = os.path.normpath(folder.resolve() / address.name)
+    return source if _place_of(replace(address, name=here)) is None else _with_place(address, here)
+
+
+def _place_of(address: Address) -> Path | None:
+    """Return the file or folder that an address names; None where nothing is there, or a library's name is meant."""
+    place = expanded(address.name)
+    if address.family in ("timm", "hf-hub"):
+        from zoo.models.folder import folder_named
+
+        return folder_named(address.name)
+    return place if is_there(place) and (address.family not in FAMILIES or place.is_dir()) else None
+
+
+def _with_place(address: Address, path: str) -> str:
+    """Return an address as text, with another path in place of its own."""
+    start = 0 if address.family is None else len(address.family) + 1
+    return address.text[:start] + path + address.text[start + len(address.name) :]
 
 
 def _named(facts: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from export import Embedder, build_index, search_index, to_onnx
+from export.index.gallery import _as_seen_from, _found_from
 from export.index.verbs import Hit
 from zoo import DataError, ModelError, OptionError, create_model, save_model
 from zoo.files import digest
@@ -257,6 +258,22 @@ def test_broken_indexes_are_named(flat: Path, photos: Path, tmp_path: Path) -> N
     (old / "index.faiss").write_text("IxF2")
     with pytest.raises(ModelError, match="not an index that faiss"):
         search_index(old, [photos / "class00" / "0.png"])
+
+
+def test_only_the_path_in_an_encoder_s_name_follows_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "index").mkdir()
+    for name in ("t", "o", "m.onnx"):
+        (tmp_path / name).touch()
+    for source, kept, found in (
+        ("timm:t", "timm:t", "timm:t"),  # a network of timm's, whatever lies here
+        ("st:t", "st:t", "st:t"),  # which takes folders, not files
+        ("openvino:o", "openvino:../o", f"openvino:{tmp_path / 'o'}"),
+        ("m.onnx#m.onnx", "../m.onnx#m.onnx", f"{tmp_path / 'm.onnx'}#m.onnx"),
+        ("hf:owner/name", "hf:owner/name", "hf:owner/name"),
+    ):
+        assert _as_seen_from(tmp_path / "index", source) == kept
+        assert _found_from(tmp_path / "index", kept) == found
 
 
 def test_an_index_that_was_not_finished_is_none(
