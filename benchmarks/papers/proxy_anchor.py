@@ -225,7 +225,7 @@ def _best(lines: list[dict[str, Any]]) -> float:
     for line in lines:
         if line["noise"] == 0:
             curves.setdefault(line["loss"], []).append(line["curve"])
-    return max(float(np.mean(of_loss, axis=0).max()) for of_loss in curves.values())
+    return max((float(np.mean(of_loss, axis=0).max()) for of_loss in curves.values()), default=0.0)  # none ran clean
 
 
 def _epochs_to(lines: list[dict[str, Any]], recall: float) -> str:

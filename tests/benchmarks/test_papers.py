@@ -33,6 +33,13 @@ def drawings(classes: int = 6, each: int = 8) -> ImageSet:
     return ImageSet([str(i) for i in range(len(labels))], [np.zeros((4, 4, 3), np.uint8)] * len(labels), labels, names)
 
 
+def test_a_table_of_wrong_labels_alone_has_no_best_of_clean_ones() -> None:
+    made = {"machine": {"processor": "x", "cores": 2}, "versions": {}}
+    name = next(iter(proxy_anchor.LOSSES))
+    line = {"loss": name, "noise": 0.2, "seed": 0, "recall": {"1": 0.5}, "curve": [0.5]} | made
+    assert f"| {name} |  | 50.00 |  | – |" in proxy_anchor.table([line], [])
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_the_fraction_of_labels_asked_for_is_wrong_and_no_image_changes(fraction: float) -> None:
     images = drawings()
