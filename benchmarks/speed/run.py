@@ -73,14 +73,14 @@ def measure_evaluation(repeats: int, pythons: dict[str, str]) -> list[dict[str, 
     """Return a row for each size and each way that can run here."""
     rows = []
     for count, dim in SIZES:
-        found: dict[str, list[dict[str, Any]]] = {}
-        for _ in range(repeats):
+        found: dict[str, dict[int, dict[str, Any]]] = {}  # by way and repeat; a repeat may fail
+        for repeat in range(repeats):
             for way in WAYS:
                 command = [pythons.get(way, sys.executable), str(HERE / "evaluation.py"), way, str(count), str(dim)]
                 run = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parents[1], check=False)
                 if run.returncode == 0:
-                    found.setdefault(way, []).append(json.loads(run.stdout.splitlines()[-1]))
-                    print(found[way][-1], file=sys.stderr)
+                    found.setdefault(way, {})[repeat] = json.loads(run.stdout.splitlines()[-1])
+                    print(found[way][repeat], file=sys.stderr)
                 else:
                     print(f"{way}: left out: {run.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         for way, runs in found.items():
@@ -88,14 +88,18 @@ def measure_evaluation(repeats: int, pythons: dict[str, str]) -> list[dict[str, 
                 {
                     "way": way,
                     "size": f"{count:,} x {dim}",
-                    "seconds": median(run["seconds"] for run in runs),
-                    "mb": median(run["mb"] for run in runs),
-                    "ratio": round(
-                        median(run["seconds"] / own["seconds"] for run, own in zip(runs, found["ours"], strict=True)), 2
-                    ),
+                    "seconds": median(run["seconds"] for run in runs.values()),
+                    "mb": median(run["mb"] for run in runs.values()),
+                    "ratio": _ratio(runs, found.get("ours", {})),
                 }
             )
     return rows
+
+
+def _ratio(runs: dict[int, dict[str, Any]], own: dict[int, dict[str, Any]]) -> float | None:
+    """Return the median ratio of seconds in the repeats that both finished; None if there are none."""
+    ratios = [run["seconds"] / own[repeat]["seconds"] for repeat, run in runs.items() if repeat in own]
+    return round(median(ratios), 2) if ratios else None
 
 
 def measure_startup(repeats: int) -> list[dict[str, Any]]:
@@ -114,6 +118,10 @@ def measure_startup(repeats: int) -> list[dict[str, Any]]:
         {"command": name, "least": round(min(each), 2), "median": round(median(each), 2)}
         for name, each in taken.items()
     ]
+
+
+def _shown(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}"
 
 
 def table(results: dict[str, Any]) -> str:
@@ -143,7 +151,7 @@ _TABLES: dict[str, tuple[str, str, list[str], Callable[[dict[str, Any]], list[st
         "Evaluation",
         "Recall@K, R-Precision and MAP@R, every image a query against all others.",
         ["", "vectors", "seconds", "times ours", "MB beyond the vectors"],
-        lambda row: [row["way"], row["size"], f"{row['seconds']:.1f}", f"{row['ratio']:.2f}", f"{row['mb']:,.0f}"],
+        lambda row: [row["way"], row["size"], f"{row['seconds']:.1f}", _shown(row["ratio"]), f"{row['mb']:,.0f}"],
     ),
     "startup": (
         "Start-up",
