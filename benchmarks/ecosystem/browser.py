@@ -119,6 +119,8 @@ def main() -> None:
     if reason := pages.obstacle():
         raise SystemExit(reason)
     found = photographs(given.photos, GALLERY + QUERIES)
+    if len(found) <= QUERIES:
+        raise SystemExit(f"{given.photos} holds {len(found)} photos; at least {QUERIES + 1} are needed.")
     queries = found[:: len(found) // QUERIES][:QUERIES]
     gallery = [file for file in found if file not in queries]
     results = [measure(model, gallery, queries, isolated) for model in given.models for isolated in (False, True)]

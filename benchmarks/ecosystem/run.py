@@ -49,7 +49,7 @@ LIBRARIES = ("timm", "torch", "transformers", "sentence-transformers", "fastembe
 def photographs(folder: Path, count: int) -> list[Path]:
     """Return evenly spaced images of the sorted folder, so that all classes are included."""
     found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    return [found[index] for index in np.unique(np.linspace(0, len(found) - 1, count).astype(int))]
+    return [found[index] for index in np.unique(np.linspace(0, len(found) - 1, count).astype(int)) if found]
 
 
 def untrained(folder: Path, kind: tuple[str, int, int, str, str | None], photos: list[Path]) -> Path:
