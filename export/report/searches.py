@@ -156,8 +156,9 @@ def _indexed(
             return nearest[:, :count]
         deep = index.search(vectors[rows], count, own, as_for=k)[1]
         known = (deep[:, :, None] == nearest[:, None, :]).any(axis=2)
-        others = np.take_along_axis(deep, np.argsort(known, axis=1, kind="stable"), axis=1)
-        return np.concatenate([nearest, others[:, : count - nearest.shape[1]]], axis=1)
+        found = np.concatenate([nearest, np.where(known, -1, deep)], axis=1)
+        order = np.argsort(found < 0, axis=1, kind="stable")  # -1, where an index finds fewer, comes last
+        return np.take_along_axis(found, order, axis=1)[:, :count]
 
     return Search(f"{model.stage} + {kind}", model, int(vectors.shape[1]), find, {"index": facts})
 

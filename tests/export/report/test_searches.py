@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,24 @@ def test_a_deep_search_begins_as_the_shallow_one() -> None:
         np.testing.assert_array_equal(found[:, :k], shallow)
         np.testing.assert_array_equal(search.find(rows, 2, rows), shallow[:, :2])
         assert all(len(set(row)) == 300 and query not in row for query, row in enumerate(found.tolist()))
+
+
+def test_neighbours_of_an_index_that_finds_fewer_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    near = np.array([[4, 5, 6, -1, -1], [1, 2, -1, -1, -1], [1, 2, 3, 4, 5]])
+    deep = np.array([[4, 5, 6, -1, -1, -1, -1], [2, 1, 7, -1, -1, -1, -1], [9, 1, 8, 3, 4, 5, 2]])
+
+    def search(vectors: np.ndarray, k: int, own: np.ndarray, as_for: int | None = None) -> tuple[None, np.ndarray]:
+        return None, near if as_for is None else deep
+
+    index = SimpleNamespace(search=search, parameters={}, bytes_per_vector=4, fixed_bytes=0)
+    monkeypatch.setattr("export.report.searches.make_index", lambda *args, **options: index)
+    monkeypatch.setattr("export.report.searches.milliseconds_per_query", lambda *args: None)
+    vectors, pixels = np.zeros((10, 1), np.float32), np.zeros((1, 1, 3), dtype=np.uint8)
+    images = ImageSet([str(i) for i in range(10)], [pixels] * 10, np.arange(10) % 2, ["a", "b"])
+    model = MeasuredModel("student", "", lambda images: vectors, None, "euclidean", 1, None, None, "")
+    _, indexed = all_searches([model], [], ["hnsw"], images, k=5, runs=0, seed=0)
+    found = indexed.find(np.arange(3), 7, np.arange(3))
+    assert found.tolist() == [[4, 5, 6, -1, -1, -1, -1], [1, 2, 7, -1, -1, -1, -1], [1, 2, 3, 4, 5, 9, 8]]
 
 
 def test_indexes_hold_the_gallery_alone(photos: Path, tiny_teacher: Path, artefact: Path, tmp_path: Path) -> None:
