@@ -14,7 +14,8 @@ from torch import nn
 from export.hub.agreement import Agreement
 from export.hub.measured import Measured
 from export.hub.recipes import recipes
-from export.report.formats import decimals, megabytes, percent
+from export.report.content import kept_of
+from export.report.formats import DASH, decimals, megabytes, percent
 from export.runtime import preprocessing_in_words
 from export.shipping import Exported
 from zoo.errors import OptionError, shown
@@ -189,18 +190,17 @@ def _figures(subject: _Subject, exported: Exported) -> list[str]:
         counts = ", ".join(f"{count:,} {what}" for what in ("queries", "gallery") if (count := data.get(what)))
         parts.append(f"On the test classes of {data.get('name', 'data not recorded')}, unseen in training ({counts}):")
         rows = [("stage", "Recall@1, %", "MAP@R, %", "of the teacher's, % [95 % interval]", "MB", "ms, 1 thread")]
-        for stage in ([measured.teacher] if measured.teacher else []) + measured.stages:
-            interval = ", ".join(percent(value) for value in stage["retention_interval"])
-            rows.append(
-                (
-                    stage["stage"],
-                    percent(stage.get("recall", {}).get("1")),
-                    percent(stage.get("map_at_r")),
-                    f"{percent(stage['retention'])} [{interval}]",
-                    megabytes(stage.get("bytes")),
-                    decimals((stage.get("latency_ms") or {}).get("median")),
-                )
+        rows += [
+            (
+                stage["stage"],
+                percent(stage.get("recall", {}).get("1")),
+                percent(stage.get("map_at_r")),
+                kept_of(stage) if measured.teacher else DASH,
+                megabytes(stage.get("bytes")),
+                decimals((stage.get("latency_ms") or {}).get("median")),
             )
+            for stage in ([measured.teacher] if measured.teacher else []) + measured.stages
+        ]
         machine = measured.content.get("machine", {})
         parts += [_table(rows), f"Times on {machine.get('processor', 'a processor not recorded')}."]
     files = [("file in pixels/", "MB")]

@@ -17,12 +17,13 @@ from zoo.paths import given_path
 
 _NUMBER = number("a number")
 _SCORES = Kind("numbers by K", lambda value: isinstance(value, dict) and all(map(_NUMBER.fits, value.values())))
+_INTERVAL = list_of(maybe(_NUMBER), 2)
 _OF_STAGE = {
     "recall": _SCORES,
     "ndcg": _SCORES,
     "map_at_r": _NUMBER,
     "retention": maybe(_NUMBER),
-    "retention_interval": list_of(maybe(_NUMBER), 2),
+    "retention_interval": _INTERVAL,
     "bytes": maybe(whole(0)),
     "latency_ms": maybe(MAPPING),
 }
@@ -96,8 +97,9 @@ def _require_figures(content: dict[str, Any]) -> None:
     require_kinds(content["data"], {}, dict.fromkeys(("queries", "gallery"), maybe(whole(0))))
     has_teacher = any(stage.get("stage") == "teacher" for stage in content["stages"])
     compared = ("retention", "retention_interval") if has_teacher else ()
+    kinds = _OF_STAGE if has_teacher else _OF_STAGE | {"retention_interval": maybe(_INTERVAL)}
     for stage in models_of(content):
-        require_kinds(stage, {"stage": TEXT} | {key: _OF_STAGE[key] for key in compared}, _OF_STAGE)
+        require_kinds(stage, {"stage": TEXT} | {key: kinds[key] for key in compared}, kinds)
         require_kinds(stage.get("latency_ms") or {}, {}, {"median": maybe(_NUMBER)})
 
 

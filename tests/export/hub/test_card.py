@@ -76,6 +76,22 @@ def test_the_figures_of_the_run_are_in_the_text(run_folder: Path) -> None:
     assert "apache-2.0 according to timm" in text and "hf:facebook/dinov2-small" in text and "| 1,200 |" in text
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_report_without_a_teacher_gives_its_other_figures(named: bool, run_folder: Path) -> None:
+    report = run_folder / "report" / "report.json"
+    content = json.loads(report.read_text())
+    content["stages"] = [
+        each | {"retention": None, "retention_interval": None, "neighbour_overlap": None}
+        for each in content["stages"][1:]
+    ]
+    report.write_text(json.dumps(content))
+    write_hub(run_folder / "student", run_folder / "out", report=report if named else None)
+    card = card_of(run_folder / "out")
+    assert "| student | 75.00 | 50.00 | – | 2.00 | 1.25 |" in card.text
+    names = {result.metric_name for result in card.data.eval_results}
+    assert {"Recall@1 (student)", "MAP@R (student)"} <= names and not any("share" in name for name in names)
+
+
 def test_without_a_report_nothing_is_claimed(run_folder: Path) -> None:
     save = run_folder / "alone" / "student"
     (run_folder / "student").rename(run_folder / "moved")
@@ -108,6 +124,7 @@ def test_a_report_on_another_model_is_refused(run_folder: Path) -> None:
     [
         ({"recall": {"1": "x"}}, r"recall is \{'1': 'x'\}; it must be numbers by K"),
         ({"retention": None, "retention_interval": [0.5]}, r"retention_interval is \[0.5\]"),
+        ({"retention": None, "retention_interval": None}, r"retention_interval is None"),  # beside a teacher
         ({"latency_ms": {"median": []}}, r"median is \[\]"),
         ({"stage": 3}, "stage is 3; it must be text"),
     ],
