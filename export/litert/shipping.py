@@ -136,9 +136,10 @@ def _require_recall(judge: Judge, traced: Traced, written: LiteRtTeacher, budget
     if not budget.holds(drops, whole):
         record = {"precision": precision, "measure": judge.name, "images": whole.queries, "score": whole.score}
         record |= {"drop": whole.mean, "drop_interval": list(whole.interval), "max_drop": budget.max_drop}
+        instead = "Ship fp32" if precision == INT8 else "Export to .onnx"
         raise RefusedError(
             f"{told}, and the budget is {100 * (budget.max_drop or 0):g}.",
-            "The file was not written. Ship fp32, or raise --max_drop.",
+            f"The file was not written. {instead}, or raise --max_drop.",
             record,
             traced.graphs.network,
         )

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 from compressor import ship
 from compressor.cli import main
 from export import export_model, validate
+from export.int8.budget import Budget
 from export.litert.mediapipe import embedder_metadata
+from export.litert.shipping import _require_recall
 from zoo import ModelError, OptionError, load_data, load_model
 from zoo.errors import MissingExtraError, RefusedError
 from zoo.models.embedding import embed
@@ -37,8 +40,10 @@ def test_without_the_extra_it_is_named(
         ({"precision": "fp32,int8", "data": "folder:x"}, "precision is fp32,int8"),
         ({"precision": "int8"}, "Precision int8 needs data"),
         ({"input": "tensor"}, "Leave input out"),
-        ({"parity": True}, "Leave parity, layout and qat_epochs out"),
-        ({"layout": "hub"}, "Leave parity, layout and qat_epochs out"),
+        ({"parity": True}, "Leave parity, layout, teacher, loss and qat_epochs out"),
+        ({"layout": "hub"}, "Leave parity, layout, teacher, loss and qat_epochs out"),
+        ({"teacher": "t.npz"}, "a file alone, of the student as it is. Leave parity, layout, teacher"),
+        ({"loss": "pkt"}, "a file alone, of the student as it is. Leave parity, layout, teacher"),
     ],
 )
 def test_options_that_a_litert_file_does_not_have(
@@ -121,6 +126,20 @@ def test_a_file_that_loses_recall_is_refused(
     assert "Refused: int8 for LiteRT" in capsys.readouterr().err and not out.exists()
     with pytest.raises(ModelError, match="differs from the model by"):
         export_model(tiny_teacher, out)
+
+
+@pytest.mark.parametrize(("precision", "remedy"), [("int8", "Ship fp32, or raise"), ("fp32", "Export to .onnx, or")])
+def test_a_refusal_offers_another_file_than_the_refused(precision: str, remedy: str) -> None:
+    scores = iter([np.ones(4), np.zeros(4)])
+    judge = SimpleNamespace(tensors=[np.zeros((4, 3, 2, 2), np.float32)], name="Recall@1", seed=0)
+    judge.embed, judge.measure = (lambda *args, **options: None), (lambda *args: (next(scores), None))
+    normalize = SimpleNamespace(std=1.0, mean=0.0)
+    traced = SimpleNamespace(
+        graphs=SimpleNamespace(network=None), whole=SimpleNamespace(preprocess=SimpleNamespace(normalize=normalize))
+    )
+    written = SimpleNamespace(embed_resized=lambda pixels: np.zeros((1, 2), np.float32))
+    with pytest.raises(RefusedError, match=f"^{precision} for LiteRT: .* not written\\. {remedy}"):
+        _require_recall(judge, traced, written, Budget(0.005, "mean"), precision)  # type: ignore[arg-type]
 
 
 def test_a_file_of_another_make_says_which_options_follow_its_name(exported: dict[str, Path], tmp_path: Path) -> None:
