@@ -142,7 +142,7 @@ def bench(
     return content
 
 
-def _distinct(option: str, given: Sequence[int], most: int) -> list[int]:
+def _distinct(option: str, given: object, most: int) -> list[int]:
     """Return the values of an option, each once.
 
     Raises:
