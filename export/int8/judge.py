@@ -149,7 +149,9 @@ def images_of(
         others = others.subset(_evened(others, seed))
         others = others.subset(np.sort(judging(others, left, seed)))
         if len(others) and measurable(others):
-            parts.append(Part(OTHERS, others.checked(max_unreadable, _CACHE_BYTES)))
+            others = others.checked(max_unreadable, _CACHE_BYTES)
+            if measurable(others):  # still, without those that cannot be read
+                parts.append(Part(OTHERS, others))
     return calibration, parts
 
 

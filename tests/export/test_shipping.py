@@ -226,6 +226,16 @@ def test_training_images_judge_too_as_far_as_asked_and_as_many_of_each_class() -
     assert [len(part.images) for part in images_of(splits, 400, 6000, 0, seed=0)[1]] == [80]  # all are calibrated on
 
 
+def test_training_images_that_cannot_be_read_do_not_judge(tmp_path: Path) -> None:
+    pixels = np.zeros((1, 1, 3), dtype=np.uint8)
+    labels, ids = np.repeat([0, 1], 4), [str(i) for i in range(8)]
+    held_out = ImageSet(ids, [pixels] * 8, labels, ["a", "b"])
+    train = ImageSet(ids, [pixels] * 4 + [tmp_path / "gone.png"] * 4, labels, ["c", "d"])
+    splits = DataSplits("x", train, held_out, held_out.subset([]))
+    (part,) = images_of(splits, 2, 6000, 10, seed=0)[1]  # the others are of one class when they have been read
+    assert part.of == "validation classes"
+
+
 @pytest.mark.parametrize(("queries", "lost"), [(2000, 10), (400, 2), (200, 1)])
 def test_a_drop_of_the_whole_budget_is_inside(queries: int, lost: int) -> None:
     for before in range(lost, queries + 1):
