@@ -9,7 +9,7 @@ from typing import Any
 
 from export.shipping import Exported, export_model, files_of, is_litert, require_export_options
 from zoo.arguments import TeacherLike, require_valid
-from zoo.errors import DivergedError, OptionError, RefusedError, UserError, require_known
+from zoo.errors import DivergedError, ModelError, OptionError, RefusedError, UserError, require_known
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +66,15 @@ def ship(
     require_valid({"qat_epochs": qat_epochs})
     require_known("layout", layout, LAYOUTS)
     litert = out is not None and is_litert(out)
-    if litert and (parity or layout == HUB or qat_epochs):
-        raise OptionError(f"{Path(out).name} is a file alone. Leave parity, layout and qat_epochs out.")  # type: ignore[arg-type]
+    if litert and (parity or layout == HUB or qat_epochs or teacher is not None or loss is not None):
+        raise OptionError(
+            f"{Path(out).name} is a file alone, of the student as it is. "  # type: ignore[arg-type]
+            "Leave parity, layout, teacher, loss and qat_epochs out."
+        )
     if parity and options.get("input", "pixels") != "pixels":
         raise OptionError("A parity pack tests files that take pixels. Leave out input, or parity.")
     if layout == HUB:
-        if teacher is not None or qat_epochs:
+        if teacher is not None or qat_epochs or loss is not None:
             raise OptionError(
                 "layout hub ships a student as it is. Fine-tune it first, with layout files, and export the student in "
                 f"{FINISHED} then."
@@ -87,16 +90,21 @@ def ship(
     if qat_epochs and teacher is None:
         raise OptionError(f"qat_epochs {qat_epochs} needs a teacher to learn from. Give --teacher.")
     precision, takes = options.get("precision", "fp32"), options.get("input", "pixels")
-    asked = require_export_options(precision, takes, options.get("target", "x86"))
+    target = options.get("target", "x86")
+    asked = require_export_options(precision, takes, target)
     automatic = qat_epochs is None
     epochs = AUTOMATIC_EPOCHS if automatic and "auto" in asked and teacher is not None else qat_epochs
+    if litert:
+        return export_model(model, out, **options)
+    files = files_of(model, out, precision, takes)
     if parity:
-        _require_pack_place(model, out, precision)
-    if not epochs or litert:
-        return _with_parity(export_model(model, out, **options), parity)
+        from export.parity.pack import require_pack_place
+
+        require_pack_place(_pack_of(files))
+    if not epochs:
+        return _exported(model, out, files, parity, options)
     assert teacher is not None
     require_int8(asked, epochs)
-    files = files_of(model, out, precision, takes)
 
     from compressor.int8_finish.quantization_aware import finish_quantized, obstacle_to_finish
     from zoo.teachers.opening import open_teacher
@@ -106,7 +114,7 @@ def ship(
     if obstacle is not None and not automatic:
         log.warning("%s", obstacle)
     try:
-        return _with_parity(export_model(model, out, **options), parity)
+        return _exported(model, out, files, parity, options)
     except RefusedError as error:
         refused = error
     if obstacle is not None:
@@ -121,7 +129,7 @@ def ship(
             teacher,
             options["data"],
             files["int8"].parent / FINISHED,
-            scheme="s8s8" if options.get("target") == "arm64" else "u8s8",
+            scheme="s8s8" if target == "arm64" else "u8s8",
             loss=loss,
             epochs=epochs,
             **{name: options[name] for name in shared if name in options},
@@ -132,21 +140,38 @@ def ship(
         raise RefusedError(refused.found, f"Fine-tuning failed: {error}", refused.content, refused.network) from error
     options["precision"] = next(word for word in asked if word in ("int8", "auto"))
     again = export_model(finished, files["int8"], **options, before=refused)
-    return _with_parity(Exported(files, again.candidates), parity)
-
-
-def _require_pack_place(model: str | Path, out: str | Path | None, precision: str) -> None:
-    from export.parity.pack import require_pack_place
-
-    require_pack_place(next(iter(files_of(model, out, precision).values())).parent / PARITY)
-
-
-def _with_parity(exported: Exported, parity: bool) -> Exported:
     if parity:
-        from export.parity.pack import write_parity
+        _write_pack(files)
+    return Exported(files, again.candidates)
 
-        write_parity(exported.files, next(iter(exported.files.values())).parent / PARITY)
+
+def _exported(
+    model: str | Path, out: str | Path | None, files: dict[str, Path], parity: bool, options: dict[str, Any]
+) -> Exported:
+    """Export, and write the parity pack of the files; if int8 is refused, of the others."""
+    try:
+        exported = export_model(model, out, **options)
+    except RefusedError:
+        others = {precision: file for precision, file in files.items() if precision != "int8"}
+        if parity and others:
+            try:
+                _write_pack(others)
+            except ModelError as error:  # the refusal matters more
+                log.warning("%s", error)
+        raise
+    if parity:
+        _write_pack(files)
     return exported
+
+
+def _pack_of(files: dict[str, Path]) -> Path:
+    return next(iter(files.values())).parent / PARITY
+
+
+def _write_pack(files: dict[str, Path]) -> None:
+    from export.parity.pack import write_parity
+
+    write_parity(files, _pack_of(files))
 
 
 def require_int8(asked: Sequence[str], qat_epochs: int) -> None:

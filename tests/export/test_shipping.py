@@ -601,6 +601,22 @@ def test_a_finish_without_int8_is_a_mistake(tiny_teacher: Path, tmp_path: Path) 
         compressor.ship(tiny_teacher, tmp_path, teacher=tiny_teacher, qat_epochs=2, precision="fp16")
 
 
+def test_a_parity_pack_is_written_of_the_other_precisions_if_int8_is_refused(
+    tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(model: Path, out: Path, **options: Any) -> None:
+        raise RefusedError("No int8 file keeps it.", "Allow more.", {}, None)
+
+    packs: list[tuple[dict[str, Path], Path]] = []
+    monkeypatch.setattr(compressor.int8_finish.shipping, "export_model", refusing)
+    monkeypatch.setattr("export.parity.pack.write_parity", lambda *given: packs.append(given))
+    for precision in ("fp32,fp16,int8", "int8"):
+        with pytest.raises(RefusedError, match=r"No int8 file keeps it\."):
+            compressor.ship(tiny_teacher, tmp_path, precision=precision, data="folder:x", parity=True)
+    files = {"fp32": tmp_path / "model.onnx", "fp16": tmp_path / "model-fp16.onnx"}
+    assert packs == [(files, tmp_path / "parity")]  # none of a refused file alone
+
+
 def test_a_refusal_leaves_no_older_int8_file(fragile: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "model-int8.onnx").write_bytes(b"older")
     with pytest.raises(RefusedError):
