@@ -3,7 +3,7 @@
 It rounds what onnxruntime's static quantiser rounds in the exported graph, whose operators are Conv and Gemm and whose
 BatchNorms are folded into the convolutions:
 
-- the weights of every ``nn.Conv2d`` and ``nn.Linear``: int8, symmetric, one scale per output channel or per layer. A
+- the weights of every ``nn.Conv2d`` and ``nn.Linear``: 8 or 7 bits, symmetric, one scale per output channel or layer. A
   scale per layer is that of the weights as scaled by BatchNorm, since the file holds those; rounding with scales per
   channel does not depend on it.
 - the input of each such layer, rounded where the tensor is made, so that a shortcut sees the rounded tensor too.
@@ -29,7 +29,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from compressor.int8_finish.following import follow, require_unbranched
-from compressor.int8_finish.rounding import SCHEMES, Observe, Range, RoundedWeight
+from compressor.int8_finish.rounding import SCHEMES, Observe, Range, RoundedWeight, require_weight_bits
 from zoo.errors import require_known
 
 
@@ -42,23 +42,25 @@ class FakeQuantization(nn.Module):
         model: a timm model, modified in place: its layers' weights become parametrised.
         scheme: one of ``SCHEMES``.
         per_channel: whether weights have one scale per output channel rather than per layer.
+        weight_bits: 8, or 7 as in files for x86 without VNNI.
 
     Raises:
-        OptionError: unknown scheme.
+        OptionError: unknown scheme or number of bits.
         ModelError: branches of the network become one convolution in the exported graph, but would be rounded
             separately.
     """
 
-    def __init__(self, model: nn.Module, scheme: str = "u8s8", per_channel: bool = True) -> None:
+    def __init__(self, model: nn.Module, scheme: str = "u8s8", per_channel: bool = True, weight_bits: int = 8) -> None:
         super().__init__()
         require_known("scheme", scheme, SCHEMES)
+        require_weight_bits(weight_bits)
         require_unbranched(model)
         layers, outputs, inputs = follow(model)
         self.ranges = nn.ModuleList()
         self._weights: list[RoundedWeight] = []
         self._layers = list(layers)
         for layer, batchnorm in layers.items():
-            self._weights.append(RoundedWeight(per_channel, batchnorm))
+            self._weights.append(RoundedWeight(per_channel, batchnorm, weight_bits))
             parametrize.register_parametrization(layer, "weight", self._weights[-1])
         self._handles: list[RemovableHandle] = []
         for module in outputs:
@@ -111,7 +113,11 @@ class FakeQuantization(nn.Module):
 
 @contextlib.contextmanager
 def fake_quantized(
-    model: nn.Module, batches: Iterable[Tensor], scheme: str = "u8s8", per_channel: bool = True
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    scheme: str = "u8s8",
+    per_channel: bool = True,
+    weight_bits: int = 8,
 ) -> Iterator[FakeQuantization]:
     """Make a network compute as if quantised within the block, to embed with it.
 
@@ -120,11 +126,12 @@ def fake_quantized(
         batches: its input for the calibration images, float32 ``(N, 3, H, W)``, on its device.
         scheme: one of ``SCHEMES``.
         per_channel: whether weights have one scale per output channel rather than per layer.
+        weight_bits: 8, or 7 as in files for x86 without VNNI.
 
     Raises:
         UserError: see :class:`FakeQuantization`.
     """
-    quantization = FakeQuantization(model, scheme, per_channel).to(next(model.parameters()).device)
+    quantization = FakeQuantization(model, scheme, per_channel, weight_bits).to(next(model.parameters()).device)
     try:
         with quantization.calibrating(), torch.no_grad():
             for batch in batches:

@@ -36,6 +36,7 @@ def finish_quantized(
     *,
     scheme: str = "u8s8",
     per_channel: bool = True,
+    weight_bits: int = 8,
     loss: str | None = None,
     epochs: int = 4,
     lr: float | None = None,
@@ -70,8 +71,9 @@ def finish_quantized(
         teacher: the student's teacher, of any kind that distill takes.
         data: training data, such as glyphs, folder:PATH or csv:FILE; see docs/data.md.
         out: folder for the fine-tuned student.
-        scheme: activations: u8s8 (asymmetric, uint8 or int8) or s8s8 (symmetric int8); weights are int8.
+        scheme: activations: u8s8 (asymmetric, uint8 or int8) or s8s8 (symmetric int8).
         per_channel: one weight scale per output channel; false for one per layer.
+        weight_bits: 8, or 7 for x86 without VNNI, where int8 files have such weights.
         loss: as in distill; null for the student's own. A loss of your own, module:Class, must be named again: what a
             folder names is not imported.
         epochs: passes over the training images.
@@ -132,7 +134,7 @@ def finish_quantized(
     if facts.teacher is not None and facts.teacher.get("digest") != source.digest:
         log.warning("the student was distilled from teacher %s, not from %s", facts.teacher.get("name"), source.name)
     lightning.seed_everything(seed, verbose=False)
-    quantization = FakeQuantization(model, scheme, per_channel)
+    quantization = FakeQuantization(model, scheme, per_channel, weight_bits)
     make_learner = partial(QuantizedLearner, quantization=quantization)
     learner, measured = transfer(model, source, splits, stage.folder, asked, make_learner)
     quantization.remove()

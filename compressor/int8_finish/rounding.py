@@ -12,23 +12,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zoo.errors import OptionError, shown
+
 SCHEMES = {"u8s8": (0, 255), "s8s8": (-128, 127)}
 """Smallest and largest integer of activations by scheme: uint8 and asymmetric, or int8 and symmetric.
 
 Asymmetric int8 is the arithmetic of u8s8 with all integers shifted by -128.
 """
+LARGEST_WEIGHT = {8: 127, 7: 64}
+"""Largest integer of weights by their number of bits; the smallest is its negative. 64 is onnxruntime's."""
 Observe = Callable[[Tensor, Tensor], Tensor]  # takes a bound and the extreme value seen, returns the new bound
 _SMALLEST = torch.finfo(torch.float32).tiny
 
 
-def fake_quantize_weight(weight: Tensor, per_channel: bool, factors: Tensor | None = None) -> Tensor:
-    """Round a weight to int8, symmetric, and back to float.
+def require_weight_bits(bits: int) -> None:
+    """Raise an OptionError if weights cannot have so many bits."""
+    if bits not in LARGEST_WEIGHT:
+        raise OptionError(f"weight_bits is {shown(bits)}; it must be 8, or 7 for x86 without VNNI.")
+
+
+def fake_quantize_weight(weight: Tensor, per_channel: bool, factors: Tensor | None = None, bits: int = 8) -> Tensor:
+    """Round a weight to 8 or 7 bits, symmetric, and back to float.
 
     Args:
         weight: float ``(C, ...)``, output channels first.
         per_channel: whether there is one scale per output channel rather than one for all.
         factors: float ``(C,)``, BatchNorm's factor for each output channel: the weight is multiplied by it, rounded,
             and divided again. None for no BatchNorm.
+        bits: 8 or 7.
 
     Returns:
         float32, shaped like ``weight``.
@@ -41,7 +52,7 @@ def fake_quantize_weight(weight: Tensor, per_channel: bool, factors: Tensor | No
         magnitudes = folded.detach().abs().flatten(1).amax(1)
         if not per_channel:
             magnitudes = magnitudes.amax().expand(len(weight))
-        scales = (magnitudes / 127).clamp(min=_SMALLEST)
+        scales = (magnitudes / LARGEST_WEIGHT[bits]).clamp(min=_SMALLEST)
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         rounded = torch.fake_quantize_per_channel_affine(folded, scales, zeros, 0, -128, 127)
         return rounded if factors is None else rounded / torch.where(factors == 0, 1, factors)
@@ -96,11 +107,12 @@ class Range(nn.Module):
 
 
 class RoundedWeight(nn.Module):
-    """Rounds a layer's weight to int8, as scaled by its BatchNorm."""
+    """Rounds a layer's weight to 8 or 7 bits, as scaled by its BatchNorm."""
 
-    def __init__(self, per_channel: bool, batchnorm: _BatchNorm | None) -> None:
+    def __init__(self, per_channel: bool, batchnorm: _BatchNorm | None, bits: int = 8) -> None:
         super().__init__()
         self.per_channel = per_channel
+        self.bits = bits
         self.rounding = True
         self._batchnorm = (batchnorm,)  # in a tuple, so that its parameters are not registered here as well
 
@@ -114,4 +126,4 @@ class RoundedWeight(nn.Module):
             assert variance is not None
             factors = torch.rsqrt(variance + batchnorm.eps)
             factors = factors if batchnorm.weight is None else factors * batchnorm.weight
-        return fake_quantize_weight(weight, self.per_channel, factors)
+        return fake_quantize_weight(weight, self.per_channel, factors, self.bits)

@@ -107,7 +107,9 @@ def ship(
     require_int8(asked, epochs)
 
     from compressor.int8_finish.quantization_aware import finish_quantized, obstacle_to_finish
+    from export.int8.schemes import weight_bits
     from zoo.teachers.opening import open_teacher
+    from zoo.versions import has_vnni
 
     open_teacher(teacher)  # report a mistake in it before the search, and even if int8 is not refused
     obstacle = obstacle_to_finish(model, loss)
@@ -130,6 +132,7 @@ def ship(
             options["data"],
             files["int8"].parent / FINISHED,
             scheme="s8s8" if target == "arm64" else "u8s8",
+            weight_bits=weight_bits(target, has_vnni()),
             loss=loss,
             epochs=epochs,
             **{name: options[name] for name in shared if name in options},

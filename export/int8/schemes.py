@@ -75,7 +75,7 @@ def schemes_for(network: ModelProto, target: str, vnni: bool = True) -> list[Sch
         OptionError: unknown target.
     """
     require_known("target", target, TARGETS)
-    reduced = target == "x86" and not vnni
+    reduced = weight_bits(target, vnni) < 8
     share = matmul_share(network)
     transformer = share >= _ATTENTION_SHARE
     schemes = []
@@ -91,6 +91,16 @@ def schemes_for(network: ModelProto, target: str, vnni: bool = True) -> list[Sch
         return schemes
     dynamic = [Scheme("dynamic", "uint8", per_channel, reduce_range=reduced) for per_channel in (True, False)]
     return [*dynamic, *schemes] if transformer else [*schemes, *dynamic]
+
+
+def weight_bits(target: str, vnni: bool) -> int:
+    """Return the bits of weights that meet uint8 activations; see ``Scheme.reduce_range``.
+
+    Args:
+        target: one of ``TARGETS``.
+        vnni: whether this processor has VNNI.
+    """
+    return 7 if target == "x86" and not vnni else 8
 
 
 def improved(schemes: list[Scheme], network: ModelProto) -> list[Scheme]:

@@ -458,6 +458,7 @@ def test_a_finish_gives_int8_a_second_chance(
     assert asked["student"] == fragile
     assert (asked["epochs"], asked["seed"], asked["validation"]) == (2, 3, 0.34)
     assert (asked["scheme"], asked["out"]) == ("u8s8", tmp_path / "finished")
+    assert asked["weight_bits"] == (8 if has_vnni() else 7)  # as in the file
     assert list(shipped.files) == ["fp32", "int8"]
     content = shipped.candidates
     assert content is not None

@@ -20,7 +20,9 @@ from zoo import ModelError, OptionError, create_model
 _ACTIVATIONS = {"u8s8": "uint8", "s8s8": "int8"}
 
 
-def to_static_int8(model: nn.Module, tensors: np.ndarray, path: Path, scheme: str, per_channel: bool) -> Path:
+def to_static_int8(
+    model: nn.Module, tensors: np.ndarray, path: Path, scheme: str, per_channel: bool, weight_bits: int = 8
+) -> Path:
     """Write a network as an int8 ONNX file, without preprocessing and normalisation.
 
     Args:
@@ -29,10 +31,12 @@ def to_static_int8(model: nn.Module, tensors: np.ndarray, path: Path, scheme: st
         path: the file to write.
         scheme: "u8s8" (activations uint8, asymmetric) or "s8s8" (int8, symmetric).
         per_channel: weights have a scale for each output channel, rather than one a layer.
+        weight_bits: 8 or 7.
     """
     network = trace_model(model).graphs.network
     ranges = calibrate(network, "minmax", np.split(tensors, len(tensors)))
-    onnx.save(to_int8(network, Scheme("static", _ACTIVATIONS[scheme], per_channel, "minmax"), ranges), path)
+    asked = Scheme("static", _ACTIVATIONS[scheme], per_channel, "minmax", reduce_range=weight_bits == 7)
+    onnx.save(to_int8(network, asked, ranges), path)
     return path
 
 
@@ -67,16 +71,20 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    ("arch", "scheme", "per_channel"),
-    [("test_resnet", "u8s8", True), ("test_efficientnet", "s8s8", False)],
+    ("arch", "scheme", "per_channel", "bits"),
+    [
+        ("test_resnet", "u8s8", True, 8),
+        ("test_efficientnet", "s8s8", False, 8),
+        ("test_resnet", "u8s8", True, 7),
+    ],
 )
-def test_agrees_with_the_static_quantiser(arch: str, scheme: str, per_channel: bool, tmp_path: Path) -> None:
+def test_agrees_with_the_static_quantiser(arch: str, scheme: str, per_channel: bool, bits: int, tmp_path: Path) -> None:
     model, pixels = uneven(arch), images()
     with torch.no_grad():
         exact = model(pixels).numpy()
-    file = to_static_int8(model, pixels.numpy(), tmp_path / "int8.onnx", scheme, per_channel)
+    file = to_static_int8(model, pixels.numpy(), tmp_path / "int8.onnx", scheme, per_channel, bits)
     found = embed_with(file, pixels.numpy())
-    with fake_quantized(model, [pixels], scheme, per_channel) as quantization, torch.no_grad():
+    with fake_quantized(model, [pixels], scheme, per_channel, bits) as quantization, torch.no_grad():
         rounded = model(pixels).numpy()
         weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)][1:]
     assert 1 - cosine(rounded, found) < 0.5 * (1 - cosine(exact, found))
@@ -91,6 +99,11 @@ def test_agrees_with_the_static_quantiser(arch: str, scheme: str, per_channel: b
     # And the same weights are, which the first layer's, of 27 products, are not.
     kinds = sorted(tensor.shape for tensor in values.values() if tensor.dtype == np.int8 and tensor.ndim > 1)
     assert kinds == sorted(tuple(weight.shape) for weight in weights)
+    # To the same steps, as the head shows, which no BatchNorm scales.
+    (head,) = (node.input[1] for node in graph.node if node.op_type == "Gemm")
+    integers, scale = next(node.input for node in graph.node if node.output[0] == head)[:2]
+    stored = values[integers] * values[scale].reshape(-1, 1)
+    np.testing.assert_allclose(weights[-1].detach().numpy(), stored, rtol=1e-4, atol=1e-7)
 
 
 def test_the_network_is_plain_again() -> None:
@@ -141,5 +154,7 @@ def test_half_precision_rounds_in_float32(precision: torch.dtype) -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(OptionError, match="Unknown scheme 'u8u8'; known are u8s8 and s8s8"):
         FakeQuantization(create_model("test_resnet", 4, image_size=32), "u8u8")
+    with pytest.raises(OptionError, match="weight_bits is 4; it must be 8, or 7"):
+        FakeQuantization(create_model("test_resnet", 4, image_size=32), weight_bits=4)
     with pytest.raises(ModelError, match="repvgg_a0 merges its branches"):
         FakeQuantization(create_model("repvgg_a0", 4, image_size=32))

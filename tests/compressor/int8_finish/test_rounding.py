@@ -19,6 +19,12 @@ def test_a_weight_by_hand() -> None:
     torch.testing.assert_close(fake_quantize_weight(weight, per_channel=False), expected)
 
 
+def test_a_weight_of_seven_bits_by_hand() -> None:
+    weight = torch.tensor([[0.64, -0.014], [0.064, 0.0006]])  # of 64 steps, of 0.01 and 0.001
+    expected = torch.tensor([[0.64, -0.01], [0.064, 0.001]])
+    torch.testing.assert_close(fake_quantize_weight(weight, per_channel=True, bits=7), expected)
+
+
 def test_a_weight_is_rounded_as_batchnorm_scales_it() -> None:
     weight, factors = torch.tensor([[1.27, -0.014], [0.127, 0.0006]]), torch.tensor([1.0, -10.0])
     # Folded, the second channel is -1.27 and -0.006: 0.6 steps of 0.01 are 1.
