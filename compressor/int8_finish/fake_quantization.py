@@ -7,8 +7,8 @@ BatchNorms are folded into the convolutions:
   scale per layer is that of the weights as scaled by BatchNorm, since the file holds those; rounding with scales per
   channel does not depend on it.
 - the input of each such layer, rounded where the tensor is made, so that a shortcut sees the rounded tensor too.
-- the output of each, after the BatchNorm, and after the ReLU or ReLU6 if one follows directly. The network's own
-  output, the embedding, stays in float.
+- the output of each, after the BatchNorm, and after the ReLU or ReLU6, if one follows directly and nothing else reads
+  what comes before it. The network's own output, the embedding, stays in float.
 
 A first layer with few products (``zoo.models.int8_speed.FEWEST_TERMS``) stays in float, as in the file.
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from zoo.errors import ModelError
 from zoo.models.int8_speed import FEWEST_TERMS
@@ -32,10 +34,11 @@ def require_unbranched(model: nn.Module) -> None:
 def follow(model: nn.Module) -> tuple[dict[nn.Module, _BatchNorm | None], list[nn.Module], list[nn.Module]]:
     """Run a network on a blank image and record which module produces and consumes which tensor.
 
-    Tensors are identified by id and version, because activations and sums are often computed in place.
+    Tensors are identified by id and version, because activations and sums are often computed in place. A BatchNorm or
+    ReLU is folded into the layer before it, here and in the file, only if nothing else reads what that layer makes.
 
     Returns:
-        Each layer to quantise with the BatchNorm that follows it directly, or None; the modules whose output to round;
+        Each layer to quantise with the BatchNorm that is folded into it, or None; the modules whose output to round;
         and the modules whose input to round because no module produces it.
     """
     kept: list[Tensor] = []  # keeps tensors alive, so that no id is reused
@@ -44,10 +47,16 @@ def follow(model: nn.Module) -> tuple[dict[nn.Module, _BatchNorm | None], list[n
     taken: dict[nn.Module, _TensorKey] = {}
     made: dict[nn.Module, _TensorKey] = {}
     calls: Counter[nn.Module] = Counter()
+    readers: Counter[_TensorKey] = Counter()  # operations that a tensor is given to, also without a module
 
     def key_of(tensor: Tensor) -> _TensorKey:
         kept.append(tensor)
         return id(tensor), tensor._version
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            readers.update({key_of(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)})
+            return operation(*args, **(kwargs or {}))
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
         calls[module] += 1
@@ -67,7 +76,8 @@ def follow(model: nn.Module) -> tuple[dict[nn.Module, _BatchNorm | None], list[n
         model.eval()
         device = next(model.parameters()).device
         image = torch.zeros(1, 3, *preprocessing_of(model).input_size, device=device)
-        shown, embedding = key_of(image), key_of(model(image))
+        with Counting():
+            shown, embedding = key_of(image), key_of(model(image))
     finally:
         for handle in handles:
             handle.remove()
@@ -75,6 +85,8 @@ def follow(model: nn.Module) -> tuple[dict[nn.Module, _BatchNorm | None], list[n
             module.training = training
 
     def follower(key: _TensorKey, *kinds: type[T]) -> T | None:
+        if readers[key] > 1:
+            return None
         return next((module for module in takers.get(key, []) if isinstance(module, kinds)), None)
 
     layers: dict[nn.Module, _BatchNorm | None] = {}
