@@ -101,18 +101,25 @@ def read_labels(path: str | Path, metric: str = "euclidean", table_ids: Sequence
                 f"Continuous labels {path} have no image ids, so they fit tables only. "
                 "Write an .npz with ids and vectors instead."
             )
-        names = [f"{path}: row {row}" for row in range(max(len(table_ids), len(arrays["rows"])))]
-        return LabelFile(path, table_ids, VectorLabels(arrays["rows"], metric, names))
+        return LabelFile(path, table_ids, VectorLabels(arrays["rows"], metric, _names(path, arrays["rows"])))
     kinds = [name for name in ("vectors", "distances") if name in arrays]
     if "ids" not in arrays or len(kinds) != 1 or arrays["ids"].ndim != 1:
         raise DataError(f"{path} must hold ids (N,) and either vectors or distances, found {all_shown(list(arrays))}.")
     ids = [str(name) for name in arrays["ids"]]
-    names = [f"{path}: the label of {name}" for name in ids]
+    names = _names(path, arrays[kinds[0]], ids)
     if kinds == ["vectors"]:
         return LabelFile(path, ids, VectorLabels(arrays["vectors"], metric, names))
     if metric != "euclidean":
         raise OptionError(f"label_metric is {metric!r}, but {path} holds distances already. Leave label_metric out.")
     return LabelFile(path, ids, MatrixLabels(arrays["distances"], names))
+
+
+def _names(path: Path, labels: np.ndarray, ids: Sequence[str] = ()) -> list[str]:
+    """Return how messages name each row: by its id, or by its number if it has none."""
+    if not labels.ndim:
+        raise DataError(f"Continuous labels {path} are a single number. They must be {_KNOWN}.")
+    unnamed = range(len(ids), len(labels))
+    return [f"{path}: the label of {name}" for name in ids] + [f"{path}: row {row}" for row in unnamed]
 
 
 def _read_csv(path: Path, metric: str) -> LabelFile:

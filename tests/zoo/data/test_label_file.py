@@ -81,6 +81,9 @@ def test_rows_in_the_order_of_a_table(folder: Path) -> None:
     message = r"labels\.npy have no image ids, so they fit tables only.*\.npz with ids and vectors"
     with pytest.raises(DataError, match=message):
         load_data(f"folder:{folder / 'images'}", continuous_labels=folder / "labels.npy")
+    np.save(folder / "labels.npy", np.array(50.0))
+    with pytest.raises(DataError, match=r"Continuous labels .*labels\.npy are a single number\. They must be a \.csv"):
+        load_data(f"{folder}/table.csv", continuous_labels=folder / "labels.npy")
     np.save(folder / "labels.npy", np.zeros((5, 1)))
     with pytest.raises(DataError, match=r"labels\.npy has 5 labels for 6 ids"):
         load_data(f"{folder}/table.csv", continuous_labels=folder / "labels.npy")
@@ -160,6 +163,10 @@ IDS = [f"{i}.png" for i in range(6)]
         ({"ids": "0.png", "vectors": np.eye(1)}, "must hold ids"),
         ({"ids": IDS[:5], "vectors": np.eye(6)}, "has 6 labels for 5 ids"),
         ({"ids": [*IDS[:5], "0.png"], "vectors": np.eye(6)}, r"has image '0\.png' more than once"),
+        ({"ids": IDS[:5], "vectors": np.diag([1, 1, 1, 1, 1, np.nan])}, r"labels\.npz: row 5 is not finite"),
+        ({"ids": IDS[:5], "distances": np.diag([0, 0, 0, 0, 0, np.nan])}, r"from .*labels\.npz: row 5 to .* is nan"),
+        ({"ids": IDS, "vectors": np.array(1.0)}, r"Continuous labels .*labels\.npz are a single number\."),
+        ({"ids": IDS, "distances": np.array(1.0)}, r"Continuous labels .*labels\.npz are a single number\."),
         ({"ids": IDS, "vectors": np.diag([1, 1, np.nan, 1, 1, 1])}, r"the label of 2\.png is not finite"),
         ({"ids": IDS, "distances": np.eye(6)}, r"from .*labels\.npz: the label of 0\.png to .* is 1\.0"),
         ({"ids": IDS, "distances": np.zeros((6, 5))}, r"must be numbers \(N, N\)"),
