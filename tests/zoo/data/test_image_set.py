@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from zoo.data.image_set import GALLERY, QUERY, DataSplits, ImageSet
-from zoo.data.stored import ZipMember
+from zoo.data.stored import EncodedImage, ZipMember
 from zoo.errors import DataError
 
 
@@ -120,6 +120,12 @@ def test_an_unreadable_image_is_an_error_that_names_it(tmp_path: Path, name: str
     with pytest.raises(DataError) as raised:
         ImageSet(["id"], [source]).pixels(0)
     assert str(raised.value).startswith(f"Image {source} cannot be read (")
+
+
+def test_no_memory_address_is_told() -> None:
+    with pytest.raises(DataError) as raised:
+        ImageSet(["id"], [EncodedImage(b"no image", "image 0")]).pixels(0)
+    assert str(raised.value) == "Image image 0 cannot be read (cannot identify image file). Fix or remove it."
 
 
 def test_an_unreadable_array_is_named_by_its_id() -> None:

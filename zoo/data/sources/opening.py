@@ -37,6 +37,8 @@ READERS: dict[str, str] = {
     "grocery": "zoo.data.published.grocery:read_grocery",
     "grocery-catalogue": "zoo.data.published.grocery:read_grocery_catalogue",
 }
+# the whole names, because users call packages of their own datasets, too
+_HUGGING_FACE = {"datasets.arrow_dataset", "datasets.iterable_dataset"}
 # suffix of a bare path -> kind
 _ENDINGS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _ENDINGS |= {".pq": "parquet", ".tar": "shards"}
@@ -68,8 +70,9 @@ def open_source(data: Any, columns: Mapping[str, str] | None = None) -> Source:
             raise DataError("The data have no parts. Give train and test, for example.")
         opened = {str(part): open_source(value, columns) for part, value in data.items()}
         return joined(next(iter(opened.values())).name, opened)
-    library = {parent.__module__.partition(".")[0] for parent in type(data).__mro__}
-    if "datasets" in library:
+    modules = {parent.__module__ for parent in type(data).__mro__}
+    library = {module.partition(".")[0] for module in modules}
+    if modules & _HUGGING_FACE:
         from zoo.data.sources.hugging_face import read_dataset
 
         return read_dataset(data, columns)

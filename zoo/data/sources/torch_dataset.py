@@ -15,8 +15,8 @@ from zoo.data.rows import text_of
 from zoo.data.sources.from_images import HeldImage, image_source, named_labels
 from zoo.data.stored import ImageSource, StoredImage
 from zoo.data.table import Table, source_of
-from zoo.errors import DataError, UserError, first_line
-from zoo.images import UNREADABLE, read_pixels
+from zoo.errors import DataError, UserError
+from zoo.images import UNREADABLE, read_pixels, reason_of
 from zoo.progress import progress
 
 _TWICE = 8  # images that are read twice, to notice random transforms
@@ -86,9 +86,11 @@ def _leaves(dataset: Any, used: Sequence[tuple[int, int]]) -> Iterator[tuple[Any
         A data set, and its used rows and indices.
     """
     kind = {parent.__name__ for parent in type(dataset).__mro__}
-    if "Subset" in kind and type(dataset).__getitem__.__module__ == "torch.utils.data.dataset":
+    # Subclasses that return something else, such as transformed images, are read as they are.
+    unchanged = getattr(type(dataset).__getitem__, "__module__", "") == "torch.utils.data.dataset"
+    if "Subset" in kind and unchanged:
         yield from _leaves(dataset.dataset, [(row, int(dataset.indices[index])) for row, index in used])
-    elif "ConcatDataset" in kind:
+    elif "ConcatDataset" in kind and unchanged:
         first = 0
         for part in dataset.datasets:
             mine = [(row, index - first) for row, index in used if first <= index < first + len(part)]
@@ -140,7 +142,7 @@ def _item(dataset: Any, index: int, place: str) -> tuple[Any, Any]:
     except Exception as error:  # foreign data sets may raise anything
         targets = getattr(dataset, "targets", ())
         if index >= len(targets) or not isinstance(error, UNREADABLE):
-            raise DataError(f"{place} cannot be read ({first_line(error)}). Fix the data set.") from error
+            raise DataError(f"{place} cannot be read ({reason_of(error)}). Fix the data set.") from error
         return None, targets[index]
 
 

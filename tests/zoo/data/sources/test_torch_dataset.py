@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -74,6 +74,21 @@ def test_subsets_and_concatenations(pile: Pile) -> None:
     images = load_data(both, split="all-train", validation=0).train
     assert pile.is_in(images) and tuple(images.class_names) == NAMES
     assert images.ids[0] == "0/ant/00.png" and images.ids[-1] == "1/23"
+
+
+def test_subclasses_that_return_something_else_are_read_as_they_are(pile: Pile) -> None:
+    class Inverted(ConcatDataset[Any]):
+        def __getitem__(self, index: int) -> Any:
+            image, label = super().__getitem__(index)
+            return ImageOps.invert(image), label
+
+    images = load_data(Inverted([ImageFolder(str(pile.root / "photos"))]), split="all-train", validation=0).train
+    assert [int(images.pixels(row)[0, 0, 0]) for row in (0, 7)] == [255, 185]
+
+
+def test_packages_of_users_may_be_called_datasets(pile: Pile) -> None:
+    mine = type("Mine", (Pictures,), {"__module__": "datasets.mine"})(pile)
+    assert pile.is_divided(load_data(mine, validation=0))
 
 
 def test_a_subset_keeps_its_order_across_parts(pile: Pile, tmp_path: Path) -> None:
