@@ -71,7 +71,7 @@ def distill(
     gradient_clip: float | None = OptimisationOptions.gradient_clip,
     validate_every: int = OptimisationOptions.validate_every,
     precision: str = MachineOptions.precision,
-    teacher_precision: str = "auto",
+    teacher_precision: str = "fp32",
     teacher_views: int | None = None,
     teacher_cache: str | Path | None = None,
     compile: bool = MachineOptions.compile,
@@ -156,7 +156,7 @@ def distill(
     require_transferable(source, splits, asked)
     if teacher_precision == "auto" and (chosen := source.precision_on(fastest_device())):
         log.info("teacher %s embeds views in %s (teacher_precision auto)", source.name, chosen)
-    # Not the seed that train would take: a student of its teacher's network would begin with its teacher's weights.
+    # Not the seed of train: a student with its teacher's architecture would start from the teacher's initial weights.
     lightning.seed_everything(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]), verbose=False)
     metric = options["metric"] or getattr(find_loss(loss, LOSSES), "metric", EUCLIDEAN)
     model = create_model(**vars(asked.network), metric=metric)

@@ -441,7 +441,56 @@ def test_the_precision_chosen_for_the_teacher_is_said(
 ) -> None:
     monkeypatch.setattr("zoo.teachers.torch_module.bfloat16_is_fast", lambda device: True)
     caplog.set_level("INFO")
-    options = {name: value for name, value in distil_options.items() if name != "teacher_precision"} | {"epochs": 1}
+    options = distil_options | {"epochs": 1, "teacher_precision": "auto"}
     folder = distill(tiny_teacher, f"folder:{photos}", tmp_path / "s", arch="test_resnet", dim=4, **options)
     assert "embeds views in bf16 (teacher_precision auto)" in caplog.text
     assert facts_of(load_model(folder)).options["teacher_precision"] == "auto"
+
+
+def test_a_teacher_behind_its_student_is_warned_of(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    splits = load_data(f"folder:{photos}", validation=0.34)
+    rows = {}
+    for images in (splits.train, splits.validation):
+        assert images.labels is not None
+        # So much noise on the classes that it is far above chance, and behind a network trained on them.
+        noise = np.random.default_rng(0).normal(0, 0.35, size=(len(images), 16))
+        rows |= dict(zip(images.ids, np.eye(16)[images.labels] + noise, strict=True))
+    weights = tiny_teacher / "model.safetensors"
+    options = distil_options | {"arch": "test_resnet", "dim": 8, "pretrained": weights, "epochs": 1}
+    with caplog.at_level("INFO"):
+        folder = distill(rows, splits, tmp_path / "s", **options)
+    measured = facts_of(load_model(folder)).measured
+    start, teacher = measured["validation"]["start"], measured["teacher on validation"]
+    before = start["measured"][start["head"]]
+    assert before["map_at_r"] > teacher["map_at_r"]
+    told = f"Recall@1 {100 * before['recall_at_1']:.2f} %, MAP@R {100 * before['map_at_r']:.2f} %"
+    assert f"Before training, the student retrieves better on the validation images ({told})" in caplog.text
+    assert "Train a teacher on your classes with compressor train" in caplog.messages[-1]
+    assert measured["validation"]["epoch"] == 0
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        distill(tiny_teacher, splits, tmp_path / "t", **options)
+    assert "retrieves better" not in caplog.text
+
+
+class FailsOnSomeViews(nn.Module):
+    """A good teacher of sets of images, and none of a training batch: 12 images, or two views of each."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, views: Tensor) -> Tensor:
+        vectors: Tensor = self.model(views)
+        return vectors * float("nan") if len(views) in (12, 24) else vectors
+
+
+def test_a_teacher_that_fails_in_training_is_blamed_and_not_the_rate(
+    photos: Path, tiny_teacher: Path, tmp_path: Path, distil_options: Any
+) -> None:
+    teacher = FailsOnSomeViews(load_model(tiny_teacher))
+    with pytest.raises(ModelError, match=r"FailsOnSomeViews gave vectors that are not finite for views of epoch 1\."):
+        distill(teacher, photos, tmp_path / "s", arch="test_resnet", dim=8, **distil_options | {"batch_size": 12})
+    assert not (tmp_path / "s" / "config.json").exists()
