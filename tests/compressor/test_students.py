@@ -17,6 +17,7 @@ from zoo import ModelError, OptionError, create_model, load_data, load_model, sa
 from zoo.models.embedding import embed
 from zoo.models.facts import facts_of
 from zoo.models.network import preprocessing_of
+from zoo.training.students import with_folder
 
 
 class Own(nn.Module):
@@ -60,6 +61,22 @@ def test_arguments_that_cannot_be() -> None:
         create_model("test_efficientnet", 8, arch_options={"padding_type": "same"})
     with pytest.raises(OptionError, match="arch_options has num_classes; give it as dim"):
         create_model("test_efficientnet", 8, arch_options={"num_classes": 3})
+
+
+def test_an_overlay_may_be_null_but_nothing_else(tmp_path: Path) -> None:
+    save_model(create_model("test_resnet", 8, image_size=32), tmp_path / "model")
+    folder = {"arch": str(tmp_path / "model"), "pretrained": False, "dim": 8}
+    for overlay, mean in ((None, (0.5, 0.5, 0.5)), ({"mean": (0.25, 0.5, 0.5)}, (0.25, 0.5, 0.5))):
+        more = {"pretrained_cfg_overlay": overlay}
+        assert preprocessing_of(create_model("test_resnet", 8, arch_options=more)).mean == mean
+        found = with_folder(folder | {"arch_options": more})
+        assert tuple(found["arch_options"]["pretrained_cfg_overlay"]["mean"]) == mean
+    more = {"pretrained_cfg_overlay": "mean"}
+    said = "pretrained_cfg_overlay of arch_options is 'mean'; it must be a mapping"
+    with pytest.raises(OptionError, match=said):
+        create_model("test_resnet", 8, arch_options=more)
+    with pytest.raises(OptionError, match=said):
+        with_folder(folder | {"arch_options": more})
 
 
 def test_a_student_goes_on_from_a_student(

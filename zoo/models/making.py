@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from zoo.arguments import ArchLike, require_valid
-from zoo.errors import ModelError, OptionError, did_you_mean, first_line
+from zoo.errors import ModelError, OptionError, did_you_mean, first_line, shown
 from zoo.files import digest
 from zoo.formats.documents import read_document
 from zoo.formats.model_config import FACTS_KEY
@@ -76,7 +76,7 @@ def create_model(
     _require_architecture(arch)
     more = dict(arch_options or {})
     _require_free(more)
-    overlay: dict[str, Any] = dict(more.pop("pretrained_cfg_overlay", {}))
+    overlay = taken_overlay(more)
     if crop_pct is not None:
         overlay["crop_pct"] = crop_pct
     options: dict[str, Any] = {"num_classes": dim}
@@ -215,6 +215,18 @@ def _json_in(file: Path) -> dict[str, Any]:
         raise ModelError(f"{file} is not valid JSON ({first_line(error)}). Train or download it again.") from error
 
 
+def taken_overlay(arch_options: dict[str, Any]) -> dict[str, Any]:
+    """Remove ``pretrained_cfg_overlay`` from network arguments, and return it; empty if it is missing or null.
+
+    Raises:
+        OptionError: it is not a mapping.
+    """
+    overlay = arch_options.pop("pretrained_cfg_overlay", None)
+    if overlay is not None and not isinstance(overlay, Mapping):
+        raise OptionError(f"pretrained_cfg_overlay of arch_options is {shown(overlay)}; it must be a mapping.")
+    return dict(overlay or {})
+
+
 def _require_free(arch_options: Mapping[str, Any]) -> None:
     """Refuse network arguments that have their own options."""
     own = {"model_name": "arch", "num_classes": "dim", "global_pool": "pool", "img_size": "image_size"}
@@ -320,7 +332,7 @@ def _require_loaded(model: nn.Module, path: Path) -> None:
     if sum(found) < sum(weight.numel() for weight in body.values()) / 2:
         raise ModelError(
             f"Weight file {path} does not fit {summary_of(model)['architecture']}: {len(found)} of its {len(body)} "
-            f"tensors were found. The file names {names[0]}, the network {next(iter(body))}."
+            f"tensors were found. The file names {names[0] if names else 'none'}, the network {next(iter(body))}."
         )
 
 

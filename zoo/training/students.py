@@ -29,7 +29,8 @@ def with_folder(options: Mapping[str, Any]) -> dict[str, Any]:
     arch = options["arch"]
     if not isinstance(arch, str) or not is_folder(arch):
         return dict(options)
-    from zoo.models.folder import folder_named  # imports torch, which --help does not need
+    from zoo.models.folder import folder_named  # both import torch, which --help does not need
+    from zoo.models.making import taken_overlay
 
     if (folder := folder_named(arch, other_than=options.get("out"))) is None:
         return dict(options)
@@ -41,7 +42,7 @@ def with_folder(options: Mapping[str, Any]) -> dict[str, Any]:
     about = config.get("pretrained_cfg", config)
     height, width = about.get("input_size", (3, 224, 224))[1:]
     given = dict(options.get("arch_options") or {})
-    overlay = {name: about[name] for name in _OVERLAY if name in about} | given.pop("pretrained_cfg_overlay", {})
+    overlay = {name: about[name] for name in _OVERLAY if name in about} | taken_overlay(given)
     own = {name: value for name, value in config.get("model_args", {}).items() if name not in _TAKEN}
     result = dict(options) | {"arch": config["architecture"], "pretrained": str(weights)}
     result["arch_options"] = own | given | {"pretrained_cfg_overlay": overlay}

@@ -110,6 +110,15 @@ def test_a_weight_file_that_fits_nothing_is_refused(rename: Any, tmp_path: Path)
         create_model("test_resnet", 16, pretrained=file)
 
 
+def test_a_weight_file_without_tensors_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({}, file)
+    with pytest.raises(
+        ModelError, match=r"does not fit test_resnet: 0 of its .* The file names none, the network conv1"
+    ):
+        create_model("test_resnet", 16, pretrained=file)
+
+
 def test_the_own_pooling_is_taken_where_there_is_no_other(caplog: pytest.LogCaptureFixture) -> None:
     model = create_model("pit_ti_224", 8, pool="avgmax")
     assert "pit_ti_224 has no avgmax pooling; using its own" in caplog.text
