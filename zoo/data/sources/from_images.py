@@ -80,7 +80,7 @@ def from_images(
     source = source_of(with_images(found_sources, list(images), under_common_folder=ids is None))
     if continuous is None:
         return source
-    labelled = continuous if isinstance(continuous, ContinuousLabels) else VectorLabels(np.asarray(continuous))
+    labelled = continuous if isinstance(continuous, ContinuousLabels) else VectorLabels(_array(continuous))
     return replace(source, images=replace(source.images, continuous=labelled))
 
 
@@ -169,7 +169,8 @@ def image_source(place: str, value: Any) -> ImageSource:
     if isinstance(value, Image.Image):
         return HeldImage(value)
     if hasattr(value, "detach"):  # a torch tensor
-        return _pixels(place, np.moveaxis(value.detach().cpu().numpy(), 0, -1) if value.ndim == 3 else value.numpy())
+        array = _array(value)
+        return _pixels(place, np.moveaxis(array, 0, -1) if array.ndim == 3 else array)
     if isinstance(value, np.ndarray):
         return _pixels(place, value)
     labels = " Labels are a list of their own: (images, labels)." if isinstance(value, tuple) else ""
@@ -177,6 +178,11 @@ def image_source(place: str, value: Any) -> ImageSource:
         f"{place} is {shown(value)}, of type {type(value).__name__}. Give a path, a PIL image, an array or the bytes "
         f"of an image file.{labels}"
     )
+
+
+def _array(values: Any) -> np.ndarray:
+    """Return an array, or a torch tensor on any device, with gradient or without, as an array."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
 def _pixels(place: str, array: np.ndarray) -> np.ndarray:

@@ -63,6 +63,22 @@ def test_the_digest_is_that_of_the_images(kind: str, pile: Pile) -> None:
     assert load_data((images, pile.labels)).digest != before
 
 
+def test_tensors_of_grey_images_on_any_device(pile: Pile) -> None:
+    grey = [torch.full((6, 8), 10 * row, dtype=torch.uint8) for row in range(2)]
+    assert load_images(grey).pixels(1).tolist() == np.full((6, 8, 3), 10).tolist()
+    devices = ["cuda"] if torch.cuda.is_available() else []
+    for elsewhere in [grey[1].to(device) for device in devices]:
+        assert load_images([elsewhere]).pixels(0)[0, 0].tolist() == [10] * 3
+    with pytest.raises(DataError, match=r"image 0 is float32 of shape \(6, 8\) from 0 to 0, not uint8"):
+        load_images([torch.zeros(6, 8, requires_grad=True)])
+
+
+def test_continuous_labels_may_be_a_tensor_with_gradient(pile: Pile) -> None:
+    numbers = torch.arange(24.0, requires_grad=True)
+    labels = from_images(pile.paths, continuous=numbers).images.continuous
+    assert labels is not None and labels.distances(np.array([3]), np.array([5])).tolist() == [[2.0]]
+
+
 def test_paths_are_named_from_the_folder_that_they_share(pile: Pile) -> None:
     assert list(load_images(pile.paths).ids)[:2] == ["ant/00.png", "ant/01.png"]
     assert list(load_images(pile.paths[:2]).ids) == ["00.png", "01.png"]
