@@ -95,6 +95,7 @@ class CachedTeacher(Teacher):
         self.folder = given_path(folder)
         self.name, self.metric, self.digest = teacher.name, teacher.metric, teacher.digest
         self.input_size, self.continuous, self.notes = teacher.input_size, teacher.continuous, teacher.notes
+        self.runtime, self.source, self.ships = teacher.runtime, teacher.source, teacher.ships
 
     def embed_images(self, images: ImageSet) -> np.ndarray:
         return self.teacher.embed_images(images)

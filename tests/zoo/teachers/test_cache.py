@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from compressor import distill
 from zoo.data.image_set import ImageSet
 from zoo.errors import OptionError
 from zoo.models.folder import load_model
+from zoo.teachers.base import Teacher
 from zoo.teachers.cache import CachedTeacher, read_entry, write_entry
 from zoo.teachers.opening import open_teacher
 from zoo.teachers.ready import ArrayTeacher
@@ -73,10 +74,14 @@ def test_a_precision_chosen_for_the_device_is_kept_as_what_it_came_to(
 
 
 def test_it_is_the_teacher_in_all_else() -> None:
-    teacher = TorchTeacher(Counting(), name="mine", metric="euclidean")
+    teacher = TorchTeacher(Counting(), name="mine", metric="euclidean", precision="bf16")
+    teacher.runtime, teacher.source, teacher.ships = "torch", "hf:mine", True
     cached = CachedTeacher(teacher, "nowhere")
-    for fact in ("name", "metric", "digest", "input_size", "continuous"):
+    facts = get_type_hints(Teacher)
+    assert {"name", "runtime", "ships"} <= facts.keys()
+    for fact in facts:
         assert getattr(cached, fact) == getattr(teacher, fact)
+    assert cached.precision_on(torch.device("cpu")) == teacher.precision_on(torch.device("cpu")) != ""
     assert cached.parameters() == 1
     with pytest.raises(OptionError, match="feature maps"):
         CachedTeacher(ArrayTeacher({"a": np.ones(3)}), "nowhere").embed_views_with_maps(
