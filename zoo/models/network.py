@@ -65,7 +65,8 @@ def as_student(module: nn.Module, dim: int, image_size: int | None, crop_pct: fl
                 f"{name} fails on images of {preprocessing.input_size} pixels ({first_line(error)}). Set image_size, "
                 "or wrap it in a module that takes (N, 3, H, W)."
             ) from error
-    module.train(was_training)
+        finally:
+            module.train(was_training)
     if not isinstance(found, Tensor) or found.ndim != 2:
         raise ModelError(f"{name} must return a tensor (N, D). Wrap it in a module that does.")
     if found.shape[1] != dim:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.errors import OptionError
+from zoo.errors import ModelError, OptionError
 from zoo.models.making import create_model
 from zoo.models.network import embed_with_maps, normalize_embeddings
 
@@ -45,6 +45,14 @@ def test_maps_come_with_the_same_embedding(arch: str, images: torch.Tensor) -> N
     # The maps lie on the way: all parameters that the embedding trains are trained through this pass too.
     (embeddings.sum() + sum(map_.sum() for map_ in maps)).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_module_keeps_its_mode_if_it_fails(training: bool) -> None:
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3)).train(training)  # an image has three channels
+    with pytest.raises(ModelError, match=r"Conv2d fails on images of \(32, 32\) pixels"):
+        create_model(module, 2, image_size=32)
+    assert module.training == module[0].training == training
 
 
 def test_a_network_without_maps_is_named() -> None:
