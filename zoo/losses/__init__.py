@@ -95,7 +95,8 @@ def checked_options(name: str, loss_class: type[nn.Module], options: Mapping[str
         kinds = {kind.partition("[")[0] for kind in str(getattr(annotation, "__name__", annotation)).split(" | ")}
         if not kinds <= {*_KINDS, "None"} or (value is None and "None" in kinds):
             continue
-        if not any(isinstance(value, _KINDS[kind][0]) for kind in kinds - {"None"}):
+        fits = any(isinstance(value, _KINDS[kind][0]) for kind in kinds - {"None"})
+        if not fits or isinstance(value, bool):  # a bool is an int to isinstance
             needed = " or ".join(sorted({_KINDS[kind][1] for kind in kinds - {"None"}}))
             raise OptionError(f"{option} of loss {name!r} is {shown(value)}; it must be {needed}.")
         if "int" in kinds and "float" not in kinds and isinstance(value, int | float):

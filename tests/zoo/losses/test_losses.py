@@ -472,6 +472,8 @@ def test_create_loss_by_name_and_by_class() -> None:
         ("zoo.losses.proxy_anchor:NoSuchLoss", {}, "cannot be imported"),
         ("proxy_anchor", {"num_classes": 2, "dim": 2, "sharpness": 1}, "has no option 'sharpness'"),
         ("proxy_anchor", {"num_classes": 2, "dim": 2, "margn": 1}, "has no option 'margn'. Did you mean margin"),
+        ("proxy_anchor", {"num_classes": 2, "dim": 2, "alpha": True}, "alpha of loss .* is True; it must be a number"),
+        ("binary_triplet", {"neighbours": False}, "neighbours of loss 'binary_triplet' is False; it must be a number"),
         ("collections:OrderedDict", {}, "not a torch.nn.Module"),
     ],
 )
