@@ -40,10 +40,13 @@ def preprocessing_from(said: Mapping[str, Any]) -> Preprocessing:
     crops = bool(said.get("do_center_crop", "crop_size" in said and said["crop_size"] is not None))
     edge, exact = _size(said.get("size", 224), crops)
     try:
-        if edge is not None and isinstance(said.get("crop_pct"), float) and not crops:
+        share = said.get("crop_pct")
+        if edge is not None and isinstance(share, int | float) and not crops:
             if edge >= _SQUASHED_FROM:
                 return Preprocessing((edge, edge), 1.0, crop_mode="squash", **fields)
-            return Preprocessing.resizing(int(edge / said["crop_pct"]), (edge, edge), "center-floor", **fields)
+            if not share > 0:
+                raise ValueError(f"crop_pct is {shown(share)}; it must be above 0")
+            return Preprocessing.resizing(int(edge / share), (edge, edge), "center-floor", **fields)
         if edge is not None:
             if not crops:
                 raise ValueError("size is shortest_edge without a crop, so that images keep their aspect ratios")
