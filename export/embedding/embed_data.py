@@ -48,7 +48,7 @@ def embed_data(
         out: an .npz file with the arrays ids and embeddings, which distill and validate take as a teacher; or an .npy
             file with the embeddings alone, next to an .ids.json file with the ids in the same order; or a folder for
             Parquet files with id, vector and, where known, label, which distill, validate and index build take.
-        columns: column names of tables, such as {path: file}; see docs/data.md.
+        columns: names of a table's columns, such as {path: file}; see docs/data.md.
         rows_per_part: images in each file of a folder.
         dtype: data type of the vectors in a folder: float32 or float16.
         shard: which parts of a folder to write: i/n for every n-th, starting with the i-th.

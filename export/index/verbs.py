@@ -50,7 +50,7 @@ def build_index(
         out: folder for the index.
         kind: flat (exact), sq8, ivfpq, hnsw or binary; see docs/how-to/search.md.
         options: options of the kind, such as {nlist: 256, m: 16, nprobe: 32} for ivfpq; the others are chosen.
-        columns: column names of tables, such as {path: file}; see docs/data.md.
+        columns: names of a table's columns, such as {path: file}; see docs/data.md.
         max_unreadable: unreadable images that are reported and left out; one more stops the command.
         seed: seed for the centres of ivfpq and the graph of hnsw.
 

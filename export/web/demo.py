@@ -52,7 +52,7 @@ def demo_web(
         kind: how vectors are stored: flat (float32) or sq8 (one byte per dimension).
         vectors: folder that embed wrote with this model, with the images' vectors; null to embed the images.
         webgpu: let browsers that have WebGPU use it, if it passes the test; false saves its part of the runtime, 27 MB.
-        columns: column names of tables, such as {path: file}; see docs/data.md.
+        columns: names of a table's columns, such as {path: file}; see docs/data.md.
         max_unreadable: unreadable images that are reported and left out; one more stops the command.
 
     Returns:
