@@ -44,7 +44,7 @@ def learner_of(
     given |= {"step_epochs": 9, "step_factor": 1.0, "warmup_epochs": 0, "validate_every": 1, "seed": 0}
     learner = zoo.training.learner.Learner(model, loss or nn.Module(), None, Training.of(given | options))
     learner.trainer = SimpleNamespace(  # type: ignore[assignment]
-        estimated_stepping_batches=steps, max_epochs=epochs, precision="32-true"
+        estimated_stepping_batches=steps, max_epochs=epochs, precision="32-true", world_size=1
     )
     return learner
 
@@ -104,7 +104,7 @@ def test_each_weight_is_pulled_to_its_start_at_its_own_rate(decay: float) -> Non
     with torch.no_grad():
         for weight in model.parameters():
             weight.fill_(1.0)
-    learner.on_train_batch_end(None, None, 0)
+    learner.on_train_batch_end({"loss": torch.zeros(())}, None, 0)
     rate_of = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
     named = dict(model.named_parameters())
     assert (rate_of[id(named["conv1.0.weight"])] < rate_of[id(named["layer4.0.conv1.weight"])]) == (decay < 1)
