@@ -178,7 +178,7 @@ def validate(
         if proof.fault:
             fault = f"The teacher ({reference.name}) is {proof.fault}, so retention says nothing"
             warnings.append(f"{fault}. Check that its weights are loaded and its preprocessing is right.")
-        warnings += [f"{doubt[:1].upper()}{doubt[1:]}." for doubt in doubts(proof, reference.name, images)]
+        warnings += [f"{doubt[:1].upper()}{doubt[1:]}" for doubt in doubts(proof, reference.name, images)]
     times = latencies(opened, images, latency_runs)
     untrained = Baselines()
     if baselines:

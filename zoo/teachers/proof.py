@@ -160,7 +160,7 @@ def doubts(proof: Proof, name: str, images: ImageSet) -> list[str]:
     """
     found = []
     if not proof.sure:
-        found.append(f"{proof.queries} queries are too few to tell the teacher ({name}) from chance for sure")
+        found.append(f"{proof.queries} queries are too few to tell the teacher ({name}) from chance for sure.")
     if proof.fault:
         return found
     thumbnails = _thumbnails(images)
@@ -170,8 +170,8 @@ def doubts(proof: Proof, name: str, images: ImageSet) -> list[str]:
         plain = measure_by_labels(thumbnails, images).ndcg_at(NDCG_K)
     if proof.score < plain:
         found.append(
-            f"the teacher ({name}) is worse than comparing 8 x 8 thumbnails ({proof.measure} {100 * plain:.2f} %); are "
-            "its weights loaded?"
+            f"the teacher ({name}) is worse than comparing 8 x 8 thumbnails ({proof.measure} {100 * plain:.2f} %). "
+            "Check that its weights are loaded."
         )
     return found
 

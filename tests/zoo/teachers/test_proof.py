@@ -74,7 +74,8 @@ def test_a_teacher_no_better_than_thumbnails_is_warned_of(photos: Path, caplog: 
     teacher = ArrayTeacher(dict(zip(images.ids, rows, strict=True)))
     result = prove_teacher(teacher, images)
     assert 0.3 < result["recall_at_1"] < 0.9
-    assert "worse than comparing 8 x 8 thumbnails" in caplog.text
+    assert "worse than comparing 8 x 8 thumbnails (Recall@1 " in caplog.text
+    assert caplog.messages[-1].endswith("%). Check that its weights are loaded.")
 
 
 def test_teachers_are_proved_by_continuous_labels_where_there_are_no_classes(
