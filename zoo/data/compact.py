@@ -1,4 +1,4 @@
-"""Columns of millions of images in a few bytes each: texts in compressed blocks, and items made when asked for."""
+"""Columns of millions of images in a few bytes per image: compressed texts, and items computed on access."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 
 Item = TypeVar("Item", covariant=True)
 
-_BLOCK = 256  # texts; one is read with its block, and names of files side by side have most letters in common
-_AT_ONCE = 256
+_BLOCK = 256  # texts that are compressed together; neighbouring file names share most of their letters
+_AT_ONCE = 256  # values per call of json.dumps
 
 
 class Computed(Sequence[Item]):
-    """A sequence whose items are made each time they are asked for.
+    """A sequence that computes its items on each access.
 
     Args:
-        length: how many there are.
-        item: returns the one of a row, 0 <= row < length.
+        length: number of items.
+        item: returns the item of a row, 0 <= row < length.
     """
 
     def __init__(self, length: int, item: Callable[[int], Item]) -> None:
@@ -46,18 +46,19 @@ class Computed(Sequence[Item]):
 
 
 class Texts(Computed[str]):
-    """Texts that are kept compressed, and can be added to at the end.
+    """A list of texts, kept compressed in blocks, to which texts can be appended.
 
-    Rows in order take microseconds each, and any others as many as their blocks. Several threads may read.
+    Reading rows in order takes microseconds per row; reading them in any other order decompresses a block for each.
+    Several threads may read at once.
 
     Args:
-        texts: the first of them.
+        texts: the first texts.
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         super().__init__(0, self._text)
         self._blocks: list[bytes] = []
-        self._last: list[str] = []  # not a whole block yet
+        self._last: list[str] = []  # texts that do not fill a block yet
         self._read: tuple[int, list[str]] = (-1, [])
         self.extend(texts)
 
@@ -94,19 +95,19 @@ class Texts(Computed[str]):
 
 
 def hashes(keys: Iterable[Hashable], count: int) -> np.ndarray:
-    """Return int64 ``(count,)``: equal keys have the same number in this process, and others almost never."""
+    """Return int64 ``(count,)`` hashes: equal for equal keys within this process, and almost never for others."""
     return np.fromiter((hash(key) for key in keys), np.int64, count)
 
 
 def repeated(numbers: np.ndarray) -> np.ndarray:
-    """Return the rows, in order, whose number other rows have too."""
+    """Return the rows, in order, whose number occurs more than once."""
     ordered = np.sort(numbers)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     return np.flatnonzero(np.isin(numbers, twice)) if len(twice) else np.empty(0, np.int64)
 
 
 def most_repeated(texts: Sequence[str]) -> str | None:
-    """Return the text that occurs most often, the first of several; None where all are different."""
+    """Return the text that occurs most often, the first if several do, or None if all are different."""
     rows = repeated(hashes(texts, len(texts)))
     if not len(rows):
         return None
@@ -115,7 +116,7 @@ def most_repeated(texts: Sequence[str]) -> str | None:
 
 
 def json_items(values: Iterable[Any]) -> Iterator[str]:
-    """Yield the JSON of a list of values piece by piece: joined, they are what ``json.dumps`` makes of the whole."""
+    """Yield the JSON of a list of values in pieces, which joined equal ``json.dumps`` of the whole list."""
     yield "["
     waiting: list[Any] = []
     before = ""

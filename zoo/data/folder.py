@@ -33,7 +33,7 @@ _THEIRS = (
 _OF_SYSTEMS = frozenset(_THEIRS.split("/"))
 _OTHER_IMAGES = (  # suffixes of images that are not read
     "heic heics heif hif avci avifs jxl jxr wdp cr2 cr3 crw nef nrw arw srf sr2 dng raf orf rw2 pef srw x3f raw psd "
-    "psb xcf svg svgz eps exr hdr dcm nii ico icns tga dds j2k jpx jpf j2c jpc jpm mj2 apng mpo pbm pnm pam pcx sgi dib"
+    "psb xcf svg svgz eps exr hdr dcm nii ico icns tga dds j2k jpx jpf j2c jpc jpm mj2 apng pbm pnm pam pcx sgi dib"
 )
 
 
@@ -70,14 +70,14 @@ def read_folder(path: str) -> Source:
 
 
 def read_images(path: str, labelled: bool) -> ImageSet:
-    """Return the images below a folder, whatever their folders mean, in little memory.
+    """Return the images below a folder in little memory; folders never mean a split.
 
     Args:
         path: as :func:`read_folder` takes it.
-        labelled: the class of each image is the folder that it lies in, if all lie in one.
+        labelled: take each image's folder as its class, if all images lie in folders.
 
     Raises:
-        DataError: the folder is missing, is not one, or holds no image.
+        DataError: the folder is missing, not a folder, or holds no image.
     """
     root = Path(path)
     ids = Texts()
@@ -113,7 +113,7 @@ def found_in(root: Path, left_out: list[str] | None = None) -> Iterator[tuple[st
 
     Args:
         root: the folder or archive.
-        left_out: gets the names of images that are left out, in formats that cannot be read.
+        left_out: receives the names of images in formats that cannot be read.
 
     Raises:
         DataError: the root is missing, a folder in it cannot be read, an archive is broken, or an archive's content is
@@ -167,11 +167,11 @@ def _members_of(archive: Path, root: Path, others: _Others) -> list[tuple[str, I
 def _files_below(root: Path, others: _Others) -> Iterator[tuple[str, Path]]:
     """Yield the images below a folder, through links too, each folder once; sorted by name.
 
-    The names of one folder are in memory at a time, and those of the folders around it that are still to come.
+    Only one folder's names are in memory, and the remaining ones of the folders above it.
 
     Args:
         root: where to look.
-        others: gets the files that are no images. Of hidden files and folders nothing is told.
+        others: receives the files that are not images, except hidden ones.
     """
     seen = {os.path.realpath(root)}
     inside = [("", root, _listed(root, seen))]
@@ -191,24 +191,24 @@ def _files_below(root: Path, others: _Others) -> Iterator[tuple[str, Path]]:
 
 
 def _listed(folder: Path, seen: set[str]) -> Iterator[tuple[str, bool, bool]]:
-    """List a folder; return its names in order, hidden ones left out, and of each whether it is a folder or a file.
+    """List a folder without hidden names: each name in order, whether it is a folder, and whether it is a file.
 
     Args:
         folder: where to look.
-        seen: folders that are read already, or will be, as they are without links; gets those in this one. Names that
-            lead to them are left out.
+        seen: real paths of the folders that are already read or about to be; links to them are skipped. Receives the
+            folders in this one.
     """
     names: list[str] = []
     folders, odd = set(), set()
     try:
-        with os.scandir(folder) as entries:  # which knows files without asking for each of them
+        with os.scandir(folder) as entries:  # knows the types without a stat for each file
             for entry in entries:
                 if _is_passed_over(entry.name):
                     continue
                 names.append(entry.name)
                 if entry.is_dir():
                     folders.add(entry.name)
-                elif not (entry.is_file() or entry.is_symlink()):  # a link to nothing is told when it is read
+                elif not (entry.is_file() or entry.is_symlink()):  # broken links are reported when they are read
                     odd.add(entry.name)
     except OSError as error:
         raise DataError(
@@ -222,7 +222,7 @@ def _listed(folder: Path, seen: set[str]) -> Iterator[tuple[str, bool, bool]]:
 
 
 class _Others:
-    """Files that are no images, by their suffixes; images in formats that cannot be read; archives further down."""
+    """Files that are left out: other files by suffix, images in formats that cannot be read, archives in folders."""
 
     def __init__(self) -> None:
         self.unread: list[str] = []
@@ -239,7 +239,7 @@ class _Others:
             self._rest[_suffix_of(name)] += 1
 
     def tell(self, root: Path) -> None:
-        """Say what there is."""
+        """Log what was left out."""
         if self.unread:
             log.warning(
                 "%s: left out %d images in formats that cannot be read (%s), such as %s. Convert them to JPEG or PNG.",
@@ -260,7 +260,7 @@ class _Others:
 
 
 def _suffix_of(name: str) -> str:
-    """Return a file's suffix in small letters, or its name where it has none."""
+    """Return a file's suffix in lower case, or its name if it has none."""
     path = PurePosixPath(name)
     return path.suffix.lower() or path.name
 
