@@ -109,8 +109,9 @@ def _draw_size(axes: Axes, content: dict[str, Any]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.7, max(sizes) * 1.7)  # wide enough for at least one tick
     low, high = axes.get_ylim()
-    room = max(0.0, 5 - (high - low)) / 2  # points; otherwise tiny differences would look large
-    axes.set_ylim(low - room, high + room)
+    height = max(5.0, high - low)  # points; otherwise tiny differences would look large
+    top = min((low + high + height) / 2, 100.5)  # the marker of 100 % stays whole
+    axes.set_ylim(top - height, top)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -643,6 +643,14 @@ def test_plots_show_the_content(content: Content) -> None:
     assert axes.get_ylim()[1] - axes.get_ylim()[0] == pytest.approx(5)  # points; 1.82 must not fill the height
 
 
+def test_the_axis_of_sizes_ends_at_100_percent(content: Content) -> None:
+    for stage, recall in zip(content["stages"], (1.0, 0.99), strict=True):
+        stage["recall"]["1"] = recall
+    axes = Figure().subplots()
+    _draw_size(axes, content)
+    assert axes.get_ylim() == pytest.approx((95.5, 100.5))
+
+
 def test_print_table(content: Content) -> None:
     content["stages"][0] |= {"parameters": None, "bytes": None, "latency_ms": None}
     file = io.StringIO()
