@@ -178,6 +178,18 @@ def test_paths_in_parquet_start_from_their_own_file(pile: Pile) -> None:
     assert load_images(str(pile.root / "data/b/part.parquet")).ids[-1] == "23.png"
 
 
+def test_json_lines_at_an_address_are_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def fetched(place: object) -> bytes:
+        asked.append(place)
+        return b'\xef\xbb\xbf{"image": "a.png", "label": "x"}\r\n\r\n{"image": "b.png", "label": "y"}\r\n'
+
+    monkeypatch.setattr("zoo.data.rows.read_place", fetched)
+    images = load_images("jsonl:https://example.org/photos/table.jsonl", labelled=True)
+    assert list(images.ids) == ["a.png", "b.png"] and images.class_names == ["x", "y"] and len(asked) == 1
+
+
 @pytest.mark.parametrize("name", ["00.png", "more/00.png"])
 def test_paths_in_parquet_at_addresses_start_from_their_own_file(name: str, pile: Pile) -> None:
     memory = pytest.importorskip("fsspec", reason="fsspec is not installed").filesystem("memory")
