@@ -80,7 +80,7 @@ class Learner(lightning.LightningModule):
         # MAP@R, because Recall@1 of a few hundred queries is largely chance.
         self.chosen_by = self.measured if continuous else "map_at_r"
         self.frozen = self.asked.freeze == BACKBONE
-        self.start_of: dict[str, Tensor] = {}  # backbone weights to pull back to
+        self.start_of: dict[int, Tensor] = {}  # backbone weights to pull back to, by the id of the parameter
         self.on_features = self.frozen and linear_head_of(model) is not None  # features are computed once
         self._seen: np.ndarray | None = None  # features of the validation images
         if self.frozen:
@@ -230,20 +230,19 @@ class Learner(lightning.LightningModule):
             self._last_loss = outputs["loss"].detach()
         if not self.start_of:
             return
-        groups = self.trainer.optimizers[0].param_groups
-        rate_of = {id(weight): float(group["lr"]) for group in groups for weight in group["params"]}
         with torch.no_grad():
-            for name, weight in self.model.named_parameters():
-                if name in self.start_of:
-                    strength = self.asked.towards_start * rate_of.get(id(weight), 0.0)  # frozen ones have no rate
-                    weight.lerp_(self.start_of[name], min(strength, 1.0))
+            for group in self.trainer.optimizers[0].param_groups:
+                strength = min(self.asked.towards_start * float(group["lr"]), 1.0)
+                for weight in group["params"]:
+                    if id(weight) in self.start_of:
+                        weight.lerp_(self.start_of[id(weight)], strength)
 
     def draw_to(self, start: Mapping[str, Tensor]) -> None:
         """Pull the backbone towards these weights (a model's state dict) in training, if ``towards_start`` is set."""
         if self.asked.towards_start:
             head = {id(parameter) for parameter in head_of(self.model).parameters()}
             self.start_of = {
-                name: start[name].to(weight.device)
+                id(weight): start[name].to(weight.device)
                 for name, weight in self.model.named_parameters()
                 if id(weight) not in head
             }
