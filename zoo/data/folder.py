@@ -31,10 +31,11 @@ _THEIRS = (
     "trashbox/system volume information/network trash folder/temporary items"
 )
 _OF_SYSTEMS = frozenset(_THEIRS.split("/"))
-_OTHER_IMAGES = (  # suffixes of images that are not read
+_NOT_READ = (  # suffixes of other images
     "heic heics heif hif avci avifs jxl jxr wdp cr2 cr3 crw nef nrw arw srf sr2 dng raf orf rw2 pef srw x3f raw psd "
     "psb xcf svg svgz eps exr hdr dcm nii ico icns tga dds j2k jpx jpf j2c jpc jpm mj2 apng pbm pnm pam pcx sgi dib"
 )
+_OTHER_IMAGES = frozenset(_NOT_READ.split())
 
 
 def read_folder(path: str) -> Source:
@@ -231,7 +232,7 @@ class _Others:
 
     def add(self, name: str) -> None:
         """Count a file."""
-        if _suffix_of(name)[1:] in _OTHER_IMAGES.split():
+        if _suffix_of(name)[1:] in _OTHER_IMAGES:
             self.unread.append(name)
         elif _suffix_of(name) == ".zip":
             self._archives.append(name)
