@@ -15,7 +15,7 @@ _PREFIX = ".stage."
 
 
 @contextlib.contextmanager
-def staged(out: Path, last: str, ours: Sequence[str] | None = None) -> Iterator[Path]:
+def staged(out: Path, last: str, ours: Sequence[str]) -> Iterator[Path]:
     """Yield a folder to write in, and move its content to ``out`` when the block succeeds.
 
     A folder that has the file ``last`` is complete: that file is removed first and moved last. The remains of a killed
@@ -24,7 +24,7 @@ def staged(out: Path, last: str, ours: Sequence[str] | None = None) -> Iterator[
     Args:
         out: the folder, created if it does not exist; other processes are locked out.
         last: name of the file that is moved last.
-        ours: names that an earlier run may have left in ``out``, and that are removed; None for all.
+        ours: names that an earlier run may have left in ``out``, and that are removed; other files stay.
 
     Raises:
         OptionError: another process is using the folder.
@@ -38,8 +38,7 @@ def staged(out: Path, last: str, ours: Sequence[str] | None = None) -> Iterator[
             with tempfile.TemporaryDirectory(dir=out, prefix=_PREFIX) as temporary:
                 stage = Path(temporary)
                 yield stage
-                there = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
-                for name in (last, *(there if ours is None else ours)):
+                for name in (last, *ours):
                     _remove(out / name)
                 for made in sorted(stage.iterdir(), key=lambda made: (made.name == last, made.name)):
                     os.replace(made, out / made.name)

@@ -10,7 +10,7 @@ from export.shipping import CANDIDATES, Exported, export_model
 from export.staging import is_unfinished, staged
 from zoo.errors import OptionError, RefusedError, all_shown
 from zoo.files import require_writable, write_json, write_text
-from zoo.formats.documents import read_document
+from zoo.formats.documents import has_keys
 from zoo.formats.model_config import FACTS_KEY
 from zoo.paths import given_path
 
@@ -136,9 +136,6 @@ def _require_place(model: Path, out: Path) -> None:
 
 def is_hub_folder(folder: Path) -> bool:
     """Return whether a folder was written by :func:`write_hub`."""
-    if not all((folder / name).is_file() for name in (CONFIG, WEIGHTS, PREPROCESSOR, CARD)):
-        return False
-    try:
-        return FACTS_KEY in read_document(folder / CONFIG)
-    except (OSError, ValueError):
-        return False
+    return all((folder / name).is_file() for name in (WEIGHTS, PREPROCESSOR, CARD)) and has_keys(
+        folder / CONFIG, FACTS_KEY
+    )

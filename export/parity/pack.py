@@ -20,7 +20,7 @@ from export.parity.images import ParityImage, parity_images
 from export.staging import is_taken, staged
 from zoo.errors import ModelError, OptionError, all_shown
 from zoo.files import require_writable, write_json, write_text
-from zoo.formats.documents import read_document
+from zoo.formats.documents import has_keys
 from zoo.formats.onnx_content import digest_of
 from zoo.formats.onnx_metadata import OnnxMetadata, read_metadata
 from zoo.formats.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -94,16 +94,9 @@ def require_pack_place(folder: Path) -> None:
         OptionError: the folder holds other files, or cannot be written to.
     """
     require_writable(folder)
-    if is_taken(folder) and not _is_pack(folder):
+    if is_taken(folder) and not has_keys(folder / MANIFEST, "schema", "images", "precisions", "preprocessing"):
         others = all_shown(sorted(entry.name for entry in folder.iterdir()), 3)
         raise OptionError(f"{folder} is where the parity pack goes, and it holds other files ({others}). Move them.")
-
-
-def _is_pack(folder: Path) -> bool:
-    try:
-        return {"schema", "images", "precisions", "preprocessing"} <= read_document(folder / MANIFEST).keys()
-    except (OSError, ValueError):
-        return False
 
 
 def _expected(precision: str, file: Path, shown: list[ParityImage]) -> _Expected:

@@ -14,7 +14,7 @@ from zoo.arguments import DataLike, require_valid
 from zoo.data import load_images
 from zoo.errors import OptionError, require_known
 from zoo.files import require_writable, write_json
-from zoo.formats.documents import read_document
+from zoo.formats.documents import has_keys
 from zoo.paths import given_path
 
 log = logging.getLogger(__name__)
@@ -98,13 +98,6 @@ def demo_web(
 
 def _require_ours(place: Path) -> None:
     """Refuse to replace a folder that holds anything other than an earlier page."""
-    if is_taken(place) and not _is_page(place):
+    # A gallery.json alone may be anyone's.
+    if is_taken(place) and not has_keys(place / HEADER, "schema", "encoder", "runtime", "ids"):
         raise OptionError(f"{place} is not empty, and holds no page of demo-web. Choose another out.")
-
-
-def _is_page(folder: Path) -> bool:
-    """Return whether a folder was written by :func:`demo_web`; a gallery.json alone may be anyone's."""
-    try:
-        return {"schema", "encoder", "runtime", "ids"} <= read_document(folder / HEADER).keys()
-    except (OSError, ValueError):
-        return False

@@ -29,7 +29,7 @@ def test_what_is_there_is_replaced_and_other_files_stay(tmp_path: Path) -> None:
     (out / "mine").write_text("kept")
     write(out, "two")
     assert content(out) == {"a/1": "two", "last": "two", "mine": "kept"}
-    with staged(out, "last") as stage:
+    with staged(out, "last", ["a", "mine"]) as stage:
         (stage / "last").write_text("three")
     assert content(out) == {"last": "three"} and [entry.name for entry in out.iterdir()] == ["last"]
 
@@ -37,7 +37,7 @@ def test_what_is_there_is_replaced_and_other_files_stay(tmp_path: Path) -> None:
 def test_an_error_leaves_all_as_it_was(tmp_path: Path) -> None:
     write(tmp_path / "out", "one")
     for name, there in (("out", {"a/1": "one", "last": "one"}), ("none", None)):
-        with pytest.raises(ZeroDivisionError), staged(tmp_path / name, "last") as stage:
+        with pytest.raises(ZeroDivisionError), staged(tmp_path / name, "last", []) as stage:
             (stage / "last").write_text(str(1 // 0))
         assert (content(tmp_path / name) if there else (tmp_path / name).exists() or None) == there
 
@@ -48,7 +48,7 @@ def test_what_a_killed_process_left_is_known_and_removed(tmp_path: Path) -> None
     (tmp_path / ".stage.x").mkdir()
     (tmp_path / ".stage.x" / "last").write_text("large")
     assert is_unfinished(tmp_path)
-    with pytest.raises(ZeroDivisionError), staged(tmp_path, "last"):
+    with pytest.raises(ZeroDivisionError), staged(tmp_path, "last", []):
         assert not (tmp_path / ".stage.x" / "last").exists()
         raise ZeroDivisionError
     assert is_unfinished(tmp_path)  # whose the rest is is still known

@@ -80,6 +80,14 @@ def read_document(file: Path) -> dict[str, Any]:
     return content
 
 
+def has_keys(file: Path, *keys: str) -> bool:
+    """Return whether a file is a JSON object with these keys, which shows that a folder is one of ours."""
+    try:
+        return set(keys) <= read_document(file).keys()
+    except (OSError, ValueError):
+        return False
+
+
 def read_text(file: Path) -> str:
     """Read a UTF-8 file of at most 64 MiB.
 
